@@ -1,0 +1,23 @@
+"""The contract between the pipeline that writes shards and the trainer that reads them.
+
+Imports numpy, pyarrow and xxhash; nothing of the pipeline and nothing of the trainer.
+`docs/format.md` says the same in words, for readers without this code.
+"""
+
+from schemas.errors import FormatError
+from schemas.geometry import Layout
+from schemas.manifest import Manifest, read_manifest, read_shard_table
+from schemas.sequence import check_sequence, sequence_digest, sequence_schema
+from schemas.shard import Shard
+
+__all__ = [
+    "FormatError",
+    "Layout",
+    "Manifest",
+    "Shard",
+    "check_sequence",
+    "read_manifest",
+    "read_shard_table",
+    "sequence_digest",
+    "sequence_schema",
+]

@@ -1,0 +1,178 @@
+"""manifest.json and the tables beside it: what a packed set is, and which shards are in it.
+
+The manifest is written last: a folder without one is unfinished, and readers say so.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from schemas.errors import FormatError
+from schemas.geometry import Layout
+from schemas.storage import join, open_file, read_bytes
+
+FORMAT_VERSION = 1
+# names of optional features this reader understands; version 1 has none
+UNDERSTOOD: frozenset[str] = frozenset()
+
+MANIFEST_NAME = "manifest.json"
+SHARD_TABLE_NAME = "shards.parquet"
+REJECT_TABLE_NAME = "rejects.parquet"
+
+SHARD_TABLE_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("group", pa.int32(), nullable=False),
+        pa.field("view", pa.int32(), nullable=False),
+        pa.field("layout", pa.int32(), nullable=False),
+        pa.field("num_sequences", pa.int64(), nullable=False),
+        pa.field("num_segments", pa.int64(), nullable=False),
+        pa.field("num_tokens", pa.int64(), nullable=False),
+        pa.field("num_rejects", pa.int64(), nullable=False),
+    ]
+)
+
+REJECT_TABLE_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+
+
+def canonical_json(data: Any) -> bytes:
+    """Returns JSON that is equal for equal data: sorted keys, no spaces, UTF-8."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def check_version(version: Any, requires: Iterable[str], where: str) -> None:
+    """Checks that this reader understands a file.
+
+    Raises:
+        FormatError: the format is newer than this reader, or needs a feature it does not have.
+    """
+    if version != FORMAT_VERSION:
+        raise FormatError(f"{where}: format version {version}; this reader knows {FORMAT_VERSION}; upgrade patchpack")
+    missing = sorted(set(requires) - UNDERSTOOD)
+    if missing:
+        raise FormatError(f"{where}: requires {', '.join(missing)}; this reader has no such feature; upgrade patchpack")
+
+
+def dataset_digest(layouts: Iterable[Layout], shard_digests: Iterable[str]) -> str:
+    """Returns the identity of a set, 32 hex digits: xxh3_128 over format version, layouts and shard digests in order."""
+    identity = {
+        "format_version": FORMAT_VERSION,
+        "layouts": [layout.to_json() for layout in layouts],
+        "shards": list(shard_digests),
+    }
+    return xxhash.xxh3_128_hexdigest(canonical_json(identity))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json holds.
+
+    Attributes:
+        dataset_digest: identity of the set, see `dataset_digest`.
+        layouts: the layouts its shards refer to by index.
+        classes: class names by label number, or None where the set has no labels.
+        totals: counts of inputs, rejects, and planned and stored sequences, examples and tokens.
+        bounds: for each (view, layout) the proven least number of sequences, and how many were planned.
+        config: every option of the build that affects the output.
+    """
+
+    dataset_digest: str
+    layouts: tuple[Layout, ...]
+    classes: tuple[str, ...] | None
+    totals: dict[str, Any]
+    bounds: tuple[dict[str, Any], ...]
+    config: dict[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """Returns the content of manifest.json."""
+        data = {
+            "format_version": FORMAT_VERSION,
+            "requires": [],
+            "dataset_digest": self.dataset_digest,
+            "layouts": [layout.to_json() for layout in self.layouts],
+            "classes": None if self.classes is None else list(self.classes),
+            "totals": self.totals,
+            "bounds": list(self.bounds),
+            "config": self.config,
+        }
+        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def read_manifest(folder: str) -> Manifest:
+    """Returns the manifest of a packed set.
+
+    Args:
+        folder: the set's folder, a local path or a URI that pyarrow can read.
+
+    Raises:
+        FormatError: there is none, it is not JSON, or this reader is too old for it.
+    """
+    path = join(folder, MANIFEST_NAME)
+    try:
+        data = json.loads(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FormatError(
+            f"{folder}: no {MANIFEST_NAME}; a finished set has one; finish it with build --resume, or check the path"
+        ) from error
+    except ValueError as error:
+        raise FormatError(
+            f"{path}: not JSON ({error}); the manifest is broken; write it again with build --resume"
+        ) from error
+    if not isinstance(data, dict) or "format_version" not in data:
+        raise FormatError(f"{path}: no format_version; a manifest of patchpack has one; check the path")
+    check_version(data["format_version"], data.get("requires", ()), path)
+    try:
+        return Manifest(
+            dataset_digest=data["dataset_digest"],
+            layouts=tuple(Layout.from_json(layout, path) for layout in data["layouts"]),
+            classes=None if data["classes"] is None else tuple(data["classes"]),
+            totals=data["totals"],
+            bounds=tuple(data["bounds"]),
+            config=data["config"],
+        )
+    except (KeyError, TypeError) as error:
+        raise FormatError(
+            f"{path}: broken manifest ({error!r}); it holds what docs/format.md lists; write it again with build --resume"
+        ) from error
+
+
+def read_table(folder: str, name: str, schema: pa.Schema) -> pa.Table:
+    """Returns a table of a packed set, the schema's columns in the schema's order.
+
+    Raises:
+        FormatError: the file is missing, broken or lacks a column.
+    """
+    path = join(folder, name)
+    try:
+        with open_file(path) as file:
+            return pq.read_table(file).select(schema.names).cast(schema)
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise FormatError(
+            f"{path}: cannot be read ({error}); a finished set has this table; write it again with build --resume"
+        ) from error
+
+
+def read_shard_table(folder: str) -> pa.Table:
+    """Returns shards.parquet: one row a shard; its order numbers the sequences. Raises FormatError as `read_table`."""
+    return read_table(folder, SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA)
+
+
+def table_bytes(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+    """Returns a small table as the bytes of a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,189 @@
+"""The packed row: its columns, padding values, digest and rules.
+
+A row is one sequence: `tokens`, `segment_ids` and `positions` as raw little-endian bytes of fixed
+width (a FixedSizeList of uint8 would be stored as INT32: four times larger, thirty times slower to
+read), then counts, then one struct a segment that says what the tokens are.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from schemas.errors import FormatError
+from schemas.geometry import Layout, grid_positions
+
+SEGMENT_DTYPE = np.dtype("<i2")
+POSITION_DTYPE = np.dtype("<i2")
+PADDING_TOKEN = 0
+PADDING_SEGMENT = 0
+PADDING_POSITION = 0
+
+# one row group: large enough to stream at full speed, small enough to hold a few in memory
+ROW_GROUP_TOKEN_BYTES = 32 * 2**20
+MAX_ROWS_PER_GROUP = 1024
+
+SEGMENT_TYPE = pa.struct(
+    [
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("view", pa.int32(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("member", pa.string()),
+        pa.field("labels", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False),
+        pa.field("captions", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False),
+        pa.field("weight", pa.float32(), nullable=False),
+        pa.field("start", pa.int32(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
+        pa.field("grid_t", pa.int32(), nullable=False),
+        pa.field("grid_h", pa.int32(), nullable=False),
+        pa.field("grid_w", pa.int32(), nullable=False),
+        pa.field("source_height", pa.int32(), nullable=False),
+        pa.field("source_width", pa.int32(), nullable=False),
+        pa.field("wanted_height", pa.int32(), nullable=False),
+        pa.field("wanted_width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("timestamps_s", pa.list_(pa.field("element", pa.float64(), nullable=False)), nullable=False),
+        pa.field("clip_start_s", pa.float64()),
+        pa.field("clip_duration_s", pa.float64()),
+        pa.field("fps", pa.float64()),
+        pa.field("num_frames", pa.int32(), nullable=False),
+        pa.field("num_repeated_frames", pa.int32(), nullable=False),
+        pa.field("kept_fraction", pa.float32(), nullable=False),
+        pa.field("extra", pa.string()),
+    ]
+)
+
+
+def sequence_schema(layout: Layout) -> pa.Schema:
+    """Returns the Arrow schema of a shard of this layout; one row is one sequence."""
+    length = layout.sequence_length
+    return pa.schema(
+        [
+            pa.field("tokens", pa.binary(layout.token_bytes), nullable=False),
+            pa.field("segment_ids", pa.binary(length * SEGMENT_DTYPE.itemsize), nullable=False),
+            pa.field("positions", pa.binary(length * 3 * POSITION_DTYPE.itemsize), nullable=False),
+            pa.field("num_tokens", pa.int32(), nullable=False),
+            pa.field("num_segments", pa.int32(), nullable=False),
+            pa.field("max_segment_tokens", pa.int32(), nullable=False),
+            pa.field("attention_cost", pa.int64(), nullable=False),
+            pa.field("segments", pa.list_(pa.field("element", SEGMENT_TYPE, nullable=False)), nullable=False),
+            pa.field("digest", pa.uint64(), nullable=False),
+        ]
+    )
+
+
+def array_columns(layout: Layout) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """Returns dtype and shape of one row of each raw column."""
+    return {
+        "tokens": (np.dtype(layout.token_dtype).newbyteorder("<"), (layout.sequence_length, layout.token_width)),
+        "segment_ids": (SEGMENT_DTYPE, (layout.sequence_length,)),
+        "positions": (POSITION_DTYPE, (layout.sequence_length, 3)),
+    }
+
+
+def rows_per_group(layout: Layout) -> int:
+    """Returns how many sequences make a row group: 32 MiB of tokens, 1 to 1,024."""
+    return min(MAX_ROWS_PER_GROUP, max(1, ROW_GROUP_TOKEN_BYTES // layout.token_bytes))
+
+
+def sequence_digest(tokens_LP: np.ndarray, segment_ids_L: np.ndarray, positions_L3: np.ndarray) -> int:
+    """Returns xxh3_64 over the stored bytes of tokens, segment ids and positions, in that order."""
+    digest = xxhash.xxh3_64()
+    for array in (tokens_LP, segment_ids_L, positions_L3):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.intdigest()
+
+
+def check_sequence(row: Mapping[str, Any], layout: Layout, where: str) -> None:
+    """Checks one stored row against every rule of the format that needs no other row.
+
+    Args:
+        row: column name to value; `tokens` (L, P), `segment_ids` (L,), `positions` (L, 3) as arrays,
+            `segments` as a list of dicts, the others as ints.
+        layout: the layout of the row's shard.
+        where: how to name the row in the error, such as "shards/part-000-00000-00000.parquet row 3".
+
+    Raises:
+        FormatError: naming the row, the example where one is at fault, the value and the rule.
+    """
+    segments: Sequence[Mapping[str, Any]] = row["segments"]
+    _check_counts(row, segments, layout, where)
+    segment_ids_L, positions_L3 = row["segment_ids"], row["positions"]
+    end = 0
+    for number, segment in enumerate(segments, start=1):
+        _check_segment(segment, number, end, segment_ids_L, positions_L3, where)
+        end += segment["num_tokens"]
+    padding = {
+        "tokens": (row["tokens"][end:], PADDING_TOKEN),
+        "segment_ids": (segment_ids_L[end:], PADDING_SEGMENT),
+        "positions": (positions_L3[end:], PADDING_POSITION),
+    }
+    for column, (values, rule) in padding.items():
+        if (values != rule).any():
+            raise FormatError(
+                f"{where}: {column} of padding is not {rule} after token {end}; padding holds {rule}; rebuild this shard"
+            )
+    digest = sequence_digest(row["tokens"], segment_ids_L, positions_L3)
+    if digest != row["digest"]:
+        raise FormatError(
+            f"{where}: digest is {digest:016x}, stored {row['digest']:016x}; tokens, segment_ids or positions changed; rebuild this shard"
+        )
+
+
+def _check_counts(row: Mapping[str, Any], segments: Sequence[Mapping[str, Any]], layout: Layout, where: str) -> None:
+    lengths = [segment["num_tokens"] for segment in segments]
+    found = {
+        "num_tokens": sum(lengths),
+        "num_segments": len(segments),
+        "max_segment_tokens": max(lengths, default=0),
+        "attention_cost": sum(n * n for n in lengths),
+    }
+    for column, value in found.items():
+        if row[column] != value:
+            raise FormatError(
+                f"{where}: {column} is {row[column]}, the segments give {value}; they agree in a sound row; rebuild this shard"
+            )
+    if len(segments) > layout.max_segments:
+        raise FormatError(
+            f"{where}: {len(segments)} segments; the layout's max_segments is {layout.max_segments}; rebuild this shard"
+        )
+    if sum(lengths) > layout.sequence_length:
+        raise FormatError(
+            f"{where}: {sum(lengths)} tokens; the layout's sequence_length is {layout.sequence_length}; rebuild this shard"
+        )
+
+
+def _check_segment(
+    segment: Mapping[str, Any], number: int, start: int, segment_ids_L: np.ndarray, positions_L3: np.ndarray, where: str
+) -> None:
+    where = f"{where}, segment {number}, example {segment['example_id']} ({segment['source']})"
+    length = segment["num_tokens"]
+    grid = (segment["grid_t"], segment["grid_h"], segment["grid_w"])
+    if segment["start"] != start:
+        raise FormatError(
+            f"{where}: starts at token {segment['start']}; segments follow each other from 0, so {start} was due; rebuild this shard"
+        )
+    if length < 1 or min(grid) < 1:
+        raise FormatError(
+            f"{where}: {length} tokens, grid {grid}; a segment has at least one token; rebuild this shard"
+        )
+    if (segment_ids_L[start : start + length] != number).any():
+        raise FormatError(
+            f"{where}: segment_ids differ inside tokens {start} to {start + length}; all of them are {number}; rebuild this shard"
+        )
+    positions_N3 = positions_L3[start : start + length]
+    volume = grid[0] * grid[1] * grid[2]
+    if length > volume:
+        raise FormatError(f"{where}: {length} tokens on grid {grid}; a grid holds {volume}; rebuild this shard")
+    if length == volume:
+        sound = np.array_equal(positions_N3, grid_positions(grid))
+    else:  # tokens were dropped: what is left lies on the grid and stays in raster order
+        inside = bool((positions_N3 >= 0).all() and (positions_N3 < np.array(grid)).all())
+        sound = inside and bool((np.diff(np.ravel_multi_index(positions_N3.T.astype(np.int64), grid)) > 0).all())
+    if not sound:
+        raise FormatError(
+            f"{where}: positions are not the raster of grid {grid}; kept tokens keep (t, y, x) order; rebuild this shard"
+        )

@@ -1,0 +1,161 @@
+"""Reading one shard, a standard Parquet file, whole or by single sequences.
+
+The raw columns are written so that their values are the last bytes of each column chunk, in one
+page (docs/format.md). Where that holds, a sequence is read straight from its place in the file:
+one `pread` a column instead of a row group of 32 MiB. Where it does not (a shard rewritten by
+another tool), the Parquet reader is used and one row group is kept.
+"""
+
+import json
+import threading
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import FormatError
+from schemas.geometry import Layout
+from schemas.manifest import check_version
+from schemas.sequence import array_columns
+from schemas.storage import open_file
+
+METADATA_KEY = b"patchpack"
+
+# The Thrift header of one data page with a checksum and no statistics takes 20 to 40 bytes
+# (parquet.thrift, PageHeader); two pages cannot fit below this, so it tells one page from more.
+MAX_PAGE_HEADER_BYTES = 40
+
+
+class Shard:
+    """One open shard.
+
+    Attributes:
+        path: as given.
+        metadata: the shard's own record: format_version, layout, view, group, index, fingerprint, rejects, totals.
+        layout: its layout.
+        num_sequences: its rows.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Reads the footer.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            FormatError: it is not a shard, is broken, or is newer than this reader.
+        """
+        self.path = path
+        self._file = open_file(path)
+        try:
+            self._parquet = pq.ParquetFile(self._file)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            self._file.close()
+            raise FormatError(
+                f"{path}: not a readable Parquet file ({error}); a shard exists whole or not at all; rebuild it"
+            ) from error
+        self.metadata = self._own_metadata()
+        self.layout = Layout.from_json(self.metadata["layout"], path)
+        self._columns = array_columns(self.layout)
+        footer = self._parquet.metadata
+        self.num_sequences: int = footer.num_rows
+        rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        self._first_rows = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+        self._check_columns()
+        self._direct = {name: self._chunk_starts(name) for name in self._columns}
+        self._cached_group: tuple[int, pa.Table] | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Shard":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._parquet.close()
+        self._file.close()
+
+    def read_array(self, column: str, row: int) -> np.ndarray:
+        """Returns one row of `tokens` (L, P), `segment_ids` (L,) or `positions` (L, 3), read-only.
+
+        Raises:
+            FormatError: the file ends early.
+            OSError: it cannot be read.
+        """
+        if not 0 <= row < self.num_sequences:
+            raise IndexError(f"{self.path}: row {row}; it has {self.num_sequences}")
+        dtype, shape = self._columns[column]
+        width = int(np.prod(shape)) * dtype.itemsize
+        group = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        row_in_group = row - int(self._first_rows[group])
+        start = self._direct[column][group]
+        if start is None:
+            value = self._cached(group).column(column)[row_in_group].as_buffer()
+        else:
+            value = self._file.read_at(width, start + row_in_group * width)
+        if len(value) != width:
+            raise FormatError(
+                f"{self.path} row {row}: {column} has {len(value)} bytes of {width}; the file is cut short; rebuild this shard"
+            )
+        return np.frombuffer(value, dtype).reshape(shape)
+
+    def read_metadata(self, columns: list[str] | None = None) -> pa.Table:
+        """Returns the columns that are not raw arrays (counts, segments, digest), all rows."""
+        names = [name for name in self._parquet.schema_arrow.names if name not in self._columns]
+        try:
+            return self._parquet.read(columns=names if columns is None else columns)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise FormatError(f"{self.path}: cannot be read ({error}); the shard is broken; rebuild it") from error
+
+    def _own_metadata(self) -> dict[str, Any]:
+        raw = (self._parquet.schema_arrow.metadata or {}).get(METADATA_KEY) or (
+            self._parquet.metadata.metadata or {}
+        ).get(METADATA_KEY)
+        if raw is None:
+            raise FormatError(
+                f"{self.path}: no '{METADATA_KEY.decode()}' metadata; every shard has it; this is another Parquet file"
+            )
+        try:
+            metadata = json.loads(raw)
+            check_version(metadata["format_version"], metadata["requires"], self.path)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise FormatError(
+                f"{self.path}: broken '{METADATA_KEY.decode()}' metadata ({error!r}); rebuild this shard"
+            ) from error
+        return metadata
+
+    def _check_columns(self) -> None:
+        schema = self._parquet.schema_arrow
+        for name, (dtype, shape) in self._columns.items():
+            width = int(np.prod(shape)) * dtype.itemsize
+            if name not in schema.names or schema.field(name).type != pa.binary(width):
+                found = schema.field(name).type if name in schema.names else "missing"
+                raise FormatError(
+                    f"{self.path}: column {name} is {found}; its layout needs fixed_size_binary[{width}]; rebuild this shard"
+                )
+
+    def _chunk_starts(self, column: str) -> list[int | None]:
+        """Returns, per row group, where the raw values of a column begin, or None where they are not raw and in one piece."""
+        footer = self._parquet.metadata
+        number = self._parquet.schema_arrow.get_field_index(column)
+        dtype, shape = self._columns[column]
+        width = int(np.prod(shape)) * dtype.itemsize
+        starts: list[int | None] = []
+        for group in range(footer.num_row_groups):
+            rows, chunk = footer.row_group(group).num_rows, footer.row_group(group).column(number)
+            plain = (
+                chunk.compression == "UNCOMPRESSED"
+                and not chunk.has_dictionary_page
+                and set(chunk.encodings) <= {"PLAIN", "RLE"}
+            )
+            headers = chunk.total_compressed_size - rows * width
+            one_page = plain and 0 < headers <= MAX_PAGE_HEADER_BYTES
+            starts.append(chunk.data_page_offset + headers if one_page else None)
+        return starts
+
+    def _cached(self, group: int) -> pa.Table:
+        with self._lock:
+            if self._cached_group is None or self._cached_group[0] != group:
+                self._cached_group = (group, self._parquet.read_row_group(group, columns=list(self._columns)))
+            return self._cached_group[1]

@@ -1,0 +1,33 @@
+"""Reading the files of a packed set, local or remote, through pyarrow's own filesystems.
+
+Both sides read their sets through here, so neither the trainer nor the report needs Beam.
+"""
+
+import os
+
+import pyarrow as pa
+import pyarrow.fs
+
+
+def join(folder: str, name: str) -> str:
+    """Returns the path of a file inside a set's folder, which is a local path or a URI."""
+    return f"{folder.rstrip('/')}/{name}" if "://" in folder else os.path.join(folder, name)
+
+
+def open_file(path: str) -> pa.NativeFile:
+    """Returns a random-access file: `read_at` may be called from several threads.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
+    """
+    if "://" in path:
+        filesystem, inner = pyarrow.fs.FileSystem.from_uri(path)
+        return filesystem.open_input_file(inner)
+    return pa.OSFile(path)
+
+
+def read_bytes(path: str) -> bytes:
+    """Returns the whole content of a file; raises as `open_file` does."""
+    with open_file(path) as file:
+        return file.read()

@@ -27,6 +27,27 @@ METADATA_KEY = b"patchpack"
 MAX_PAGE_HEADER_BYTES = 40
 
 
+def read_metadata(parquet: pq.ParquetFile, path: str) -> dict[str, Any]:
+    """Returns a shard's own record from an open file's footer.
+
+    Raises:
+        FormatError: it is another Parquet file, its record is broken, or it is newer than this reader.
+    """
+    raw = (parquet.metadata.metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        raise FormatError(
+            f"{path}: no '{METADATA_KEY.decode()}' metadata; every shard has it; this is another Parquet file"
+        )
+    try:
+        metadata = json.loads(raw)
+        check_version(metadata["format_version"], metadata["requires"], path)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise FormatError(
+            f"{path}: broken '{METADATA_KEY.decode()}' metadata ({error!r}); rebuild this shard"
+        ) from error
+    return metadata
+
+
 class Shard:
     """One open shard.
 
@@ -53,7 +74,7 @@ class Shard:
             raise FormatError(
                 f"{path}: not a readable Parquet file ({error}); a shard exists whole or not at all; rebuild it"
             ) from error
-        self.metadata = self._own_metadata()
+        self.metadata = read_metadata(self._parquet, path)
         self.layout = Layout.from_json(self.metadata["layout"], path)
         self._columns = array_columns(self.layout)
         footer = self._parquet.metadata
@@ -107,23 +128,6 @@ class Shard:
             return self._parquet.read(columns=names if columns is None else columns)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise FormatError(f"{self.path}: cannot be read ({error}); the shard is broken; rebuild it") from error
-
-    def _own_metadata(self) -> dict[str, Any]:
-        raw = (self._parquet.schema_arrow.metadata or {}).get(METADATA_KEY) or (
-            self._parquet.metadata.metadata or {}
-        ).get(METADATA_KEY)
-        if raw is None:
-            raise FormatError(
-                f"{self.path}: no '{METADATA_KEY.decode()}' metadata; every shard has it; this is another Parquet file"
-            )
-        try:
-            metadata = json.loads(raw)
-            check_version(metadata["format_version"], metadata["requires"], self.path)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise FormatError(
-                f"{self.path}: broken '{METADATA_KEY.decode()}' metadata ({error!r}); rebuild this shard"
-            ) from error
-        return metadata
 
     def _check_columns(self) -> None:
         schema = self._parquet.schema_arrow

@@ -1,0 +1,187 @@
+"""Every option of `plan` and `build`: name, default with its reason, help and rule, once."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.options import flag, option
+from pipeline.sample import Resolution
+from schemas.geometry import MAX_GRID, MAX_ROW_BYTES, Layout
+
+
+def _integers(count: int) -> Any:
+    def parse(text: str) -> tuple[int, ...]:
+        values = tuple(int(part) for part in text.split(","))
+        if len(values) != count:
+            raise ValueError(f"{len(values)} numbers; it takes {count}, separated by commas")
+        return values
+
+    return parse
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    values = tuple(float(part) for part in text.split(","))
+    if len(values) != 3:
+        raise ValueError(f"{len(values)} numbers; it takes 3, separated by commas")
+    return values
+
+
+def default_workers() -> int:
+    """Returns the cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """Options of `plan`: which inputs, and which example goes where."""
+
+    # NaViT (arXiv 2307.06304, section 3.2) samples the effective side from 64 to R_max = 256
+    resolution: str = option(
+        "side:64-256",
+        "side:LO-HI draws the effective side in pixels uniformly (height x width = side^2, aspect kept); "
+        "native keeps the size, rounded to the grid",
+        metavar="RULE",
+    )
+    # one frame of 16x16 pixels: the patch of ViT-B/16 and NaViT
+    tubelet: tuple[int, int, int] = option(
+        (1, 16, 16),
+        "frames,height,width of the block of pixels that becomes one token",
+        parse=_integers(3),
+        metavar="T,H,W",
+    )
+    # four images of the largest default side, or ~11 of the mean side
+    sequence_length: int = option(1024, "tokens in a sequence, padding included", parse=int, metavar="L")
+    max_segments: int = option(64, "most examples in one sequence", parse=int, metavar="S")
+    max_tokens_per_example: int | None = option(
+        None, "most tokens of one example; left out: the sequence length", parse=int, metavar="N"
+    )
+    oversize: str = option(
+        "shrink", "what happens to an example over --max-tokens-per-example", choices=("shrink", "reject")
+    )
+    # 16 frames at 8 a second: two seconds, the clip of most video pretraining
+    clip_frames: int = option(16, "frames in a clip", parse=int, metavar="N")
+    fps: float = option(8.0, "frames a second in a clip, picked by presentation time", parse=float, metavar="F")
+    clips_per_video: int = option(1, "clips of each video, evenly spread over it", parse=int, metavar="K")
+    views: int = option(
+        1, "variants of each example, each with its own drawn size; views stand for epochs", parse=int, metavar="V"
+    )
+    labels: str = option(
+        "none", "where labels come from: the name of the parent folder, or nowhere", choices=("none", "folder")
+    )
+    exclude: tuple[str, ...] = option(
+        (), "leave out inputs whose key matches; may be repeated", metavar="GLOB", repeat=True
+    )
+    limit: int | None = option(None, "take a seeded sample of N inputs", parse=int, metavar="N")
+    seed: int = option(0, "seed of every draw", parse=int, metavar="N")
+    # packing gets no better above this (within 0.1 point of a global plan), and a group fits any worker
+    group_size: int = option(16_384, "most examples packed together", parse=int, metavar="N")
+    # large enough to stream, small enough to redo
+    shard_bytes: int = option(256_000_000, "aim for shards of at most this many bytes", parse=int, metavar="BYTES")
+    # Pillow's own limit against decompression bombs
+    max_pixels: int = option(178_956_970, "reject pictures and frames of more pixels", parse=int, metavar="N")
+    # one bad file in a hundred is usual for crawled data; more means something else is wrong
+    max_reject_fraction: float = option(
+        0.01,
+        "fail when more of the inputs are rejected (from 100 inputs on)",
+        parse=float,
+        metavar="F",
+        affects_output=False,
+    )
+    workers: int = option(default_workers(), "local worker processes", parse=int, metavar="N", affects_output=False)
+    # the usual ViT scaling of pixels to -1..1
+    mean: tuple[float, ...] = option(
+        (0.5, 0.5, 0.5), "mean of the channels, in 0..1; stored for the trainer", parse=_floats, metavar="R,G,B"
+    )
+    std: tuple[float, ...] = option((0.5, 0.5, 0.5), "standard deviation likewise", parse=_floats, metavar="R,G,B")
+
+    @property
+    def layout(self) -> Layout:
+        """The one layout of the shards of this build."""
+        return Layout(self.sequence_length, self.max_segments, self.tubelet, mean=self.mean, std=self.std)
+
+    @property
+    def token_cap(self) -> int:
+        """Most tokens of one example."""
+        return self.max_tokens_per_example or self.sequence_length
+
+    def check(self) -> None:
+        """Checks every rule that needs no input.
+
+        Raises:
+            ValueError: naming the option, the value, the rule and the way out.
+        """
+        least = {
+            "sequence_length": "no token fits",
+            "max_segments": "no example fits",
+            "max_tokens_per_example": "no example fits",
+            "clip_frames": "a clip is empty",
+            "clips_per_video": "videos give nothing",
+            "views": "nothing is written",
+            "limit": "nothing is taken",
+            "group_size": "a group is empty",
+            "shard_bytes": "a shard is empty",
+            "max_pixels": "everything is rejected",
+            "workers": "nothing runs",
+        }
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, harm in least.items():
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                default = "none" if defaults[name] is None else defaults[name]
+                raise ValueError(f"{flag(name)} {value}: {harm}; the least is 1; leave it out for {default}")
+        Resolution.parse(self.resolution)
+        self._check_shapes()
+        if not self.fps > 0 or self.fps == float("inf"):
+            raise ValueError(f"--fps {self.fps}: no frame is ever due; it is a number over 0; leave it out for 8")
+        if not 0 <= self.max_reject_fraction <= 1:
+            raise ValueError(
+                f"--max-reject-fraction {self.max_reject_fraction}: not a fraction; it lies in 0..1; leave it out for 0.01"
+            )
+        if not all(x > 0 for x in self.std) or not all(abs(x) < float("inf") for x in self.mean + self.std):
+            raise ValueError(
+                f"--mean {self.mean} --std {self.std}: cannot be applied; they are finite and std is over 0; leave them out for 0.5"
+            )
+
+    def _check_shapes(self) -> None:
+        if min(self.tubelet) < 1:
+            raise ValueError(
+                f"--tubelet {','.join(map(str, self.tubelet))}: an empty block; every side is at least 1; leave it out for 1,16,16"
+            )
+        if self.max_segments > MAX_GRID:
+            raise ValueError(
+                f"--max-segments {self.max_segments}: too many; segment ids are int16, so at most {MAX_GRID}; choose fewer"
+            )
+        if self.sequence_length > MAX_GRID:
+            raise ValueError(
+                f"--sequence-length {self.sequence_length}: too long; positions are int16, so at most {MAX_GRID}; choose fewer"
+            )
+        if self.max_tokens_per_example and self.max_tokens_per_example > self.sequence_length:
+            raise ValueError(
+                f"--max-tokens-per-example {self.max_tokens_per_example}: over --sequence-length {self.sequence_length}; "
+                "an example lies in one sequence; lower it or raise --sequence-length"
+            )
+        layout = self.layout
+        if layout.token_bytes > MAX_ROW_BYTES:
+            raise ValueError(
+                f"--sequence-length {self.sequence_length} with --tubelet {','.join(map(str, self.tubelet))}: {layout.token_bytes} bytes a sequence; "
+                f"Parquet holds at most {MAX_ROW_BYTES}; choose a shorter sequence or a smaller tubelet"
+            )
+
+
+@dataclass(frozen=True)
+class BuildConfig(PlanConfig):
+    """Options of `build`: those of `plan`, and what happens to the output."""
+
+    resume: bool = option(
+        False, "go on with an unfinished build of this output; finished shards are kept", affects_output=False
+    )
+    overwrite: bool = option(False, "replace the set in this output; files of others are kept", affects_output=False)
+
+    def check(self) -> None:
+        """Checks every rule that needs no input; raises ValueError as PlanConfig.check does."""
+        super().check()
+        if self.resume and self.overwrite:
+            raise ValueError(
+                "--resume --overwrite: one keeps what the other deletes; give at most one; --resume goes on, --overwrite starts anew"
+            )

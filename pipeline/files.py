@@ -1,0 +1,248 @@
+"""The only door to storage: list, read, write whole or not at all.
+
+Local paths go through `os`; URIs (gs://, s3://, hdfs://) through Beam's filesystems, imported when the
+first URI is met, so that local tools start without Beam. Names of local files may hold bytes that are not
+UTF-8: they travel as Python's surrogate escapes.
+"""
+
+import contextlib
+import fcntl
+import glob
+import os
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
+
+# the first read of a header; a JPEG's size and orientation lie within it unless a large profile comes first
+READ_BYTES = 64 * 1024
+
+
+class Found(NamedTuple):
+    """One file: its path below the listed folder, its size, and whether it is a regular file."""
+
+    relative: str
+    size_bytes: int
+    regular: bool = True
+
+
+class Unlistable(NamedTuple):
+    """A folder below the listed one that may not be read."""
+
+    relative: str
+    detail: str
+
+
+def is_uri(path: str) -> bool:
+    """Returns whether a path is handled by Beam's filesystems."""
+    return "://" in path
+
+
+def join(folder: str, name: str) -> str:
+    """Returns the path of a name below a folder."""
+    return f"{folder.rstrip('/')}/{name}" if is_uri(folder) else os.path.join(folder, name)
+
+
+def walk(folder: str) -> Iterator[Found | Unlistable]:
+    """Yields every file below a folder, hidden ones included; symbolic links to folders are followed, loops are not.
+
+    Raises:
+        OSError: the folder itself cannot be read.
+    """
+    if is_uri(folder):
+        yield from match(folder, "**")
+    else:
+        yield from _walk_local(folder, "", (os.path.realpath(folder),))
+
+
+def match(root: str, pattern: str) -> Iterator[Found]:
+    """Yields every file below a root that a glob matches; `**` crosses folders."""
+    if is_uri(root):
+        for result in _beam().match([join(root, pattern)]):
+            for found in result.metadata_list:
+                yield Found(found.path[len(root.rstrip("/")) + 1 :], found.size_in_bytes)
+        return
+    for relative in glob.iglob(pattern, root_dir=root, recursive=True, include_hidden=True):
+        if not os.path.isdir(os.path.join(root, relative)):
+            yield _found(root, relative)
+
+
+def find(root: str, name: str) -> Found:
+    """Returns one file by its name below a root, whether it is there or not."""
+    if not is_uri(root):
+        return _found(root, name)
+    result = next(iter(_beam().match([join(root, name)])))
+    return Found(name, result.metadata_list[0].size_in_bytes if result.metadata_list else 0)
+
+
+def open_read(path: str) -> IO[bytes]:
+    """Returns a seekable binary file for ranged reads.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
+    """
+    if not is_uri(path):
+        return open(path, "rb", buffering=READ_BYTES)
+    from apache_beam.io.filesystem import CompressionTypes
+
+    try:
+        return _beam().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    except Exception as error:  # each store has its own; only "not there" means something to us
+        if not exists(path):
+            raise FileNotFoundError(f"{path}: no such object") from error
+        raise OSError(f"{path}: {error}") from error
+
+
+def read(path: str) -> bytes:
+    """Returns a file's content; raises as `open_read` does."""
+    with open_read(path) as file:
+        return file.read()
+
+
+def retried(call: Callable[..., Any], *args: Any) -> Any:
+    """Returns call(*args), tried up to five times while it fails with errors that may pass (time-outs, server errors).
+
+    Only errors of the storage are tried again, and not those that say something lasting: not found, not allowed,
+    not a file. The clients of object stores try again on their own.
+    """
+    from apache_beam.utils.retry import with_exponential_backoff
+
+    lasting = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+    def may_pass(error: BaseException) -> bool:
+        return isinstance(error, OSError) and not isinstance(error, lasting)
+
+    decorate = with_exponential_backoff(num_retries=4, initial_delay_secs=0.5, retry_filter=may_pass)
+    return decorate(call)(*args)
+
+
+def exists(path: str) -> bool:
+    """Returns whether there is a file (or local folder) of this name."""
+    return _beam().exists(path) if is_uri(path) else os.path.exists(path)
+
+
+def names(folder: str) -> list[str]:
+    """Returns the names directly in a folder, sorted; of a URI, the first component of every object below it."""
+    if is_uri(folder):
+        return sorted({found.relative.split("/")[0] for found in match(folder, "**")})
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+
+def make_folder(folder: str) -> None:
+    """Creates a local folder and its parents; object stores have none."""
+    if not is_uri(folder):
+        os.makedirs(folder, exist_ok=True)
+
+
+def remove(path: str) -> None:
+    """Deletes a file if it is there."""
+    if is_uri(path):
+        if _beam().exists(path):
+            _beam().delete([path])
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[IO[bytes]]:
+    """A file that appears under its name whole, or not at all: temporary name, flushed, renamed.
+
+    Raises:
+        OSError: it cannot be written; nothing is left under the name, nor under the temporary one.
+    """
+    folder, _, name = path.rpartition("/")
+    temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp" if folder else f".{name}.{uuid.uuid4().hex}.tmp"
+    try:
+        if is_uri(path):
+            with _beam().create(temporary) as file:
+                yield file
+            _beam().rename([temporary], [path])
+        else:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(folder or ".")
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def write(path: str, data: bytes) -> None:
+    """Writes a whole file at once; see `writing`."""
+    with writing(path) as file:
+        file.write(data)
+
+
+def sweep(folder: str) -> None:
+    """Deletes what writes that were killed have left in a folder."""
+    for name in names(folder):
+        if name.startswith(".") and name.endswith(".tmp"):
+            remove(join(folder, name))
+
+
+@contextlib.contextmanager
+def locked(folder: str) -> Iterator[bool]:
+    """Holds a local folder for one process; yields False where another one holds it.
+
+    The lock is the kernel's (flock on the folder itself): it leaves no file behind and ends with its process.
+    Object stores have none; there only the rule against non-empty outputs keeps two builds apart.
+    """
+    if is_uri(folder):
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
+
+
+def _walk_local(root: str, relative: str, above: tuple[str, ...]) -> Iterator[Found | Unlistable]:
+    try:
+        entries = sorted(os.listdir(os.path.join(root, relative)))
+    except OSError as error:
+        if not relative:
+            raise
+        yield Unlistable(relative, error.strerror or str(error))
+        return
+    for name in entries:
+        inner = os.path.join(relative, name)
+        path = os.path.join(root, inner)
+        if not os.path.isdir(path):
+            yield _found(root, inner)
+            continue
+        real = os.path.realpath(path)
+        if real not in above:
+            yield from _walk_local(root, inner, (*above, real))
+
+
+def _found(root: str, relative: str) -> Found:
+    try:
+        status = os.stat(os.path.join(root, relative))
+    except OSError:
+        # a dangling link, or gone meanwhile: probing says so
+        return Found(relative, 0)
+    return Found(relative, status.st_size, stat.S_ISREG(status.st_mode))
+
+
+def _sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _beam() -> Any:
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems

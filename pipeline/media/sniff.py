@@ -1,0 +1,42 @@
+"""What a file is, by its first bytes: names lie, and neither Pillow nor FFmpeg should guess among all they know.
+
+Magic numbers: the formats' own specifications, as collected in Pillow's plugins and FFmpeg's probes.
+"""
+
+# enough for every signature below, two MPEG-TS packets included
+SNIFF_BYTES = 1024
+
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# top-level boxes that a QuickTime or MP4 file may begin with
+_MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+
+
+def kind_of(head: bytes) -> str:
+    """Returns "image", "video" or "unknown" for the first SNIFF_BYTES of a file."""
+    return "image" if _is_image(head) else "video" if _is_video(head) else "unknown"
+
+
+def _is_image(head: bytes) -> bool:
+    if head[4:8] == b"ftyp":
+        # mif1 and msf1 are generic: HEIC names them too, so AVIF must stand among the compatible brands
+        size = int.from_bytes(head[:4], "big")
+        brands = [head[place : place + 4] for place in range(8, min(size, len(head)), 4)]
+        return brands[:1] != [] and (
+            brands[0] in _AVIF_BRANDS or (brands[0] in _HEIF_BRANDS and any(brand in _AVIF_BRANDS for brand in brands))
+        )
+    return head.startswith(
+        (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+    ) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
+
+
+def _is_video(head: bytes) -> bool:
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return False
+    if head.startswith((b"\x1aE\xdf\xa3", b"FLV\x01", b"OggS", b"\0\0\1\xba", b"\0\0\1\xb3", b"0&\xb2u\x8ef\xcf\x11")):
+        return True
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return True
+    # MPEG-TS: a sync byte every 188 bytes, or every 192 after a 4-byte time code
+    is_ts = len(head) > 576 and (head[0] == head[188] == head[376] == 0x47 or head[4] == head[196] == head[388] == 0x47)
+    return is_ts or head[4:8] in _MOV_BOXES

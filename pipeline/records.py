@@ -1,0 +1,96 @@
+"""What flows between the stages: one input ends as References, a Reject or an Ignored, never as nothing."""
+
+from typing import Any, NamedTuple
+
+from schemas.geometry import Grid
+
+
+class Source(NamedTuple):
+    """One listed input. Its file is `path` below the root numbered `root` (run.json holds the roots)."""
+
+    key: str
+    root: int
+    path: str
+    size_bytes: int
+
+
+class Ignored(NamedTuple):
+    """An input that is no media by its suffix, or is hidden, excluded or beyond the limit; only counted."""
+
+    key: str
+    why: str
+
+
+class Reject(NamedTuple):
+    """An input that was not packed. `reason` is one of REASONS, `detail` is for people."""
+
+    key: str
+    stage: str
+    reason: str
+    detail: str
+
+
+class Clash(NamedTuple):
+    """Two inputs of one key: a usage error, found where equal keys meet."""
+
+    key: str
+    paths: tuple[str, str]
+
+
+class Example(NamedTuple):
+    """One image, or one clip of a video, as the header tells it; sizes are oriented.
+
+    `frame_pts` are the presentation times of the frames to take, in units of `time_base` seconds; empty for images.
+    """
+
+    source: Source
+    clip: int
+    example_id: str
+    source_height: int
+    source_width: int
+    frame_pts: tuple[int, ...] = ()
+    time_base: tuple[int, int] = (1, 1)
+
+
+class Reference(NamedTuple):
+    """One view of an example: what planning needs, and no pixels."""
+
+    example: Example
+    view: int
+    wanted_height: int
+    wanted_width: int
+    grid: Grid
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of this view: all of its grid."""
+        t, h, w = self.grid
+        return t * h * w
+
+
+Outcome = Source | Ignored | Reject | Clash | Example | Reference
+
+# every reason a reject can have; a closed list, so that tables and dashboards can rely on it
+REASONS = {
+    "not_found": "the file is not there (any more)",
+    "unreadable": "the file or folder may not be read",
+    "not_a_file": "a folder, pipe, socket or device where a file was named",
+    "empty": "the file has no bytes",
+    "unknown_format": "the content is no image or video format that patchpack reads",
+    "broken": "the decoder reports an error",
+    "no_frames": "a video stream without a single frame",
+    "no_video": "a container without a video stream",
+    "too_large": "more pixels than --max-pixels",
+    "oversize": "more tokens than --max-tokens-per-example",
+    "changed": "the file is not the one that was probed",
+}
+
+
+def reject(key: str, stage: str, reason: str, detail: Any) -> Reject:
+    """Returns a reject row; its detail is one line, since decoders' messages are not.
+
+    Raises:
+        KeyError: the reason is not one of REASONS (a bug of ours).
+    """
+    REASONS[reason]
+    return Reject(key, stage, reason, " ".join(str(detail).split()))

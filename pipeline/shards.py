@@ -1,0 +1,329 @@
+"""Stage 8: planned rows to one Parquet shard, row group by row group.
+
+Pixels exist only here: each example is read, decoded, resized and cut straight into its place in the row
+group's buffer. An example that fails leaves its bin: the later segments of that sequence move left, nothing is
+repacked, and the shard's metadata carries the reject. Memory: one row group and one clip.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+import xxhash
+
+from pipeline import files
+from pipeline.config import PlanConfig
+from pipeline.media import DecodeError, image, video
+from pipeline.options import output_affecting
+from pipeline.patchify import patchify
+from pipeline.plan import ShardPlan
+from pipeline.records import Reject, Source, reject
+from pipeline.source import source_path
+from schemas.geometry import Layout, grid_positions
+from schemas.manifest import FORMAT_VERSION, canonical_json
+from schemas.sequence import array_columns, rows_per_group, sequence_digest, sequence_schema
+from schemas.shard import METADATA_KEY, read_metadata
+
+# see docs/format.md: raw values in one page a column chunk, so that a sequence can be read straight from its place
+_WRITER_OPTIONS = {
+    "compression": "none",
+    "use_dictionary": False,
+    "write_statistics": False,
+    "write_page_checksum": True,
+    "data_page_size": 2**31 - 1,
+}
+
+
+class ShardResult(NamedTuple):
+    """What writing a shard gave; `failure` says why there is none."""
+
+    path: str
+    digest: str
+    bytes: int
+    group: int
+    view: int
+    layout: int
+    num_sequences: int
+    num_segments: int
+    num_tokens: int
+    rejects: list[Reject]
+    failure: str
+
+
+def fingerprint(rows: list[dict[str, Any]], config: PlanConfig, versions: dict[str, str]) -> str:
+    """Returns what a shard's bytes depend on, as 32 hex digits: a shard that has it need not be written again.
+
+    Never paths, times, host, runner or workers.
+    """
+    identity = {
+        "format_version": FORMAT_VERSION,
+        "config": output_affecting(config),
+        "versions": versions,
+        "rows": [{name: value for name, value in row.items() if name not in ("root", "path")} for row in rows],
+    }
+    return xxhash.xxh3_128_hexdigest(canonical_json(identity))
+
+
+def write_shard(
+    shard: ShardPlan,
+    rows: list[dict[str, Any]],
+    roots: list[str],
+    folder: str,
+    config: PlanConfig,
+    versions: dict[str, str],
+) -> ShardResult:
+    """Writes a shard, unless it is there already, and returns its totals.
+
+    Args:
+        shard: which one.
+        rows: its planned rows, see `plan.PLAN_SCHEMA`, by sequence and segment.
+        roots: where sources are, by root number.
+        folder: the output.
+        config: of the build.
+        versions: of the libraries that decide bytes.
+
+    Raises:
+        OSError: storage failed for good; no shard is left under the name.
+    """
+    path, expected = files.join(folder, shard.name), fingerprint(rows, config, versions)
+    found = _finished(path, shard, expected)
+    if found:
+        return found
+    layout = config.layout
+    rejects: list[Reject] = []
+    totals = {"num_sequences": 0, "num_segments": 0, "num_tokens": 0, "attention_cost": 0}
+    with files.writing(path) as file:
+        hashed = _HashedFile(file)
+        with pq.ParquetWriter(pa.PythonFile(hashed, mode="w"), sequence_schema(layout), **_WRITER_OPTIONS) as writer:
+            for table in _row_groups(shard, rows, roots, config, rejects):
+                writer.write_table(table, row_group_size=len(table))
+                totals["num_sequences"] += len(table)
+                for column in ("num_segments", "num_tokens", "attention_cost"):
+                    totals[column] += pa.compute.sum(table[column]).as_py()
+            metadata = {
+                "format_version": FORMAT_VERSION,
+                "requires": [],
+                "layout": layout.to_json(),
+                "columns": {
+                    name: {"dtype": str(dtype), "shape": shape}
+                    for name, (dtype, shape) in array_columns(layout).items()
+                },
+                "group": shard.group,
+                "index": shard.index,
+                "view": shard.view,
+                "fingerprint": expected,
+                "totals": totals,
+                "rejects": [row._asdict() for row in rejects],
+            }
+            writer.add_key_value_metadata({METADATA_KEY: canonical_json(metadata)})
+    return _result(shard, metadata, hashed.digest.hexdigest(), hashed.size)
+
+
+def _finished(path: str, shard: ShardPlan, expected: str) -> ShardResult | None:
+    """Returns the result of a shard that an earlier run has finished, or None if it must be written."""
+    if not files.exists(path):
+        return None
+    with files.open_read(path) as file:
+        try:
+            metadata = read_metadata(pq.ParquetFile(file), path)
+        except (ValueError, pa.ArrowException):
+            return None
+        if metadata["fingerprint"] != expected:
+            return None
+        file.seek(0)
+        digest, size = xxhash.xxh3_128(), 0
+        while block := file.read(2**20):
+            digest.update(block)
+            size += len(block)
+    return _result(shard, metadata, digest.hexdigest(), size)
+
+
+def _result(shard: ShardPlan, metadata: dict[str, Any], digest: str, size: int) -> ShardResult:
+    totals = metadata["totals"]
+    return ShardResult(
+        path=shard.name,
+        digest=digest,
+        bytes=size,
+        group=shard.group,
+        view=shard.view,
+        layout=0,
+        num_sequences=totals["num_sequences"],
+        num_segments=totals["num_segments"],
+        num_tokens=totals["num_tokens"],
+        rejects=[Reject(**row) for row in metadata["rejects"]],
+        failure="",
+    )
+
+
+def _row_groups(
+    shard: ShardPlan, rows: list[dict[str, Any]], roots: list[str], config: PlanConfig, rejects: list[Reject]
+) -> Iterator[pa.Table]:
+    """Yields the shard's sequences as tables of one row group; rejects are appended to `rejects`."""
+    layout = config.layout
+    sequences: list[list[dict[str, Any]]] = [[] for _ in range(shard.num_sequences)]
+    for row in rows:
+        sequences[row["sequence"]].append(row)
+    size = rows_per_group(layout)
+    for first in range(0, len(sequences), size):
+        members = sequences[first : first + size]
+        arrays = {
+            name: np.zeros((len(members), *shape), dtype) for name, (dtype, shape) in array_columns(layout).items()
+        }
+        segments = [
+            list(_fill(planned, {name: array[place] for name, array in arrays.items()}, roots, config, rejects))
+            for place, planned in enumerate(members)
+        ]
+        yield _table(arrays, segments, layout)
+
+
+def _fill(
+    planned: list[dict[str, Any]],
+    arrays: dict[str, np.ndarray],
+    roots: list[str],
+    config: PlanConfig,
+    rejects: list[Reject],
+) -> Iterator[dict[str, Any]]:
+    """Writes one sequence's examples into its row of the buffers; yields the segments that are there."""
+    start = number = 0
+    for row in planned:
+        try:
+            frames_THWC = decode_example(row, roots, config)
+        except DecodeError as error:
+            rejects.append(reject(row["key"], "materialise", error.reason, error))
+            continue
+        except FileNotFoundError:
+            rejects.append(
+                reject(row["key"], "materialise", "not_found", "probed, but not there when its shard was written")
+            )
+            continue
+        grid = (row["grid_t"], row["grid_h"], row["grid_w"])
+        end = start + grid[0] * grid[1] * grid[2]
+        number += 1
+        patchify(frames_THWC, config.tubelet, arrays["tokens"][start:end])
+        arrays["segment_ids"][start:end] = number
+        arrays["positions"][start:end] = grid_positions(grid)
+        yield _segment(row, start, end - start, config)
+        start = end
+
+
+def decode_example(row: dict[str, Any], roots: list[str], config: PlanConfig) -> np.ndarray:
+    """Returns the frames of one planned row at its planned size, (T, H, W, 3) uint8.
+
+    Raises:
+        DecodeError: the content is broken, or is not what was probed.
+        FileNotFoundError: it is gone.
+        OSError: storage failed, retries included.
+    """
+    source = Source(row["key"], row["root"], os.fsdecode(row["path"]), row["size_bytes"])
+    height, width = row["grid_h"] * config.tubelet[1], row["grid_w"] * config.tubelet[2]
+    frames_THWC, size = files.retried(
+        _read_frames, source, source_path(source, roots), tuple(row["frame_pts"]), height, width
+    )
+    if size != (row["source_height"], row["source_width"]):
+        raise DecodeError(
+            "changed", f"{size[0]}x{size[1]} now, {row['source_height']}x{row['source_width']} when probed"
+        )
+    return frames_THWC
+
+
+def _read_frames(
+    source: Source, path: str, pts: tuple[int, ...], height: int, width: int
+) -> tuple[np.ndarray, tuple[int, int]]:
+    with files.open_read(path) as file:
+        size = file.seek(0, io.SEEK_END)
+        if size != source.size_bytes:
+            raise DecodeError("changed", f"{size} bytes now, {source.size_bytes} when probed")
+        file.seek(0)
+        return video.decode_clip(file, pts, height, width) if pts else image.decode(file.read(), height, width)
+
+
+def _segment(row: dict[str, Any], start: int, num_tokens: int, config: PlanConfig) -> dict[str, Any]:
+    """Returns the stored record of one segment."""
+    seconds = [pts * row["time_base_num"] / row["time_base_den"] for pts in row["frame_pts"]]
+    num_frames = max(1, len(seconds))
+    copied = (
+        "example_id",
+        "view",
+        "grid_t",
+        "grid_h",
+        "grid_w",
+        "source_height",
+        "source_width",
+        "wanted_height",
+        "wanted_width",
+    )
+    return {name: row[name] for name in copied} | {
+        "source": row["key"],
+        "member": None,
+        "labels": [] if row["label"] is None else [row["label"]],
+        "captions": [],
+        "weight": 1.0,
+        "start": start,
+        "num_tokens": num_tokens,
+        "height": row["grid_h"] * config.tubelet[1],
+        "width": row["grid_w"] * config.tubelet[2],
+        "timestamps_s": seconds,
+        "clip_start_s": seconds[0] if seconds else None,
+        "clip_duration_s": num_frames / config.fps if seconds else None,
+        "fps": config.fps if seconds else None,
+        "num_frames": num_frames,
+        "num_repeated_frames": row["grid_t"] * config.tubelet[0] - (len(set(seconds)) or 1),
+        "kept_fraction": 1.0,
+        "extra": None,
+    }
+
+
+def _table(arrays: dict[str, np.ndarray], segments: list[list[dict[str, Any]]], layout: Layout) -> pa.Table:
+    """Returns one row group; the raw columns share the buffers' memory."""
+    schema = sequence_schema(layout)
+    lengths = [[segment["num_tokens"] for segment in row] for row in segments]
+    columns: dict[str, Any] = {
+        name: pa.FixedSizeBinaryArray.from_buffers(schema.field(name).type, len(segments), [None, pa.py_buffer(array)])
+        for name, array in arrays.items()
+    }
+    columns |= {
+        "num_tokens": [sum(row) for row in lengths],
+        "num_segments": [len(row) for row in lengths],
+        "max_segment_tokens": [max(row, default=0) for row in lengths],
+        "attention_cost": [sum(n * n for n in row) for row in lengths],
+        "segments": segments,
+        "digest": [sequence_digest(*row) for row in zip(*arrays.values(), strict=True)],
+    }
+    return pa.Table.from_arrays(
+        [
+            column if isinstance(column, pa.Array) else pa.array(column, schema.field(name).type)
+            for name, column in columns.items()
+        ],
+        schema=schema,
+    )
+
+
+class _HashedFile:
+    """A file that hashes and counts what is written to it."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = xxhash.xxh3_128()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        self._file.write(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        """Left to the owner of the file."""

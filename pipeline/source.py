@@ -1,0 +1,144 @@
+"""Stage 1: which files are there, and what each is called.
+
+A key is an input's path below what the user named, prefixed by that name, so that equal folders have
+equal keys wherever they stand. Folders and globs contribute files with a media suffix; a file named
+by itself is always tried. Everything else is counted, by suffix.
+"""
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pipeline import files
+from pipeline.records import Ignored, Reject, Source, reject
+
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif".split())
+VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .flv .wmv .ogv .3gp".split())
+MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+
+HIDDEN = "(hidden)"
+EXCLUDED = "(excluded)"
+BEYOND_LIMIT = "(beyond --limit)"
+
+_GLOB = re.compile(r"[*?\[]")
+
+
+class Input(NamedTuple):
+    """One thing the user named.
+
+    Attributes:
+        number: its place in the command, which is its root's number.
+        root: folder that paths are relative to; absolute, or a URI.
+        prefix: first component of its keys; empty for a single file.
+        pattern: the glob below the root, the single file's name, or empty for a folder.
+        single: whether it is one file.
+    """
+
+    number: int
+    root: str
+    prefix: str
+    pattern: str
+    single: bool
+
+
+def parse_input(number: int, text: str) -> Input:
+    """Returns what a command-line argument stands for.
+
+    Raises:
+        ValueError: nothing of that name is there, and it is no glob.
+    """
+    path = text if files.is_uri(text) else os.path.abspath(text)
+    if not files.is_uri(path) and os.path.isdir(path):
+        return Input(number, path, os.path.basename(path) or "root", "", False)
+    if not files.is_uri(path) and os.path.lexists(path):
+        return Input(number, os.path.dirname(path), "", os.path.basename(path), True)
+    if _GLOB.search(path):
+        root, pattern = _split_glob(path)
+        return Input(number, root, root.rpartition("/")[2] or "root", pattern, False)
+    if not files.is_uri(path):
+        raise ValueError(f"{text}: no such file or folder; inputs are folders, files, globs or URIs; check the path")
+    path = path.rstrip("/")
+    if files.exists(path):
+        folder, _, name = path.rpartition("/")
+        return Input(number, folder, "", name, True)
+    return Input(number, path, path.rpartition("/")[2], "", False)
+
+
+def list_input(given: Input, exclude: tuple[str, ...]) -> Iterator[Source | Ignored | Reject]:
+    """Yields everything one input contributes.
+
+    Args:
+        given: as parsed.
+        exclude: globs over keys (`*` crosses folders); what they match is counted, not read.
+
+    Raises:
+        OSError: the input itself cannot be listed.
+    """
+    for found in _files_of(given):
+        key = _key(given, found.relative)
+        if isinstance(found, files.Unlistable):
+            yield reject(key, "list", "unreadable", found.detail)
+            continue
+        why = None if given.single else _why_ignored(found.relative)
+        if any(fnmatch.fnmatchcase(key, pattern) for pattern in exclude):
+            why = EXCLUDED
+        if why:
+            yield Ignored(key, why)
+        elif not found.regular:
+            yield reject(key, "list", "not_a_file", "a pipe, socket or device; only regular files are read")
+        else:
+            yield Source(key, given.number, found.relative, found.size_bytes)
+
+
+def source_path(source: Source, roots: list[str]) -> str:
+    """Returns where a source is, to be opened by `files`."""
+    return files.join(roots[source.root], source.path)
+
+
+def printable(name: str) -> str:
+    """Returns a file name as Unicode: bytes that are not UTF-8 are percent-encoded."""
+    return re.sub("[\udc80-\udcff]", lambda escape: f"%{ord(escape[0]) - 0xDC00:02X}", name)
+
+
+def label_of(key: str) -> str | None:
+    """Returns the name of the folder a key lies in, or None if it lies in none."""
+    parts = key.split("/")
+    return parts[-2] if len(parts) > 1 else None
+
+
+def _split_glob(path: str) -> tuple[str, str]:
+    """Returns the folder a glob starts from and the pattern below it.
+
+    A component with brackets that is there literally is a name, not a pattern.
+    """
+    parts = path.split("/")
+    taken = 1
+    while taken < len(parts) - 1:
+        here = "/".join(parts[: taken + 1])
+        if _GLOB.search(parts[taken]) and (files.is_uri(path) or not os.path.isdir(here)):
+            break
+        taken += 1
+    return "/".join(parts[:taken]) or "/", "/".join(parts[taken:])
+
+
+def _files_of(given: Input) -> Iterator[files.Found | files.Unlistable]:
+    if given.single:
+        yield files.find(given.root, given.pattern)
+    elif given.pattern:
+        yield from files.match(given.root, given.pattern)
+    else:
+        yield from files.walk(given.root)
+
+
+def _key(given: Input, relative: str) -> str:
+    return printable(f"{given.prefix}/{relative}" if given.prefix else relative)
+
+
+def _why_ignored(relative: str) -> str | None:
+    parts = relative.split("/")
+    if any(part.startswith(".") for part in parts):
+        return HIDDEN
+    suffix = os.path.splitext(parts[-1])[1].lower()
+    return None if suffix in MEDIA_SUFFIXES else printable(suffix) or "(no suffix)"

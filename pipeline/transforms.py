@@ -1,0 +1,263 @@
+"""The stages as Beam transforms: thin, since every stage is a function that works without Beam.
+
+Elements are the tuples of `records`; each stage turns its own kind into the next and lets the others pass,
+so that every input reaches the plan as something.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+import apache_beam as beam
+import xxhash
+from apache_beam.metrics import Metrics
+
+from pipeline import files
+from pipeline.config import PlanConfig
+from pipeline.plan import ShardPlan, group_of, plan_group, read_shard_rows, write_group_plan
+from pipeline.probe import probe
+from pipeline.records import Clash, Example, Ignored, Outcome, Reference, Source
+from pipeline.sample import Resolution, sample
+from pipeline.shards import ShardResult, write_shard
+from pipeline.source import BEYOND_LIMIT, Input, label_of, list_input, source_path
+from schemas.geometry import ceil_div
+from schemas.manifest import canonical_json
+
+# enough to spread probing over any number of workers
+_NUM_BUCKETS = 4096
+
+# what decides the bytes of a shard, besides this project
+_BYTE_LIBRARIES = ("numpy", "pyarrow", "pillow", "simplejpeg", "av", "ortools")
+
+CLASSES_NAME = "plan/classes.json"
+RESULTS_NAME = "plan/results.json"
+
+
+def library_versions() -> dict[str, str]:
+    """Returns the versions here of the libraries that decide the bytes of a shard."""
+    return {name: metadata.version(name) for name in _BYTE_LIBRARIES}
+
+
+@dataclass
+class ListInputs(beam.PTransform):
+    """Inputs to what they contain, spread over workers; equal keys become a Clash."""
+
+    roots: list[str]
+    config: PlanConfig
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, inputs: beam.PCollection[Input]) -> beam.PCollection[Outcome]:
+        listed = inputs | "list" >> beam.FlatMap(list_input, self.config.exclude).with_output_types(Any)
+        if self.config.limit is not None:
+            listed = listed | "limit" >> _Limit(self.config.limit, self.config.seed)
+        return (
+            listed
+            | "bucket" >> beam.Map(lambda listed: (xxhash.xxh3_64_intdigest(listed.key.encode()) % _NUM_BUCKETS, listed))
+            | "spread" >> beam.GroupByKey()
+            | "clashes" >> beam.FlatMap(lambda bucket, roots: _distinct(bucket[1], roots), self.roots).with_output_types(Any)
+        )
+
+
+@dataclass
+class _Limit(beam.PTransform):
+    """Keeps the sources with the smallest hashes: a sample that no order of listing changes."""
+
+    limit: int
+    seed: int
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, listed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
+        seed = self.seed
+
+        def rank(source: Source) -> tuple[int, str]:
+            return xxhash.xxh3_64_intdigest(f"limit\0{seed}\0{source.key}".encode()), source.key
+
+        last = (
+            listed
+            | beam.Filter(lambda found: isinstance(found, Source))
+            | beam.Map(rank)
+            | beam.combiners.Top.Smallest(self.limit)
+            | beam.Map(lambda ranks: ranks[-1] if ranks else (0, ""))
+        )
+        return listed | "keep" >> beam.Map(
+            lambda found, last: found if not isinstance(found, Source) or rank(found) <= last else Ignored(found.key, BEYOND_LIMIT),
+            beam.pvalue.AsSingleton(last),
+        ).with_output_types(Any)
+
+
+@dataclass
+class Probe(beam.PTransform):
+    """Sources to Examples or Rejects, by their headers."""
+
+    roots: list[str]
+    config: PlanConfig
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, listed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
+        roots, config = self.roots, self.config
+
+        def run(found: Outcome) -> list[Outcome]:
+            if not isinstance(found, Source):
+                return [found]
+            path = source_path(found, roots)
+            rule = (config.clips_per_video, config.clip_frames, config.fps, config.max_pixels)
+            return files.retried(probe, found, path, *rule)
+
+        return listed | beam.FlatMap(run).with_output_types(Any)
+
+
+@dataclass
+class Sample(beam.PTransform):
+    """Examples to one Reference a view, with size and grid, or Rejects."""
+
+    config: PlanConfig
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, probed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
+        config, rule = self.config, Resolution.parse(self.config.resolution)
+
+        def run(found: Outcome) -> list[Outcome]:
+            if not isinstance(found, Example):
+                return [found]
+            options = (rule, config.tubelet, config.token_cap, config.oversize, config.seed)
+            return [sample(found, view, *options) for view in range(config.views)]
+
+        return probed | beam.FlatMap(run).with_output_types(Any)
+
+
+@dataclass
+class Group(beam.PTransform):
+    """Outcomes to groups of about --group-size examples; clips and views of one source meet."""
+
+    config: PlanConfig
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, sampled: beam.PCollection[Outcome]) -> beam.PCollection[tuple[int, Iterable[Outcome]]]:
+        seed, size = self.config.seed, self.config.group_size
+        num_groups = (
+            sampled
+            | "of one view" >> beam.Filter(lambda found: isinstance(found, Reference) and found.view == 0)
+            | "count" >> beam.combiners.Count.Globally()
+            | "groups" >> beam.Map(lambda count: max(1, ceil_div(count, size)))
+        )
+        return (
+            sampled
+            | "group of" >> beam.Map(lambda found, groups: (group_of(_key_of(found), seed, groups), found), beam.pvalue.AsSingleton(num_groups))
+            | "meet" >> beam.GroupByKey()
+        )
+
+
+@dataclass
+class ClassNames(beam.PTransform):
+    """Listed inputs to one sorted tuple of their folder names; kept beside the plan."""
+
+    folder: str
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, listed: beam.PCollection[Outcome]) -> beam.PCollection[tuple[str, ...]]:
+        path = files.join(self.folder, CLASSES_NAME)
+
+        def keep(names: list[str]) -> tuple[str, ...]:
+            classes = tuple(sorted(name for name in names if name is not None))
+            files.write(path, canonical_json(classes))
+            return classes
+
+        return (
+            listed
+            | beam.Filter(lambda found: not isinstance(found, Ignored))
+            | beam.Map(lambda found: label_of(found.key))
+            | beam.Distinct()
+            | beam.combiners.ToList()
+            | "keep" >> beam.Map(keep)
+        )
+
+
+@dataclass
+class KeepPlan(beam.PTransform):
+    """Groups to their packed plans, written below the output folder."""
+
+    folder: str
+    config: PlanConfig
+    classes: Any
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, groups: beam.PCollection[tuple[int, Iterable[Outcome]]]) -> beam.PCollection[None]:
+        folder, config = self.folder, self.config
+
+        def run(group: tuple[int, Iterable[Outcome]], classes: tuple[str, ...] | None) -> None:
+            write_group_plan(plan_group(group[0], group[1], config, classes), folder)
+
+        return groups | beam.Map(run, None if self.classes is None else beam.pvalue.AsSingleton(self.classes))
+
+
+@dataclass
+class Materialise(beam.PTransform):
+    """Planned shards to written ones. A shard that storage fails is reported; the others are finished."""
+
+    folder: str
+    roots: list[str]
+    config: PlanConfig
+    versions: dict[str, str]
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, shards: beam.PCollection[ShardPlan]) -> beam.PCollection[ShardResult]:
+        return shards | beam.ParDo(_MaterialiseFn(self.folder, self.roots, self.config, self.versions))
+
+
+class _MaterialiseFn(beam.DoFn):
+    def __init__(self, folder: str, roots: list[str], config: PlanConfig, versions: dict[str, str]) -> None:
+        self._folder, self._roots, self._config, self._versions = folder, roots, config, versions
+
+    def setup(self) -> None:
+        here = library_versions()
+        if here != self._versions:
+            other = ", ".join(f"{name} {here[name]} (launcher: {self._versions[name]})" for name in here if here[name] != self._versions[name])
+            raise RuntimeError(f"worker: {other}; workers and launcher run the same versions; install constraints.txt on both")
+
+    def process(self, shard: ShardPlan) -> Iterator[ShardResult]:
+        try:
+            rows = read_shard_rows(self._folder, shard)
+            result = write_shard(shard, rows, self._roots, self._folder, self._config, self._versions)
+        except Exception as error:  # whatever storage raises: the shard failed, the others go on, --resume tries again
+            empty = {name: 0 for name in ("bytes", "layout", "num_sequences", "num_segments", "num_tokens")}
+            failure = f"{type(error).__name__}: {error}"
+            yield ShardResult(path=shard.name, digest="", group=shard.group, view=shard.view, rejects=[], failure=failure, **empty)
+            return
+        for name in ("num_sequences", "num_segments", "num_tokens", "bytes"):
+            Metrics.counter("patchpack", name).inc(getattr(result, name))
+        for reject in result.rejects:
+            Metrics.counter("patchpack", f"rejects_{reject.reason}").inc()
+        yield result
+
+
+@dataclass
+class KeepResults(beam.PTransform):
+    """All results to one file, from which the launcher finishes the set."""
+
+    folder: str
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, results: beam.PCollection[ShardResult]) -> beam.PCollection[None]:
+        path = files.join(self.folder, RESULTS_NAME)
+
+        def keep(results: list[ShardResult]) -> None:
+            files.write(path, canonical_json([list(result) for result in sorted(results)]))
+
+        return results | beam.combiners.ToList() | beam.Map(keep)
+
+
+def _distinct(listed: Iterable[Outcome], roots: list[str]) -> Iterator[Outcome]:
+    """Yields each key's source once, and a Clash for every other source of that key."""
+    first: dict[str, Source] = {}
+    for found in listed:
+        if isinstance(found, Source) and found.key in first:
+            yield Clash(found.key, (source_path(first[found.key], roots), source_path(found, roots)))
+            continue
+        if isinstance(found, Source):
+            first[found.key] = found
+        yield found
+
+
+def _key_of(found: Outcome) -> str:
+    return found.example.source.key if isinstance(found, Reference) else found.key

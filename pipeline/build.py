@@ -35,7 +35,12 @@ def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config
 
 
 def shard_graph(
-    pipeline: beam.Pipeline, shards: list[ShardPlan], roots: list[str], folder: str, config: PlanConfig, versions: dict[str, str]
+    pipeline: beam.Pipeline,
+    shards: list[ShardPlan],
+    roots: list[str],
+    folder: str,
+    config: PlanConfig,
+    versions: dict[str, str],
 ) -> None:
     """Adds plan -> materialise -> results to a pipeline.
 

@@ -70,7 +70,8 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
         shown = "" if field.default in (None, ()) else f" (default {_shown(field.default)})"
         parser.add_argument(
             flag(field.name),
-            default=field.default,
+            # argparse appends to a copy of the default, which must be a list
+            default=list(field.default) if metadata["repeat"] else field.default,
             # choices first: argparse would show the parsed value
             type=None if metadata["choices"] else _reader(field.name, metadata["parse"]),
             choices=metadata["choices"],

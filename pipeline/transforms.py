@@ -53,9 +53,11 @@ class ListInputs(beam.PTransform):
             listed = listed | "limit" >> _Limit(self.config.limit, self.config.seed)
         return (
             listed
-            | "bucket" >> beam.Map(lambda listed: (xxhash.xxh3_64_intdigest(listed.key.encode()) % _NUM_BUCKETS, listed))
+            | "bucket"
+            >> beam.Map(lambda listed: (xxhash.xxh3_64_intdigest(listed.key.encode()) % _NUM_BUCKETS, listed))
             | "spread" >> beam.GroupByKey()
-            | "clashes" >> beam.FlatMap(lambda bucket, roots: _distinct(bucket[1], roots), self.roots).with_output_types(Any)
+            | "clashes"
+            >> beam.FlatMap(lambda bucket, roots: _distinct(bucket[1], roots), self.roots).with_output_types(Any)
         )
 
 
@@ -81,7 +83,9 @@ class _Limit(beam.PTransform):
             | beam.Map(lambda ranks: ranks[-1] if ranks else (0, ""))
         )
         return listed | "keep" >> beam.Map(
-            lambda found, last: found if not isinstance(found, Source) or rank(found) <= last else Ignored(found.key, BEYOND_LIMIT),
+            lambda found, last: (
+                found if not isinstance(found, Source) or rank(found) <= last else Ignored(found.key, BEYOND_LIMIT)
+            ),
             beam.pvalue.AsSingleton(last),
         ).with_output_types(Any)
 
@@ -143,7 +147,11 @@ class Group(beam.PTransform):
         )
         return (
             sampled
-            | "group of" >> beam.Map(lambda found, groups: (group_of(_key_of(found), seed, groups), found), beam.pvalue.AsSingleton(num_groups))
+            | "group of"
+            >> beam.Map(
+                lambda found, groups: (group_of(_key_of(found), seed, groups), found),
+                beam.pvalue.AsSingleton(num_groups),
+            )
             | "meet" >> beam.GroupByKey()
         )
 
@@ -212,8 +220,14 @@ class _MaterialiseFn(beam.DoFn):
     def setup(self) -> None:
         here = library_versions()
         if here != self._versions:
-            other = ", ".join(f"{name} {here[name]} (launcher: {self._versions[name]})" for name in here if here[name] != self._versions[name])
-            raise RuntimeError(f"worker: {other}; workers and launcher run the same versions; install constraints.txt on both")
+            other = ", ".join(
+                f"{name} {here[name]} (launcher: {self._versions[name]})"
+                for name in here
+                if here[name] != self._versions[name]
+            )
+            raise RuntimeError(
+                f"worker: {other}; workers and launcher run the same versions; install constraints.txt on both"
+            )
 
     def process(self, shard: ShardPlan) -> Iterator[ShardResult]:
         try:
@@ -222,7 +236,9 @@ class _MaterialiseFn(beam.DoFn):
         except Exception as error:  # whatever storage raises: the shard failed, the others go on, --resume tries again
             empty = {name: 0 for name in ("bytes", "layout", "num_sequences", "num_segments", "num_tokens")}
             failure = f"{type(error).__name__}: {error}"
-            yield ShardResult(path=shard.name, digest="", group=shard.group, view=shard.view, rejects=[], failure=failure, **empty)
+            yield ShardResult(
+                path=shard.name, digest="", group=shard.group, view=shard.view, rejects=[], failure=failure, **empty
+            )
             return
         for name in ("num_sequences", "num_segments", "num_tokens", "bytes"):
             Metrics.counter("patchpack", name).inc(getattr(result, name))

@@ -116,4 +116,4 @@ def _content_errors() -> Iterator[None]:
             raise
         raise DecodeError("broken", error) from error
     except Exception as error:  # plugins raise SyntaxError, struct.error, IndexError, zlib.error and more
-        raise DecodeError("broken", f"{type(error).__name__}: {error}") from error
+        raise DecodeError("broken", str(error) or type(error).__name__) from error

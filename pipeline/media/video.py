@@ -146,4 +146,4 @@ def _opened(file: IO[bytes]) -> Iterator[tuple[av.container.InputContainer, av.V
     except DecodeError:
         raise
     except (av.error.FFmpegError, ValueError, IndexError, AttributeError) as error:
-        raise DecodeError("broken", f"{type(error).__name__}: {error}") from error
+        raise DecodeError("broken", str(error) or type(error).__name__) from error

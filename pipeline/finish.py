@@ -1,0 +1,119 @@
+"""The end of a build: shard table, rejects, report, and last the manifest.
+
+Reads the plan's summaries and the shards' results: counts and names. Without the manifest a set is
+unfinished, so everything else is there before it.
+"""
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import files, plan, report, report_html
+from pipeline.config import PlanConfig
+from pipeline.options import output_affecting
+from pipeline.packing.bounds import lower_bound
+from pipeline.packing.instance import read_instance
+from pipeline.records import Reject
+from pipeline.shards import ShardResult
+from pipeline.transforms import CLASSES_NAME, RESULTS_NAME
+from schemas.manifest import (
+    MANIFEST_NAME,
+    REJECT_TABLE_NAME,
+    REJECT_TABLE_SCHEMA,
+    SHARD_TABLE_NAME,
+    SHARD_TABLE_SCHEMA,
+    Manifest,
+    dataset_digest,
+    table_bytes,
+)
+
+REPORT_NAME = "report.json"
+REPORT_PAGE_NAME = "report.html"
+
+
+def planned_totals(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the totals over all groups: inputs, rejects, ignored by suffix, planned counts."""
+    ignored: Counter[str] = Counter()
+    shards = [plan.ShardPlan(*shard) for summary in summaries for shard in summary["shards"]]
+    for summary in summaries:
+        ignored.update(summary["ignored"])
+    return {
+        "num_inputs": sum(summary["num_inputs"] for summary in summaries),
+        "num_rejects": sum(summary["num_rejects"] for summary in summaries),
+        "ignored": dict(sorted(ignored.items())),
+        "planned": {
+            "num_shards": len(shards),
+            "num_sequences": sum(shard.num_sequences for shard in shards),
+            "num_segments": sum(shard.num_segments for shard in shards),
+            "num_tokens": sum(shard.num_tokens for shard in shards),
+        },
+    }
+
+
+def global_bounds(summaries: list[dict[str, Any]], config: PlanConfig) -> list[dict[str, Any]]:
+    """Returns for each view the proven least number of sequences over all groups, beside what was planned.
+
+    The bound is that of the merged histogram: bounds of groups do not add up to one.
+    """
+    bounds = []
+    for view in range(config.views):
+        lengths: Counter[int] = Counter()
+        for summary in summaries:
+            lengths.update({int(length): count for length, count in summary["histograms"][str(view)].items()})
+        chunks = [chunk for summary in summaries for chunk in summary["chunks"] if chunk["view"] == view]
+        merged = np.repeat(np.array(sorted(lengths), np.int64), [lengths[length] for length in sorted(lengths)])
+        bounds.append(
+            {
+                "view": view,
+                "layout": 0,
+                "num_sequences": sum(chunk["num_sequences"] for chunk in chunks),
+                "bound": lower_bound(read_instance(merged, config.sequence_length, config.max_segments)),
+                "num_chunks": len(chunks),
+                "num_chunks_optimal": sum(chunk["num_sequences"] == chunk["bound"] for chunk in chunks),
+            }
+        )
+    return bounds
+
+
+def read_results(folder: str) -> list[ShardResult]:
+    """Returns what the shard pipeline reported, by file name."""
+    rows = json.loads(files.read(files.join(folder, RESULTS_NAME)))
+    results = [ShardResult(*row) for row in rows]
+    return [result._replace(rejects=[Reject(*row) for row in result.rejects]) for result in results]
+
+
+def finish(folder: str, config: PlanConfig, results: list[ShardResult]) -> dict[str, Any]:
+    """Writes the tables, the report and the manifest of a set whose shards are all there; returns the report."""
+    summaries = list(plan.read_summaries(folder))
+    rejects = sorted([*plan.read_rejects(folder), *(reject for result in results for reject in result.rejects)])
+    shard_rows = [result._asdict() | {"num_rejects": len(result.rejects)} for result in results]
+    totals = planned_totals(summaries)
+    totals["num_rejects"] = len(rejects)
+    totals["stored"] = {"num_shards": len(results)} | {
+        name: sum(getattr(result, name) for result in results)
+        for name in ("num_sequences", "num_segments", "num_tokens", "bytes")
+    }
+    layouts = (config.layout,)
+    classes = json.loads(files.read(files.join(folder, CLASSES_NAME))) if config.labels == "folder" else None
+    manifest = Manifest(
+        dataset_digest=dataset_digest(layouts, [result.digest for result in results]),
+        layouts=layouts,
+        classes=None if classes is None else tuple(classes),
+        totals=totals,
+        bounds=tuple(global_bounds(summaries, config)),
+        config=output_affecting(config),
+    )
+    shard_table = table_bytes(shard_rows, SHARD_TABLE_SCHEMA)
+    reject_table = table_bytes([row._asdict() for row in rejects], REJECT_TABLE_SCHEMA)
+    files.write(files.join(folder, SHARD_TABLE_NAME), shard_table)
+    files.write(files.join(folder, REJECT_TABLE_NAME), reject_table)
+    shards, rejected = (pq.read_table(pa.BufferReader(table)) for table in (shard_table, reject_table))
+    told = report.make_report(folder, manifest, shards, rejected)
+    files.write(files.join(folder, REPORT_NAME), json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n")
+    files.write(files.join(folder, REPORT_PAGE_NAME), report_html.render_html(told).encode())
+    files.write(files.join(folder, MANIFEST_NAME), manifest.to_bytes())
+    return told

@@ -72,15 +72,16 @@ class _Limit(beam.PTransform):
     def expand(self, listed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
         seed = self.seed
 
-        def rank(source: Source) -> tuple[int, str]:
-            return xxhash.xxh3_64_intdigest(f"limit\0{seed}\0{source.key}".encode()), source.key
+        def rank(source: Source) -> tuple[str, str]:
+            # text: Beam's coder for integers has 64 bits with a sign
+            return xxhash.xxh3_64_hexdigest(f"limit\0{seed}\0{source.key}".encode()), source.key
 
         last = (
             listed
             | beam.Filter(lambda found: isinstance(found, Source))
             | beam.Map(rank)
             | beam.combiners.Top.Smallest(self.limit)
-            | beam.Map(lambda ranks: ranks[-1] if ranks else (0, ""))
+            | beam.Map(lambda ranks: ranks[-1] if ranks else ("", ""))
         )
         return listed | "keep" >> beam.Map(
             lambda found, last: (

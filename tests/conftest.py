@@ -1,0 +1,60 @@
+"""What several test files share: sample media, and the commands run in this process or in one of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pipeline import cli
+from pipeline.demo import draw_media
+
+ROOT = Path(__file__).parent.parent
+
+
+class Result(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's media, in folders by class; tests read them and never change them."""
+    folder = tmp_path_factory.mktemp("drawn") / "media"
+    draw_media(str(folder))
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Runs a command of the pipeline in this process."""
+
+    def call(*arguments: object) -> Result:
+        capsys.readouterr()
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+def start(*arguments: object, cwd: Path = ROOT) -> subprocess.Popen[str]:
+    """Starts a command of the pipeline in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )

@@ -1,0 +1,409 @@
+"""Whole builds: equal bytes, nothing lost, one line for everything that goes wrong."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import Result, start
+from PIL import Image
+
+from pipeline import files, shards, transforms
+from pipeline.media import image
+
+Run = Callable[..., Result]
+
+# at least 8 shards and 3 groups of the demo's media
+SMALL = ("--group-size", 12, "--shard-bytes", 900_000, "--sequence-length", 512, "--labels", "folder")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Returns a digest of every file that equal builds have equal."""
+    names = [path for path in folder.iterdir() if path.is_file() and path.name not in ("run.json", "report.html")]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(names)}
+
+
+@pytest.fixture(scope="module")
+def reference(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set built by one worker inside one process."""
+    output = tmp_path_factory.mktemp("reference") / "shards"
+    process = start("build", *sorted(media.iterdir()), "--output", output, "--workers", 1, *SMALL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert err == ""
+    return output
+
+
+def wait_for_shards(output: Path, count: int) -> None:
+    """Waits until a build has finished some shards; fails after a minute."""
+    for _ in range(600):
+        if len(list(output.glob("part-*.parquet"))) >= count:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"no {count} shards within a minute")
+
+
+def test_a_build_has_several_groups_and_shards_and_verifies(reference: Path, run: Run) -> None:
+    table = pq.read_table(reference / "shards.parquet")
+    assert len(table) >= 8
+    assert len(set(table["group"].to_pylist())) >= 3
+    assert run("verify", reference).code == 0
+
+
+def test_two_workers_another_order_and_another_root_give_the_same_bytes(
+    reference: Path, media: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "elsewhere" / "else where"
+    shutil.copytree(media, other)
+    inputs = sorted(other.iterdir(), reverse=True)
+    process = start("build", *inputs, "--output", tmp_path / "shards", "--workers", 2, *SMALL)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert err == ""
+    assert digests(tmp_path / "shards") == digests(reference)
+
+
+def test_a_killed_build_resumes_to_the_same_bytes(reference: Path, media: Path, tmp_path: Path, run: Run) -> None:
+    output = tmp_path / "shards"
+    command = ("build", *sorted(media.iterdir()), "--output", output, *SMALL)
+    process = start(*command, "--workers", 1)
+    wait_for_shards(output, 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (output / ".part-000-00000-00000.parquet.0123.tmp").write_bytes(b"half a shard")
+    assert not (output / "manifest.json").exists()
+    done = {path: path.stat().st_mtime_ns for path in output.glob("part-*.parquet")}
+
+    refused = run("report", output)
+    assert (refused.code, refused.err) == (
+        1,
+        f"{output}: no manifest.json; a finished set has one; finish it with build --resume, or check the path\n",
+    )
+    resumed = run(*command, "--workers", 1, "--resume")
+    assert resumed.code == 0, resumed.err
+    assert digests(output) == digests(reference)
+    assert {path: path.stat().st_mtime_ns for path in done} == done, "finished shards were written again"
+
+
+def test_a_dead_worker_process_ends_the_build_with_one_line(media: Path, tmp_path: Path) -> None:
+    output = tmp_path / "shards"
+    process = start("build", media, "--output", output, "--workers", 2, *SMALL)
+    wait_for_shards(output, 1)
+    workers = [
+        int(entry)
+        for entry in os.listdir("/proc")
+        if entry.isdigit() and os.path.exists(f"/proc/{entry}/cmdline") and _is_worker_of(entry, process.pid)
+    ]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert (
+        err
+        == "a worker process died (Worker subprocess exited with return code -9); run the same command with --resume\n"
+    )
+    assert not (output / "manifest.json").exists()
+
+
+def _is_worker_of(entry: str, launcher: int) -> bool:
+    try:
+        command = Path(f"/proc/{entry}/cmdline").read_bytes()
+        parent = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return False
+    return b"pipeline.worker" in command and parent == launcher
+
+
+def test_every_input_is_packed_rejected_or_ignored(media: Path, tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(media, folder)
+    good = sum(path.is_file() for path in folder.rglob("*"))
+    (folder / "empty.jpg").touch()
+    (folder / "text.jpg").write_text("no picture")
+    whole = next(media.rglob("*.jpg"))
+    (folder / "cut.jpg").write_bytes(whole.read_bytes()[:-2000])
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / ".hidden.jpg").touch()
+    (folder / "notes.txt").touch()
+    (folder / "a[1].jpg").write_bytes(whole.read_bytes())
+    (Path(os.fsdecode(os.fsencode(folder) + b"/\xff.jpg"))).write_bytes(whole.read_bytes())
+
+    built = run("build", folder, "--output", tmp_path / "shards", "--workers", 1, "--json")
+    assert built.code == 0, built.err
+    totals = json.loads((tmp_path / "shards/manifest.json").read_text())["totals"]
+    rejects = {
+        row["key"]: (row["stage"], row["reason"])
+        for row in pq.read_table(tmp_path / "shards/rejects.parquet").to_pylist()
+    }
+    assert rejects == {
+        "mixed/empty.jpg": ("probe", "empty"),
+        "mixed/text.jpg": ("probe", "unknown_format"),
+        "mixed/cut.jpg": ("materialise", "broken"),
+        "mixed/gone.png": ("probe", "not_found"),
+        "mixed/pipe.png": ("list", "not_a_file"),
+    }
+    assert totals["ignored"] == {"(hidden)": 1, ".txt": 1}
+    assert (totals["num_inputs"], totals["num_rejects"]) == (good + 7, 5)
+    stored = [
+        segment["source"]
+        for path in sorted((tmp_path / "shards").glob("part-*.parquet"))
+        for row in pq.read_table(path, columns=["segments"])["segments"].to_pylist()
+        for segment in row
+    ]
+    assert len(stored) == len(set(stored)) == good + 2
+    assert {"mixed/a[1].jpg", "mixed/%FF.jpg"} <= set(stored)
+    assert run("verify", tmp_path / "shards").code == 0
+
+
+def test_no_tokens_are_invented_at_the_edges_of_an_example(media: Path, reference: Path) -> None:
+    """Every stored segment equals its source, decoded and cut by a loop that knows nothing of the pipeline."""
+    seen = 0
+    for path in sorted(reference.glob("part-*.parquet")):
+        for row in pq.read_table(path).to_pylist():
+            tokens = np.frombuffer(row["tokens"], np.uint8).reshape(512, 16, 16, 3)
+            for segment in row["segments"]:
+                if segment["grid_t"] > 1 or segment["timestamps_s"]:
+                    continue
+                data = (media / segment["source"]).read_bytes()
+                picture = image.decode(data, segment["height"], segment["width"])[0][0]
+                for place in range(segment["num_tokens"]):
+                    y, x = divmod(place, segment["grid_w"])
+                    block = picture[16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
+                    assert np.array_equal(tokens[segment["start"] + place], block), segment["source"]
+                seen += 1
+    assert seen >= 40
+
+
+@pytest.mark.parametrize(
+    "case", ["missing", "empty", "nothing", "clash", "no inputs", "not empty", "unknown", "beam", "dask", "bad value"]
+)
+def test_wrong_use_is_one_line_and_exit_2(case: str, media: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").touch()
+    picture = next(media.rglob("*.png"))
+    output = tmp_path / "out"
+    arguments, message = {
+        "missing": (
+            (tmp_path / "nope",),
+            f"{tmp_path}/nope: no such file or folder; inputs are folders, files, globs or URIs; check the path",
+        ),
+        "empty": (
+            (tmp_path / "hollow",),
+            f"{tmp_path}/hollow: no media found; at least one image or video is needed; check the path",
+        ),
+        "nothing": (
+            (f"{tmp_path}/full/*.txt",),
+            f"{tmp_path}/full/*.txt: no media found (ignored: 1 .txt); at least one image or video is needed; check the path",
+        ),
+        "clash": (
+            (picture, picture),
+            f"{picture.name}: two inputs of this key, {picture} and {picture}; keys are unique; name each input once, or their common folder",
+        ),
+        "no inputs": ((), "no inputs; build takes folders, files, globs or URIs; name at least one"),
+        "not empty": (
+            (media, "--output", tmp_path / "full"),
+            f"{tmp_path}/full: not empty (1 entries); a build starts in an empty output; use --resume to go on, "
+            "--overwrite to replace the set in it, or another --output",
+        ),
+        "unknown": (
+            (media, "--sequence-lenght", 4),
+            "unrecognized arguments: --sequence-lenght 4; see run_pipeline.sh --help",
+        ),
+        "beam": (
+            (media, "--", "--max-segments", "3"),
+            "--max-segments: no option of Beam's; options after -- go to Beam; put ours before --",
+        ),
+        "dask": (
+            (media, "--", "--runner", "DaskRunner"),
+            "--runner DaskRunner: it loses data silently (Beam 2.77); use another runner; leave it out to run on this machine",
+        ),
+        "bad value": (
+            (media, "--max-segments", 0),
+            "--max-segments 0: no example fits; the least is 1; leave it out for 64",
+        ),
+    }[case]
+    place = () if "--output" in arguments else ("--output", output)
+    ended = run("build", *place, "--workers", 1, *arguments)
+    assert (ended.code, ended.err, ended.out) == (2, message + "\n", "")
+    assert not output.exists(), "a refused build left its output folder behind"
+
+
+def test_two_builds_into_one_output_are_refused(media: Path, tmp_path: Path, run: Run) -> None:
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    ended = run("build", media, "--output", tmp_path, "--workers", 1, "--overwrite")
+    os.close(handle)
+    assert (ended.code, ended.err) == (
+        2,
+        f"{tmp_path}: another build is writing here; one output has one build; wait for it, or choose another --output\n",
+    )
+
+
+def test_resume_refuses_other_options_and_other_inputs(reference: Path, media: Path, tmp_path: Path, run: Run) -> None:
+    shutil.copytree(reference, tmp_path / "shards")
+    command = ("build", *sorted(media.iterdir()), "--output", tmp_path / "shards", "--workers", 1, "--resume", *SMALL)
+    other = run(*command, "--seed", 3)
+    assert (other.code, other.err) == (
+        2,
+        f"--seed: 3 now, 0 in the kept plan of {tmp_path}/shards; --resume goes on with the same options; give the old value, or --overwrite\n",
+    )
+    fewer = run("build", media, "--output", tmp_path / "shards", "--workers", 1, "--resume", *SMALL)
+    assert fewer.code == 2
+    assert "; --resume goes on with the same inputs in the same order; give those, or --overwrite" in fewer.err
+
+
+def test_overwrite_replaces_the_set_and_keeps_foreign_files(
+    reference: Path, media: Path, tmp_path: Path, run: Run
+) -> None:
+    shutil.copytree(reference, tmp_path / "shards")
+    (tmp_path / "shards/mine.txt").write_text("keep")
+    (tmp_path / "shards/part-mine.parquet").write_text("keep")
+    ended = run("build", media, "--output", tmp_path / "shards", "--workers", 1, "--overwrite")
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "shards/mine.txt").read_text() == (tmp_path / "shards/part-mine.parquet").read_text() == "keep"
+    listed = set(pq.read_table(tmp_path / "shards/shards.parquet")["path"].to_pylist())
+    assert {path.name for path in (tmp_path / "shards").glob("part-0*.parquet")} == listed
+
+
+def test_a_storage_error_fails_its_shard_and_resume_completes(
+    reference: Path, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = sorted(media.rglob("*.png"))[0]
+    opened = files.open_read
+
+    def failing(path: str) -> object:
+        if path == str(victim):
+            raise OSError(errno.EIO, "the disk is tired")
+        return opened(path)
+
+    monkeypatch.setattr(shards.files, "open_read", failing)
+    monkeypatch.setattr(shards.files, "retried", lambda call, *arguments: call(*arguments))
+    # probing must succeed: only what writes shards sees the error
+    monkeypatch.setattr(transforms, "probe", _with(monkeypatch, opened, transforms.probe))
+    command = ("build", *sorted(media.iterdir()), "--output", tmp_path / "shards", "--workers", 1, *SMALL)
+    ended = run(*command)
+    assert ended.code == 1
+    assert ended.err.startswith(f"{tmp_path}/shards/part-000-")
+    assert "the disk is tired); 1 of " in ended.err
+    assert ended.err.endswith("so the set has no manifest; run the same command with --resume\n")
+    assert ended.err.count("\n") == 1
+    assert not (tmp_path / "shards/manifest.json").exists()
+    monkeypatch.undo()
+    resumed = run(*command, "--resume")
+    assert resumed.code == 0, resumed.err
+    assert digests(tmp_path / "shards") == digests(reference)
+
+
+def _with(
+    monkeypatch: pytest.MonkeyPatch, opened: Callable[[str], object], probe: Callable[..., object]
+) -> Callable[..., object]:
+    def call(*arguments: object) -> object:
+        with monkeypatch.context() as whole:
+            whole.setattr(files, "open_read", opened)
+            return probe(*arguments)
+
+    return call
+
+
+def test_too_many_rejects_fail_a_build_that_is_otherwise_finished(tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(98):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(folder / f"{number}.png")
+    for number in range(2):
+        (folder / f"bad{number}.png").write_bytes(b"nothing")
+    command = ("build", folder, "--output", tmp_path / "shards", "--workers", 1)
+    ended = run(*command)
+    assert (ended.code, ended.err) == (
+        1,
+        f"{tmp_path}/shards: 2 of 100 inputs rejected; --max-reject-fraction is 0.01; "
+        "the set is complete without them: see rejects.parquet, or raise it\n",
+    )
+    assert "98" in ended.out
+    assert run("verify", tmp_path / "shards").code == 0
+    assert run(*command, "--resume", "--max-reject-fraction", 0.02).code == 0
+
+
+def test_nothing_but_rejects_is_a_failure_that_names_the_first(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/a.jpg").touch()
+    ended = run("build", tmp_path / "bad", "--output", tmp_path / "shards", "--workers", 1)
+    assert (ended.code, ended.err) == (
+        1,
+        f"{tmp_path}/shards: nothing to write, all 1 inputs were rejected (first: bad/a.jpg: empty, 0 bytes); "
+        "at least one must be readable; see plan/rejects-*.parquet\n",
+    )
+
+
+def test_plan_predicts_the_build_and_decodes_nothing(
+    reference: Path, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("plan decoded a picture")
+
+    monkeypatch.setattr(image, "decode", refuse)
+    planned = run("plan", *sorted(media.iterdir()), "--workers", 1, *SMALL, "--json")
+    assert planned.code == 0, planned.err
+    predicted, manifest = json.loads(planned.out), json.loads((reference / "manifest.json").read_text())
+    assert predicted["planned"] == manifest["totals"]["planned"]
+    assert predicted["bounds"] == manifest["bounds"]
+    assert abs(predicted["predicted_bytes"] / manifest["totals"]["stored"]["bytes"] - 1) < 0.02
+    kept = run("plan", *sorted(media.iterdir()), "--workers", 1, *SMALL, "--output", tmp_path / "shards")
+    assert kept.code == 0, kept.err
+    assert "proven optimal" in kept.out or "gap" in kept.out
+    monkeypatch.undo()
+    built = run("build", "--output", tmp_path / "shards", "--workers", 1, *SMALL, "--resume")
+    assert built.code == 0, built.err
+    assert digests(tmp_path / "shards") == digests(reference)
+
+
+def test_views_limit_exclude_and_deep_tubelets(media: Path, tmp_path: Path, run: Run) -> None:
+    output = tmp_path / "shards"
+    ended = run(
+        *("build", media, "--output", output, "--workers", 1, "--views", 2, "--limit", 20, "--exclude", "*.webp"),
+        *("--tubelet", "2,8,8", "--sequence-length", 2048, "--max-segments", 5),
+    )
+    assert ended.code == 0, ended.err
+    manifest = json.loads((output / "manifest.json").read_text())
+    webp, rest = (
+        len(list(media.rglob("*.webp"))),
+        sum(path.is_file() and path.suffix != ".webp" for path in media.rglob("*")),
+    )
+    assert manifest["totals"]["ignored"] == {"(beyond --limit)": rest - 20, "(excluded)": webp}
+    assert manifest["totals"]["num_inputs"] == 20
+    assert [bound["view"] for bound in manifest["bounds"]] == [0, 1]
+    by_view: dict[int, dict[str, int]] = {0: {}, 1: {}}
+    for path in sorted(output.glob("part-*.parquet")):
+        for row in pq.read_table(path, columns=["segments", "num_segments"]).to_pylist():
+            assert row["num_segments"] <= 5
+            for segment in row["segments"]:
+                by_view[segment["view"]][segment["source"]] = segment["num_tokens"]
+                stored_frames = 2 * segment["grid_t"]
+                assert stored_frames - segment["num_repeated_frames"] <= segment["num_frames"] <= stored_frames
+    assert by_view[0].keys() == by_view[1].keys()
+    assert len(by_view[0]) == 20
+    assert by_view[0] != by_view[1], "both views have the same sizes"
+
+
+def test_a_worker_of_other_versions_fails_with_one_line(
+    media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = transforms.library_versions()
+    monkeypatch.setattr("pipeline.launch.library_versions", lambda: mine | {"pillow": "1.0"})
+    ended = run("build", media, "--output", tmp_path / "shards", "--workers", 1)
+    assert ended.code == 1
+    assert (
+        ended.err
+        == f"worker: pillow {mine['pillow']} (launcher: 1.0); workers and launcher run the same versions; install constraints.txt on both\n"
+    )

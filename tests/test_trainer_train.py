@@ -1,0 +1,271 @@
+"""Promises of `python -m trainer`: it learns, resumes bit for bit, evaluates every sequence once, and fails in one line."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from synthetic_set import SMALL_LAYOUT, Row, label_tokens, write_set
+
+from schemas import Layout
+from trainer import checkpoint
+from trainer.cli import main
+from trainer.config import Config
+from trainer.data import PackedShards
+from trainer.evaluate import evaluate, evaluation_shards
+from trainer.losses import classification_loss
+from trainer.train import learning_rate
+from trainer.vit import NaViT
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["--dim", "16", "--depth", "2", "--heads", "2", "--batch-size", "3", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Row]]:
+    folder = str(tmp_path_factory.mktemp("sets") / "labelled")
+    return folder, write_set(folder, classes=("dark", "light"), make_tokens=label_tokens)
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("sets") / "unlabelled")
+    write_set(folder, num_views=2, make_tokens=lambda g, n, p, _: label_tokens(g, n, p, int(g.integers(2))))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+    """Runs the trainer with --json and returns its lines."""
+    assert main([*arguments, "--json"]) == 0, capsys.readouterr().err
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize(("kind", "factor"), [("labelled", 0.2), ("unlabelled", 0.5)])
+def test_the_model_learns(
+    kind: str, factor: float, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixture = request.getfixturevalue(kind)
+    folder = fixture[0] if kind == "labelled" else fixture
+    lines = run(capsys, folder, "--steps", "60", "--lr", "0.01", "--log-every", "5", "--eval", folder, *SMALL)
+    assert lines[-2]["loss"] < factor * lines[0]["loss"]
+    assert lines[-1]["eval_loss"] < factor * lines[0]["loss"]
+    if kind == "labelled":
+        assert lines[-1]["eval_accuracy"] == 1
+
+
+def states_equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(states_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(states_equal(x, y) for x, y in zip(one, other, strict=True))
+    return one == other
+
+
+@pytest.mark.parametrize("kind", ["labelled", "unlabelled"])
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_resumed_run_is_bit_for_bit_the_run_that_did_not_stop(
+    kind: str, killed: bool, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Half of 14 steps lies in the middle of an epoch, and the runs pass from one epoch to the next."""
+    fixture = request.getfixturevalue(kind)
+    folder = fixture[0] if kind == "labelled" else fixture
+    options = [*SMALL, "--warmup-steps", "3", "--lr", "0.01", "--schedule-steps", "14"]
+    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
+    run(capsys, folder, "--steps", "14", "--checkpoint", whole, "--checkpoint-every", "6", *options)
+    if killed:  # what a run that was killed after step 6 leaves
+        start = str(Path(whole) / "step-00000006.pt")
+    else:  # a run that ended at step 6
+        run(capsys, folder, "--steps", "6", "--checkpoint", parts, *options)
+        start = parts
+    run(
+        capsys, folder, "--steps", "14", "--checkpoint", parts, "--resume", start
+    )  # the options come from the checkpoint
+    one, other = checkpoint.load(whole), checkpoint.load(parts)
+    assert one["step"] == other["step"] == 14
+    for part in ("model", "optimizer", "loader", "mask_generator"):
+        assert states_equal(one[part], other[part]), part
+    middle = checkpoint.load(str(Path(whole) / "step-00000006.pt"))
+    assert not states_equal(one["model"], middle["model"])
+
+
+def test_evaluation_counts_every_sequence_once_whatever_the_batch_size(labelled: tuple[str, list[Row]]) -> None:
+    folder, rows = labelled
+    torch.manual_seed(0)
+    model = NaViT(SMALL_LAYOUT, 2, dim=16, depth=1, heads=2)
+    trained = PackedShards(folder, batch_size=1)
+    results = []
+    for size in (1, 5, 13, 99):
+        config = Config(folder, batch_size=size)
+        results.append(evaluate(model, evaluation_shards(trained, folder, config), config, torch.device("cpu")))
+    labels = [segment["labels"] for row in rows for segment in row["segments"]]
+    total = torch.zeros((), dtype=torch.float64)
+    for batch in PackedShards(folder, batch_size=1, shuffle=False):
+        output = model(batch["tokens"], batch["segment_ids"], batch["positions"], SMALL_LAYOUT.max_segments)
+        total += classification_loss(output.logits_BSK, batch["labels"]).total.detach()
+    for result in results:
+        assert result["eval_sequences"] == len(rows) and result["eval_segments"] == len(labels)
+        assert result["eval_tokens"] == sum(row["num_tokens"] for row in rows)
+        assert result["eval_counted"] == sum(bool(each) for each in labels) < len(labels)
+        assert result["eval_loss"] == pytest.approx(float(total) / result["eval_counted"], rel=1e-5)
+        assert result["eval_accuracy"] == results[0]["eval_accuracy"]
+    assert model.training
+
+
+def test_evaluation_alone_changes_nothing_and_repeats_the_result_of_its_run(
+    unlabelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "run")
+    trained = run(capsys, unlabelled, "--steps", "4", "--checkpoint", folder, "--eval", unlabelled, *SMALL)[-1]
+    before = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    alone = [unlabelled, "--steps", "0", "--resume", folder, "--checkpoint", folder, "--eval", unlabelled]
+    lines = run(capsys, *alone)
+    assert len(lines) == 1 and lines[0]["steps"] == 4
+    assert lines[0]["eval_loss"] == trained["eval_loss"]
+    run(capsys, *alone, "--batch-size", "2")  # the batches of the training are not gone on with
+    assert {path.name: path.read_bytes() for path in Path(folder).iterdir()} == before
+
+
+def test_a_set_without_any_label_trains_without_nan(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, labelled: tuple[str, list[Row]]
+) -> None:
+    folder = str(tmp_path / "set")
+    write_set(folder)
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest | {"classes": ["dark", "light"]}))
+    lines = run(capsys, folder, "--steps", "3", "--log-every", "1", "--eval", folder, *SMALL)
+    assert [line["loss"] for line in lines[:-1]] == [0, 0, 0]
+    assert lines[-1]["eval_loss"] is None and lines[-1]["eval_accuracy"] is None
+
+
+def test_the_log_counts_real_tokens_and_never_padding(
+    labelled: tuple[str, list[Row]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, rows = labelled
+    *logs, summary = run(capsys, folder, "--steps", "4", "--log-every", "1", *SMALL)
+    loader = PackedShards(folder, batch_size=3, drop_last=True)
+    real = [sum(rows[index]["num_tokens"] for index in batch["index"].tolist()) for batch in loader]
+    assert len(real) == len(logs) == 4
+    slots = 3 * SMALL_LAYOUT.sequence_length
+    assert [line["efficiency"] for line in logs] == [tokens / slots for tokens in real]
+    assert summary["real_tokens"] == sum(real) and summary["efficiency"] == sum(real) / (4 * slots)
+    assert summary["tokens_per_s"] == pytest.approx(sum(real) / summary["seconds"])
+    assert all(line["step"] == number for number, line in enumerate(logs, start=1))
+
+
+def test_log_goes_to_stderr_and_one_summary_line_to_stdout(
+    labelled: tuple[str, list[Row]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([labelled[0], "--steps", "4", "--log-every", "2", "--eval", labelled[0], *SMALL]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1 and captured.out.startswith("4 steps  loss ")
+    assert [line.split("  ")[0] for line in captured.err.splitlines()] == ["step 2", "step 4"]
+    assert "real tokens/s" in captured.err and "efficiency" in captured.err and "lr" in captured.err
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    config = Config("x", steps=100, lr=1.0, warmup_steps=10)
+    rates = [learning_rate(step, config) for step in range(101)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10] == 1 and rates[55] == pytest.approx(0.5) and rates[100] == pytest.approx(0)
+    assert all(one > other for one, other in zip(rates[10:], rates[11:], strict=False))
+    assert learning_rate(50, Config("x", steps=51, schedule_steps=100, lr=1.0, warmup_steps=10)) == rates[50]
+
+
+def fails(capsys: pytest.CaptureFixture[str], status: int, words: str, *arguments: str) -> None:
+    assert main(list(arguments)) == status
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and words in captured.err, captured.err
+
+
+def test_mistakes_end_in_one_line_and_their_exit_status(
+    labelled: tuple[str, list[Row]], unlabelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder, run_folder = labelled[0], str(tmp_path / "run")
+    assert main([folder, "--steps", "2", "--checkpoint", run_folder, *SMALL]) == 0
+    other_layout = str(tmp_path / "other")
+    write_set(other_layout, layouts=(Layout(24, 5, (1, 4, 1)),), classes=("dark", "light"))
+    capsys.readouterr()
+
+    fails(capsys, 1, "nowhere: no manifest.json; a finished set has one", str(tmp_path / "nowhere"))
+    fails(capsys, 1, "no such checkpoint", folder, "--resume", str(tmp_path / "nothing.pt"))
+    # before the first step, so not after hours
+    fails(capsys, 1, "no manifest.json", folder, "--log-every", "1", "--eval", str(tmp_path / "nowhere"), *SMALL)
+    fails(capsys, 2, "batch size 14: ", folder, "--batch-size", "14")
+    fails(capsys, 2, "no layout 3", folder, "--layout", "3")
+    fails(capsys, 2, "--steps -1: too small", folder, "--steps", "-1")
+    fails(capsys, 2, "--steps 0: nothing to do", folder, "--steps", "0")
+    fails(capsys, 2, "--lr nan: not a positive number", folder, "--lr", "nan")
+    fails(capsys, 2, "--mask-share 1.0: nothing to learn", folder, "--mask-share", "1")
+    fails(capsys, 2, "--dim 15 --depth 2 --heads 2: no such model", folder, *SMALL, "--dim", "15")
+    fails(capsys, 2, "--device tpu: unknown", folder, "--device", "tpu")
+    if not torch.cuda.is_available():
+        fails(capsys, 2, "--device cuda: torch finds 0 CUDA devices", folder, "--device", "cuda")
+    fails(capsys, 2, "holds step-00000002.pt of another run", folder, "--checkpoint", run_folder)
+    fails(capsys, 2, "--dim 32: the checkpoint's model has 16", folder, "--resume", run_folder, "--dim", "32")
+    fails(capsys, 2, "trained on a set with digest", unlabelled, "--resume", run_folder)
+    resumed = [folder, "--resume", run_folder]
+    fails(capsys, 2, "batch_size is 2, the saved state has 3", *resumed, "--batch-size", "2")
+    evaluated = [*resumed, "--steps", "0", "--eval"]
+    fails(capsys, 2, "tubelet (1, 4, 1); the model was trained on (1, 2, 2)", *evaluated, other_layout)
+    fails(capsys, 2, "classes None; the model was trained on ('dark', 'light')", *evaluated, unlabelled)
+    fails(capsys, 1, "loss is nan", folder, "--steps", "4", "--lr", "1e30", *SMALL)
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no manifest.json"):
+        main([str(tmp_path), "--debug"])
+
+
+def test_help_names_every_option_and_unknown_ones_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    for name in Config.__dataclass_fields__:
+        assert ("SHARDS" if name == "shards" else "--" + name.replace("_", "-")) in text
+    with pytest.raises(SystemExit) as caught:
+        main(["shards", "--batchsize", "3"])
+    assert caught.value.code == 2
+
+
+def test_the_command_runs_alone_and_imports_neither_beam_nor_the_pipeline(labelled: tuple[str, list[Row]]) -> None:
+    code = (
+        "import runpy, sys\n"
+        "sys.argv[0] = 'trainer'\n"
+        "try:\n"
+        "    runpy.run_module('trainer', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0, end.code\n"
+        "found = sorted(name for name in sys.modules if name.split('.')[0] in ('apache_beam', 'pipeline'))\n"
+        "assert 'trainer.train' in sys.modules and not found, found\n"
+    )
+    arguments = [labelled[0], "--steps", "2", *SMALL]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2 steps")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["labelled", "unlabelled"])
+def test_it_learns_on_cuda(kind: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
+    fixture = request.getfixturevalue(kind)
+    folder = fixture[0] if kind == "labelled" else fixture
+    lines = run(capsys, folder, "--steps", "60", "--lr", "0.01", "--eval", folder, *SMALL, "--device", "cuda")
+    assert lines[-2]["loss"] < 0.7 * lines[0]["loss"] and lines[-1]["device"].startswith("cuda")

@@ -1,0 +1,86 @@
+"""Checkpoints: whole or not at all, and enough in them to go on as if nothing had happened.
+
+A file is written under a temporary name, flushed to the disk, and renamed; a reader never sees half of
+one. It is read with `weights_only`: tensors, numbers and strings, no code.
+"""
+
+import os
+import re
+import uuid
+from typing import Any
+
+import torch
+
+from schemas import FormatError
+
+NAME = re.compile(r"step-(\d{8})\.pt")
+CHECKPOINT_VERSION = 1
+
+
+def checkpoints(folder: str) -> list[str]:
+    """Returns the names of the checkpoints in a folder by step; empty where there is no such folder."""
+    return sorted(name for name in os.listdir(folder) if NAME.fullmatch(name)) if os.path.isdir(folder) else []
+
+
+def save(folder: str, step: int, state: dict[str, Any]) -> str:
+    """Writes a checkpoint and returns its path.
+
+    Args:
+        folder: made if it is not there.
+        step: steps done; names the file.
+        state: tensors, numbers, strings, and lists and dicts of them.
+
+    Raises:
+        OSError: it cannot be written; an earlier file of that name is then untouched.
+    """
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, f"step-{step:08}.pt")
+    temporary = os.path.join(folder, f".{os.path.basename(path)}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state | {"checkpoint_version": CHECKPOINT_VERSION, "step": step}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+    # the rename itself is on the disk only when its folder is
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return path
+
+
+def load(path: str) -> dict[str, Any]:
+    """Returns the state that was saved, tensors on the CPU.
+
+    Args:
+        path: a checkpoint, or a folder: its newest.
+
+    Raises:
+        FormatError: there is none, or it is broken.
+    """
+    if os.path.isdir(path):
+        names = checkpoints(path)
+        if not names:
+            raise FormatError(f"{path}: no checkpoint in this folder; they are called step-NNNNNNNN.pt; check the path")
+        path = os.path.join(path, names[-1])
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        version = state["checkpoint_version"]
+    except FileNotFoundError as error:
+        raise FormatError(f"{path}: no such checkpoint; it is a file or a folder of them; check the path") from error
+    except Exception as error:  # torch raises whatever its unpickler, zip reader or C++ does
+        reason = str(error).strip().split("\n")[0]
+        raise FormatError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}: {reason}); the trainer writes them whole or "
+            "not at all; use another one"
+        ) from error
+    if version != CHECKPOINT_VERSION:
+        raise FormatError(
+            f"{path}: checkpoint version {version}; this trainer knows {CHECKPOINT_VERSION}; upgrade patchpack"
+        )
+    return state

@@ -1,0 +1,71 @@
+"""The command: options in, log lines and one summary line out, one line for an error.
+
+Results go to stdout, progress to stderr; with --json both are JSON lines on stdout. Exit 0, 1 for a
+failure, 2 for usage, 130 for Ctrl-C.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from schemas import FormatError
+from trainer.config import make_parser
+from trainer.train import train
+
+FORMATS = {
+    "step": "step {}",
+    "steps": "{} steps",
+    "loss": "loss {:.4f}",
+    "tokens_per_s": "{:,.0f} real tokens/s",
+    "efficiency": "efficiency {:.4f}",
+    "lr": "lr {:.2e}",
+    "grad_norm": "gradient {:.2f}",
+    "seconds": "{:.1f} s",
+    "device": "on {}",
+    "real_tokens": "{:,} real tokens",
+    "eval": "evaluated on {}",
+    "eval_loss": "loss {:.4f}",
+    "eval_accuracy": "accuracy {:.4f}",
+    "eval_counted": "over {:,} counted",
+    "eval_sequences": "{:,} sequences",
+    "eval_segments": "{:,} segments",
+    "eval_tokens": "{:,} real tokens",
+}
+
+
+def as_line(values: dict[str, Any]) -> str:
+    """Returns the values for a reader, those that are None left out."""
+    return "  ".join(FORMATS[name].format(value) for name, value in values.items() if value is not None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the trainer and returns its exit status.
+
+    Args:
+        arguments: as typed after `python -m trainer`; None takes them from the process.
+    """
+    typed = vars(make_parser().parse_args(arguments))
+
+    def log(values: dict[str, Any]) -> None:
+        if typed.get("json"):
+            print(json.dumps({"event": "log"} | values), flush=True)
+        else:
+            print(as_line(values), file=sys.stderr, flush=True)
+
+    try:
+        summary = train(typed, log)
+    except KeyboardInterrupt:
+        print("interrupted; --resume the last checkpoint to go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if typed.get("debug"):
+            raise
+        usage = isinstance(error, ValueError) and not isinstance(error, FormatError)
+        ours = isinstance(error, ValueError | FloatingPointError)
+        print(
+            " ".join(str(error).split()) if ours else f"{type(error).__name__}: {error}".split("\n")[0], file=sys.stderr
+        )
+        return 2 if usage else 1
+    print(json.dumps({"event": "summary"} | summary) if typed.get("json") else as_line(summary), flush=True)
+    return 0

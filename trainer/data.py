@@ -1,0 +1,393 @@
+"""Packed shards in, batches of torch tensors of one fixed shape out.
+
+A sequence has its place in its file (docs/format.md), so any sequence of the set can be read alone:
+one `pread` a column, one copy into the batch, one hash over the bytes. Nothing is decoded, joined or
+padded here; that was paid for once, when the set was built.
+
+Order. Sequences are numbered 0, 1, ... through the shard table (`index`). Epoch e reads view e mod
+num_views and every sequence of it once. A shuffled epoch draws an order of the shards and cuts it into
+windows of `SHUFFLE_WINDOW` shards; the sequences of a window are shuffled together. Up to that many
+shards this is a uniform shuffle of the whole view; beyond it, the reader never holds more than two
+windows of files open. Every draw is made of raw words of Philox keyed by (dataset digest, seed, epoch):
+no state, no clock, the same on every machine.
+
+Threads. Each of a few threads builds one whole batch; batches are handed out in their order, and no
+more than `prefetch` wait at a time. Reading, copying and hashing all leave Python's lock.
+
+Cost: the order of an epoch takes 24 bytes a sequence of the view while it is drawn and 8 after;
+`benchmarks/loader.py` measures the reading. Given up: an order uniform over sets of more than
+`SHUFFLE_WINDOW` shards (their examples were already spread over shards by a hash of the key).
+"""
+
+import functools
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+import xxhash
+
+from schemas import FormatError, Layout, Manifest, Shard, read_manifest, read_shard_table, sequence_digest
+from schemas.storage import join
+
+Batch = dict[str, torch.Tensor]
+
+# shards whose sequences are shuffled together: two windows of open files stay far below the usual
+# limit of 1,024, and 64 shards of 256 MB hold some 20,000 sequences of 1,024 tokens
+SHUFFLE_WINDOW = 64
+
+NO_LABEL = -1
+# what an empty sequence or slot holds where it is not 0
+EMPTY = {"labels": NO_LABEL, "index": -1}
+
+SEGMENT_FIELDS = ("start", "num_tokens", "grid_t", "grid_h", "grid_w", "labels")
+# parts of a nested column are read alone, so captions and timestamps are never loaded
+METADATA_COLUMNS = [
+    "num_tokens",
+    "num_segments",
+    "digest",
+    *(f"segments.list.element.{field}" for field in SEGMENT_FIELDS),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class OpenShard:
+    """An open shard and what its small columns say of its R sequences of at most S segments.
+
+    Attributes:
+        shard: gives the arrays of single rows.
+        counts: `num_tokens`, `num_segments` (R,), `starts`, `lengths`, `labels` (R, S), `grids` (R, S, 3),
+            under the names and in the dtypes they have in a batch.
+        digests_R: stored xxh3_64 of each row.
+    """
+
+    shard: Shard
+    counts: dict[str, npt.NDArray[Any]]
+    digests_R: npt.NDArray[np.uint64]
+
+
+def open_shard(path: str, layout: Layout, num_sequences: int, num_classes: int | None) -> OpenShard:
+    """Returns a shard with its small columns as arrays.
+
+    Args:
+        path: the shard's file.
+        layout: the layout the manifest gives it.
+        num_sequences: how many rows the shard table gives it.
+        num_classes: labels lie below it; None where the set has no classes.
+
+    Raises:
+        FormatError: the file is missing, is another than the tables say, or contradicts itself.
+    """
+    try:
+        shard = Shard(path)
+    except FileNotFoundError as error:
+        raise FormatError(
+            f"{path}: no such file; every shard of the shard table is there in a finished set; "
+            "copy it again or finish the set with build --resume"
+        ) from error
+    if shard.layout != layout:
+        raise FormatError(f"{path}: its layout is not the manifest's; one set has one manifest; rebuild this shard")
+    if shard.num_sequences != num_sequences:
+        raise FormatError(
+            f"{path}: {shard.num_sequences} sequences; the shard table says {num_sequences}; rebuild this shard"
+        )
+    table = shard.read_metadata(METADATA_COLUMNS)
+    num_tokens_R, num_segments_R = table["num_tokens"].to_numpy(), table["num_segments"].to_numpy()
+    segments = table["segments"].combine_chunks()
+    fields = segments.flatten()
+    rows_M = pc.list_parent_indices(segments).to_numpy()  # row of each of the shard's M segments
+    in_row_R = np.bincount(rows_M, minlength=num_sequences)
+    slots_M = np.arange(len(rows_M)) - (np.cumsum(in_row_R) - in_row_R)[rows_M]
+    lengths_M = fields.field("num_tokens").to_numpy()
+    tokens_R = np.bincount(rows_M, weights=lengths_M, minlength=num_sequences)
+    wrong_R = (
+        (in_row_R != num_segments_R)
+        | (in_row_R > layout.max_segments)
+        | (tokens_R != num_tokens_R)
+        | (tokens_R > layout.sequence_length)
+    )
+    if wrong_R.any():
+        row = int(np.argmax(wrong_R))
+        raise FormatError(
+            f"{path} row {row}: {in_row_R[row]} segments with {tokens_R[row]:.0f} tokens, counted as "
+            f"{num_segments_R[row]} with {num_tokens_R[row]}; they agree and fit {layout.max_segments} segments "
+            f"and {layout.sequence_length} tokens in a sound row; rebuild this shard"
+        )
+    labels_M = first_labels(fields.field("labels"))
+    if num_classes is not None and (labels_M >= num_classes).any():
+        worst = int(np.argmax(labels_M))
+        raise FormatError(
+            f"{path} row {rows_M[worst]}: label {labels_M[worst]}; the manifest has {num_classes} classes; rebuild the set"
+        )
+
+    def by_slot(values_M: npt.NDArray[Any], dtype: type, empty: int = 0) -> npt.NDArray[Any]:
+        values_RS = np.full((num_sequences, layout.max_segments, *values_M.shape[1:]), empty, dtype)
+        values_RS[rows_M, slots_M] = values_M
+        return values_RS
+
+    grids_M3 = np.stack([fields.field(f"grid_{axis}").to_numpy() for axis in "thw"], axis=1)
+    return OpenShard(
+        shard,
+        {
+            "num_tokens": num_tokens_R.astype(np.int32),
+            "num_segments": num_segments_R.astype(np.int32),
+            "starts": by_slot(fields.field("start").to_numpy(), np.int32),
+            "lengths": by_slot(lengths_M, np.int32),
+            "grids": by_slot(grids_M3, np.int32),
+            "labels": by_slot(labels_M, np.int64, NO_LABEL),
+        },
+        table["digest"].to_numpy(),
+    )
+
+
+def first_labels(labels: pa.ListArray) -> npt.NDArray[np.int64]:
+    """Returns the first label of each list, (M,) int64, or -1 where it is empty."""
+    offsets = labels.offsets.to_numpy()
+    filled_M = offsets[:-1] < offsets[1:]
+    first_M = np.full(len(labels), NO_LABEL, np.int64)
+    first_M[filled_M] = labels.values.to_numpy()[offsets[:-1][filled_M]]
+    return first_M
+
+
+def random_words(count: int, *key: object) -> npt.NDArray[np.uint64]:
+    """Returns `count` raw words of the counter-based generator Philox, a pure function of the key."""
+    seed = xxhash.xxh3_128_intdigest("/".join(str(part) for part in key).encode())
+    return np.random.Philox(key=seed).random_raw(count)
+
+
+class PackedShards:
+    """The batches of a packed set, epoch after epoch.
+
+    Iterating runs from where the loader stands to the end of its epoch; the next iteration is the next
+    epoch. One iteration at a time. Do not wrap it in torch's DataLoader: it has its own threads.
+
+    A batch is a dict of tensors, B sequences of L tokens of width P and at most S segments:
+
+        tokens        (B, L, P)  the layout's dtype, uint8 in format version 1
+        segment_ids   (B, L)     int32, 1..S, 0 = padding
+        positions     (B, L, 3)  int32, (t, y, x)
+        starts        (B, S)     int32, first token of each segment, 0 where there is none
+        lengths       (B, S)     int32, tokens of each segment, 0 where there is none
+        grids         (B, S, 3)  int32, tubelets along (t, h, w), 0 where there is none
+        labels        (B, S)     int64, the segment's first label, -1 where there is none
+        num_segments  (B,)       int32
+        num_tokens    (B,)       int32, real ones
+        index         (B,)       int64, number of the sequence in the set, -1 for an empty sequence
+
+    The last batch of an epoch has the same shape: it is filled with empty sequences (all padding,
+    index -1), or left out with `drop_last`.
+
+    Attributes:
+        manifest: what the set says of itself.
+        layout: the layout that is read.
+        epoch: the epoch of the next batch.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        batch_size: int,
+        layout: int = 0,
+        shuffle: bool = True,
+        seed: int = 0,
+        epoch: int = 0,
+        drop_last: bool = False,
+        verify: bool = True,
+        num_threads: int = 2,
+        prefetch: int = 4,
+        pin_memory: bool = False,
+    ) -> None:
+        """Reads manifest and shard table; shards are opened when their turn comes.
+
+        Args:
+            path: the set's folder, a local path or a URI that pyarrow can read.
+            batch_size: sequences in a batch (B).
+            layout: number of the layout in the manifest; sequences of other layouts are not read.
+            shuffle: another order every epoch; else the order of the shard table.
+            seed: changes the order; it is mixed with the dataset digest, so 0 is as good as any.
+            epoch: the epoch to begin with.
+            drop_last: leave out the last batch of an epoch where it is not full (another order leaves
+                out others); else it is filled with empty sequences, and every sequence comes once.
+            verify: check the stored digest of every sequence read (a fifth of the speed, benchmarks/loader.py).
+            num_threads: batches made at a time; one thread reads 2-3 GB/s from memory, so more are for slow storage.
+            prefetch: most batches made ahead and not yet taken.
+            pin_memory: page-locked batches, for copies to CUDA that overlap with work.
+
+        Raises:
+            ValueError: an argument is out of its range, or the batch size over the number of sequences.
+            FormatError: the set is unfinished, broken or too new.
+        """
+        self.path = path
+        self.manifest: Manifest = read_manifest(path)
+        if not 0 <= layout < len(self.manifest.layouts):
+            raise ValueError(
+                f"{path}: no layout {layout}; it has {len(self.manifest.layouts)}, counted from 0; choose one of them"
+            )
+        for name, value in {"batch_size": batch_size, "num_threads": num_threads, "prefetch": prefetch}.items():
+            if value < 1:
+                raise ValueError(f"{name} {value}: too small; the least is 1; give 1 or more")
+        self.layout: Layout = self.manifest.layouts[layout]
+        self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
+        self._layout_number, self._seed, self._verify = layout, seed, verify
+        self._num_threads, self._prefetch, self._pin_memory = num_threads, prefetch, pin_memory
+
+        table = read_shard_table(path)
+        self._files: list[str] = table["path"].to_pylist()
+        counts = table["num_sequences"].to_numpy()
+        # first_index[i] is the number of shard i's first sequence
+        self._first_index = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        views, layouts = table["view"].to_numpy(), table["layout"].to_numpy()
+        self._shards_of_view = [
+            np.flatnonzero((layouts == layout) & (views == view)) for view in np.unique(views[layouts == layout])
+        ]
+        fewest = min((int(counts[shards].sum()) for shards in self._shards_of_view), default=0)
+        if fewest < 1:
+            raise ValueError(
+                f"{path}: no sequences of layout {layout}; training needs one; choose another layout or set"
+            )
+        if batch_size > fewest:
+            raise ValueError(
+                f"batch size {batch_size}: {path} has {fewest} sequences of layout {layout} in an epoch; "
+                f"a batch is at most that; use {fewest} or less"
+            )
+        self.epoch, self._batch = epoch, 0
+        # evicted shards are closed by their last reader's reference, never under its hands
+        self._open = functools.lru_cache(maxsize=2 * SHUFFLE_WINDOW)(self._open_number)
+
+    def __len__(self) -> int:
+        """Returns the number of batches in the current epoch."""
+        return self._num_batches(self.epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields the rest of the epoch; errors of the reading threads are raised at the batch they belong to."""
+        epoch, first, size = self.epoch, self._batch, self.batch_size
+        order = self._order(epoch)
+        numbers = range(first, self._num_batches(epoch))
+        waiting: deque[Future[Batch]] = deque()
+        threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="PackedShards")
+        try:
+            ahead = iter(numbers)
+            for number in numbers:
+                while len(waiting) < self._prefetch and (upcoming := next(ahead, None)) is not None:
+                    indices = order[upcoming * size : (upcoming + 1) * size]
+                    waiting.append(threads.submit(self._read_batch, indices))
+                batch = waiting.popleft().result()
+                # before the yield, so that a state taken while this batch is in use names the next one
+                last = number == numbers[-1]
+                self.epoch, self._batch = (epoch + 1, 0) if last else (epoch, number + 1)
+                yield batch
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next iteration begin at the first batch of an epoch."""
+        self.epoch, self._batch = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where the loader stands, as JSON values: the next batch, and all that decides its content."""
+        return self._identity() | {"epoch": self.epoch, "batch": self._batch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Makes the next iteration begin at the very batch that was next when the state was taken.
+
+        Raises:
+            ValueError: the state is of another set, or of a loader that cuts other batches.
+        """
+        for name, value in self._identity().items():
+            if state.get(name) != value:
+                raise ValueError(
+                    f"{self.path}: {name} is {value}, the saved state has {state.get(name)}; "
+                    "a run resumes on the same set with the same batches; use the same one, or start anew"
+                )
+        self.epoch, self._batch = state["epoch"], state["batch"]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "dataset_digest": self.manifest.dataset_digest,
+            "layout": self._layout_number,
+            "seed": self._seed,
+            "shuffle": self.shuffle,
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+        }
+
+    def _shards(self, epoch: int) -> npt.NDArray[np.int64]:
+        return self._shards_of_view[epoch % len(self._shards_of_view)]
+
+    def _num_batches(self, epoch: int) -> int:
+        shards = self._shards(epoch)
+        num_sequences = int((self._first_index[shards + 1] - self._first_index[shards]).sum())
+        return num_sequences // self.batch_size if self.drop_last else -(-num_sequences // self.batch_size)
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Returns the indices of an epoch's sequences in their order."""
+        shards = self._shards(epoch)
+        key = (self.manifest.dataset_digest, self._seed, epoch)
+        if self.shuffle:
+            shards = shards[np.argsort(random_words(len(shards), *key, "shards"), kind="stable")]
+        windows = []
+        for number, start in enumerate(range(0, len(shards), SHUFFLE_WINDOW)):
+            window = shards[start : start + SHUFFLE_WINDOW]
+            indices = np.concatenate([np.arange(self._first_index[i], self._first_index[i + 1]) for i in window])
+            if self.shuffle:
+                indices = indices[np.argsort(random_words(len(indices), *key, number), kind="stable")]
+            windows.append(indices)
+        return np.concatenate(windows)
+
+    def _open_number(self, number: int) -> OpenShard:
+        path = join(self.path, self._files[number])
+        num_sequences = int(self._first_index[number + 1] - self._first_index[number])
+        classes = self.manifest.classes
+        return open_shard(path, self.layout, num_sequences, None if classes is None else len(classes))
+
+    def _new_batch(self) -> Batch:
+        """Returns a batch that holds nothing yet, not even zeros: every byte is written once."""
+        size, length, segments = self.batch_size, self.layout.sequence_length, self.layout.max_segments
+        token_dtype = torch.from_numpy(np.empty(0, self.layout.token_dtype)).dtype
+        shapes = {
+            "tokens": ((size, length, self.layout.token_width), token_dtype),
+            "segment_ids": ((size, length), torch.int32),
+            "positions": ((size, length, 3), torch.int32),
+            "starts": ((size, segments), torch.int32),
+            "lengths": ((size, segments), torch.int32),
+            "grids": ((size, segments, 3), torch.int32),
+            "labels": ((size, segments), torch.int64),
+            "num_segments": ((size,), torch.int32),
+            "num_tokens": ((size,), torch.int32),
+            "index": ((size,), torch.int64),
+        }
+        return {
+            name: torch.empty(shape, dtype=dtype, pin_memory=self._pin_memory)
+            for name, (shape, dtype) in shapes.items()
+        }
+
+    def _read_batch(self, indices: npt.NDArray[np.int64]) -> Batch:
+        batch = self._new_batch()
+        arrays = {name: tensor.numpy() for name, tensor in batch.items()}  # views: what is written here is the batch
+        numbers = np.searchsorted(self._first_index, indices, side="right") - 1
+        for slot, (index, number) in enumerate(zip(indices.tolist(), numbers.tolist(), strict=True)):
+            opened = self._open(number)
+            row = index - int(self._first_index[number])
+            columns = {name: opened.shard.read_array(name, row) for name in ("tokens", "segment_ids", "positions")}
+            if self._verify:
+                digest, stored = sequence_digest(*columns.values()), int(opened.digests_R[row])
+                if digest != stored:
+                    raise FormatError(
+                        f"{opened.shard.path} row {row}: digest is {digest:016x}, stored {stored:016x}; "
+                        "its tokens, segment ids or positions changed after it was written; rebuild or copy again this shard"
+                    )
+            for name, values in columns.items():
+                arrays[name][slot] = values
+            for name, values in opened.counts.items():
+                arrays[name][slot] = values[row]
+            arrays["index"][slot] = index
+        for name, array in arrays.items():  # empty sequences, where the last batch is not full
+            array[len(indices) :] = EMPTY.get(name, 0)
+        return batch

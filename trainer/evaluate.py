@@ -1,0 +1,112 @@
+"""Evaluation: one pass over every sequence of a set, each exactly once.
+
+The last batch is filled up with empty sequences, which count nothing; so every batch has one shape and
+the result does not depend on the batch size but for rounding. A set of several views is evaluated on its
+first. Masks are drawn anew from the seed, so that two evaluations hide the same tokens.
+"""
+
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from trainer.config import Config
+from trainer.data import Batch, PackedShards
+from trainer.losses import Loss, classification_loss, draw_mask, reconstruction_loss
+from trainer.vit import NaViT, Output
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Returns the batch on the device; from pinned memory the copy runs beside other work."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def forward_loss(
+    model: NaViT, batch: Batch, device: torch.device, mask_share: float, generator: torch.Generator
+) -> tuple[Output, Loss, Batch]:
+    """Returns what the model says of a batch, its loss, and the batch on the device.
+
+    Args:
+        model: on the device.
+        batch: on the CPU, as `PackedShards` gives it.
+        device: bf16 autocast is used on CUDA only: on most CPUs it is slower than float32.
+        mask_share: for a model without classes.
+        generator: of the masks, on the CPU.
+    """
+    mask_BL = None
+    if model.reconstruct is not None:
+        mask_BL = draw_mask(batch["segment_ids"], batch["lengths"], mask_share, generator).to(device)
+    batch = to_device(batch, device)
+    max_segments = batch["labels"].shape[1]
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        output = model(batch["tokens"], batch["segment_ids"], batch["positions"], max_segments, mask_BL)
+    if output.logits_BSK is not None:
+        return output, classification_loss(output.logits_BSK, batch["labels"]), batch
+    wanted_BLP = model.embed.normalise(batch["tokens"])
+    return output, reconstruction_loss(output.pixels_BLP, wanted_BLP, mask_BL), batch
+
+
+def evaluation_shards(trained: PackedShards, path: str, config: Config) -> PackedShards:
+    """Returns the batches to evaluate on; checks now what would be found out only after the training.
+
+    Args:
+        trained: the set the model is trained on.
+        path: the set to evaluate on.
+        config: gives layout, batch size (cut to the size of the set) and device.
+
+    Raises:
+        ValueError: the model cannot read or judge this set: tubelet, channels or classes differ.
+        FormatError: the set is unfinished or broken.
+    """
+    options: dict[str, Any] = {"layout": config.layout, "shuffle": False, "verify": config.verify}
+    shards = PackedShards(path, batch_size=1, **options)
+    for name, value, found in (
+        ("tubelet", trained.layout.tubelet, shards.layout.tubelet),
+        ("channels", trained.layout.channels, shards.layout.channels),
+        ("token dtype", trained.layout.token_dtype, shards.layout.token_dtype),
+        ("classes", trained.manifest.classes, shards.manifest.classes),
+    ):
+        if value != found:
+            raise ValueError(f"{path}: {name} {found}; the model was trained on {value}; evaluate on a set built alike")
+    return PackedShards(path, batch_size=min(config.batch_size, len(shards)), **options)
+
+
+@torch.no_grad()
+def evaluate(model: NaViT, shards: PackedShards, config: Config, device: torch.device) -> dict[str, Any]:
+    """Returns loss, accuracy (with classes), and what was counted, over all of a set.
+
+    Args:
+        model: on the device; its mode is put back.
+        shards: from `evaluation_shards`.
+        config: gives seed and share of the masks.
+        device: where the model is.
+
+    Raises:
+        FormatError: a shard is missing or broken.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    total = correct = torch.zeros((), device=device, dtype=torch.float64)
+    count = torch.zeros((), device=device, dtype=torch.int64)
+    num_sequences = num_segments = num_tokens = 0
+    was_training = model.training
+    model.eval()
+    # None: a bar on a terminal and nothing elsewhere
+    for batch in tqdm(shards, total=len(shards), desc="evaluate", unit="batch", leave=False, disable=None):
+        num_sequences += int((batch["index"] >= 0).sum())
+        num_segments += int(batch["num_segments"].sum())
+        num_tokens += int(batch["num_tokens"].sum())
+        output, loss, batch = forward_loss(model, batch, device, config.mask_share, generator)
+        total, count = total + loss.total, count + loss.count
+        if output.logits_BSK is not None:
+            # label -1 equals no class number
+            correct = correct + (output.logits_BSK.argmax(dim=2) == batch["labels"]).sum()
+    model.train(was_training)
+    result = {"eval": shards.path, "eval_loss": float(total / count) if count else None}
+    if model.classify is not None:
+        result["eval_accuracy"] = float(correct / count) if count else None
+    return result | {
+        "eval_counted": int(count),
+        "eval_sequences": num_sequences,
+        "eval_segments": num_segments,
+        "eval_tokens": num_tokens,
+    }

@@ -3,6 +3,8 @@ import sys
 
 from pipeline.cli import main
 
+# a terminal without UTF-8 shows a mark where it cannot show a name
+sys.stdout.reconfigure(errors="backslashreplace")
 code = main()
 sys.stdout.flush()
 sys.stderr.flush()

@@ -8,6 +8,7 @@ asked for wrongly. Beam's own options come after `--`. Modules are imported by t
 import argparse
 import json
 import logging
+import os
 import sys
 from typing import Any
 
@@ -36,6 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
                 f"{arguments[split + 1]}: {values.command} runs no Beam pipeline; only build and plan take options after --; leave them out"
             )
         return values.run(values, arguments[split + 1 :])
+    except BrokenPipeError:
+        # the reader has seen enough (`| head`); what is left goes nowhere
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
+        return 0
     except FormatError as error:
         return _failed(error, 1, values.debug)
     except ValueError as error:
@@ -192,6 +197,7 @@ def _print_prediction(made: dict[str, Any], out: Any) -> None:
         "sequences": f"{planned['num_sequences']:,}",
         "efficiency": f"{made['efficiency']:.4f}",
         "shards": f"{planned['num_shards']:,}, about {made['predicted_bytes'] / 1e6:,.0f} MB",
+        "to decode": f"{planned['source_px'] / 1e6:,.0f} Mpx, about {made['predicted_decode_core_s'] / 60:,.1f} minutes of one core",
     }
     for bound in made["bounds"]:
         gap = bound["num_sequences"] - bound["bound"]

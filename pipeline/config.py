@@ -125,11 +125,11 @@ class PlanConfig:
             "workers": "nothing runs",
         }
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        defaults |= {"max_tokens_per_example": "the sequence length", "limit": "all"}
         for name, harm in least.items():
             value = getattr(self, name)
             if value is not None and value < 1:
-                default = "none" if defaults[name] is None else defaults[name]
-                raise ValueError(f"{flag(name)} {value}: {harm}; the least is 1; leave it out for {default}")
+                raise ValueError(f"{flag(name)} {value}: {harm}; the least is 1; leave it out for {defaults[name]}")
         Resolution.parse(self.resolution)
         self._check_shapes()
         if not self.fps > 0 or self.fps == float("inf"):
@@ -164,8 +164,8 @@ class PlanConfig:
         layout = self.layout
         if layout.token_bytes > MAX_ROW_BYTES:
             raise ValueError(
-                f"--sequence-length {self.sequence_length} with --tubelet {','.join(map(str, self.tubelet))}: {layout.token_bytes} bytes a sequence; "
-                f"Parquet holds at most {MAX_ROW_BYTES}; choose a shorter sequence or a smaller tubelet"
+                f"--sequence-length {self.sequence_length} with --tubelet {','.join(map(str, self.tubelet))}: "
+                f"{layout.token_bytes} bytes a sequence; Parquet holds at most {MAX_ROW_BYTES}; choose a shorter sequence or a smaller tubelet"
             )
 
 

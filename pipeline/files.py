@@ -6,8 +6,10 @@ UTF-8: they travel as Python's surrogate escapes.
 """
 
 import contextlib
+import errno
 import fcntl
-import glob
+import fnmatch
+import io
 import os
 import stat
 import uuid
@@ -33,6 +35,10 @@ class Unlistable(NamedTuple):
     detail: str
 
 
+class NotRegularError(OSError):
+    """A pipe, socket or device where a file was to be read."""
+
+
 def is_uri(path: str) -> bool:
     """Returns whether a path is handled by Beam's filesystems."""
     return "://" in path
@@ -52,19 +58,34 @@ def walk(folder: str) -> Iterator[Found | Unlistable]:
     if is_uri(folder):
         yield from match(folder, "**")
     else:
-        yield from _walk_local(folder, "", (os.path.realpath(folder),))
+        yield from _walk_local(folder, "", (os.path.realpath(folder),), ("**",), frozenset({0, 1}))
 
 
-def match(root: str, pattern: str) -> Iterator[Found]:
-    """Yields every file below a root that a glob matches; `**` crosses folders."""
-    if is_uri(root):
-        for result in _beam().match([join(root, pattern)]):
-            for found in result.metadata_list:
-                yield Found(found.path[len(root.rstrip("/")) + 1 :], found.size_in_bytes)
+def match(root: str, pattern: str) -> Iterator[Found | Unlistable]:
+    """Yields every file below a root that a glob matches, hidden ones included, as `walk` does.
+
+    A component `**` stands for any number of folders, none included, and at the end for all that is below; other
+    components are as in `fnmatch`. Beam's own patterns and Python's `glob` differ in that, and `glob` follows loops.
+    Nothing is matched below a root that is not there.
+
+    Raises:
+        OSError: the root itself cannot be read.
+    """
+    parts = tuple(pattern.split("/"))
+    start = _with_empty(parts, {0})
+    if not is_uri(root):
+        if os.path.isdir(root):
+            yield from _walk_local(root, "", (os.path.realpath(root),), parts, start)
         return
-    for relative in glob.iglob(pattern, root_dir=root, recursive=True, include_hidden=True):
-        if not os.path.isdir(os.path.join(root, relative)):
-            yield _found(root, relative)
+    for result in _beam().match([join(root, "**")]):
+        for found in result.metadata_list:
+            relative = found.path[len(root.rstrip("/")) + 1 :]
+            places = start
+            for name in relative.split("/"):
+                places = _after(parts, places, name)
+            # names that end in a slash are the folder marks of some tools
+            if len(parts) in places and not relative.endswith("/"):
+                yield Found(relative, found.size_in_bytes)
 
 
 def find(root: str, name: str) -> Found:
@@ -80,18 +101,20 @@ def open_read(path: str) -> IO[bytes]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        OSError: it cannot be read.
+        NotRegularError: it is a pipe, socket or device.
+        OSError: it cannot be read; reading from it raises OSErrors with a number too, whatever the storage.
     """
     if not is_uri(path):
-        return open(path, "rb", buffering=READ_BYTES)
+        return open(path, "rb", buffering=READ_BYTES, opener=_open_regular)
     from apache_beam.io.filesystem import CompressionTypes
 
     try:
-        return _beam().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        file = _beam().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
     except Exception as error:  # each store has its own; only "not there" means something to us
         if not exists(path):
-            raise FileNotFoundError(f"{path}: no such object") from error
-        raise OSError(f"{path}: {error}") from error
+            raise FileNotFoundError(errno.ENOENT, "no such object", path) from error
+        raise OSError(errno.EIO, str(error), path) from error
+    return io.BufferedReader(_Remote(path, file), READ_BYTES)
 
 
 def read(path: str) -> bytes:
@@ -108,7 +131,7 @@ def retried(call: Callable[..., Any], *args: Any) -> Any:
     """
     from apache_beam.utils.retry import with_exponential_backoff
 
-    lasting = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+    lasting = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotRegularError)
 
     def may_pass(error: BaseException) -> bool:
         return isinstance(error, OSError) and not isinstance(error, lasting)
@@ -152,8 +175,8 @@ def writing(path: str) -> Iterator[IO[bytes]]:
     Raises:
         OSError: it cannot be written; nothing is left under the name, nor under the temporary one.
     """
-    folder, _, name = path.rpartition("/")
-    temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp" if folder else f".{name}.{uuid.uuid4().hex}.tmp"
+    folder, slash, name = path.rpartition("/")
+    temporary = f"{folder}{slash}.{name}.{uuid.uuid4().hex}.tmp"
     try:
         if is_uri(path):
             with _beam().create(temporary) as file:
@@ -165,7 +188,7 @@ def writing(path: str) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            _sync_folder(folder or ".")
+            _sync_folder(folder + slash or ".")
     except BaseException:
         remove(temporary)
         raise
@@ -206,7 +229,62 @@ def locked(folder: str) -> Iterator[bool]:
         os.close(handle)
 
 
-def _walk_local(root: str, relative: str, above: tuple[str, ...]) -> Iterator[Found | Unlistable]:
+class _Remote(io.RawIOBase):
+    """A file of Beam's filesystems that fails as a local one does: a store's own errors would look like bad content."""
+
+    def __init__(self, path: str, file: IO[bytes]) -> None:
+        self._path = path
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._file.read(len(buffer))
+        except Exception as error:  # each store has its own
+            raise OSError(errno.EIO, str(error), self._path) from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._file.seek(offset, whence)
+        return self._file.tell()
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # without O_NONBLOCK a pipe would hold us until someone writes into it; files do not mind
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return handle
+    os.close(handle)
+    raise NotRegularError(errno.EINVAL, "a pipe, socket or device; only regular files are read", path)
+
+
+def _walk_local(
+    root: str, relative: str, above: tuple[str, ...], parts: tuple[str, ...], places: frozenset[int]
+) -> Iterator[Found | Unlistable]:
+    """Yields what a pattern matches below a folder.
+
+    Args:
+        root: the folder that names are relative to.
+        relative: the folder looked into.
+        above: real paths of that folder and those it lies in; links back to them are loops.
+        parts: the pattern.
+        places: how far the pattern may have been matched by `relative`.
+    """
     try:
         entries = sorted(os.listdir(os.path.join(root, relative)))
     except OSError as error:
@@ -215,14 +293,38 @@ def _walk_local(root: str, relative: str, above: tuple[str, ...]) -> Iterator[Fo
         yield Unlistable(relative, error.strerror or str(error))
         return
     for name in entries:
+        after = _after(parts, places, name)
+        if not after:
+            continue
         inner = os.path.join(relative, name)
         path = os.path.join(root, inner)
         if not os.path.isdir(path):
-            yield _found(root, inner)
+            if len(parts) in after:
+                yield _found(root, inner)
             continue
         real = os.path.realpath(path)
-        if real not in above:
-            yield from _walk_local(root, inner, (*above, real))
+        if real not in above and min(after) < len(parts):
+            yield from _walk_local(root, inner, (*above, real), parts, after)
+
+
+def _after(parts: tuple[str, ...], places: frozenset[int], name: str) -> frozenset[int]:
+    """Returns how far a pattern may have been matched after one more component of a path."""
+    open_places = [place for place in places if place < len(parts)]
+    return _with_empty(
+        parts,
+        {place for place in open_places if parts[place] == "**"}
+        | {place + 1 for place in open_places if parts[place] != "**" and fnmatch.fnmatchcase(name, parts[place])},
+    )
+
+
+def _with_empty(parts: tuple[str, ...], places: set[int]) -> frozenset[int]:
+    """Returns the places and those behind the `**` that follow them, which may stand for nothing."""
+    reached = set(places)
+    for place in places:
+        while place < len(parts) and parts[place] == "**":
+            place += 1
+            reached.add(place)
+    return frozenset(reached)
 
 
 def _found(root: str, relative: str) -> Found:

@@ -50,6 +50,7 @@ def planned_totals(summaries: list[dict[str, Any]]) -> dict[str, Any]:
             "num_sequences": sum(shard.num_sequences for shard in shards),
             "num_segments": sum(shard.num_segments for shard in shards),
             "num_tokens": sum(shard.num_tokens for shard in shards),
+            "source_px": sum(summary["source_px"] for summary in summaries),
         },
     }
 

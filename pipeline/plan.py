@@ -134,6 +134,7 @@ def plan_group(
             {reference.example.source.key for reference in references} | {reject.key for reject in rejects}
         ),
         "num_rejects": len(rejects),
+        "source_px": sum(_source_px(reference) for reference in references),
         "ignored": dict(sorted(ignored.items())),
         "clashes": sorted([clash.key, *sorted(clash.paths)] for clash in clashes),
         "histograms": histograms,
@@ -227,6 +228,12 @@ def _even(items: list[Any], parts: int) -> Iterator[list[Any]]:
     parts = min(parts, len(items))
     for part in range(parts):
         yield items[len(items) * part // parts : len(items) * (part + 1) // parts]
+
+
+def _source_px(reference: Reference) -> int:
+    """Returns the pixels that decoding this view takes."""
+    example = reference.example
+    return example.source_height * example.source_width * max(1, len(example.frame_pts))
 
 
 def _rows(sequence: int, members: list[Reference], classes: tuple[str, ...] | None) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,8 @@
 Images: the header alone. Videos: one demux pass. No picture is decoded here but a video's first frame.
 """
 
+import errno
+
 import xxhash
 
 from pipeline import files
@@ -45,12 +47,17 @@ def probe(source: Source, path: str, num_clips: int, num_frames: int, fps: float
                 examples = _clips(source, video.probe(file), num_clips, num_frames, fps)
     except DecodeError as error:
         return [reject(source.key, "probe", error.reason, error)]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return [reject(source.key, "probe", "not_found", "listed, but not there when probed")]
-    except (PermissionError, IsADirectoryError) as error:
+    except (files.NotRegularError, IsADirectoryError) as error:
+        return [reject(source.key, "probe", "not_a_file", error.strerror)]
+    except OSError as error:
+        # a link that leads to itself fails for good, unlike other errors of storage
+        if not isinstance(error, PermissionError) and error.errno != errno.ELOOP:
+            raise
         return [reject(source.key, "probe", "unreadable", error.strerror)]
     pixels = examples[0].source_height * examples[0].source_width
-    if not 1 <= pixels <= max_pixels:
+    if pixels > max_pixels:
         size = f"{examples[0].source_height}x{examples[0].source_width}"
         return [reject(source.key, "probe", "too_large", f"{size} is {pixels} pixels; --max-pixels is {max_pixels}")]
     return examples

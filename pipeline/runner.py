@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
@@ -23,7 +24,6 @@ import pipeline as package
 from pipeline.options import Parser
 
 _LOCAL_RUNNERS = ("FnApiRunner", "DirectRunner", "PrismRunner", "InteractiveRunner")
-_POLL_S = 0.5
 
 
 class PipelineFailed(RuntimeError):
@@ -59,7 +59,11 @@ def parse_beam_options(arguments: list[str]) -> PipelineOptions | None:
 
 
 def run(
-    add_graph: Callable[[beam.Pipeline], None], workers: int, options: PipelineOptions | None, tick: Callable[[], Any]
+    add_graph: Callable[[beam.Pipeline], None],
+    workers: int,
+    options: PipelineOptions | None,
+    tick: Callable[[], Any],
+    tick_every_s: float,
 ) -> None:
     """Runs one pipeline to its end.
 
@@ -67,12 +71,13 @@ def run(
         add_graph: adds the transforms.
         workers: local processes; more than one are started as such, one runs inside this process.
         options: of another runner, or None for this machine.
-        tick: called about twice a second while it runs.
+        tick: called while it runs.
+        tick_every_s: how often, in seconds.
 
     Raises:
         PipelineFailed: it did not finish.
     """
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     failure: list[BaseException] = []
     ended = threading.Event()
 
@@ -88,7 +93,7 @@ def run(
 
     with _watched_workers(failure, ended):
         threading.Thread(target=target, name="pipeline", daemon=True).start()
-        while not ended.wait(_POLL_S):
+        while not ended.wait(tick_every_s):
             tick()
     if failure:
         raise PipelineFailed(_one_line(failure[0])) from failure[0]
@@ -122,7 +127,9 @@ def _watched_workers(failure: list[BaseException], ended: threading.Event) -> It
                 RuntimeError(f"a worker process died ({arguments.exc_value}); run the same command with --resume")
             )
             ended.set()
-        else:
+        elif not issubclass(
+            arguments.exc_type, grpc.RpcError
+        ):  # Beam's other threads only complain about the dead worker
             before(arguments)
 
     threading.excepthook = hook

@@ -94,12 +94,13 @@ class Layout:
                 mean=tuple(float(x) for x in data["mean"]),
                 std=tuple(float(x) for x in data["std"]),
             )
-            token_width, stride, padding = data["token_width"], data["stride"], data["padding"]
+            token_width, stride, padding = data["token_width"], list(data["stride"]), list(data["padding"])
+            known = token_width == layout.token_width and stride == list(layout.tubelet) and not any(padding)
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(
                 f"{where}: broken layout ({error!r}); it holds what docs/format.md lists; rebuild the set"
             ) from error
-        if token_width != layout.token_width or list(stride) != list(layout.tubelet) or any(padding):
+        if not known:
             raise FormatError(
                 f"{where}: token_width {token_width}, stride {stride}, padding {padding} with tubelet {layout.tubelet} x {layout.channels}; "
                 f"this reader knows edge-to-edge tubelets, {layout.token_width} wide here; upgrade patchpack"

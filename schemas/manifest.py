@@ -134,8 +134,8 @@ def read_manifest(folder: str) -> Manifest:
         ) from error
     if not isinstance(data, dict) or "format_version" not in data:
         raise FormatError(f"{path}: no format_version; a manifest of patchpack has one; check the path")
-    check_version(data["format_version"], data.get("requires", ()), path)
     try:
+        check_version(data["format_version"], data.get("requires", ()), path)
         return Manifest(
             dataset_digest=data["dataset_digest"],
             layouts=tuple(Layout.from_json(layout, path) for layout in data["layouts"]),

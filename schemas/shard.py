@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import FormatError
-from schemas.geometry import Layout
+from schemas.geometry import Layout, ceil_div
 from schemas.manifest import check_version
 from schemas.sequence import array_columns
 from schemas.storage import open_file
 
 METADATA_KEY = b"patchpack"
 
-# The Thrift header of one data page with a checksum and no statistics takes 20 to 40 bytes
-# (parquet.thrift, PageHeader); two pages cannot fit below this, so it tells one page from more.
-MAX_PAGE_HEADER_BYTES = 40
+# The fixed part of one data page's Thrift header with a checksum and empty statistics (parquet.thrift,
+# PageHeader); its two sizes and its row count follow as varints.
+_PAGE_HEADER_BYTES = 22
 
 
 def read_metadata(parquet: pq.ParquetFile, path: str) -> dict[str, Any]:
@@ -41,7 +41,8 @@ def read_metadata(parquet: pq.ParquetFile, path: str) -> dict[str, Any]:
     try:
         metadata = json.loads(raw)
         check_version(metadata["format_version"], metadata["requires"], path)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        metadata["layout"]
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FormatError(
             f"{path}: broken '{METADATA_KEY.decode()}' metadata ({error!r}); rebuild this shard"
         ) from error
@@ -68,20 +69,18 @@ class Shard:
         self.path = path
         self._file = open_file(path)
         try:
-            self._parquet = pq.ParquetFile(self._file)
-        except (pa.ArrowException, OSError, ValueError) as error:
+            self._parquet = self._open()
+            self.metadata = read_metadata(self._parquet, path)
+            self.layout = Layout.from_json(self.metadata["layout"], path)
+            self._columns = array_columns(self.layout)
+            self._check_columns()
+        except FormatError:
             self._file.close()
-            raise FormatError(
-                f"{path}: not a readable Parquet file ({error}); a shard exists whole or not at all; rebuild it"
-            ) from error
-        self.metadata = read_metadata(self._parquet, path)
-        self.layout = Layout.from_json(self.metadata["layout"], path)
-        self._columns = array_columns(self.layout)
+            raise
         footer = self._parquet.metadata
         self.num_sequences: int = footer.num_rows
         rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         self._first_rows = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
-        self._check_columns()
         self._direct = {name: self._chunk_starts(name) for name in self._columns}
         self._cached_group: tuple[int, pa.Table] | None = None
         self._lock = threading.Lock()
@@ -129,6 +128,15 @@ class Shard:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise FormatError(f"{self.path}: cannot be read ({error}); the shard is broken; rebuild it") from error
 
+    def _open(self) -> pq.ParquetFile:
+        try:
+            # the digest column guards the raw arrays; the pages' checksums guard the rest
+            return pq.ParquetFile(self._file, page_checksum_verification=True)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise FormatError(
+                f"{self.path}: not a readable Parquet file ({error}); a shard exists whole or not at all; rebuild it"
+            ) from error
+
     def _check_columns(self) -> None:
         schema = self._parquet.schema_arrow
         for name, (dtype, shape) in self._columns.items():
@@ -142,7 +150,8 @@ class Shard:
     def _chunk_starts(self, column: str) -> list[int | None]:
         """Returns, per row group, where the raw values of a column begin, or None where they are not raw and in one piece."""
         footer = self._parquet.metadata
-        number = self._parquet.schema_arrow.get_field_index(column)
+        # footers number the leaves of nested columns too, so a column's place among the names does not tell
+        number = next(leaf for leaf in range(footer.num_columns) if footer.schema.column(leaf).path == column)
         dtype, shape = self._columns[column]
         width = int(np.prod(shape)) * dtype.itemsize
         starts: list[int | None] = []
@@ -154,7 +163,9 @@ class Shard:
                 and set(chunk.encodings) <= {"PLAIN", "RLE"}
             )
             headers = chunk.total_compressed_size - rows * width
-            one_page = plain and 0 < headers <= MAX_PAGE_HEADER_BYTES
+            # two pages, even without checksums, need six bytes more
+            most = _PAGE_HEADER_BYTES + 2 * _varint_bytes(rows * width) + _varint_bytes(rows)
+            one_page = plain and 0 < headers <= most
             starts.append(chunk.data_page_offset + headers if one_page else None)
         return starts
 
@@ -163,3 +174,8 @@ class Shard:
             if self._cached_group is None or self._cached_group[0] != group:
                 self._cached_group = (group, self._parquet.read_row_group(group, columns=list(self._columns)))
             return self._cached_group[1]
+
+
+def _varint_bytes(value: int) -> int:
+    """Returns the bytes of a whole number in Thrift's compact protocol: seven bits each, one bit for the sign."""
+    return max(1, ceil_div((2 * value).bit_length(), 7))

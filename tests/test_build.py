@@ -396,12 +396,13 @@ def test_views_limit_exclude_and_deep_tubelets(media: Path, tmp_path: Path, run:
     assert by_view[0] != by_view[1], "both views have the same sizes"
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_of_other_versions_fails_with_one_line(
-    media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    workers: int, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = transforms.library_versions()
     monkeypatch.setattr("pipeline.launch.library_versions", lambda: mine | {"pillow": "1.0"})
-    ended = run("build", media, "--output", tmp_path / "shards", "--workers", 1)
+    ended = run("build", media, "--output", tmp_path / "shards", "--workers", workers)
     assert ended.code == 1
     assert (
         ended.err

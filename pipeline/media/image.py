@@ -15,11 +15,16 @@ from typing import IO
 import numpy as np
 import simplejpeg
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.media.errors import DecodeError
+from pipeline.media.reader import Reader
 
 # what Pillow may open: never formats that run other programs (EPS) or that nobody keeps photos in
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+# --max-pixels judges the size by the header; Pillow's own limit would stand in the way of a higher one
+Image.MAX_IMAGE_PIXELS = None
 
 _ORIENTATION_TAG = 0x0112
 # EXIF 2.32, section 4.6.4, tag Orientation: what brings the stored picture upright
@@ -42,7 +47,7 @@ def probe(file: IO[bytes]) -> tuple[int, int]:
     Raises:
         DecodeError: there is no readable header.
     """
-    with _content_errors(), Image.open(file, formats=FORMATS) as picture:
+    with _opened(file) as picture:
         return _oriented_size(picture)
 
 
@@ -57,7 +62,7 @@ def decode(data: bytes, height: int, width: int) -> tuple[np.ndarray, tuple[int,
     Raises:
         DecodeError: the decoder reports any error; damaged data is never filled in.
     """
-    with _content_errors(), Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+    with _opened(io.BytesIO(data)) as picture:
         source_size = _oriented_size(picture)
         orientation = _orientation(picture)
         pixels = _pixels(picture, data)
@@ -74,8 +79,10 @@ def _pixels(picture: Image.Image, data: bytes) -> Image.Image:
         return Image.fromarray(simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True))
     if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
         # 16-bit greys: Pillow's own conversion clips at 255
-        grey = np.asarray(picture).astype(np.int64)
-        return Image.fromarray((np.clip(grey, 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+        grey_HW = np.asarray(picture)
+        if picture.mode == "I":
+            grey_HW = grey_HW.clip(0, 65535)
+        return Image.fromarray((grey_HW >> 8).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         coloured = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
@@ -83,12 +90,14 @@ def _pixels(picture: Image.Image, data: bytes) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int:
-    # getexif() on a PNG without EXIF in its header would decode the whole picture to look behind it
-    if picture.format == "PNG" and "exif" not in picture.info:
+    """Returns the EXIF orientation still to be applied; 1 where there is none, or none that can be read."""
+    if isinstance(picture, TiffImageFile):
+        # Pillow itself turns these when it loads them, and tells the turned size
         return 1
     try:
-        return int(picture.getexif().get(_ORIENTATION_TAG, 1))
-    except (TypeError, ValueError):
+        # not picture.getexif(): a PNG's decodes the whole picture to look for EXIF behind it
+        return int(Image.Image.getexif(picture).get(_ORIENTATION_TAG, 1))
+    except Exception:  # broken EXIF raises anything, and says nothing against the pixels
         return 1
 
 
@@ -98,22 +107,36 @@ def _oriented_size(picture: Image.Image) -> tuple[int, int]:
 
 
 @contextmanager
-def _content_errors() -> Iterator[None]:
-    """Turns whatever a decoder raises over bad bytes into a DecodeError; errors of reading pass."""
+def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
+    """Opens a picture without decoding it.
+
+    Raises:
+        DecodeError: whatever a decoder raises over bad bytes, then or later.
+        OSError: the storage failed.
+    """
+    reader = Reader(file)
     try:
         with warnings.catch_warnings():
-            # Pillow's plugins warn about odd metadata and go on; size is judged by --max-pixels
+            # Pillow's plugins warn about odd metadata and go on
             warnings.simplefilter("ignore")
-            yield
-    except DecodeError:
-        raise
-    except Image.UnidentifiedImageError as error:
-        raise DecodeError("broken", "the header cannot be read") from error
-    except MemoryError:
-        raise
-    except OSError as error:
-        if error.errno is not None:
+            with Image.open(reader, formats=FORMATS) as picture:
+                _check_strips(picture)
+                yield picture
+    except Exception as error:  # plugins raise OSError, SyntaxError, struct.error, IndexError, zlib.error and more
+        if reader.error is not None:
+            raise reader.error from error
+        if isinstance(error, DecodeError | MemoryError):
             raise
-        raise DecodeError("broken", error) from error
-    except Exception as error:  # plugins raise SyntaxError, struct.error, IndexError, zlib.error and more
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise DecodeError("broken", "the header cannot be read") from error
         raise DecodeError("broken", str(error) or type(error).__name__) from error
+    if reader.error is not None:
+        raise reader.error
+
+
+def _check_strips(picture: Image.Image) -> None:
+    """Refuses a TIFF whose strips do not cover it: Pillow would leave the rest black."""
+    if isinstance(picture, TiffImageFile):
+        covered = sum((right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in picture.tile)
+        if covered < picture.width * picture.height:
+            raise DecodeError("broken", "strips are missing")

@@ -1,12 +1,13 @@
 """Videos: frame times for planning, the frames of one clip for the shard.
 
-Probing demuxes the file once and decodes a single frame (PyAV shows the display rotation only on
+Probing demuxes the file once and decodes a single frame (PyAV shows the display matrix only on
 frames); frame counts in headers are not trusted. A clip's frames are picked by presentation time: the
 frame on screen at each wanted time. Decoding is sequential from the start of the file, which is exact
 for every container, and costs the decoding of what lies before the clip.
 """
 
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -14,9 +15,11 @@ from typing import IO, NamedTuple
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from pipeline.media.errors import DecodeError
+from pipeline.media.reader import Reader
 
 # by content only, and never formats that open further files or addresses (HLS, concat, DASH)
 _CONTAINER_OPTIONS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf"}
@@ -35,6 +38,14 @@ class VideoHeader(NamedTuple):
     time_base: tuple[int, int]
 
 
+class Display(NamedTuple):
+    """How a stored frame becomes the upright one: rows and columns swapped, then each flipped or not."""
+
+    swap: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+
 def probe(file: IO[bytes]) -> VideoHeader:
     """Returns size, presentation times and time base of a file's first video stream.
 
@@ -46,8 +57,10 @@ def probe(file: IO[bytes]) -> VideoHeader:
         last_duration = 0
         first = None
         for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_discard:
+            if packet.size == 0 or packet.is_discard or _is_hidden(packet, stream):
                 continue
+            if packet.is_corrupt:
+                raise DecodeError("broken", f"packet {len(pts)} is damaged or cut off")
             if first is None:
                 first = next(iter(packet.decode()), None)
             time = packet.pts if packet.pts is not None else packet.dts
@@ -59,7 +72,9 @@ def probe(file: IO[bytes]) -> VideoHeader:
             first = next(iter(stream.codec_context.decode(None)), None)
         if first is None or not pts:
             raise DecodeError("no_frames", "the video stream has no frame that decodes")
-        pts.sort()
+        # a stream cut before an open group of pictures begins with frames that no decoder can show
+        first_pts = min(pts) if first.pts is None else first.pts
+        pts = sorted(time for time in pts if time >= first_pts)
         height, width = _oriented_size(first)
         base = stream.time_base
         return VideoHeader(height, width, tuple(pts), pts[-1] + last_duration, (base.numerator, base.denominator))
@@ -115,35 +130,68 @@ def decode_clip(file: IO[bytes], pts: tuple[int, ...], height: int, width: int) 
 
 
 def _upright_pixels(frame: av.VideoFrame, reformatter: VideoReformatter, height: int, width: int) -> np.ndarray:
-    turns = _quarter_turns(frame)
-    if turns % 2:
+    display = _display(frame)
+    if display.swap:
         height, width = width, height
     small = reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation=_SCALER, threads=1)
-    return np.rot90(small.to_ndarray(), turns)
+    pixels_HWC = small.to_ndarray()
+    if display.swap:
+        pixels_HWC = pixels_HWC.transpose(1, 0, 2)
+    return pixels_HWC[:: -1 if display.flip_rows else 1, :: -1 if display.flip_columns else 1]
 
 
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Returns how many quarter turns counterclockwise bring a frame upright."""
-    return round(frame.rotation / 90) % 4
+def _display(frame: av.VideoFrame) -> Display:
+    """Returns what a frame's display matrix asks for, to the nearest quarter turn, mirrored ones included."""
+    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    if data is None:
+        return Display()
+    # libavutil/display.h: x' = a x + c y, y' = b x + d y
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Display(False, d < 0, a < 0)
+    return Display(True, b < 0, c < 0)
 
 
 def _oriented_size(frame: av.VideoFrame) -> tuple[int, int]:
-    return (frame.width, frame.height) if _quarter_turns(frame) % 2 else (frame.height, frame.width)
+    return (frame.width, frame.height) if _display(frame).swap else (frame.height, frame.width)
+
+
+def _is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
+    """Returns whether a packet is a VP8 frame that is only referred to; WebM stores such frames as packets."""
+    # RFC 6386, section 9.1: bit 4 of the first byte is show_frame
+    return stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
 
 
 @contextmanager
 def _opened(file: IO[bytes]) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Opens a container's first video stream that is no cover picture, and turns FFmpeg's errors into DecodeErrors."""
+    """Opens a container's first video stream that is no cover picture.
+
+    Raises:
+        DecodeError: any error of FFmpeg.
+        OSError: the storage failed.
+    """
+    reader = Reader(file)
     try:
-        with av.open(file, container_options=_CONTAINER_OPTIONS) as container:
+        # titles in other encodings are no reason to refuse a video
+        with av.open(reader, container_options=_CONTAINER_OPTIONS, metadata_errors="replace") as container:
             streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
             if not streams:
                 raise DecodeError("no_video", "the container has no video stream")
+            if streams[0].codec_context is None:
+                raise DecodeError("broken", "there is no decoder for its video codec")
+            # decoders would else paint over what they cannot read
+            streams[0].codec_context.options = {"err_detect": "explode"}
             # one thread: workers already use every core
             streams[0].thread_type = "NONE"
             streams[0].codec_context.thread_count = 1
             yield container, streams[0]
-    except DecodeError:
-        raise
-    except (av.error.FFmpegError, ValueError, IndexError, AttributeError) as error:
+    except Exception as error:
+        if reader.error is not None:
+            raise reader.error from error
+        if isinstance(error, av.error.FFmpegError):
+            raise DecodeError("broken", error.strerror or type(error).__name__) from error
+        if isinstance(error, DecodeError | MemoryError):
+            raise
         raise DecodeError("broken", str(error) or type(error).__name__) from error
+    if reader.error is not None:
+        raise reader.error

@@ -1,0 +1,101 @@
+"""The charts of report.html as inline SVG: plain bars whose colours are the page's own, so that dark mode works.
+
+matplotlib is imported when a chart is drawn: `verify`, `inspect` and the workers do without it. Equal reports
+give equal bytes for a pinned matplotlib: ids are salted by name, there is no date, text stays text.
+"""
+
+import io
+import re
+from typing import Any
+
+# matplotlib knows no CSS variables: it draws in these colours, and each becomes a variable of the page
+_BAR, _INK, _LINE, _MARK = "#010203", "#040506", "#070809", "#0a0b0c"
+_VARIABLES = {_BAR: "var(--bar)", _INK: "var(--soft)", _LINE: "var(--line)", _MARK: "var(--ink)"}
+
+_STYLE = {
+    "svg.fonttype": "none",
+    # shipped with matplotlib: the same metrics, so the same layout, on every machine
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _LINE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.axisbelow": True,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "ytick.major.size": 0,
+}
+_WIDTH_IN, _HEIGHT_IN = 5.0, 2.5
+
+
+def histogram(name: str, found: dict[str, Any], x_label: str, y_label: str) -> str:
+    """Returns a histogram as SVG, with a dashed line at the median.
+
+    Args:
+        name: of the chart, unique in its page.
+        found: a distribution of the report.
+        x_label: what is counted, with its unit.
+        y_label: what the counts count.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    edges, counts = found["edges"], found["counts"]
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
+        axes = figure.add_subplot()
+        # the bar of a single whole number stands over it, not to its right
+        single = edges[1] - edges[0] == 1
+        edges = [edge - 0.5 for edge in edges] if single else edges
+        widths = [high - low for low, high in zip(edges, edges[1:], strict=False)]
+        axes.bar(edges[:-1], counts, widths, align="edge", color=_BAR, edgecolor="none", linewidth=0)
+        if found["median"] is not None:
+            axes.axvline(found["median"], color=_MARK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set(xlabel=x_label, ylabel=y_label, xlim=(edges[0], edges[-1]), ylim=(0, max(counts) * 1.05 or 1))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        if edges[-1] >= 1000:
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        if single:
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.grid(axis="y")
+        return _svg(figure, name)
+
+
+def fractions(name: str, values: dict[str, float | None], x_label: str) -> str:
+    """Returns horizontal bars from 0 to 1, one a name, with each value written behind its bar."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    shown = {label: value for label, value in reversed(values.items()) if value is not None}
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(_WIDTH_IN, 1.4), layout="constrained")
+        axes = figure.add_subplot()
+        bars = axes.barh(list(shown), list(shown.values()), height=0.62, color=_BAR)
+        axes.bar_label(bars, [f"{value:.4f}" for value in shown.values()], padding=4, color=_MARK)
+        # room for the number behind a full bar
+        axes.set(xlabel=x_label, xlim=(0, 1.12), xticks=[n / 5 for n in range(6)])
+        axes.grid(axis="x")
+        return _svg(figure, name)
+
+
+def _svg(figure: Any, name: str) -> str:
+    """Returns a figure as an <svg> element that can stand in a page beside others."""
+    sink = io.StringIO()
+    figure.savefig(sink, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = sink.getvalue()
+    text = text[text.index("<svg") :]
+    # its one rule is for every element of the page, and names of namespaces mean nothing in HTML
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
+    # ids are the same in every chart that matplotlib draws
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    return text

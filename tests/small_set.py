@@ -1,0 +1,165 @@
+"""Builds a small real set without Beam: pictures, a clip, two rejects, several groups, shards and row kinds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from PIL import Image
+
+from pipeline import finish, plan, probe, sample, shards, source
+from pipeline.config import BuildConfig
+from pipeline.records import Example, Ignored, Outcome, Source
+from schemas import Layout, Manifest, read_manifest, read_shard_table, sequence_digest
+from schemas.manifest import SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
+from schemas.sequence import array_columns
+
+NUM_GROUPS = 2
+NUM_IMAGES = 22
+# tubelets of two frames, so that a clip of five repeats one and an image its only one
+CONFIG = BuildConfig(
+    resolution="side:16-64",
+    tubelet=(2, 8, 8),
+    sequence_length=64,
+    max_segments=5,
+    clip_frames=5,
+    labels="folder",
+    group_size=12,
+    shard_bytes=80_000,
+    workers=1,
+)
+CLASSES = ("left", "right")
+# planned like the others, and another file when its shard is written
+CHANGED_KEY = "media/left/04.png"
+EMPTY_KEY = "media/right/empty.jpg"
+
+
+def build_small_set(folder: Path) -> Path:
+    """Draws media below a folder and returns the finished set made of them."""
+    media, output = folder / "media", folder / "set"
+    _draw_media(media)
+    (output / "plan").mkdir(parents=True)
+    (output / "plan" / "classes.json").write_text(json.dumps(CLASSES))
+    given = source.parse_input(0, str(media))
+    groups: list[list[Outcome]] = [[] for _ in range(NUM_GROUPS)]
+    for listed in source.list_input(given, ()):
+        for outcome in _outcomes(listed, given.root):
+            key = outcome.example.source.key if hasattr(outcome, "example") else outcome.key
+            groups[plan.group_of(key, CONFIG.seed, NUM_GROUPS)].append(outcome)
+    planned = []
+    for number, members in enumerate(groups):
+        group = plan.plan_group(number, members, CONFIG, CLASSES)
+        plan.write_group_plan(group, str(output))
+        planned += [plan.ShardPlan(*shard) for shard in group.summary["shards"]]
+    (media / "left" / "04.png").write_bytes(b"another file")
+    results = [
+        shards.write_shard(shard, plan.read_shard_rows(str(output), shard), [given.root], str(output), CONFIG, {})
+        for shard in planned
+    ]
+    finish.finish(str(output), CONFIG, results)
+    return output
+
+
+def stored_rows(folder: Path) -> list[dict[str, Any]]:
+    """Returns every stored sequence in order as Python values: the slow way to know what a set holds."""
+    names = pq.read_table(folder / SHARD_TABLE_NAME)["path"].to_pylist()
+    return [row for name in names for row in pq.read_table(folder / name).to_pylist()]
+
+
+def read_rows(path: Path, layout: Layout) -> list[dict[str, Any]]:
+    """Returns a shard's rows with their raw columns as arrays that can be changed."""
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        for name, (dtype, shape) in array_columns(layout).items():
+            row[name] = np.frombuffer(row[name], dtype).reshape(shape).copy()
+    return rows
+
+
+def rewrite_shard(folder: Path, name: str, rows: list[dict[str, Any]], **own: Any) -> None:
+    """Writes changed rows into a shard so that only the change is wrong: digests and tables follow.
+
+    Args:
+        folder: of the set.
+        name: of the shard.
+        rows: as `read_rows` gave them; each row's digest is made new.
+        own: entries of the shard's own record to replace.
+    """
+    path = folder / name
+    schema = pq.read_schema(path)
+    record = json.loads(pq.read_metadata(path).metadata[b"patchpack"]) | own
+    for row in rows:
+        row["digest"] = sequence_digest(row["tokens"], row["segment_ids"], row["positions"])
+    stored = [{key: _stored(value) for key, value in row.items()} for row in rows]
+    table = pa.Table.from_pylist(stored, schema=schema.with_metadata({"patchpack": json.dumps(record)}))
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
+    accept_file(folder, name)
+
+
+def accept_file(folder: Path, name: str, **row: Any) -> None:
+    """Makes the shard table and the manifest agree with a shard's file as it is now, and with other values given."""
+    content = (folder / name).read_bytes()
+    table = read_shard_table(str(folder)).to_pylist()
+    for entry in table:
+        if entry["path"] == name:
+            entry |= {"digest": xxhash.xxh3_128_hexdigest(content), "bytes": len(content)} | row
+    write_shard_table(folder, table)
+
+
+def write_shard_table(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes the shard table, and the totals that follow from it into the manifest."""
+    (folder / SHARD_TABLE_NAME).write_bytes(table_bytes(rows, SHARD_TABLE_SCHEMA))
+    manifest = read_manifest(str(folder))
+    stored = {name: sum(row[name] for row in rows) for name in ("num_sequences", "num_segments", "num_tokens", "bytes")}
+    digest = dataset_digest(manifest.layouts, [row["digest"] for row in rows])
+    change_manifest(folder, dataset_digest=digest, stored=stored | {"num_shards": len(rows)})
+
+
+def change_manifest(folder: Path, **values: Any) -> None:
+    """Replaces entries of the manifest: its own by name, or those of its totals."""
+    manifest: Manifest = read_manifest(str(folder))
+    data = json.loads(manifest.to_bytes())
+    for name, value in values.items():
+        (data if name in data else data["totals"])[name] = value
+    (folder / "manifest.json").write_text(json.dumps(data))
+
+
+def _outcomes(listed: Source | Ignored, root: str) -> list[Outcome]:
+    if not isinstance(listed, Source):
+        return [listed]
+    path = source.source_path(listed, [root])
+    found = probe.probe(listed, path, 1, CONFIG.clip_frames, CONFIG.fps, CONFIG.max_pixels)
+    rule = sample.Resolution.parse(CONFIG.resolution)
+    return [
+        sample.sample(example, 0, rule, CONFIG.tubelet, CONFIG.token_cap, CONFIG.oversize, CONFIG.seed)
+        if isinstance(example, Example)
+        else example
+        for example in found
+    ]
+
+
+def _draw_media(media: Path) -> None:
+    """Draws pictures of many aspects, a clip, an empty file and a text file into two folders."""
+    generator = np.random.default_rng(0)
+    for name in CLASSES:
+        (media / name).mkdir(parents=True)
+    for number in range(NUM_IMAGES):
+        height, width = generator.integers(20, 200, 2).tolist()
+        pixels = np.linspace((0, 80, 160), (90, 250, 200), height * width).reshape(height, width, 3)
+        Image.fromarray(pixels.astype(np.uint8)).save(media / CLASSES[number % 3 == 0] / f"{number:02}.png")
+    (media / "right" / "empty.jpg").touch()
+    (media / "right" / "notes.txt").write_text("not a picture")
+    with av.open(str(media / "left" / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for number in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 30 * number, np.uint8))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _stored(value: Any) -> Any:
+    return value.tobytes() if isinstance(value, np.ndarray) else value

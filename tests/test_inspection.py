@@ -1,0 +1,193 @@
+"""`inspect` shows the sequence that was asked for, and the pictures that were packed."""
+
+import io
+import json
+import re
+import shutil
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from small_set import CLASSES, CONFIG, build_small_set, read_rows, rewrite_shard, stored_rows
+
+from pipeline import inspection_picture
+from pipeline.inspection import describe, draw, print_description
+from pipeline.media import image
+from pipeline.patchify import unpatchify
+from schemas import FormatError, read_shard_table
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished set; tests that damage one copy it."""
+    return build_small_set(tmp_path_factory.mktemp("inspection"))
+
+
+@pytest.fixture
+def own(packed: Path, tmp_path: Path) -> Path:
+    """A copy of the set to damage."""
+    return Path(shutil.copytree(packed, tmp_path / "set"))
+
+
+def names(folder: Path) -> list[str]:
+    """Returns the shards by order of the table."""
+    return read_shard_table(str(folder))["path"].to_pylist()
+
+
+def printed(description: dict[str, Any]) -> str:
+    """Returns a description as a terminal would show it."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    print_description(description, out)
+    out.seek(0)
+    return out.read()
+
+
+def places_of(picture: np.ndarray, part: np.ndarray) -> int:
+    """Returns how often a smaller picture stands in a larger one, pixel for pixel."""
+    height, width = part.shape[:2]
+    found = 0
+    for y, x in np.argwhere((picture[: -height + 1, : -width + 1] == part[0, 0]).all(axis=2)):
+        found += np.array_equal(picture[y : y + height, x : x + width], part)
+    return found
+
+
+def test_sequences_are_numbered_in_the_order_of_the_shard_table(packed: Path) -> None:
+    rows = stored_rows(packed)
+    for number, row in enumerate(rows):
+        found = describe(str(packed), number)
+        assert [segment["example_id"] for segment in found["segments"]] == [
+            segment["example_id"] for segment in row["segments"]
+        ]
+        in_shard = pq.read_table(packed / found["shard"]).to_pylist()[found["row"]]
+        assert in_shard["digest"] == row["digest"] == int(found["digest"], 16)
+
+
+def test_a_description_holds_every_stored_field_as_json(packed: Path) -> None:
+    row = stored_rows(packed)[0]
+    found = json.loads(json.dumps(describe(str(packed), 0), allow_nan=False))
+    for segment, stored in zip(found["segments"], row["segments"], strict=True):
+        assert segment["label_names"] == [CLASSES[label] for label in stored["labels"]]
+        assert {name: segment[name] for name in stored} == stored
+    for name in ("num_tokens", "num_segments", "max_segment_tokens", "attention_cost"):
+        assert found[name] == row[name]
+    assert found["fill"] == row["num_tokens"] / CONFIG.sequence_length
+    assert found["digest_ok"]
+    assert found["problem"] is None
+
+
+def test_a_changed_token_shows_as_a_wrong_digest(own: Path) -> None:
+    name = names(own)[0]
+    content = bytearray((own / name).read_bytes())
+    content[300] ^= 1
+    (own / name).write_bytes(content)
+    found = describe(str(own), 0)
+    assert not found["digest_ok"]
+    assert f"{name} row 0: digest is" in found["problem"]
+    assert "DOES NOT MATCH" in printed(found)
+    with pytest.raises(FormatError, match=f"{name} row 0: digest is"):
+        draw(str(own), 0)
+
+
+@pytest.mark.parametrize("number", [-1, 15, 10**12])
+def test_a_number_out_of_range_is_an_error_that_says_the_range(packed: Path, number: int) -> None:
+    expected = f"sequence {number}: out of range; {packed} has 15 sequences, 0 to 14; choose one of them"
+    for show in (describe, draw):
+        with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+            show(str(packed), number)
+
+
+def test_every_picture_is_drawn_as_its_file_decodes(packed: Path) -> None:
+    checked = 0
+    for number, row in enumerate(stored_rows(packed)):
+        drawn = np.array(draw(str(packed), number))
+        for segment in row["segments"]:
+            if not segment["timestamps_s"]:
+                content = (packed.parent / segment["source"]).read_bytes()
+                frames_THWC, _ = image.decode(content, segment["height"], segment["width"])
+                assert places_of(drawn, frames_THWC[0]) == 1, segment["source"]
+                checked += 1
+    assert checked == 21
+
+
+def test_a_clip_is_drawn_as_a_filmstrip_of_every_tubelet(packed: Path) -> None:
+    rows = stored_rows(packed)
+    number = next(n for n, row in enumerate(rows) if any(segment["timestamps_s"] for segment in row["segments"]))
+    clip = next(segment for segment in rows[number]["segments"] if segment["timestamps_s"])
+    drawn = np.array(draw(str(packed), number))
+    layout_width = 2 * 8 * 8 * 3
+    tokens = np.frombuffer(rows[number]["tokens"], np.uint8).reshape(-1, layout_width)
+    grid = (clip["grid_t"], clip["grid_h"], clip["grid_w"])
+    frames = unpatchify(tokens[clip["start"] :][: clip["num_tokens"]], grid, CONFIG.tubelet, 3, 5)
+    assert grid[0] == 3
+    for frame in frames[::2]:
+        assert places_of(drawn, frame) == 1
+    for frame in frames[1::2]:
+        assert places_of(drawn, frame) == 0
+
+
+def test_the_strip_shows_segments_in_colour_and_padding_hatched(packed: Path) -> None:
+    rows = stored_rows(packed)
+    number = next(n for n, row in enumerate(rows) if len(row["segments"]) > 1 and row["num_tokens"] < 60)
+    drawn = np.array(draw(str(packed), number))
+    margin, width = inspection_picture.MARGIN_PX, inspection_picture.WIDTH_PX - 2 * inspection_picture.MARGIN_PX
+    top = margin + inspection_picture.LINE_PX + inspection_picture.GAP_PX
+    strip = drawn[top + 4 : top + inspection_picture.STRIP_PX - 3]
+    for place, segment in enumerate(rows[number]["segments"], start=1):
+        x = margin + width * segment["start"] // CONFIG.sequence_length + 2
+        assert (strip[:, x] == inspection_picture.colour(place)).all()
+    padding = strip[:, margin + width * rows[number]["num_tokens"] // CONFIG.sequence_length + 2 : margin + width - 1]
+    shades = {tuple(pixel) for pixel in padding.reshape(-1, 3).tolist()}
+    assert len(shades) == 2
+    assert (255, 255, 255) in shades
+
+
+def test_an_empty_sequence_is_shown(packed: Path) -> None:
+    number = next(n for n, row in enumerate(stored_rows(packed)) if not row["segments"])
+    assert describe(str(packed), number)["segments"] == []
+    assert draw(str(packed), number).width == inspection_picture.WIDTH_PX
+
+
+def test_dropped_tokens_give_an_error_instead_of_a_wrong_picture(own: Path) -> None:
+    name = names(own)[0]
+    rows = read_rows(own / name, CONFIG.layout)
+    row, segment = rows[0], rows[0]["segments"][-1]
+    end = row["num_tokens"] - 1
+    for column in ("tokens", "segment_ids", "positions"):
+        row[column][end] = 0
+    segment["num_tokens"] -= 1
+    row["num_tokens"] -= 1
+    lengths = [one["num_tokens"] for one in row["segments"]]
+    row["max_segment_tokens"], row["attention_cost"] = max(lengths), sum(n * n for n in lengths)
+    rewrite_shard(own, name, rows)
+    count, volume = segment["num_tokens"], segment["num_tokens"] + 1
+    expected = rf"{name} row 0, segment {len(lengths)} \({segment['source']}\): {count} of {volume} tokens were kept; "
+    with pytest.raises(FormatError, match=expected):
+        draw(str(own), 0)
+    assert describe(str(own), 0)["problem"] is None
+
+
+@pytest.mark.parametrize("source", ["\x1b[2J\n" * 30, "\u30d5" * 80, "x" * 300])
+def test_a_printed_description_fits_80_columns_whatever_the_key(packed: Path, source: str) -> None:
+    description = describe(str(packed), 0)
+    description["segments"][0] |= {"source": source, "captions": [source], "label_names": [source]}
+    for line in printed(description).splitlines():
+        assert sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line) <= 80
+        assert line.isprintable()
+
+
+def test_a_wide_picture_is_shrunk_to_the_page() -> None:
+    frames = np.zeros((1, 40, 4000, 3), np.uint8)
+    drawn = inspection_picture.compose("title", [inspection_picture.Picture(frames, ("wide",))], [5], 10)
+    black = (np.array(drawn) == 0).all(axis=2)
+    assert drawn.width == inspection_picture.WIDTH_PX
+    assert black.any(axis=0).sum() == inspection_picture.WIDTH_PX - 2 * inspection_picture.MARGIN_PX
+
+
+def test_a_missing_shard_is_named(own: Path) -> None:
+    (own / names(own)[0]).unlink()
+    with pytest.raises(FormatError, match=rf"{names(own)[0]}: no such file; shards\.parquet lists it; "):
+        describe(str(own), 0)
+    assert describe(str(own), 14)["digest_ok"]

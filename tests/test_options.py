@@ -1,0 +1,119 @@
+"""Options: a field is an option, with its help, its default and its reader, and nothing is written down twice."""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+
+from pipeline.options import Parser, add_options, from_namespace, option, output_affecting
+
+
+def _pair(text: str) -> tuple[int, ...]:
+    values = tuple(int(part) for part in text.split("x"))
+    if len(values) != 2:
+        raise ValueError(f"{len(values)} numbers; it takes 2")
+    return values
+
+
+@dataclass(frozen=True)
+class Config:
+    """A command with one option of every kind."""
+
+    path: str
+    grid_size: tuple[int, ...] = option((2, 3), "how many 100% squares", parse=_pair, metavar="HxW")
+    colour: str = option("red", "which colour", choices=("red", "blue"))
+    limit: int | None = option(None, "at most so many", parse=int, metavar="N")
+    start: int = option(0, "the first", parse=int)
+    leave_out: tuple[str, ...] = option((), "what is left out", metavar="GLOB", repeat=True)
+    kept: tuple[str, ...] = option(("a", "b"), "what is kept", repeat=True, affects_output=False)
+    loud: bool = option(False, "say more", affects_output=False)
+
+
+def read(*typed: str) -> Config:
+    """Returns what a command line stands for."""
+    parser = Parser(prog="draw")
+    add_options(parser, Config)
+    return from_namespace(Config, parser.parse_args(typed), path="here")
+
+
+def test_without_options_every_default_holds() -> None:
+    assert read() == Config("here")
+
+
+def test_what_is_typed_is_read() -> None:
+    typed = "--grid-size 4x5 --colour blue --limit 7 --start -3 --loud".split()
+    assert read(*typed) == Config("here", (4, 5), "blue", 7, -3, loud=True)
+
+
+def test_a_repeated_option_collects() -> None:
+    assert read("--leave-out", "*.gif").leave_out == ("*.gif",)
+    assert read("--leave-out", "*.gif", "--leave-out", "a/*").leave_out == ("*.gif", "a/*")
+    assert read().leave_out == (), "one parse leaves nothing behind for the next"
+    assert read("--kept", "c").kept == ("a", "b", "c")
+
+
+def test_of_other_options_the_last_one_holds() -> None:
+    assert read("--start", "1", "--start", "2").start == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (("--start", "x"), "argument --start: 'x' is not valid (invalid literal for int() with base 10: 'x')"),
+        (("--limit", "1.5"), "argument --limit: '1.5' is not valid (invalid literal for int() with base 10: '1.5')"),
+        (("--grid-size", "4"), "argument --grid-size: '4' is not valid (1 numbers; it takes 2)"),
+        (
+            ("--start", "4\n5"),
+            "argument --start: '4\\n5' is not valid (invalid literal for int() with base 10: '4\\n5')",
+        ),
+        (("--start",), "argument --start: expected one argument"),
+        (("--sta", "1"), "unrecognized arguments: --sta 1"),
+        (("--path", "x"), "unrecognized arguments: --path x"),
+        (("--loud=1",), "argument --loud: ignored explicit argument '1'"),
+    ],
+)
+def test_a_wrong_option_ends_with_exit_2_and_one_line(
+    typed: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read(*typed)
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"{told}; see draw --help\n"
+    assert printed.out == ""
+
+
+def test_a_choice_that_is_none_names_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read("--colour", "green")
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and line.count("\n") == 1
+    assert line.startswith("argument --colour: invalid choice: 'green'") and "red" in line and "blue" in line
+
+
+def test_help_shows_each_option_with_its_default() -> None:
+    parser = Parser(prog="draw", formatter_class=lambda prog: argparse.HelpFormatter(prog, width=200))
+    add_options(parser, Config)
+    lines = [" ".join(line.split()) for line in parser.format_help().splitlines()]
+    assert lines[-7:] == [
+        "--grid-size HxW how many 100% squares (default 2,3)",
+        "--colour {red,blue} which colour (default red)",
+        "--limit N at most so many",
+        "--start START the first (default 0)",
+        "--leave-out GLOB what is left out",
+        "--kept KEPT what is kept (default a,b)",
+        "--loud say more",
+    ]
+
+
+def test_only_options_that_affect_the_output_are_recorded() -> None:
+    assert output_affecting(read("--limit", "7", "--leave-out", "x")) == {
+        "grid_size": [2, 3],
+        "colour": "red",
+        "limit": 7,
+        "start": 0,
+        "leave_out": ["x"],
+    }
+    changed = dataclasses.replace(read(), loud=True, kept=(), path="there")
+    assert output_affecting(changed) == output_affecting(read())

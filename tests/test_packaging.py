@@ -1,0 +1,57 @@
+"""What Dataflow's --setup_file sends to workers: an sdist that holds every module and imports by itself."""
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from apache_beam.runners.portability.stager import Stager
+from conftest import ROOT
+
+from pipeline.runner import parse_beam_options
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution that Beam makes of setup.py."""
+    return Path(Stager._build_setup_package(str(ROOT / "setup.py"), str(tmp_path_factory.mktemp("staged"))))
+
+
+@pytest.mark.slow
+def test_the_sdist_holds_every_module_and_imports_in_an_empty_folder(sdist: Path, tmp_path: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    modules = {
+        str(path.relative_to(ROOT))
+        for folder in ("pipeline", "schemas", "trainer")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert modules <= packed
+    assert not {name for name in packed if name.startswith(("demo/", ".venv/", ".git"))}
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", tmp_path / "site", sdist],
+        check=True,
+        cwd=tmp_path,
+    )
+    code = "import pipeline.transforms, pipeline.shards, schemas, trainer; print(pipeline.__file__, pipeline.transforms.library_versions())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(tmp_path / "site"))
+
+
+def test_remote_runners_get_an_absolute_setup_file() -> None:
+    options = parse_beam_options(["--runner", "DataflowRunner", "--project", "p", "--region", "r"])
+    assert options is not None
+    known = options.get_all_options()
+    assert known["setup_file"] == str(ROOT / "setup.py")
+    assert known["save_main_session"] is False
+    assert parse_beam_options([]) is None
+    assert parse_beam_options(["--runner", "DirectRunner"]) is None

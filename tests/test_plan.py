@@ -1,0 +1,219 @@
+"""The plan: the same whatever the order of arrival, every input in it once, every limit kept."""
+
+import dataclasses
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planned import make_reference
+
+from pipeline.config import BuildConfig, PlanConfig
+from pipeline.plan import (
+    PLAN_SCHEMA,
+    GroupPlan,
+    ShardPlan,
+    group_of,
+    plan_group,
+    read_rejects,
+    read_shard_rows,
+    read_summaries,
+    sequence_bytes,
+    write_group_plan,
+)
+from pipeline.records import Clash, Ignored, Outcome, Reference, reject
+from pipeline.shards import fingerprint
+
+# 12 tokens and at most 4 examples a sequence; 5 examples a chunk; 2 sequences of 240 bytes a shard
+CONFIG = PlanConfig(
+    tubelet=(1, 2, 2), sequence_length=12, max_segments=4, group_size=5, shard_bytes=480, views=2, seed=3
+)
+
+
+def test_a_sequence_has_the_bytes_of_its_raw_columns() -> None:
+    assert sequence_bytes(CONFIG) == 12 * (1 * 2 * 2 * 3) + 12 * 2 + 12 * 3 * 2 == 240
+
+
+grids = st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 3))
+keys = st.text("abc/é", min_size=1, max_size=4)
+
+
+@st.composite
+def arrivals(draw: Any) -> list[Outcome]:
+    """Draws what falls into a group: examples with both their views or one of them, rejects, ignored and clashes."""
+    named = draw(st.lists(st.tuples(keys, st.integers(0, 2)), unique=True, max_size=14))
+    members: list[Outcome] = []
+    for key, clip in named:
+        views = draw(st.sampled_from([(0, 1), (0, 1), (0,), (1,)]))
+        members += [make_reference(key, draw(grids), view, clip) for view in views]
+    members += [reject(key, "probe", "broken", "bad\nbytes") for key in draw(st.lists(keys, unique=True, max_size=3))]
+    members += [Ignored(f"i{n}", why) for n, why in enumerate(draw(st.lists(st.sampled_from([".txt", ".gif"]))))]
+    members += [Clash(key, ("/b", "/a")) for key in draw(st.lists(keys, unique=True, max_size=2))]
+    return members
+
+
+def placed(plan: GroupPlan) -> list[tuple[str, int, int, tuple[int, int, int]]]:
+    """Returns what stands in a plan, as (key, clip, view, grid)."""
+    return [
+        (row["key"], row["clip"], row["view"], (row["grid_t"], row["grid_h"], row["grid_w"]))
+        for rows in plan.shards
+        for row in rows
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(members=arrivals(), data=st.data())
+def test_the_order_of_arrival_changes_nothing(members: list[Outcome], data: st.DataObject) -> None:
+    shuffled = data.draw(st.permutations(members))
+    assert plan_group(7, iter(members), CONFIG, None) == plan_group(7, iter(shuffled), CONFIG, None)
+
+
+@settings(max_examples=80, deadline=None)
+@given(members=arrivals())
+def test_every_input_is_in_the_plan_once(members: list[Outcome]) -> None:
+    plan = plan_group(7, members, CONFIG, None)
+    references = [member for member in members if isinstance(member, Reference)]
+    wanted = [(ref.example.source.key, ref.example.clip, ref.view, ref.grid) for ref in references]
+    assert Counter(placed(plan)) == Counter(wanted)
+    rejects = [member for member in members if type(member).__name__ == "Reject"]
+    assert plan.rejects == sorted(rejects) and plan.summary["num_rejects"] == len(rejects)
+    ignored = Counter(member.why for member in members if isinstance(member, Ignored))
+    assert plan.summary["ignored"] == dict(ignored)
+    clashes = [[member.key, "/a", "/b"] for member in members if isinstance(member, Clash)]
+    assert plan.summary["clashes"] == sorted(clashes)
+    assert plan.summary["num_inputs"] == len({name for name, *_ in wanted} | {row.key for row in rejects})
+    for view in (0, 1):
+        lengths = Counter(str(ref.num_tokens) for ref in references if ref.view == view)
+        assert plan.summary["histograms"][str(view)] == dict(lengths)
+
+
+@settings(max_examples=80, deadline=None)
+@given(members=arrivals())
+def test_every_limit_is_kept(members: list[Outcome]) -> None:
+    plan = plan_group(7, members, CONFIG, None)
+    told = [ShardPlan(*shard) for shard in plan.summary["shards"]]
+    assert [(shard.group, shard.index, shard.row_group) for shard in told] == [(7, n, n) for n in range(len(told))]
+    for shard, rows in zip(told, plan.shards, strict=True):
+        numbers = [row["sequence"] for row in rows]
+        assert numbers == sorted(numbers) and set(numbers) == set(range(shard.num_sequences))
+        assert {row["view"] for row in rows} == {shard.view}
+        sequences = [[row for row in rows if row["sequence"] == number] for number in range(shard.num_sequences)]
+        tokens = [sum(row["grid_t"] * row["grid_h"] * row["grid_w"] for row in sequence) for sequence in sequences]
+        assert max(tokens) <= CONFIG.sequence_length
+        assert max(map(len, sequences)) <= CONFIG.max_segments
+        assert (shard.num_segments, shard.num_tokens) == (len(rows), sum(tokens))
+        assert shard.num_sequences <= 2, "two sequences are as many as --shard-bytes holds"
+    for view in (0, 1):
+        chunks = [chunk for chunk in plan.summary["chunks"] if chunk["view"] == view]
+        sizes = [chunk["num_examples"] for chunk in chunks]
+        assert max(sizes, default=0) <= CONFIG.group_size and max(sizes, default=0) - min(sizes, default=0) <= 1
+        assert sum(sizes) == sum(isinstance(member, Reference) and member.view == view for member in members)
+        assert len(sizes) == -(-sum(sizes) // CONFIG.group_size)
+        assert all(chunk["bound"] <= chunk["num_sequences"] for chunk in chunks)
+        made = [shard.num_sequences for shard in told if shard.view == view]
+        assert sum(made) == sum(chunk["num_sequences"] for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "shard_bytes", "sizes"), [(7, 720, [2, 2, 3]), (6, 720, [3, 3]), (3, 1, [1] * 3)]
+)
+def test_shards_of_a_chunk_are_even(sequences: int, shard_bytes: int, sizes: list[int]) -> None:
+    config = dataclasses.replace(CONFIG, group_size=100, shard_bytes=shard_bytes, views=1)
+    plan = plan_group(0, [make_reference(f"{n}", (3, 2, 2)) for n in range(sequences)], config, None)
+    assert sorted(ShardPlan(*shard).num_sequences for shard in plan.summary["shards"]) == sizes
+
+
+def test_sequences_are_stored_in_an_order_that_the_seed_decides() -> None:
+    members = [make_reference(f"{n}", (3, 2, 2)) for n in range(12)]
+    orders = set()
+    for seed in range(3):
+        config = dataclasses.replace(CONFIG, group_size=100, shard_bytes=10**6, views=1, seed=seed)
+        orders.add(tuple(name for name, *_ in placed(plan_group(0, members, config, None))))
+    assert len(orders) == 3
+    assert all(sorted(order) == sorted(f"{n}" for n in range(12)) for order in orders)
+
+
+def test_labels_are_the_folders_numbers() -> None:
+    members = [make_reference(key, (1, 1, 1)) for key in ("set/dog/1.jpg", "set/cat/2.jpg", "set/cat/deep/3.jpg")]
+    config = dataclasses.replace(CONFIG, views=1)
+    rows = plan_group(0, members, config, ("cat", "deep", "dog")).shards[0]
+    assert {row["key"]: row["label"] for row in rows} == {
+        "set/dog/1.jpg": 2,
+        "set/cat/2.jpg": 0,
+        "set/cat/deep/3.jpg": 1,
+    }
+    assert all(row["label"] is None for row in plan_group(0, members, config, None).shards[0])
+    alone = plan_group(0, [make_reference("1.jpg")], config, ("cat",)).shards[0]
+    assert [row["label"] for row in alone] == [None]
+
+
+@settings(max_examples=40, deadline=None)
+@given(key=keys, seed=st.integers(0, 9), groups=st.integers(1, 50))
+def test_a_group_depends_on_seed_and_key_alone(key: str, seed: int, groups: int) -> None:
+    hashed = xxhash.xxh3_64_intdigest(str(seed).encode() + b"\0" + key.encode())
+    assert group_of(key, seed, groups) == hashed % groups
+
+
+@settings(max_examples=15, deadline=None)
+@given(members=arrivals())
+def test_a_plan_survives_its_file(tmp_path_factory: pytest.TempPathFactory, members: list[Outcome]) -> None:
+    folder = str(tmp_path_factory.mktemp("out"))
+    os.mkdir(f"{folder}/plan")
+    plans = [plan_group(group, members[group::2], CONFIG, None) for group in (0, 1)]
+    for plan in reversed(plans):
+        write_group_plan(plan, folder)
+    assert list(read_summaries(folder)) == [plan.summary for plan in plans]
+    assert list(read_rejects(folder)) == [row for plan in plans for row in plan.rejects]
+    for plan in plans:
+        for shard, rows in zip(plan.summary["shards"], plan.shards, strict=True):
+            assert read_shard_rows(folder, ShardPlan(*shard)) == rows
+
+
+def test_the_bytes_of_a_plan_depend_on_nothing_but_the_plan(tmp_path: Path) -> None:
+    members = [make_reference(f"{n}", (1, 2, 2)) for n in range(7)]
+    contents = []
+    for name, arrived in (("a", members), ("b", members[::-1])):
+        (tmp_path / name / "plan").mkdir(parents=True)
+        write_group_plan(plan_group(0, arrived, CONFIG, None), str(tmp_path / name))
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / name / "plan").iterdir()})
+    assert contents[0] == contents[1]
+    assert set(contents[0]) == {"part-000-00000.parquet", "rejects-000-00000.parquet"}
+
+
+ROWS = plan_group(0, [make_reference("a/b.mp4", (2, 1, 1)), make_reference("c.jpg")], CONFIG, None).shards[0]
+# another value for every column of the plan
+OTHER: dict[str, Any] = {name: 77 for name in PLAN_SCHEMA.names} | {
+    "example_id": "other",
+    "key": "other",
+    "path": b"other",
+    "frame_pts": [0, 99],
+}
+
+
+def test_a_fingerprint_ignores_where_the_files_are() -> None:
+    moved = [row | {"root": 5, "path": b"elsewhere"} for row in ROWS]
+    assert fingerprint(moved, CONFIG, {"numpy": "2"}) == fingerprint(ROWS, CONFIG, {"numpy": "2"})
+    config = BuildConfig(**dataclasses.asdict(CONFIG), resume=True)
+    others = dataclasses.replace(config, workers=99, resume=False, overwrite=True, max_reject_fraction=1.0)
+    assert fingerprint(ROWS, config, {}) == fingerprint(ROWS, others, {}) == fingerprint(ROWS, CONFIG, {})
+
+
+@pytest.mark.parametrize("column", [name for name in PLAN_SCHEMA.names if name not in ("root", "path")])
+def test_a_fingerprint_changes_with_every_other_column(column: str) -> None:
+    changed = [ROWS[0], ROWS[1] | {column: OTHER[column]}]
+    assert ROWS[1][column] != OTHER[column]
+    assert fingerprint(changed, CONFIG, {}) != fingerprint(ROWS, CONFIG, {})
+
+
+def test_a_fingerprint_changes_with_config_versions_and_order() -> None:
+    seen = {fingerprint(ROWS, CONFIG, {}), fingerprint(ROWS[::-1], CONFIG, {}), fingerprint(ROWS[:1], CONFIG, {})}
+    seen |= {fingerprint(ROWS, CONFIG, {"numpy": version}) for version in ("2.0", "2.1")}
+    seen |= {
+        fingerprint(ROWS, dataclasses.replace(CONFIG, **change), {})
+        for change in ({"seed": 4}, {"fps": 9.0}, {"mean": (0.4, 0.5, 0.5)}, {"max_segments": 5}, {"exclude": ("x",)})
+    }
+    assert len(seen) == 10

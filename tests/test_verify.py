@@ -1,0 +1,417 @@
+"""`verify` finds each kind of damage, names the file, row and example, and finds nothing in a sound set."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from small_set import (
+    CHANGED_KEY,
+    CLASSES,
+    CONFIG,
+    accept_file,
+    build_small_set,
+    change_manifest,
+    read_rows,
+    rewrite_shard,
+    write_shard_table,
+)
+
+from pipeline.verify import verify
+from schemas import read_manifest, read_shard_table
+from schemas.manifest import REJECT_TABLE_SCHEMA, table_bytes
+
+Rows = list[dict[str, Any]]
+# the shard that the damage goes to: two rows with segments, and its second row has at least two
+NAME = "part-000-00000-00001.parquet"
+OTHER = "part-000-00001-00000.parquet"
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished set; tests that damage one copy it."""
+    return build_small_set(tmp_path_factory.mktemp("verify"))
+
+
+@pytest.fixture
+def own(packed: Path, tmp_path: Path) -> Path:
+    """A copy of the set to damage."""
+    return Path(shutil.copytree(packed, tmp_path / "set"))
+
+
+def table_of(folder: Path) -> Rows:
+    """Returns the shard table as rows."""
+    return read_shard_table(str(folder)).to_pylist()
+
+
+def edit_file(folder: Path, name: str, change: Callable[[bytearray], Any]) -> None:
+    """Changes a file's bytes in place."""
+    content = bytearray((folder / name).read_bytes())
+    change(content)
+    (folder / name).write_bytes(content)
+
+
+def check(folder: Path, *expected: tuple[str, ...]) -> None:
+    """Checks that there are exactly the expected problems: each given by words that its line holds, in any order."""
+    found = verify(str(folder))
+    for words in expected:
+        assert [line for line in found if all(word in line for word in words)], f"{words} in {found}"
+    assert len(found) == len(expected), found
+    for line in found:
+        assert "\n" not in line
+        # what is wrong; the rule; what to do
+        assert line.startswith(str(folder))
+        assert line.count("; ") >= 2, line
+
+
+def test_a_sound_set_has_no_problem(packed: Path) -> None:
+    assert verify(str(packed)) == []
+
+
+def test_progress_counts_every_sequence(packed: Path) -> None:
+    told: list[int] = []
+    verify(str(packed), told.append)
+    assert told == sorted(told)
+    assert told[-1] == sum(row["num_sequences"] for row in table_of(packed))
+
+
+# ---- damaged bytes: the tables do not follow
+
+
+def test_a_flipped_byte_of_tokens_is_found_in_its_row(own: Path) -> None:
+    with pq.ParquetFile(own / NAME) as parquet:
+        start = parquet.metadata.row_group(0).column(0).data_page_offset
+    second_row = start + CONFIG.layout.token_bytes + 1000
+    edit_file(own, NAME, lambda content: content.__setitem__(second_row, content[second_row] ^ 1))
+    check(own, (NAME, "digest is", "shards.parquet says"), (f"{NAME} row 1", "digest is", "tokens"))
+
+
+def test_a_flipped_byte_of_the_segments_is_found_by_its_page(own: Path) -> None:
+    place = (own / NAME).read_bytes().rindex(b"media/")
+    edit_file(own, NAME, lambda content: content.__setitem__(place, ord("x")))
+    check(own, (NAME, "digest is"), (NAME, "cannot be read", "rebuild"))
+
+
+def test_a_truncated_shard_is_found_and_the_others_are_still_read(own: Path) -> None:
+    edit_file(own, NAME, lambda content: content.__delitem__(slice(len(content) // 2, None)))
+    lost = (NAME, "not a readable Parquet file")
+    edit_file(own, OTHER, lambda content: content.__setitem__(1000, content[1000] ^ 1))
+    other = (OTHER, "digest is", "shards.parquet says"), (f"{OTHER} row 0", "digest is")
+    check(own, (NAME, "bytes; shards.parquet says"), (NAME, "digest is"), lost, *other)
+
+
+def test_a_deleted_shard_is_found(own: Path) -> None:
+    (own / NAME).unlink()
+    check(own, (NAME, "no such file", "--resume"))
+
+
+def test_shards_that_no_table_knows_are_found(own: Path) -> None:
+    shutil.copy(own / NAME, own / "part-000-00009-00000.parquet")
+    (own / ".part-000-00001-00000.parquet.0123.tmp").touch()
+    check(own, ("part-000-00009-00000.parquet", "not in shards.parquet"), (".0123.tmp", "was killed"))
+
+
+def test_swapped_shards_are_found(own: Path) -> None:
+    first, second = (own / NAME).read_bytes(), (own / OTHER).read_bytes()
+    (own / NAME).write_bytes(second)
+    (own / OTHER).write_bytes(first)
+    found = verify(str(own))
+    for name in (NAME, OTHER):
+        assert [line for line in found if f"{name}: digest is" in line]
+        assert [line for line in found if f"{name}: group is" in line]
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_flipped_bit_and_any_cut_is_a_problem_and_never_an_exception(own: Path, data: st.DataObject) -> None:
+    path = own / OTHER
+    sound = path.read_bytes()
+    # the footer, and the small columns before it, make readers stumble in more ways than the pixels
+    place = data.draw(st.one_of(st.integers(0, len(sound) - 1), st.integers(len(sound) - 14_000, len(sound) - 1)))
+    if data.draw(st.booleans()):
+        damaged = sound[:place] + bytes([sound[place] ^ 1 << data.draw(st.integers(0, 7))]) + sound[place + 1 :]
+    else:
+        damaged = sound[:place]
+    try:
+        path.write_bytes(damaged)
+        found = verify(str(own))
+    finally:
+        path.write_bytes(sound)
+    assert [line for line in found if OTHER in line]
+    assert not [line for line in found if "\n" in line]
+
+
+# ---- forged rows: digests and tables follow, so only the rule itself is broken
+
+
+def other_position(rows: Rows) -> None:
+    rows[1]["positions"][0] = (0, 1, 1)
+
+
+def other_segment_id(rows: Rows) -> None:
+    rows[1]["segment_ids"][0] = 2
+
+
+def shuffled_segments(rows: Rows) -> None:
+    rows[1]["segments"].reverse()
+
+
+def filled_padding(rows: Rows) -> None:
+    rows[1]["tokens"][-1] = 255
+
+
+def other_count(rows: Rows) -> None:
+    rows[1]["attention_cost"] += 1
+
+
+def label_out_of_range(rows: Rows) -> None:
+    rows[1]["segments"][1]["labels"] = [0, len(CLASSES)]
+
+
+def other_view(rows: Rows) -> None:
+    rows[1]["segments"][1]["view"] = 3
+
+
+def other_size(rows: Rows) -> None:
+    rows[1]["segments"][1]["height"] += 1
+
+
+def other_num_frames(rows: Rows) -> None:
+    rows[1]["segments"][1]["num_frames"] = 9
+
+
+def missing_timestamps(rows: Rows) -> None:
+    rows[1]["segments"][1]["timestamps_s"] = [0.0, 0.5, 1.0]
+
+
+def time_goes_back(rows: Rows) -> None:
+    rows[1]["segments"][1] |= {"timestamps_s": [0.5, 0.0], "num_frames": 2}
+
+
+def other_kept_fraction(rows: Rows) -> None:
+    rows[1]["segments"][1]["kept_fraction"] = 0.5
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (other_position, ("segment 1", "positions are not the raster")),
+        (other_segment_id, ("segment 1", "segment_ids differ")),
+        (shuffled_segments, ("segment 1", "starts at token")),
+        (filled_padding, ("tokens of padding is not 0",)),
+        (other_count, ("attention_cost is",)),
+        (label_out_of_range, ("segment 2", "label 2; the manifest has classes 0 to 1")),
+        (other_view, ("segment 2", "view 3; the shard is of view 0")),
+        (other_size, ("segment 2", "px; its grid")),
+        (other_num_frames, ("segment 2", "9 frames; its grid has room for 1 to 2")),
+        (missing_timestamps, ("segment 2", "3 timestamps; it has 1 frames")),
+        (time_goes_back, ("segment 2", "timestamps go back")),
+        (other_kept_fraction, ("segment 2", "kept_fraction 0.500000")),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_row_that_breaks_a_rule_is_named_with_its_example(
+    own: Path, damage: Callable[[Rows], None], words: tuple[str, ...]
+) -> None:
+    rows = read_rows(own / NAME, CONFIG.layout)
+    damage(rows)
+    rewrite_shard(own, NAME, rows)
+    if words[0].startswith("segment "):
+        segment = rows[1]["segments"][int(words[0][-1]) - 1]
+        words = (*words, f"example {segment['example_id']} ({segment['source']})")
+    check(own, (f"{NAME} row 1", *words))
+
+
+def test_every_broken_row_is_listed_not_only_the_first(own: Path) -> None:
+    rows = read_rows(own / NAME, CONFIG.layout)
+    for row in rows:
+        row["positions"][0] = (0, 1, 1)
+    rewrite_shard(own, NAME, rows)
+    check(own, (f"{NAME} row 0", "segment 1"), (f"{NAME} row 1", "segment 1"))
+
+
+def test_an_example_stored_twice_is_named(own: Path) -> None:
+    rows, others = read_rows(own / NAME, CONFIG.layout), read_rows(own / OTHER, CONFIG.layout)
+    twice = rows[0]["segments"][0]["example_id"]
+    others[1]["segments"][0]["example_id"] = twice
+    rewrite_shard(own, OTHER, others)
+    check(own, (f"{OTHER} row 1, segment 1, example {twice}", "stored twice"))
+
+
+def test_labels_in_a_set_without_classes_are_found(own: Path) -> None:
+    change_manifest(own, classes=None)
+    found = verify(str(own))
+    assert len(found) == 22
+    assert all("label" in line and "the manifest has no classes" in line for line in found)
+
+
+def test_missing_columns_and_fields_are_named(own: Path) -> None:
+    for name, lose in ((NAME, "num_tokens"), (OTHER, "segments")):
+        table = pq.read_table(own / name)
+        if lose == "segments":
+            values = table[lose].to_pylist()
+            for row in values:
+                for segment in row:
+                    del segment["grid_h"]
+            table = table.set_column(table.schema.names.index(lose), lose, [values])
+        else:
+            table = table.drop_columns(lose)
+        record = pq.read_metadata(own / name).metadata[b"patchpack"]
+        pq.write_table(table.replace_schema_metadata({"patchpack": record}), own / name, compression="none")
+        accept_file(own, name)
+    found = verify(str(own))
+    assert [line for line in found if f"{NAME}: column num_tokens is missing; the format has int32" in line]
+    assert [line for line in found if f"{OTHER}: column segments.grid_h is missing; the format has int32" in line]
+
+
+def test_a_null_where_a_value_is_required_is_named(own: Path) -> None:
+    table = pq.read_table(own / NAME)
+    values = table["segments"].to_pylist()
+    values[1][0]["num_tokens"] = None
+    # without the schema's rule that it has no nulls
+    fields = [pa.field(field.name, field.type) for field in table.schema.field("segments").type.value_type]
+    segments = pa.array(values, pa.list_(pa.field("element", pa.struct(fields))))
+    table = table.set_column(table.schema.names.index("segments"), "segments", segments)
+    record = pq.read_metadata(own / NAME).metadata[b"patchpack"]
+    pq.write_table(table.replace_schema_metadata({"patchpack": record}), own / NAME, compression="none")
+    accept_file(own, NAME)
+    check(own, (f"{NAME} row 1", "a value is missing"))
+
+
+# ---- shards and tables that contradict each other
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"layout": CONFIG.layout.to_json() | {"std": [0.1, 0.2, 0.3]}}, ("layout is not layout 0",)),
+        ({"view": 1}, ("view is 1; shards.parquet says 0",)),
+        ({"group": 7}, ("group is 7; shards.parquet says 0",)),
+    ],
+)
+def test_a_shard_of_another_layout_view_or_group_is_found(
+    own: Path, record: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    rewrite_shard(own, NAME, read_rows(own / NAME, CONFIG.layout), **record)
+    found = verify(str(own))
+    assert [line for line in found if NAME in line and all(word in line for word in words)]
+
+
+def test_totals_of_a_shard_that_its_rows_do_not_give_are_found(own: Path) -> None:
+    totals = {"num_sequences": 2, "num_segments": 4, "num_tokens": 111, "attention_cost": 0}
+    rewrite_shard(own, NAME, read_rows(own / NAME, CONFIG.layout), totals=totals)
+    check(
+        own,
+        (NAME, "num_tokens is 111; shards.parquet says 110"),
+        (NAME, "its totals say num_tokens 111; its rows give 110"),
+    )
+
+
+def test_a_broken_record_of_a_shard_is_a_problem(own: Path) -> None:
+    rewrite_shard(own, NAME, read_rows(own / NAME, CONFIG.layout), totals=None, rejects=3)
+    found = verify(str(own))
+    assert [line for line in found if f"{NAME}: cannot be read" in line]
+
+
+def test_a_reject_that_the_reject_table_lacks_is_found(own: Path) -> None:
+    rejects = pq.read_table(own / "rejects.parquet").to_pylist()
+    kept = [row for row in rejects if row["key"] != CHANGED_KEY]
+    (own / "rejects.parquet").write_bytes(table_bytes(kept, REJECT_TABLE_SCHEMA))
+    check(
+        own,
+        ("part-000-00000-00000.parquet", CHANGED_KEY, "is not in rejects.parquet"),
+        ("manifest.json", "num_rejects is 2; rejects.parquet has 1 rows"),
+        ("manifest.json", "num_inputs is 24; 23 different keys"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        *(("stored", name) for name in ("num_shards", "num_sequences", "num_segments", "num_tokens", "bytes")),
+        *(("planned", name) for name in ("num_sequences", "num_segments")),
+        ("", "num_inputs"),
+        ("", "num_rejects"),
+        ("", "dataset_digest"),
+    ],
+)
+def test_an_edited_manifest_is_found(own: Path, section: str, name: str) -> None:
+    data = json.loads((own / "manifest.json").read_text())
+    place = data["totals"] if name != "dataset_digest" else data
+    place = place[section] if section else place
+    place[name] = place[name] + 1 if isinstance(place[name], int) else "0" * 32
+    (own / "manifest.json").write_text(json.dumps(data))
+    found = verify(str(own))
+    assert found
+    assert all(line.startswith(f"{own}/manifest.json: ") for line in found)
+    told = {"planned": "planned"}.get(section, name)
+    assert [line for line in found if told in line]
+
+
+def test_fewer_tokens_planned_than_stored_are_found(own: Path) -> None:
+    planned = read_manifest(str(own)).totals["planned"]
+    change_manifest(own, planned=planned | {"num_tokens": 700})
+    check(own, ("manifest.json", "700 tokens planned, 727 stored"))
+
+
+def test_bounds_that_contradict_the_shard_table_are_found(own: Path) -> None:
+    entry = read_manifest(str(own)).bounds[0]
+    change_manifest(own, bounds=[entry | {"bound": 16}])
+    check(own, ("manifest.json", "a bound of 16", "no bound is larger"))
+    change_manifest(own, bounds=[entry | {"num_sequences": 16}])
+    check(own, ("manifest.json", "16 sequences", "shards.parquet has 15"))
+
+
+def test_a_shard_listed_twice_or_elsewhere_is_found(own: Path) -> None:
+    rows = table_of(own)
+    write_shard_table(own, [*rows, rows[1]])
+    assert [line for line in verify(str(own)) if f"{NAME} is listed 2 times" in line]
+    write_shard_table(own, [rows[0] | {"path": f"../set/{rows[0]['path']}"}, *rows[1:]])
+    assert [line for line in verify(str(own)) if f"../set/{rows[0]['path']} is not a file name" in line]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "shards.parquet", "rejects.parquet"])
+@pytest.mark.parametrize("content", [None, b"", b"\xff{", b'{"format_version": 1}', b'{"format_version": 9}'])
+def test_a_missing_or_broken_table_is_the_problem(own: Path, name: str, content: bytes | None) -> None:
+    (own / name).unlink()
+    if content is not None:
+        (own / name).write_bytes(content)
+    (found,) = verify(str(own))
+    assert name in found
+    assert str(own) in found
+
+
+@pytest.mark.parametrize("totals", [None, {}, {"planned": 3, "stored": {}}, {"planned": {}, "stored": []}])
+def test_totals_of_another_shape_are_a_problem(own: Path, totals: Any) -> None:
+    change_manifest(own, totals=totals)
+    found = verify(str(own))
+    assert [line for line in found if "manifest.json: broken totals" in line]
+
+
+def test_a_folder_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
+    (found,) = verify(str(tmp_path / "nothing"))
+    assert found.startswith(f"{tmp_path}/nothing: no manifest.json; ")
+
+
+def test_the_list_ends_at_its_limit_and_says_so(own: Path) -> None:
+    change_manifest(own, classes=None)
+    found = verify(str(own), limit=5)
+    assert len(found) == 6
+    assert found[-1] == f"{own}: more than 5 problems; the others are not listed; build the set again"
+
+
+def test_more_columns_and_fields_are_no_problem(own: Path) -> None:
+    table = pq.read_table(own / NAME)
+    record = json.loads(pq.read_metadata(own / NAME).metadata[b"patchpack"]) | {"later": 1}
+    table = table.append_column("later", [np.arange(len(table))])
+    table = table.replace_schema_metadata({"patchpack": json.dumps(record)})
+    pq.write_table(table, own / NAME, compression="none", use_dictionary=False)
+    accept_file(own, NAME)
+    assert verify(str(own)) == []

@@ -18,9 +18,9 @@ find_python() {
             echo "$candidate"
             return
         fi
-        found="$found $candidate is $("$candidate" -c 'import platform; print(platform.python_version())' 2>/dev/null || echo broken),"
+        found="$found$candidate is $("$candidate" -c 'import platform; print(platform.python_version())' 2>/dev/null || echo broken), "
     done
-    echo "python: ${found:- none found,} but patchpack needs 3.11 to 3.13; install one, or name it: PYTHON=/path/to/python3.12 $0" >&2
+    echo "python: ${found:-none found, }patchpack needs 3.11 to 3.13; install one or name it: PYTHON=/path/to/python3.12 $0" >&2
     exit 1
 }
 

@@ -156,7 +156,8 @@ def _video(clip: Clip, number: int) -> bytes:
     buffer = io.BytesIO()
     container_format = {"mp4": "mp4", "mkv": "matroska", "mov": "mov"}[name.rpartition(".")[2]]
     has_x264 = "libx264" in av.codecs_available
-    with av.open(buffer, "w", format=container_format) as container:
+    # bitexact: Matroska would else draw an identity by chance
+    with av.open(buffer, "w", format=container_format, options={"fflags": "+bitexact"}) as container:
         # one thread: the bytes then do not depend on the machine's cores
         options = {"threads": "1", **({"preset": "veryfast", "crf": "26"} if has_x264 else {"qscale": "5"})}
         stream = container.add_stream("libx264" if has_x264 else "mpeg4", rate=clip.rate, options=options)

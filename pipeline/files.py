@@ -58,7 +58,7 @@ def walk(folder: str) -> Iterator[Found | Unlistable]:
     if is_uri(folder):
         yield from match(folder, "**")
     else:
-        yield from _walk_local(folder, "", (os.path.realpath(folder),), ("**",), frozenset({0, 1}))
+        yield from _walk_local(folder, "", (os.path.realpath(folder),), ("**", "*"), frozenset({0, 1}))
 
 
 def match(root: str, pattern: str) -> Iterator[Found | Unlistable]:
@@ -72,6 +72,8 @@ def match(root: str, pattern: str) -> Iterator[Found | Unlistable]:
         OSError: the root itself cannot be read.
     """
     parts = tuple(pattern.split("/"))
+    if parts[-1] == "**":
+        parts = (*parts, "*")
     start = _with_empty(parts, {0})
     if not is_uri(root):
         if os.path.isdir(root):

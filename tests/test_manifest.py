@@ -11,7 +11,14 @@ import pytest
 import xxhash
 
 from schemas import FormatError, Layout, Manifest, read_manifest, read_shard_table
-from schemas.manifest import REJECT_TABLE_SCHEMA, SHARD_TABLE_SCHEMA, dataset_digest, read_table, table_bytes
+from schemas.manifest import (
+    REJECT_TABLE_SCHEMA,
+    SHARD_TABLE_SCHEMA,
+    canonical_json,
+    dataset_digest,
+    read_table,
+    table_bytes,
+)
 
 LAYOUTS = (Layout(8, 2, (1, 2, 2)), Layout(16, 2, (2, 4, 4), mean=(0.1, 0.2, 0.3)))
 MANIFEST = Manifest(
@@ -124,6 +131,15 @@ def test_a_manifest_without_a_key_is_refused(tmp_path: Path, key: str) -> None:
 def test_values_of_the_wrong_kind_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = stored(tmp_path, **change)
     assert refusal(read_manifest, str(tmp_path)).startswith(f"{path}: broken ")
+
+
+def test_canonical_json_is_equal_for_equal_data() -> None:
+    assert canonical_json({"b": [1, 2.5, None], "a": {"ö": "ä€", "z": True}}) == canonical_json(
+        {"a": {"z": True, "ö": "ä€"}, "b": (1, 2.5, None)}
+    )
+    assert canonical_json({"b": [1, None], "a": "ä€"}) == b'{"a":"\xc3\xa4\xe2\x82\xac","b":[1,null]}'
+    with pytest.raises(ValueError):
+        canonical_json({"a": float("nan")})
 
 
 def test_the_dataset_digest_is_a_hash_over_canonical_json() -> None:

@@ -28,7 +28,7 @@ from pipeline.records import Example, Reference, Source
 from pipeline.report import make_report, print_report
 from pipeline.report_html import render_html
 from pipeline.report_text import fitted
-from schemas import FormatError, read_manifest, read_shard_table
+from schemas import FormatError, Shard, read_manifest, read_shard_table
 from schemas.manifest import REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, read_table
 
 ROOT = Path(__file__).parent.parent
@@ -233,7 +233,10 @@ def test_equal_sets_give_equal_reports_as_json(packed: Path, report: dict[str, A
     assert render_html(again) == render_html(report)
 
 
-def test_the_report_reads_no_tokens(packed: Path, report: dict[str, Any], tmp_path: Path) -> None:
+def test_the_report_reads_no_tokens(
+    packed: Path, report: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Shard, "read_array")
     folder = tmp_path / "set"
     shutil.copytree(packed, folder)
     name = read_shard_table(str(folder))["path"][0].as_py()
@@ -314,6 +317,19 @@ def test_distributions_of_fractions_leave_at_most_a_hundredth_beyond_the_axis(va
     assert len(found["counts"]) <= MAX_BINS
     assert found["num_above"] <= len(values) / 100
     assert found["num_above"] == sum(value / 10_000 > found["edges"][-1] for value in values)
+
+
+def test_quantiles_are_nearest_rank() -> None:
+    found = distribution(Counter(range(1, 201)))
+    assert [found[name] for name in ("p5", "median", "p95")] == [10, 100, 190]
+
+
+def test_an_outlier_does_not_squeeze_the_histogram_of_a_fraction() -> None:
+    found = distribution(Counter({100: 150, 200: 49, 90_000: 1}), 10_000)
+    assert found["edges"][-1] < 0.03
+    assert sum(found["counts"]) == 199
+    assert found["num_above"] == 1
+    assert found["max"] == 9
 
 
 class _Page(HTMLParser):

@@ -52,6 +52,8 @@ pixels = st.integers(1, 400)
 @example(height=400, width=1, tokens=Fraction(64), cap=64, patch=(16, 16))
 @example(height=1, width=400, tokens=Fraction(64), cap=64, patch=(16, 16))
 @example(height=100, width=100, tokens=Fraction(12), cap=90, patch=(16, 16))
+@example(height=100, width=100, tokens=Fraction(363, 5), cap=90, patch=(16, 16))
+@example(height=100, width=145, tokens=Fraction(3, 2), cap=5, patch=(16, 16))
 @example(height=7, width=7, tokens=Fraction(1, 4), cap=1, patch=(16, 16))
 def test_no_grid_within_the_limits_is_nearer(height: int, width: int, tokens: Fraction, cap: int, patch: Any) -> None:
     grid = nearest_grid(height, width, tokens, cap, patch)

@@ -23,7 +23,7 @@ from pipeline.config import PlanConfig
 from pipeline.media import video
 from pipeline.plan import ShardPlan
 from pipeline.shards import write_shard
-from schemas import Layout
+from schemas import Layout, Shard
 
 
 @pytest.fixture
@@ -133,6 +133,17 @@ def test_a_storage_error_that_passes_changes_no_byte(work: Work, monkeypatch: py
     monkeypatch.setattr(retry.Clock, "sleep", lambda self, seconds: None)
     assert work.write() == expected
     assert len(calls) == 2 * len(work.rows)
+
+
+def test_a_row_group_of_several_mebibytes_is_still_raw(work: Work) -> None:
+    config = dataclasses.replace(CONFIG, tubelet=(1, 128, 128))
+    work.write(config)
+    table = pq.read_table(work.path)
+    with Shard(str(work.path)) as shard:
+        assert shard.layout.token_bytes * len(table) > 3 * 2**20
+        assert all(start is not None for starts in shard._direct.values() for start in starts)
+        for row in range(4):
+            assert shard.read_array("tokens", row).tobytes() == table.column("tokens")[row].as_py()
 
 
 def test_a_clip_lands_with_its_times(tmp_path: Path) -> None:

@@ -152,10 +152,6 @@ class PlanConfig:
             raise ValueError(
                 f"--max-segments {self.max_segments}: too many; segment ids are int16, so at most {MAX_GRID}; choose fewer"
             )
-        if self.sequence_length > MAX_GRID:
-            raise ValueError(
-                f"--sequence-length {self.sequence_length}: too long; positions are int16, so at most {MAX_GRID}; choose fewer"
-            )
         if self.max_tokens_per_example and self.max_tokens_per_example > self.sequence_length:
             raise ValueError(
                 f"--max-tokens-per-example {self.max_tokens_per_example}: over --sequence-length {self.sequence_length}; "

@@ -90,7 +90,8 @@ def read_results(folder: str) -> list[ShardResult]:
 def finish(folder: str, config: PlanConfig, results: list[ShardResult]) -> dict[str, Any]:
     """Writes the tables, the report and the manifest of a set whose shards are all there; returns the report."""
     summaries = list(plan.read_summaries(folder))
-    rejects = sorted([*plan.read_rejects(folder), *(reject for result in results for reject in result.rejects)])
+    # views and clips of one broken input fail alike: one row says it
+    rejects = sorted({*plan.read_rejects(folder), *(reject for result in results for reject in result.rejects)})
     shard_rows = [result._asdict() | {"num_rejects": len(result.rejects)} for result in results]
     totals = planned_totals(summaries)
     totals["num_rejects"] = len(rejects)

@@ -75,7 +75,7 @@ def check_rejects(totals: dict[str, Any], config: BuildConfig, folder: str) -> N
     Raises:
         BuildFailed: more than --max-reject-fraction of the inputs were rejected.
     """
-    inputs, rejects = totals["num_inputs"], totals["num_rejects"]
+    inputs, rejects = totals["num_inputs"], totals["num_rejected_inputs"]
     if inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and rejects > config.max_reject_fraction * inputs:
         raise BuildFailed(
             f"{folder}: {rejects} of {inputs} inputs rejected; --max-reject-fraction is {config.max_reject_fraction}; "

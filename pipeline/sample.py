@@ -20,6 +20,8 @@ from schemas.geometry import MAX_GRID, Grid, ceil_div
 # a grid may have n (1 +- 0.12) tokens for a wanted n
 SLACK = Fraction(12, 100)
 
+_NO_CAP = 2**62
+
 
 @dataclass(frozen=True)
 class Resolution:
@@ -142,11 +144,14 @@ def sample(example: Example, view: int, rule: Resolution, patch: Grid, cap: int,
     else:
         side = rule.low + (draw(seed, example.example_id, view) * (rule.high - rule.low + 1) >> 64)
         wanted = size_of_side(side, height, width)
-        h, w = nearest_grid(height, width, Fraction(side * side, patch[1] * patch[2]), MAX_GRID, patch[1:])
+        h, w = nearest_grid(height, width, Fraction(side * side, patch[1] * patch[2]), _NO_CAP, patch[1:])
     if steps * h * w > cap:
         if oversize == "reject" or steps > cap:
             return reject(example.source.key, "sample", "oversize", _oversize(steps, h * w, cap, oversize))
         h, w = nearest_grid(height, width, Fraction(cap // steps), cap // steps, patch[1:])
+    if max(steps, h, w) > MAX_GRID:
+        detail = f"grid {steps}x{h}x{w}; positions are int16, so at most {MAX_GRID} a side; use a larger --tubelet"
+        return reject(example.source.key, "sample", "oversize", detail)
     return Reference(example, view, *wanted, (steps, h, w))
 
 

@@ -335,6 +335,39 @@ def test_too_many_rejects_fail_a_build_that_is_otherwise_finished(tmp_path: Path
     assert run(*command, "--resume", "--max-reject-fraction", 0.02).code == 0
 
 
+def test_an_input_whose_views_all_fail_is_rejected_once(media: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "some").mkdir()
+    whole = next(media.rglob("*.jpg")).read_bytes()
+    (tmp_path / "some/good.jpg").write_bytes(whole)
+    (tmp_path / "some/cut.jpg").write_bytes(whole[:-2000])
+    ended = run("build", tmp_path / "some", "--output", tmp_path / "shards", "--workers", 1, "--views", 3, "--json")
+    assert ended.code == 0, ended.err
+    rejects = pq.read_table(tmp_path / "shards/rejects.parquet").to_pylist()
+    assert [(row["key"], row["stage"], row["reason"]) for row in rejects] == [("some/cut.jpg", "materialise", "broken")]
+    totals = json.loads(ended.out)["totals"]
+    assert (totals["num_inputs"], totals["num_rejected_inputs"], totals["planned"]["num_segments"]) == (2, 1, 6)
+    assert run("verify", tmp_path / "shards").code == 0
+
+
+def test_sequences_longer_than_a_position_can_count(media: Path, tmp_path: Path, run: Run) -> None:
+    picture = next(media.rglob("*.png"))
+    options = (
+        "--sequence-length",
+        40_000,
+        "--tubelet",
+        "1,2,2",
+        "--max-tokens-per-example",
+        40_000,
+        "--resolution",
+        "side:400-400",
+    )
+    ended = run("build", picture, "--output", tmp_path / "shards", "--workers", 1, *options)
+    assert ended.code == 0, ended.err
+    assert run("verify", tmp_path / "shards").code == 0
+    (row,) = pq.read_table(next((tmp_path / "shards").glob("part-*")), columns=["num_tokens", "segments"]).to_pylist()
+    assert 32_767 < row["num_tokens"] <= 40_000
+
+
 def test_nothing_but_rejects_is_a_failure_that_names_the_first(tmp_path: Path, run: Run) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/a.jpg").touch()

@@ -1,5 +1,6 @@
 """Makes the media of the tests with Pillow and PyAV: sound ones of every kind, and hostile ones."""
 
+import errno
 import io
 import os
 import struct
@@ -245,6 +246,20 @@ def hostile_contents() -> dict[str, bytes]:
         "playlist.mp4": b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n/etc/passwd\n",
         "concat.mp4": b"ffconcat version 1.0\nfile /etc/passwd\n",
     }
+
+
+class FailingFile(io.BytesIO):
+    """A file whose storage fails from some byte on."""
+
+    def __init__(self, data: bytes, good_bytes: int) -> None:
+        super().__init__(data)
+        self._good_bytes = good_bytes
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if self.tell() > self._good_bytes:
+            raise OSError(errno.EIO, "the disk is on fire")
+        return data
 
 
 def write_files(folder: Path, contents: dict[str, bytes]) -> None:

@@ -17,6 +17,7 @@ from pipeline.demo import draw_media
 from pipeline.media import image, kind_of
 from pipeline.media import video as video_media
 
+ROOT = str(Path(__file__).parent.parent)
 CLASSES = ["checks", "circles", "stripes", "triangles"]
 
 
@@ -120,7 +121,7 @@ def test_a_second_call_draws_nothing(media: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_command_draws_and_says_so_in_one_line(tmp_path: Path, media: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    environment = os.environ | {"PYTHONPATH": ROOT}
     command = [sys.executable, "-m", "pipeline.demo"]
     done = subprocess.run([*command, str(media)], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{media}: 48 files\n", "")

@@ -21,6 +21,8 @@ from pipeline.media import image
 from pipeline.media import video as video_media
 from pipeline.source import list_input, parse_input
 
+ROOT = str(Path(__file__).parent.parent)
+
 
 class MemoryFileSystem(FileSystem):
     """An object store in a dictionary: no folders, prefixes only."""
@@ -170,7 +172,7 @@ def test_a_write_that_is_killed_is_swept_and_nothing_else_is(tmp_path: Path) -> 
         f"with files.writing({str(tmp_path / 'part.parquet')!r}) as file:\n"
         "    file.write(b'half'); file.flush(); os._exit(9)"
     )
-    assert subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.getcwd()}).returncode == 9
+    assert subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": ROOT}).returncode == 9
     assert len(os.listdir(tmp_path)) == 4
     files.sweep(str(tmp_path))
     assert files.names(str(tmp_path)) == [".hidden", "kept.parquet", "notes.tmp"]
@@ -196,7 +198,7 @@ def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
         f"with files.locked({str(tmp_path)!r}) as mine:\n"
         "    print(mine, flush=True); sys.stdin.readline()"
     )
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    environment = os.environ | {"PYTHONPATH": ROOT}
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as other:
@@ -370,6 +372,6 @@ def test_local_tools_start_without_beam(tmp_path: Path) -> None:
         f"list(source.list_input(source.parse_input(0, {str(tmp_path)!r}), ()))\n"
         "print(json.dumps([name for name in sys.modules if name.startswith('apache_beam')]))"
     )
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    environment = os.environ | {"PYTHONPATH": ROOT}
     done: Any = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert json.loads(done.stdout) == [], done.stderr

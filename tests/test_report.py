@@ -141,13 +141,6 @@ def test_aspect_error_and_scale_compare_the_stored_size_with_the_source(
     assert report["sizes"]["num_upscaled"] == sum(scale > 1 for scale in scales) > 0
 
 
-def test_the_histogram_of_aspect_error_counts_every_example_once(report: dict[str, Any]) -> None:
-    found = report["aspect_error"]
-    assert found["edges"][0] == 0
-    assert found["edges"] == sorted(found["edges"])
-    assert sum(found["counts"]) + found["num_above"] == report["totals"]["stored"]["num_segments"]
-
-
 def test_shrunk_examples_are_those_that_the_cap_made_smaller(
     report: dict[str, Any], segments: list[dict[str, Any]]
 ) -> None:

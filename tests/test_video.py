@@ -1,9 +1,9 @@
 """Videos: frames by presentation time against decoding everything in order, and bad ones that must not become clips."""
 
-import errno
 import io
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,9 +11,11 @@ import pytest
 from media_files import (
     CODECS,
     SHARED_MEDIA,
+    FailingFile,
     frame_pixels,
     hostile_contents,
     number_shown,
+    photo,
     pixels,
     remuxed,
     sound_only,
@@ -22,6 +24,7 @@ from media_files import (
 )
 
 from pipeline.media import DecodeError, kind_of
+from pipeline.media.reader import Reader
 from pipeline.media.video import VideoHeader, clip_times, decode_clip, probe
 from pipeline.records import REASONS
 
@@ -226,17 +229,15 @@ def test_every_hostile_video_is_a_decode_error_with_a_known_reason() -> None:
             assert str(caught.value), name
 
 
-def test_playlists_open_no_further_files() -> None:
-    opened = []
-
-    class Watched(io.BytesIO):
-        def read(self, size: int | None = -1, /) -> bytes:
-            opened.append(size)
-            return super().read(size)
-
-    with pytest.raises(DecodeError):
-        probe(Watched(b"#EXTM3U\n#EXTINF:10,\n/etc/hostname\n#EXT-X-ENDLIST\n"))
-    assert opened
+def test_ffmpeg_is_not_let_into_other_formats() -> None:
+    # pictures and raw frames, which it would read; playlists, which would lead it to further files
+    for data in (
+        photo((48, 64), "PNG"),
+        b"YUV4MPEG2 W4 H4 F25:1 Ip A1:1 C420\nFRAME\n" + bytes(24),
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/hostname\n#EXT-X-ENDLIST\n",
+    ):
+        with pytest.raises(DecodeError):
+            probed(data)
 
 
 @pytest.mark.parametrize("format", ["mp4", "matroska", "webm", "avi", "mpegts", "flv"])
@@ -258,24 +259,15 @@ def test_cut_videos_show_their_own_frames_or_are_refused(format: str) -> None:
 
 def test_damage_that_a_decoder_notices_is_not_painted_over() -> None:
     data = video(format="avi", num_frames=4)
-    damaged = remuxed(data, lambda number, packet: packet[: len(packet) // 2] if number == 2 else packet, "avi")
+    damaged = remuxed(data, lambda number, packet: packet[: len(packet) * 3 // 4] if number == 2 else packet, "avi")
     header = probed(damaged)
     with pytest.raises(DecodeError):
         decode_clip(io.BytesIO(damaged), header.pts, 48, 64)
 
 
-class FailingFile(io.BytesIO):
-    """A file whose storage fails from some byte on."""
-
-    def __init__(self, data: bytes, good_bytes: int) -> None:
-        super().__init__(data)
-        self._good_bytes = good_bytes
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
-        if self.tell() > self._good_bytes:
-            raise OSError(errno.EIO, "the disk is on fire")
-        return data
+def test_a_frame_that_is_cut_off_is_found_when_probing() -> None:
+    with pytest.raises(DecodeError, match="packet 3 is damaged or cut off"):
+        probed(hostile_contents()["cut_in_middle.avi"])
 
 
 @pytest.mark.parametrize("format", ["mp4", "matroska", "webm", "avi", "mpegts", "flv"])
@@ -296,17 +288,16 @@ def test_errors_of_the_storage_are_no_rejects_and_no_short_videos(
     assert "exception" not in capfd.readouterr().err
 
 
-def test_content_that_points_where_no_file_can_be_is_at_fault_not_the_storage() -> None:
-    class Short(io.BytesIO):
-        def seek(self, offset: int, whence: int = 0, /) -> int:
-            if offset > 1 << 30:
-                raise OSError(errno.EINVAL, "Invalid argument")
-            return super().seek(offset, whence)
-
-    data = video(num_frames=4)
-    place = data.index(b"stco") + 12
-    with pytest.raises(DecodeError):
-        probe(Short(data[:place] + b"\xff\xff\xff\xf0" + data[place + 4 :]))
+def test_places_where_no_file_can_be_are_past_the_end_and_not_the_storages_fault(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    with (tmp_path / "a").open("rb") as file:
+        reader = Reader(file)
+        for impossible in (-1, 2**63 - 1, 2**70):
+            reader.seek(impossible)
+            assert reader.read(4) == b""
+            assert reader.seek(3) == 3
+            assert reader.read(4) == b"3456"
+        assert reader.error is None
 
 
 @pytest.mark.skipif(not SHARED_MEDIA.is_dir(), reason=f"{SHARED_MEDIA} is not there")

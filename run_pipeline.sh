@@ -51,7 +51,7 @@ demo() {
 The shards are in demo/shards, the report is in demo/shards/report.html. What comes next:
 
   ./run_pipeline.sh setup train
-  .venv/bin/python -m trainer demo/shards --steps 100
+  .venv/bin/python -m trainer demo/shards --steps 50
   ./run_pipeline.sh inspect demo/shards 0 --image sequence.png
   ./run_pipeline.sh build PATH/TO/YOUR/MEDIA --output shards
 NEXT

@@ -62,7 +62,7 @@ def test_the_first_run_and_the_commands_it_ends_with_work(checkout: Path) -> Non
     assert manifest["totals"]["num_inputs"] >= 44
     assert manifest["totals"]["num_rejects"] == 0
     for command in block("README.md", "next").splitlines():
-        shell(command.replace("--steps 100", "--steps 2"), checkout)
+        shell(command.replace("--steps 50", "--steps 2"), checkout)
     assert (checkout / "sequence.png").stat().st_size > 1000
     # the commands that the demo prints are those of the README
     told = [

@@ -4,7 +4,8 @@ Aspect-preserving sampling after NaViT (arXiv 2307.06304, section 3.2): draw the
 uniformly, so that height x width = side^2 with the aspect kept; then take the integer grid with the
 least aspect error among those with n (1 +- 0.12) tokens. Every draw is a pure function of
 (seed, example_id, view); everything after it is integer arithmetic, so that planning gives the same
-answer on every machine. Gives up exact token counts (12 % either way) for 0.3-2 % aspect error.
+answer on every machine. Gives up exact token counts (12 % either way) for the least aspect error: on
+average 0.3 % at 1,024 tokens, 1.2 % at 256 and 6 % at 64 (sides uniform in 200..4000 px), where there are few grids.
 """
 
 import math

@@ -140,11 +140,13 @@ def read_manifest(folder: str) -> Manifest:
             dataset_digest=data["dataset_digest"],
             layouts=tuple(Layout.from_json(layout, path) for layout in data["layouts"]),
             classes=None if data["classes"] is None else tuple(data["classes"]),
-            totals=data["totals"],
-            bounds=tuple(data["bounds"]),
-            config=data["config"],
+            totals=dict(data["totals"]),
+            bounds=tuple(dict(bound) for bound in data["bounds"]),
+            config=dict(data["config"]),
         )
-    except (KeyError, TypeError) as error:
+    except FormatError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise FormatError(
             f"{path}: broken manifest ({error!r}); it holds what docs/format.md lists; write it again with build --resume"
         ) from error

@@ -263,6 +263,18 @@ def test_resume_refuses_other_options_and_other_inputs(reference: Path, media: P
     assert "; --resume goes on with the same inputs in the same order; give those, or --overwrite" in fewer.err
 
 
+def test_verify_of_a_broken_or_missing_set_is_one_line(reference: Path, tmp_path: Path, run: Run) -> None:
+    shutil.copytree(reference, tmp_path / "shards")
+    manifest = json.loads((reference / "manifest.json").read_text())
+    (tmp_path / "shards/manifest.json").write_text(json.dumps(manifest | {"config": None}))
+    for command in (("verify",), ("report",), ("inspect",)):
+        number = (0,) if command == ("inspect",) else ()
+        for folder in (tmp_path / "shards", tmp_path / "nowhere"):
+            ended = run(*command, folder, *number)
+            assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1), (command, folder)
+            assert str(folder) in ended.err
+
+
 def test_overwrite_replaces_the_set_and_keeps_foreign_files(
     reference: Path, media: Path, tmp_path: Path, run: Run
 ) -> None:

@@ -14,6 +14,9 @@ from pipeline.demo import draw_media
 
 ROOT = Path(__file__).parent.parent
 
+# at least 8 shards and 3 groups of the demo's media
+SMALL = ("--group-size", 12, "--shard-bytes", 900_000, "--sequence-length", 512, "--labels", "folder")
+
 
 class Result(NamedTuple):
     """How a command ended."""
@@ -58,3 +61,14 @@ def start(*arguments: object, cwd: Path = ROOT) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+@pytest.fixture(scope="session")
+def reference(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set built by one worker inside one process."""
+    output = tmp_path_factory.mktemp("reference") / "shards"
+    process = start("build", *sorted(media.iterdir()), "--output", output, "--workers", 1, *SMALL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert err == ""
+    return output

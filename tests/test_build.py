@@ -1,7 +1,6 @@
 """Whole builds: equal bytes, nothing lost, one line for everything that goes wrong."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -14,33 +13,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import Result, start
-from PIL import Image
+from conftest import SMALL, Result, start
 
 from pipeline import files, shards, transforms
 from pipeline.media import image
 
 Run = Callable[..., Result]
 
-# at least 8 shards and 3 groups of the demo's media
-SMALL = ("--group-size", 12, "--shard-bytes", 900_000, "--sequence-length", 512, "--labels", "folder")
-
 
 def digests(folder: Path) -> dict[str, str]:
     """Returns a digest of every file that equal builds have equal."""
     names = [path for path in folder.iterdir() if path.is_file() and path.name not in ("run.json", "report.html")]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(names)}
-
-
-@pytest.fixture(scope="module")
-def reference(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set built by one worker inside one process."""
-    output = tmp_path_factory.mktemp("reference") / "shards"
-    process = start("build", *sorted(media.iterdir()), "--output", output, "--workers", 1, *SMALL)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert err == ""
-    return output
 
 
 def wait_for_shards(output: Path, count: int) -> None:
@@ -184,97 +168,6 @@ def test_no_tokens_are_invented_at_the_edges_of_an_example(media: Path, referenc
     assert seen >= 40
 
 
-@pytest.mark.parametrize(
-    "case", ["missing", "empty", "nothing", "clash", "no inputs", "not empty", "unknown", "beam", "dask", "bad value"]
-)
-def test_wrong_use_is_one_line_and_exit_2(case: str, media: Path, tmp_path: Path, run: Run) -> None:
-    (tmp_path / "hollow").mkdir()
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/notes.txt").touch()
-    picture = next(media.rglob("*.png"))
-    output = tmp_path / "out"
-    arguments, message = {
-        "missing": (
-            (tmp_path / "nope",),
-            f"{tmp_path}/nope: no such file or folder; inputs are folders, files, globs or URIs; check the path",
-        ),
-        "empty": (
-            (tmp_path / "hollow",),
-            f"{tmp_path}/hollow: no media found; at least one image or video is needed; check the path",
-        ),
-        "nothing": (
-            (f"{tmp_path}/full/*.txt",),
-            f"{tmp_path}/full/*.txt: no media found (ignored: 1 .txt); at least one image or video is needed; check the path",
-        ),
-        "clash": (
-            (picture, picture),
-            f"{picture.name}: two inputs of this key, {picture} and {picture}; keys are unique; name each input once, or their common folder",
-        ),
-        "no inputs": ((), "no inputs; build takes folders, files, globs or URIs; name at least one"),
-        "not empty": (
-            (media, "--output", tmp_path / "full"),
-            f"{tmp_path}/full: not empty (1 entries); a build starts in an empty output; use --resume to go on, "
-            "--overwrite to replace the set in it, or another --output",
-        ),
-        "unknown": (
-            (media, "--sequence-lenght", 4),
-            "unrecognized arguments: --sequence-lenght 4; see run_pipeline.sh --help",
-        ),
-        "beam": (
-            (media, "--", "--max-segments", "3"),
-            "--max-segments: no option of Beam's; options after -- go to Beam; put ours before --",
-        ),
-        "dask": (
-            (media, "--", "--runner", "DaskRunner"),
-            "--runner DaskRunner: it loses data silently (Beam 2.77); use another runner; leave it out to run on this machine",
-        ),
-        "bad value": (
-            (media, "--max-segments", 0),
-            "--max-segments 0: no example fits; the least is 1; leave it out for 64",
-        ),
-    }[case]
-    place = () if "--output" in arguments else ("--output", output)
-    ended = run("build", *place, "--workers", 1, *arguments)
-    assert (ended.code, ended.err, ended.out) == (2, message + "\n", "")
-    assert not output.exists(), "a refused build left its output folder behind"
-
-
-def test_two_builds_into_one_output_are_refused(media: Path, tmp_path: Path, run: Run) -> None:
-    handle = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    ended = run("build", media, "--output", tmp_path, "--workers", 1, "--overwrite")
-    os.close(handle)
-    assert (ended.code, ended.err) == (
-        2,
-        f"{tmp_path}: another build is writing here; one output has one build; wait for it, or choose another --output\n",
-    )
-
-
-def test_resume_refuses_other_options_and_other_inputs(reference: Path, media: Path, tmp_path: Path, run: Run) -> None:
-    shutil.copytree(reference, tmp_path / "shards")
-    command = ("build", *sorted(media.iterdir()), "--output", tmp_path / "shards", "--workers", 1, "--resume", *SMALL)
-    other = run(*command, "--seed", 3)
-    assert (other.code, other.err) == (
-        2,
-        f"--seed: 3 now, 0 in the kept plan of {tmp_path}/shards; --resume goes on with the same options; give the old value, or --overwrite\n",
-    )
-    fewer = run("build", media, "--output", tmp_path / "shards", "--workers", 1, "--resume", *SMALL)
-    assert fewer.code == 2
-    assert "; --resume goes on with the same inputs in the same order; give those, or --overwrite" in fewer.err
-
-
-def test_verify_of_a_broken_or_missing_set_is_one_line(reference: Path, tmp_path: Path, run: Run) -> None:
-    shutil.copytree(reference, tmp_path / "shards")
-    manifest = json.loads((reference / "manifest.json").read_text())
-    (tmp_path / "shards/manifest.json").write_text(json.dumps(manifest | {"config": None}))
-    for command in (("verify",), ("report",), ("inspect",)):
-        number = (0,) if command == ("inspect",) else ()
-        for folder in (tmp_path / "shards", tmp_path / "nowhere"):
-            ended = run(*command, folder, *number)
-            assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1), (command, folder)
-            assert str(folder) in ended.err
-
-
 def test_overwrite_replaces_the_set_and_keeps_foreign_files(
     reference: Path, media: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -328,25 +221,6 @@ def _with(
     return call
 
 
-def test_too_many_rejects_fail_a_build_that_is_otherwise_finished(tmp_path: Path, run: Run) -> None:
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for number in range(98):
-        Image.new("RGB", (20, 20), (number, 0, 0)).save(folder / f"{number}.png")
-    for number in range(2):
-        (folder / f"bad{number}.png").write_bytes(b"nothing")
-    command = ("build", folder, "--output", tmp_path / "shards", "--workers", 1)
-    ended = run(*command)
-    assert (ended.code, ended.err) == (
-        1,
-        f"{tmp_path}/shards: 2 of 100 inputs rejected; --max-reject-fraction is 0.01; "
-        "the set is complete without them: see rejects.parquet, or raise it\n",
-    )
-    assert "98" in ended.out
-    assert run("verify", tmp_path / "shards").code == 0
-    assert run(*command, "--resume", "--max-reject-fraction", 0.02).code == 0
-
-
 def test_an_input_whose_views_all_fail_is_rejected_once(media: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "some").mkdir()
     whole = next(media.rglob("*.jpg")).read_bytes()
@@ -378,17 +252,6 @@ def test_sequences_longer_than_a_position_can_count(media: Path, tmp_path: Path,
     assert run("verify", tmp_path / "shards").code == 0
     (row,) = pq.read_table(next((tmp_path / "shards").glob("part-*")), columns=["num_tokens", "segments"]).to_pylist()
     assert 32_767 < row["num_tokens"] <= 40_000
-
-
-def test_nothing_but_rejects_is_a_failure_that_names_the_first(tmp_path: Path, run: Run) -> None:
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad/a.jpg").touch()
-    ended = run("build", tmp_path / "bad", "--output", tmp_path / "shards", "--workers", 1)
-    assert (ended.code, ended.err) == (
-        1,
-        f"{tmp_path}/shards: nothing to write, all 1 inputs were rejected (first: bad/a.jpg: empty, 0 bytes); "
-        "at least one must be readable; see plan/rejects-*.parquet\n",
-    )
 
 
 def test_plan_predicts_the_build_and_decodes_nothing(
@@ -439,17 +302,3 @@ def test_views_limit_exclude_and_deep_tubelets(media: Path, tmp_path: Path, run:
     assert by_view[0].keys() == by_view[1].keys()
     assert len(by_view[0]) == 20
     assert by_view[0] != by_view[1], "both views have the same sizes"
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_of_other_versions_fails_with_one_line(
-    workers: int, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine = transforms.library_versions()
-    monkeypatch.setattr("pipeline.launch.library_versions", lambda: mine | {"pillow": "1.0"})
-    ended = run("build", media, "--output", tmp_path / "shards", "--workers", workers)
-    assert ended.code == 1
-    assert (
-        ended.err
-        == f"worker: pillow {mine['pillow']} (launcher: 1.0); workers and launcher run the same versions; install constraints.txt on both\n"
-    )

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pipeline.distribution import add_unique, distribution
 from pipeline.files import join
 from pipeline.report_text import print_report
-from pipeline.sample import SLACK
+from pipeline.sample import SLACK_PERCENT
 from schemas import FormatError, Layout, Manifest, Shard
 
 __all__ = ["make_report", "print_report"]
@@ -211,9 +211,9 @@ def _shrunk(steps: np.ndarray, area: np.ndarray, wanted_area: np.ndarray, layout
     pictures to the grid also loses tokens, but far below the cap.
     """
     patch = layout.tubelet[1] * layout.tubelet[2]
-    tokens, least = area // patch, 1 - SLACK
-    below_wanted = tokens < wanted_area * least.numerator // (patch * least.denominator)
-    return below_wanted & (tokens * least.denominator >= cap // steps * least.numerator)
+    tokens, least_percent = area // patch, 100 - SLACK_PERCENT
+    below_wanted = tokens < wanted_area * least_percent // (patch * 100)
+    return below_wanted & (tokens * 100 >= cap // steps * least_percent)
 
 
 def _ratio(part: float, whole: float) -> float | None:

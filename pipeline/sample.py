@@ -19,7 +19,7 @@ from pipeline.records import Example, Outcome, Reference, reject
 from schemas.geometry import MAX_GRID, Grid, ceil_div
 
 # a grid may have n (1 +- 0.12) tokens for a wanted n
-SLACK = Fraction(12, 100)
+SLACK_PERCENT = 12
 
 _NO_CAP = 2**62
 
@@ -88,40 +88,48 @@ def nearest_grid(height: int, width: int, tokens: Fraction, cap: int, patch: tup
         cap: most tokens allowed, at least 1.
         patch: (height, width) of a token in px.
     """
-    tokens = min(tokens, Fraction(cap))
-    fewest = max(1, math.ceil(tokens * (1 - SLACK)))
-    most = min(cap, math.floor(tokens * (1 + SLACK)))
+    # integers from here on: fractions are ten times slower, and floats differ between machines
+    top, bottom = min(tokens, Fraction(cap)).as_integer_ratio()
+    fewest = max(1, ceil_div(top * (100 - SLACK_PERCENT), bottom * 100))
+    most = min(cap, top * (100 + SLACK_PERCENT) // (bottom * 100))
     if most < fewest:
-        fewest, most = max(1, math.floor(tokens)), max(1, min(cap, math.ceil(tokens)))
-    # rows : columns of an undistorted grid
-    aspect = Fraction(height * patch[1], width * patch[0])
-
-    def error(grid: tuple[int, int]) -> Fraction:
-        ratio = aspect * Fraction(grid[1], grid[0])
-        return max(ratio, 1 / ratio)
-
+        fewest, most = max(1, top // bottom), max(1, min(cap, ceil_div(top, bottom)))
+    # rows : columns of an undistorted grid is up : across
+    up, across = height * patch[1], width * patch[0]
     # a first grid, from the rows nearest the undistorted ones
-    middle = min(most, _rounded_root(tokens * aspect))
+    middle = min(most, _rounded_root(Fraction(top * up, bottom * across)))
     rows = (h for step in range(most) for h in (middle - step, middle + step) if 1 <= h <= most)
-    first = next(grid for grid in (_best_columns(h, fewest, most, aspect) for h in rows) if grid)
-    # a better one has h/w within aspect / error .. aspect * error, and h^2 = (h w)(h/w)
-    low = math.isqrt(math.floor(fewest * aspect / error(first)))
-    high = math.isqrt(math.floor(most * aspect * error(first)))
-    grids = [_best_columns(h, fewest, most, aspect) for h in range(max(1, low), min(most, high) + 1)]
-    return min(
-        (grid for grid in grids if grid), key=lambda grid: (error(grid), abs(grid[0] * grid[1] - tokens), grid[0])
-    )
+    best = next(grid for grid in (_best_columns(h, fewest, most, up, across) for h in rows) if grid)
+    large, small = _error(best, up, across)
+    # a better one has h/w within a factor large/small of up/across, and h^2 = (h w)(h/w)
+    low = math.isqrt(fewest * up * small // (across * large))
+    high = math.isqrt(most * up * large // (across * small))
+    for h in range(max(1, low), min(most, high) + 1):
+        grid = _best_columns(h, fewest, most, up, across)
+        if grid is None:
+            continue
+        error = _error(grid, up, across)
+        worse = error[0] * small - large * error[1]
+        nearer = (abs(grid[0] * grid[1] * bottom - top), grid[0]) < (abs(best[0] * best[1] * bottom - top), best[0])
+        if worse < 0 or (worse == 0 and nearer):
+            best, (large, small) = grid, error
+    return best
 
 
-def _best_columns(h: int, fewest: int, most: int, aspect: Fraction) -> tuple[int, int] | None:
+def _error(grid: tuple[int, int], up: int, across: int) -> tuple[int, int]:
+    """Returns the aspect error of a grid as (larger, smaller): their ratio is 1 where the aspect is kept."""
+    tall, wide = grid[0] * across, grid[1] * up
+    return (tall, wide) if tall > wide else (wide, tall)
+
+
+def _best_columns(h: int, fewest: int, most: int, up: int, across: int) -> tuple[int, int] | None:
     """Returns the grid of h rows with the least aspect error within the token limits, or None if no width fits."""
     low, high = ceil_div(fewest, h), most // h
     if low > high:
         return None
-    exact = h / aspect
-    # the error is max(w/exact, exact/w): w below exact beats w + 1 when exact^2 < w (w + 1)
-    below = max(1, math.floor(exact))
-    nearest = below if exact * exact <= below * (below + 1) else below + 1
+    # exact = h across / up columns; w below it beats w + 1 where exact^2 < w (w + 1)
+    below = max(1, h * across // up)
+    nearest = below if (h * across) ** 2 <= below * (below + 1) * up**2 else below + 1
     return h, min(high, max(low, nearest))
 
 

@@ -54,7 +54,9 @@ def main() -> None:
     for kind, values in rates.items():
         if values:
             low, middle, high = np.percentile(values, [10, 50, 90]) / 1e6
-            print(f"{kind}: {len(values)} files, median {middle:.0f} Mpx/s of one core (10 % to 90 %: {low:.0f} to {high:.0f})")
+            print(
+                f"{kind}: {len(values)} files, median {middle:.0f} Mpx/s of one core (10 % to 90 %: {low:.0f} to {high:.0f})"
+            )
     print(f"patchify into the row: {statistics.median(shares):.4f} of an example's CPU time (median)")
 
 

@@ -43,6 +43,13 @@ class PlanConfig:
         "native keeps the size, rounded to the grid",
         metavar="RULE",
     )
+    # 5 % is enough to fill bins exactly, and far below the range that sides are drawn from
+    resolution_slack: float = option(
+        0.05,
+        "most change of a drawn side, as a fraction, so that sequences fill exactly; 0: none; native sizes stay",
+        parse=float,
+        metavar="F",
+    )
     # one frame of 16x16 pixels: the patch of ViT-B/16 and NaViT
     tubelet: tuple[int, int, int] = option(
         (1, 16, 16),
@@ -134,6 +141,10 @@ class PlanConfig:
         self._check_shapes()
         if not self.fps > 0 or self.fps == float("inf"):
             raise ValueError(f"--fps {self.fps}: no frame is ever due; it is a number over 0; leave it out for 8")
+        if not 0 <= self.resolution_slack < 1:
+            raise ValueError(
+                f"--resolution-slack {self.resolution_slack}: not a fraction; it lies in 0..1, 1 left out; leave it out for 0.05"
+            )
         if not 0 <= self.max_reject_fraction <= 1:
             raise ValueError(
                 f"--max-reject-fraction {self.max_reject_fraction}: not a fraction; it lies in 0..1; leave it out for 0.01"

@@ -1,26 +1,32 @@
 """Stage 5: the kept plan: which example goes to which sequence of which shard.
 
 A group's references are sorted (a shuffle delivers them in any order), cut into equal chunks of at most
-`--group-size`, each chunk is packed alone, its bins are shuffled and divided evenly over shards. All of it
-is counts and names; the result is a Parquet file a group, one row group a shard, whose metadata holds the
-group's totals. Within 0.1 point of a global plan, at any number of examples.
+`--group-size`, each chunk is packed alone (drawn sizes move a little so that bins fill exactly), its bins are
+shuffled and divided evenly over shards. All of it is counts and names; the result is a Parquet file a group,
+one row group a shard, whose metadata holds the group's totals. Within 0.1 point of a global plan, at any number
+of examples.
 """
 
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
 from pipeline import files
 from pipeline.config import PlanConfig
-from pipeline.packing import pack
+from pipeline.packing import Packing, pack
+from pipeline.packing.bounds import lower_bound
+from pipeline.packing.elastic import Menus, fill
+from pipeline.packing.instance import read_instance
 from pipeline.records import Clash, Ignored, Outcome, Reference, Reject
-from pipeline.sample import shuffled
+from pipeline.sample import draw, menu, shuffled
 from pipeline.source import label_of
 from schemas.geometry import ceil_div
 from schemas.manifest import REJECT_TABLE_SCHEMA, canonical_json
@@ -118,16 +124,17 @@ def plan_group(
     histograms: dict[str, dict[str, int]] = {}
     for view in range(config.views):
         seen = [reference for reference in references if reference.view == view]
-        lengths = Counter(reference.num_tokens for reference in seen)
-        histograms[str(view)] = {str(length): lengths[length] for length in sorted(lengths)}
+        lengths: Counter[int] = Counter()
         for number, chunk in enumerate(_chunks(seen, config)):
             bins, bound = _pack_chunk(chunk, config, group, view, number)
+            lengths.update(reference.num_tokens for members in bins for reference in members)
             chunks.append({"view": view, "num_examples": len(chunk), "num_sequences": len(bins), "bound": bound})
             for part in _parts(bins, config):
                 rows = [row for sequence, members in enumerate(part) for row in _rows(sequence, members, classes)]
                 tokens = sum(reference.num_tokens for members in part for reference in members)
                 shard_plans.append(ShardPlan(group, len(shards), view, len(shards), len(part), len(rows), tokens))
                 shards.append(rows)
+        histograms[str(view)] = {str(length): lengths[length] for length in sorted(lengths)}
     summary = {
         "group": group,
         "num_inputs": len(
@@ -204,18 +211,40 @@ def _chunks(references: list[Reference], config: PlanConfig) -> Iterator[list[Re
 def _pack_chunk(
     chunk: list[Reference], config: PlanConfig, group: int, view: int, number: int
 ) -> tuple[list[list[Reference]], int]:
-    """Returns the chunk's bins in shuffled order, and the proven least number of them."""
+    """Returns the chunk's bins in shuffled order, examples at their realised grids, and the proven least number of bins."""
     packing = pack(
         [reference.num_tokens for reference in chunk],
         config.sequence_length,
         max_segments=config.max_segments,
         seed=config.seed,
     )
-    bins: list[list[Reference]] = [[] for _ in range(packing.num_bins)]
-    for reference, bin_number in zip(chunk, packing.bin_index.tolist(), strict=True):
+    bin_index, bound = packing.bin_index, packing.bound
+    if config.resolution_slack and any(reference.side for reference in chunk):
+        chunk, bin_index = _fill_elastically(chunk, packing, config, draw(config.seed, "fill", group, view, number))
+        realised = [reference.num_tokens for reference in chunk]
+        bound = lower_bound(read_instance(realised, config.sequence_length, config.max_segments))
+    bins: list[list[Reference]] = [[] for _ in range(int(bin_index.max()) + 1)]
+    for reference, bin_number in zip(chunk, bin_index.tolist(), strict=True):
         bins[bin_number].append(reference)
     # heuristics fill the first bins with the longest examples; sequences are drawn in stored order
-    return [bins[place] for place in shuffled(len(bins), config.seed, "bins", group, view, number)], packing.bound
+    return [bins[place] for place in shuffled(len(bins), config.seed, "bins", group, view, number)], bound
+
+
+def _fill_elastically(
+    chunk: list[Reference], packing: Packing, config: PlanConfig, seed: int
+) -> tuple[list[Reference], np.ndarray]:
+    """Returns the references at grids that fill bins exactly where possible, and their bins, (N,) int64."""
+    slack = Fraction(config.resolution_slack).limit_denominator(10**6)
+    menus = [menu(reference, slack, config.tubelet, config.token_cap) for reference in chunk]
+    filled = fill(
+        Menus.of([(count, cost) for count, (cost, _) in options.items()] for options in menus),
+        config.sequence_length,
+        max_segments=config.max_segments,
+        seed=seed,
+        packing=packing,
+    )
+    grids = [list(options.values())[place][1] for options, place in zip(menus, filled.choice.tolist(), strict=True)]
+    return [reference._replace(grid=grid) for reference, grid in zip(chunk, grids, strict=True)], filled.bin_index
 
 
 def _parts(bins: list[list[Reference]], config: PlanConfig) -> Iterator[list[list[Reference]]]:

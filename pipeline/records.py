@@ -53,10 +53,15 @@ class Example(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """One view of an example: what planning needs, and no pixels."""
+    """One view of an example: what planning needs, and no pixels.
+
+    `side` is the drawn effective side in px, from which elastic fill may depart; 0 where the size is not drawn or
+    was shrunk to a cap, and is to stay.
+    """
 
     example: Example
     view: int
+    side: int
     wanted_height: int
     wanted_width: int
     grid: Grid

@@ -158,6 +158,7 @@ class _Scan:
         self._count("scale", np.rint(np.sqrt(area / source_area) * RATIO_STEPS).astype(np.int64))
         self.num_upscaled += int((area > source_area).sum())
         wanted_area = column("wanted_height") * column("wanted_width")
+        self._count("side_change", np.rint(abs(np.sqrt(area / wanted_area) - 1) * RATIO_STEPS).astype(np.int64))
         self.num_shrunk += int(_shrunk(column("grid_t"), area, wanted_area, layout, cap).sum())
         self._count_frames(segments, column("num_frames"), column("num_repeated_frames"))
         labels = segments.field("labels")
@@ -173,6 +174,7 @@ class _Scan:
             "sequence_fill": distribution(counts["sequence_fill"], FILL_STEPS, [n / 20 for n in range(21)]),
             "effective_side_px": distribution(counts["effective_side_px"]),
             "aspect_error": distribution(counts["aspect_error"], RATIO_STEPS),
+            "side_change": distribution(counts["side_change"], RATIO_STEPS),
             "scale": distribution(counts["scale"], RATIO_STEPS),
         }
 

@@ -19,6 +19,7 @@ _CHARTS = (
     ("sequence_fill", "Sequence fill", "real tokens / sequence length (fraction)", "sequences"),
     ("effective_side_px", "Resolution", "effective side, √(height × width) (px)", "examples"),
     ("aspect_error", "Aspect error", "larger aspect / smaller aspect − 1 (fraction)", "examples"),
+    ("side_change", "Side change", "|effective side / wanted side − 1| (fraction)", "examples"),
     ("scale", "Scale", "effective side / source's effective side (fraction)", "examples"),
 )
 
@@ -58,7 +59,7 @@ def _caption(found: dict[str, Any], name: str, counted: str) -> str:
     """Returns the numbers behind a chart in one sentence."""
     if not found["num"]:
         return "Nothing was stored."
-    show = fraction if name in ("sequence_fill", "aspect_error", "scale") else number
+    show = fraction if name in ("sequence_fill", "aspect_error", "side_change", "scale") else number
     unit = f" {_UNITS[name]}" if name in _UNITS else ""
     text = (
         f"Mean {show(found['mean'])}, median {show(found['median'])} (dashed), "

@@ -119,6 +119,7 @@ def _sizes(report: dict[str, Any]) -> list[str]:
         ("sequence fill", "sequence_fill", fraction),
         ("effective side, px", "effective_side_px", number),
         ("aspect error", "aspect_error", fraction),
+        ("side change", "side_change", fraction),
         ("scale from source", "scale", fraction),
     ):
         lines.append(f"  {title:<22}" + "".join(f"{show(report[key][name]):>9}" for name in names))

@@ -147,6 +147,7 @@ def sample(example: Example, view: int, rule: Resolution, patch: Grid, cap: int,
     """
     height, width = example.source_height, example.source_width
     steps = ceil_div(max(1, len(example.frame_pts)), patch[0])
+    side = 0
     if rule.native:
         wanted = height, width
         h, w = (max(1, (2 * size + side) // (2 * side)) for size, side in zip(wanted, patch[1:], strict=True))
@@ -157,11 +158,40 @@ def sample(example: Example, view: int, rule: Resolution, patch: Grid, cap: int,
     if steps * h * w > cap:
         if oversize == "reject" or steps > cap:
             return reject(example.source.key, "sample", "oversize", _oversize(steps, h * w, cap, oversize))
+        side = 0
         h, w = nearest_grid(height, width, Fraction(cap // steps), cap // steps, patch[1:])
     if max(steps, h, w) > MAX_GRID:
         detail = f"grid {steps}x{h}x{w}; positions are int16, so at most {MAX_GRID} a side; use a larger --tubelet"
         return reject(example.source.key, "sample", "oversize", detail)
-    return Reference(example, view, *wanted, (steps, h, w))
+    return Reference(example, view, side, *wanted, (steps, h, w))
+
+
+def menu(reference: Reference, slack: Fraction, patch: Grid, cap: int) -> dict[int, tuple[int, Grid]]:
+    """Returns the token counts an example may have, each with its cost and grid, by rising count.
+
+    The sides are the whole pixels from side / (1 + slack) to side x (1 + slack), each with its nearest grid; counts
+    stay within the 12 % that grids may depart from what was drawn. The cost is the change of side in thousandths,
+    at least 1, and 0 for the wanted count alone.
+
+    Args:
+        reference: with its wanted grid.
+        slack: most change of the side, as a fraction.
+        patch: the tubelet, (frames, height px, width px).
+        cap: most tokens of one example.
+    """
+    options = {reference.num_tokens: (0, reference.grid)}
+    side, steps, example = reference.side, reference.grid[0], reference.example
+    wanted_tokens = Fraction(side * side, patch[1] * patch[2])
+    for other in range(math.ceil(side / (1 + slack)), math.floor(side * (1 + slack)) + 1):
+        tokens = Fraction(other * other, patch[1] * patch[2])
+        if other == side or other == 0 or tokens * steps > cap:
+            continue
+        h, w = nearest_grid(example.source_height, example.source_width, tokens, cap // steps, patch[1:])
+        cost = max(1, abs(other - side) * 1000 // side)
+        near = abs(h * w - wanted_tokens) * 100 <= SLACK_PERCENT * wanted_tokens
+        if near and max(h, w) <= MAX_GRID and cost < options.get(steps * h * w, (1001, reference.grid))[0]:
+            options[steps * h * w] = (cost, (steps, h, w))
+    return dict(sorted(options.items()))
 
 
 def _oversize(steps: int, step_tokens: int, cap: int, oversize: str) -> str:

@@ -43,7 +43,7 @@ def make_example(key: str, clip: int = 0, height: int = 300, width: int = 200, *
 def make_reference(key: str, grid: tuple[int, int, int] = (1, 1, 1), view: int = 0, clip: int = 0) -> Reference:
     """Returns one view of an example, with the grid it was given."""
     frame_pts = tuple(10**12 * step for step in range(grid[0])) if grid[0] > 1 else ()
-    return Reference(make_example(key, clip, frame_pts=frame_pts, time_base=(1, 600)), view, 48, 32, grid)
+    return Reference(make_example(key, clip, frame_pts=frame_pts, time_base=(1, 600)), view, 0, 48, 32, grid)
 
 
 def make_row(sequence: int, key: str, grid: tuple[int, int, int], **more: Any) -> dict[str, Any]:

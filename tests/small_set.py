@@ -23,6 +23,8 @@ NUM_IMAGES = 22
 # tubelets of two frames, so that a clip of five repeats one and an image its only one
 CONFIG = BuildConfig(
     resolution="side:16-64",
+    # so that a sequence holds nothing but the file that will have changed
+    resolution_slack=0.0,
     tubelet=(2, 8, 8),
     sequence_length=64,
     max_segments=5,

@@ -128,7 +128,7 @@ def test_distributions_are_those_of_the_rows(
 def test_aspect_error_and_scale_compare_the_stored_size_with_the_source(
     report: dict[str, Any], segments: list[dict[str, Any]]
 ) -> None:
-    errors, scales = [], []
+    errors, scales, changes = [], [], []
     for segment in segments:
         ratio = Fraction(segment["height"], segment["width"]) / Fraction(
             segment["source_height"], segment["source_width"]
@@ -136,8 +136,11 @@ def test_aspect_error_and_scale_compare_the_stored_size_with_the_source(
         errors.append(float(max(ratio, 1 / ratio) - 1))
         area = segment["height"] * segment["width"] / (segment["source_height"] * segment["source_width"])
         scales.append(math.sqrt(area))
+        wanted = segment["wanted_height"] * segment["wanted_width"]
+        changes.append(abs(math.sqrt(segment["height"] * segment["width"] / wanted) - 1))
     check_distribution(report["aspect_error"], errors, tolerance=1e-4)
     check_distribution(report["scale"], scales, tolerance=1e-4)
+    check_distribution(report["side_change"], changes, tolerance=1e-4)
     assert report["sizes"]["num_upscaled"] == sum(scale > 1 for scale in scales) > 0
 
 
@@ -370,7 +373,7 @@ def test_the_page_escapes_keys_classes_and_suffixes(packed: Path) -> None:
 
 def test_every_chart_has_a_title_and_axes_with_units(report: dict[str, Any]) -> None:
     page = _Page(render_html(report))
-    assert page.tags["svg"] == 7
+    assert page.tags["svg"] == 8
     for words in (
         "Tokens an example",
         "Examples a sequence",

@@ -392,7 +392,9 @@ def test_a_missing_or_broken_table_is_the_problem(own: Path, name: str, content:
 def test_totals_of_another_shape_are_a_problem(own: Path, totals: Any) -> None:
     change_manifest(own, totals=totals)
     found = verify(str(own))
-    assert [line for line in found if "manifest.json: broken totals" in line]
+    assert [
+        line for line in found if "manifest.json: broken totals" in line or "manifest.json: broken manifest" in line
+    ]
 
 
 def test_a_folder_that_is_not_there_is_a_problem(tmp_path: Path) -> None:

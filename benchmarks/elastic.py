@@ -1,0 +1,101 @@
+"""Elastic fill of NaViT draws: how many bins are exactly full, and what that moves.
+
+    python benchmarks/elastic.py [NUM_EXAMPLES]
+
+NUM_EXAMPLES: 16,384 by default, one chunk of a plan. Sides U(64,256) px, patch 16, aspects as cameras and the web
+have them; the menu of an example holds the grids of least aspect error for every whole side within 5 %. One line
+a capacity; `clips`: every third example has 8 to 64 time steps, shrunk until it fits. Bins and efficiency beside
+best-fit decreasing of the wanted counts (time: of the same process, its ratio last).
+"""
+
+import platform
+import sys
+import time
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pipeline.packing import pack  # noqa: E402
+from pipeline.packing.closing import Menu  # noqa: E402
+from pipeline.packing.elastic import Menus, fill  # noqa: E402
+from pipeline.sample import nearest_grid  # noqa: E402
+
+CAPACITIES = (256, 512, 1024, 2048, 4096)
+ASPECTS = (
+    (3, 4), (4, 3), (2, 3), (3, 2), (9, 16), (16, 9), (1, 1), (4, 5), (5, 4), (5, 7), (1, 2), (2, 1),
+    (517, 333), (431, 700), (640, 427), (427, 640), (500, 333), (375, 500),
+)  # fmt: skip
+SLACK = Fraction(105, 100)
+# costs are ten-thousandths of the side
+UNIT = 10_000
+
+
+@cache
+def tokens_of_side(height: int, width: int, side: int) -> int:
+    """Returns the tokens of the grid that an effective side stands for."""
+    h, w = nearest_grid(height, width, Fraction(side * side, 256), 2**15, (16, 16))
+    return h * w
+
+
+@cache
+def menu(height: int, width: int, side: int, steps: int, cap: int) -> Menu:
+    """Returns the counts of the sides within the slack, each at the cost of the nearest side that has it."""
+    wanted = tokens_of_side(height, width, side)
+    costs = {wanted: 0}
+    for other in range(-(-side * SLACK.denominator // SLACK.numerator), int(side * SLACK) + 1):
+        tokens = tokens_of_side(height, width, other)
+        if tokens * steps <= cap:
+            costs[tokens] = min(costs.get(tokens, UNIT), abs(other - side) * UNIT // side)
+    return [(tokens * steps, cost) for tokens, cost in sorted(costs.items())]
+
+
+def draw_menus(num_examples: int, cap: int, *, clips: bool, seed: int = 1) -> Menus:
+    """Returns the menus of examples drawn as in the module docstring."""
+    rng = np.random.default_rng(seed)
+    menus = []
+    for _ in range(num_examples):
+        (height, width), side = ASPECTS[rng.integers(len(ASPECTS))], int(rng.integers(64, 257))
+        steps = int(rng.integers(8, 65)) if clips and rng.integers(3) == 0 else 1
+        while steps * tokens_of_side(height, width, side) > cap:
+            side = side * 19 // 20
+        menus.append(menu(height, width, side, steps, cap))
+    return Menus.of(menus)
+
+
+def main() -> None:
+    """Prints the table."""
+    num_examples = int(sys.argv[1]) if len(sys.argv) > 1 else 16_384
+    print(f"{platform.machine()}, python {platform.python_version()}, numpy {np.__version__}; {num_examples} examples")
+    print(
+        "             L   bins  best-fit  exactly full  efficiency  best-fit  side change  moved   token drift  "
+        "options  seconds  x best-fit"
+    )
+    for clips in (False, True):
+        for capacity in CAPACITIES:
+            menus = draw_menus(num_examples, capacity, clips=clips)
+            wanted = menus.at(menus.wanted())
+            started = time.perf_counter()
+            greedy = pack(wanted, capacity, method="best-fit")
+            between = time.perf_counter()
+            packing = fill(menus, capacity)
+            seconds, baseline = time.perf_counter() - between, between - started
+            counts = menus.at(packing.choice)
+            loads = np.zeros(packing.num_bins, dtype=np.int64)
+            np.add.at(loads, packing.bin_index, counts)
+            costs = menus.costs[menus.offsets[:-1] + packing.choice]
+            print(
+                f"{'clips' if clips else 'images':8}{capacity:6}{packing.num_bins:7}{greedy.num_bins:10}"
+                f"{np.mean(loads == capacity):14.4f}{counts.sum() / packing.num_bins / capacity:12.5f}"
+                f"{wanted.sum() / greedy.num_bins / capacity:10.5f}{costs.mean() / UNIT:13.5f}{np.mean(costs > 0):7.4f}"
+                f"{counts.sum() / wanted.sum() - 1:14.5f}{len(menus.counts) / num_examples:9.2f}{seconds:9.2f}"
+                f"{seconds / baseline:12.0f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

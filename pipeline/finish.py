@@ -8,15 +8,13 @@ import json
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import files, plan, report, report_html
 from pipeline.config import PlanConfig
 from pipeline.options import output_affecting
-from pipeline.packing.bounds import lower_bound
-from pipeline.packing.instance import read_instance
+from pipeline.packing import bound_of_histogram
 from pipeline.records import Reject
 from pipeline.shards import ShardResult
 from pipeline.transforms import CLASSES_NAME, RESULTS_NAME
@@ -62,17 +60,20 @@ def global_bounds(summaries: list[dict[str, Any]], config: PlanConfig) -> list[d
     """
     bounds = []
     for view in range(config.views):
-        lengths: Counter[int] = Counter()
+        merged: Counter[int] = Counter()
         for summary in summaries:
-            lengths.update({int(length): count for length, count in summary["histograms"][str(view)].items()})
+            merged.update({int(length): count for length, count in summary["histograms"][str(view)].items()})
         chunks = [chunk for summary in summaries for chunk in summary["chunks"] if chunk["view"] == view]
-        merged = np.repeat(np.array(sorted(lengths), np.int64), [lengths[length] for length in sorted(lengths)])
+        lengths = sorted(merged)
+        certificate = bound_of_histogram(
+            lengths, [merged[length] for length in lengths], config.sequence_length, config.max_segments
+        )
         bounds.append(
             {
                 "view": view,
                 "layout": 0,
                 "num_sequences": sum(chunk["num_sequences"] for chunk in chunks),
-                "bound": lower_bound(read_instance(merged, config.sequence_length, config.max_segments)),
+                "bound": certificate.bound,
                 "num_chunks": len(chunks),
                 "num_chunks_optimal": sum(chunk["num_sequences"] == chunk["bound"] for chunk in chunks),
             }

@@ -22,9 +22,9 @@ import xxhash
 from pipeline import files
 from pipeline.config import PlanConfig
 from pipeline.packing import Packing, pack
-from pipeline.packing.bounds import lower_bound
+from pipeline.packing.bounds import closed_form_bound
 from pipeline.packing.elastic import Menus, fill
-from pipeline.packing.instance import read_instance
+from pipeline.packing.instance import histogram_of, read_instance
 from pipeline.records import Clash, Ignored, Outcome, Reference, Reject
 from pipeline.sample import draw, menu, shuffled
 from pipeline.source import label_of
@@ -222,7 +222,9 @@ def _pack_chunk(
     if config.resolution_slack and any(reference.side for reference in chunk):
         chunk, bin_index = _fill_elastically(chunk, packing, config, draw(config.seed, "fill", group, view, number))
         realised = [reference.num_tokens for reference in chunk]
-        bound = lower_bound(read_instance(realised, config.sequence_length, config.max_segments))
+        bound = closed_form_bound(
+            histogram_of(read_instance(realised, config.sequence_length, config.max_segments))
+        ).bound
     bins: list[list[Reference]] = [[] for _ in range(int(bin_index.max()) + 1)]
     for reference, bin_number in zip(chunk, bin_index.tolist(), strict=True):
         bins[bin_number].append(reference)

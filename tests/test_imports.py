@@ -14,7 +14,7 @@ PACKAGES = ("schemas", "pipeline", "trainer")
 
 # the graph, what runs it, and `files`, when it meets the first URI
 MAY_IMPORT_BEAM = {f"pipeline/{name}.py" for name in "transforms build launch runner worker files cli".split()}
-MAY_IMPORT_ORTOOLS = {"pipeline/packing/exact.py"}
+MAY_IMPORT_ORTOOLS = {"pipeline/packing/master.py"}
 
 
 def modules(package: str) -> list[Path]:

@@ -30,7 +30,7 @@ from schemas.manifest import REJECT_TABLE_SCHEMA, table_bytes
 
 Rows = list[dict[str, Any]]
 # the shard that the damage goes to: two rows with segments, and its second row has at least two
-NAME = "part-000-00000-00001.parquet"
+NAME = "part-000-00000-00000.parquet"
 OTHER = "part-000-00001-00000.parquet"
 
 
@@ -305,12 +305,14 @@ def test_a_shard_of_another_layout_view_or_group_is_found(
 
 
 def test_totals_of_a_shard_that_its_rows_do_not_give_are_found(own: Path) -> None:
-    totals = {"num_sequences": 2, "num_segments": 4, "num_tokens": 111, "attention_cost": 0}
-    rewrite_shard(own, NAME, read_rows(own / NAME, CONFIG.layout), totals=totals)
+    rows = read_rows(own / NAME, CONFIG.layout)
+    right = sum(row["num_tokens"] for row in rows)
+    counts = {"num_sequences": len(rows), "num_segments": sum(row["num_segments"] for row in rows)}
+    rewrite_shard(own, NAME, rows, totals=counts | {"num_tokens": right + 1, "attention_cost": 0})
     check(
         own,
-        (NAME, "num_tokens is 111; shards.parquet says 110"),
-        (NAME, "its totals say num_tokens 111; its rows give 110"),
+        (NAME, f"num_tokens is {right + 1}; shards.parquet says {right}"),
+        (NAME, f"its totals say num_tokens {right + 1}; its rows give {right}"),
     )
 
 
@@ -326,7 +328,7 @@ def test_a_reject_that_the_reject_table_lacks_is_found(own: Path) -> None:
     (own / "rejects.parquet").write_bytes(table_bytes(kept, REJECT_TABLE_SCHEMA))
     check(
         own,
-        ("part-000-00000-00000.parquet", CHANGED_KEY, "is not in rejects.parquet"),
+        ("part-000-00000-00001.parquet", CHANGED_KEY, "is not in rejects.parquet"),
         ("manifest.json", "num_rejects is 2; rejects.parquet has 1 rows"),
         ("manifest.json", "num_inputs is 24; 23 different keys"),
     )
@@ -371,7 +373,7 @@ def test_bounds_that_contradict_the_shard_table_are_found(own: Path) -> None:
 
 def test_a_shard_listed_twice_or_elsewhere_is_found(own: Path) -> None:
     rows = table_of(own)
-    write_shard_table(own, [*rows, rows[1]])
+    write_shard_table(own, [*rows, *(row for row in rows if row["path"] == NAME)])
     assert [line for line in verify(str(own)) if f"{NAME} is listed 2 times" in line]
     write_shard_table(own, [rows[0] | {"path": f"../set/{rows[0]['path']}"}, *rows[1:]])
     assert [line for line in verify(str(own)) if f"../set/{rows[0]['path']} is not a file name" in line]

@@ -1,11 +1,14 @@
 """Packing of examples into bins: token counts in, bin numbers out, integers only.
 
-One call, `pack`, and its independent judge, `check_packing`. The rooms behind them: `instance`
-(the checked question), `bounds` (what no packing can beat), `greedy` (best-fit decreasing),
-`exact` (CP-SAT; the only importer of ortools), `result` (the answer), `engine` (who is asked when).
+One call, `pack`, its two independent judges, `check_packing` and `check_certificate`, and `bound_of_histogram` for what
+no packing of many groups together can beat. The rooms behind them: `instance` (the checked question), `bounds` (in
+closed form), `greedy` (best-fit decreasing, folding), `fill` (exact, by subset sums), `columns` (column generation; the
+only importer of ortools), `slots` (which example stands where), `result` (the answer), `certificate` (the proof),
+`engine` (who is asked when).
 """
 
-from pipeline.packing.engine import pack
-from pipeline.packing.result import Packing, check_packing
+from pipeline.packing.certificate import check_certificate
+from pipeline.packing.engine import bound_of_histogram, pack
+from pipeline.packing.result import Certificate, Packing, check_packing
 
-__all__ = ["Packing", "check_packing", "pack"]
+__all__ = ["Certificate", "Packing", "bound_of_histogram", "check_certificate", "check_packing", "pack"]

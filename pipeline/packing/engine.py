@@ -1,8 +1,10 @@
 """Who is asked, and when to stop: the one way into the packers.
 
-Best-fit decreasing first; where it meets the lower bound it is optimal and nothing else runs. Else,
-up to `MAX_EXACT_EXAMPLES` examples, CP-SAT. The answer is always the best packing so far with the
-bound proven so far. A pure function of its arguments: one thread, no clock, ties broken explicitly.
+From cheap to dear, on the histogram of lengths: bounds in closed form, best-fit decreasing, a fold where max_segments
+binds, exact fill by subset sums, and column generation (`columns`, imported only then: ortools takes longer to import
+than most groups take to pack). The first that meets the bound ends it; the answer is always the best packing so far
+with the best bound proven so far. Several resources: best-fit in several orders, each resource's own bound. A pure
+function of its arguments: one thread, no clock, ties broken explicitly.
 """
 
 from typing import Literal
@@ -10,15 +12,26 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.packing.bounds import lower_bound
-from pipeline.packing.greedy import best_fit_decreasing
-from pipeline.packing.instance import Capacity, Instance, Lengths, read_instance, read_integer
-from pipeline.packing.result import Packing, number_bins
+from pipeline.packing.bounds import closed_form_bound, rounded_bound
+from pipeline.packing.fill import fill
+from pipeline.packing.greedy import best_fit, best_fit_rows, decreasing_orders, fold
+from pipeline.packing.instance import (
+    Capacity,
+    Histogram,
+    Instance,
+    Lengths,
+    histogram_of,
+    read_histogram,
+    read_instance,
+    read_integer,
+)
+from pipeline.packing.result import Certificate, Packing
+from pipeline.packing.slots import Patterns, assign, patterns_of
+
+# Column generation and the check of its proof need tables of this size.
+MAX_COLUMNS_CAPACITY = 2**20
 
 METHODS = ("auto", "best-fit", "exact")
-
-# CP-SAT on bins and lengths stops finishing somewhere between 60 and 240 examples (issue 3).
-MAX_EXACT_EXAMPLES = 60
 
 
 def pack(
@@ -32,49 +45,139 @@ def pack(
 ) -> Packing:
     """Returns which example goes to which bin, in few bins, with a proven bound on how few.
 
-    The same arguments give the same answer. Bins are numbered by first appearance along the
-    examples.
+    The same arguments give the same answer.
 
     Args:
-        lengths: (N,) integers, or (N, R) where an example uses R resources; each at least 1.
+        lengths: (N,) integers, or (N, R) where an example uses R resources; each at least 1 of the first and at
+            least 0 of the others.
         capacity: what a bin holds: one integer, or R of them.
         max_segments: most examples in one bin; None for no limit.
-        seed: of the solver's draws; best-fit draws nothing.
-        effort: scale of the solver's deterministic work limit; 1 is a few seconds at most.
-        method: "auto" takes the best it can prove or find; "best-fit" never calls a solver; "exact"
-            is "auto" that refuses what is too large for the solver.
+        seed: of the shuffle of examples of equal length, and of the packers' draws.
+        effort: scale of the deterministic work limits; 1 is a second for a few hundred distinct lengths, half
+            a minute for thousands.
+        method: "auto" takes the best it can prove or find; "best-fit" is best-fit decreasing and the bounds in closed
+            form: less time than sorting the lengths takes; "exact" is "auto" that refuses an answer it cannot prove.
 
     Raises:
-        ValueError: an argument is out of its range; the message names it (and its index).
+        ValueError: an argument is out of its range; the message names it (and its index). Or "exact" proved nothing.
     """
     instance = read_instance(lengths, capacity, max_segments)
-    _check_request(instance, effort, method)
+    _check_request(effort, method)
     seed = read_integer("seed", seed)
-    bin_index = best_fit_decreasing(instance)
-    bound = lower_bound(instance)
-    num_bins = _num_bins(bin_index)
-    if method != "best-fit" and bound < num_bins and instance.num_examples <= MAX_EXACT_EXAMPLES:
-        # Imported here: ortools takes longer to import than most groups take to pack.
-        from pipeline.packing.exact import fewer_bins
-
-        better, bound = fewer_bins(instance, bound, num_bins, seed=seed, effort=effort)
-        if better is not None:
-            bin_index, num_bins = better, _num_bins(better)
-    return Packing(number_bins(bin_index), num_bins, bound)
-
-
-def _num_bins(bin_index: npt.NDArray[np.int64]) -> int:
-    """Returns how many bins hold at least one example."""
-    return len(np.unique(bin_index))
+    if instance.num_resources > 1:
+        bin_index, certificate = _pack_rows(instance, seed, several=method != "best-fit")
+        packing = Packing(bin_index, int(bin_index.max(initial=-1)) + 1, certificate.bound, certificate)
+    else:
+        histogram = histogram_of(instance)
+        patterns, certificate = solve(histogram, seed=seed, effort=effort, fast=method == "best-fit")
+        bin_index = assign(instance.lengths[:, 0], histogram, patterns, seed)
+        packing = Packing(bin_index, patterns.num_bins, certificate.bound, certificate)
+    if method == "exact" and not packing.proven_optimal:
+        raise ValueError(
+            f"method 'exact': {packing.num_bins} bins against a bound of {packing.bound} at effort {effort};"
+            " it returns proven optima only; raise the effort or use method 'auto'"
+        )
+    return packing
 
 
-def _check_request(instance: Instance, effort: float, method: str) -> None:
-    """Raises ValueError for a method or an effort that cannot be used on this instance."""
+def bound_of_histogram(
+    values: Lengths,
+    counts: npt.ArrayLike,
+    capacity: int,
+    max_segments: int | None = None,
+    *,
+    seed: int = 0,
+    effort: float = 1.0,
+) -> Certificate:
+    """Returns the best proven bound on the bins for `counts[i]` examples of length `values[i]`, with its proof.
+
+    Bounds of groups do not add up to a bound: merge their histograms and ask here.
+
+    Args:
+        values: (K,) integers, none twice.
+        counts: (K,) integers.
+        capacity: what a bin holds.
+        max_segments: most examples in one bin; None for no limit.
+        seed: of the packers' draws.
+        effort: scale of the deterministic work limits, as in `pack`.
+
+    Raises:
+        ValueError: a value is out of its range; the message names it (and its index).
+    """
+    return solve(read_histogram(values, counts, capacity, max_segments), seed=seed, effort=effort)[1]
+
+
+def solve(histogram: Histogram, *, seed: int, effort: float, fast: bool = False) -> tuple[Patterns, Certificate]:
+    """Returns the best packing of a histogram and the best bound; where they meet, nothing dearer is asked."""
+    best, proven = best_fit(histogram), closed_form_bound(histogram)
+    if fast or best.num_bins == proven.bound:
+        return best, proven
+    proven = max(proven, rounded_bound(histogram), key=lambda certificate: certificate.bound)
+    for another_way in (_folded, _filled):
+        if best.num_bins > proven.bound:
+            best = another_way(histogram, best, proven.bound, seed, effort) or best
+    if best.num_bins > proven.bound and histogram.capacity <= MAX_COLUMNS_CAPACITY:
+        best, proven = _improved(histogram, best, proven, seed, effort)
+    return best, proven
+
+
+def _folded(histogram: Histogram, best: Patterns, bound: int, seed: int, effort: float) -> Patterns | None:
+    """Returns a fold into fewer bins where max_segments is what binds: the bound's, or some per mille above it."""
+    if histogram.max_segments >= histogram.capacity // int(histogram.values[0]):
+        return None
+    num_bins = bound
+    while num_bins < best.num_bins:
+        if folded := fold(histogram, num_bins):
+            return folded
+        num_bins += max(1, bound >> 10, num_bins - bound)
+    return None
+
+
+def _filled(histogram: Histogram, best: Patterns, bound: int, seed: int, effort: float) -> Patterns | None:
+    """Returns an exact fill into as many bins as the bound says."""
+    return fill(histogram, bound, seed=seed, effort=effort)
+
+
+def _improved(
+    histogram: Histogram, best: Patterns, proven: Certificate, seed: int, effort: float
+) -> tuple[Patterns, Certificate]:
+    """Returns the better packing and the better bound of column generation's and those known."""
+    # Imported here: ortools takes longer to import than most groups take to pack.
+    from pipeline.packing.columns import improve
+
+    limit = histogram.max_segments if histogram.max_segments < histogram.num_examples else None
+    result = improve(
+        histogram.values, histogram.counts, histogram.capacity, limit,
+        num_bins=best.num_bins, bound=proven.bound, seed=seed, effort=effort,
+    )  # fmt: skip
+    if result.bound > proven.bound:
+        duals = result.duals_K
+        proven = Certificate(result.bound, histogram.values, duals, result.scale, result.slot_dual, histogram.resource)
+    if result.patterns_MK is not None:
+        best = patterns_of(result.patterns_MK, result.repeats_M)
+    return best, proven
+
+
+def _pack_rows(instance: Instance, seed: int, several: bool) -> tuple[npt.NDArray[np.int64], Certificate]:
+    """Returns the bins of examples that use several resources, (N,) int64, and the best bound of one resource alone."""
+    histograms = [histogram_of(instance, resource) for resource in range(instance.num_resources)]
+    bounds = [closed_form_bound(histogram) for histogram in histograms]
+    if several:
+        bounds += [rounded_bound(histogram) for histogram in histograms]
+    proven = max(bounds, key=lambda certificate: certificate.bound)
+    best: npt.NDArray[np.int64] | None = None
+    for order in decreasing_orders(instance, seed)[: None if several else 1]:
+        bin_index = best_fit_rows(instance, order)
+        if best is None or bin_index.max(initial=-1) < best.max(initial=-1):
+            best = bin_index
+        if best.max(initial=-1) + 1 == proven.bound:
+            break
+    return best, proven
+
+
+def _check_request(effort: float, method: str) -> None:
+    """Raises ValueError for a method or an effort that cannot be used."""
     if method not in METHODS:
         raise ValueError(f"method: {method!r}; it is one of {', '.join(METHODS)}; leave it out for auto")
     if not effort > 0:  # also true of nan
         raise ValueError(f"effort: {effort}; it is above 0; leave it out for 1.0")
-    if method == "exact" and instance.num_examples > MAX_EXACT_EXAMPLES:
-        raise ValueError(
-            f"method 'exact': {instance.num_examples} examples; the most is {MAX_EXACT_EXAMPLES}; use method 'auto'"
-        )

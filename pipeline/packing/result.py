@@ -12,36 +12,50 @@ from pipeline.packing.instance import Capacity, Instance, Lengths, read_instance
 
 
 @dataclass(frozen=True, eq=False)  # a generated == would ask an array for one truth value
+class Certificate:
+    """A worth for each length, and the bound that follows from it.
+
+    Attributes:
+        bound: the number of bins that no packing beats.
+        values: (K,) int64, the lengths that occur, ascending.
+        duals: (K,) int64, the worth of one example of each, at least 0.
+        scale: what no bin is worth more than.
+        slot_dual: a part of each worth that is paid for the example's slot, whatever its length. It proves nothing
+            new but proves it faster: a bin is worth at most `slot_dual * max_segments` and what a knapsack over the
+            rest of each worth holds. 0 where max_segments does not bind.
+        resource: whose lengths these are, where examples use several.
+    """
+
+    bound: int
+    values: npt.NDArray[np.int64]
+    duals: npt.NDArray[np.int64]
+    scale: int
+    slot_dual: int = 0
+    resource: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class Packing:
     """Which example goes to which bin.
 
     Attributes:
-        bin_index: (N,) int64, the bin of each example. Bins are numbered by first appearance:
-            example 0 is in bin 0, and each new bin met along the examples has the next number.
+        bin_index: (N,) int64, the bin of each example. Bins of like contents have neighbouring numbers (their order
+            says something about them: shuffle bins before they are drawn in order); which of the examples of one
+            length stands where is a seeded shuffle.
         num_bins: how many bins; none is empty.
         bound: proven least number of bins any packing of these examples needs.
+        certificate: the proof of the bound, for `check_certificate`.
     """
 
     bin_index: npt.NDArray[np.int64]
     num_bins: int
     bound: int
+    certificate: Certificate | None = None
 
     @property
     def proven_optimal(self) -> bool:
         """True where no packing of these examples has fewer bins, and that is proven."""
         return self.num_bins == self.bound
-
-
-def number_bins(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Returns the labels of bins, (N,) int64, renumbered 0, 1, ... by first appearance.
-
-    Args:
-        labels: (N,) int64, equal for examples of one bin, otherwise free.
-    """
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
 
 
 def check_packing(lengths: Lengths, capacity: Capacity, packing: Packing, max_segments: int | None = None) -> None:
@@ -50,8 +64,7 @@ def check_packing(lengths: Lengths, capacity: Capacity, packing: Packing, max_se
     Args:
         lengths: (N,) or (N, R) integers, as given to `pack`.
         capacity: one integer, or R of them.
-        packing: what is judged. Whether its bound is proven is not judged, only that it is
-            possible.
+        packing: what is judged; of its bound only that it is possible (`check_certificate` judges the proof).
         max_segments: most examples in one bin, or None for no limit.
 
     Raises:
@@ -90,7 +103,7 @@ def _check_every_bin(instance: Instance, bin_index: npt.NDArray[np.int64], num_b
             f"bin {crowded}: {counts[crowded]} examples; max_segments is {instance.max_segments}; do not use this packing"
         )
     loads = np.zeros((num_bins, instance.num_resources), dtype=np.int64)
-    np.add.at(loads, bin_index, instance.lengths)
+    np.add.at(loads, bin_index, instance.lengths.astype(np.int64))
     for over, resource in np.argwhere(loads > instance.capacity)[:1].tolist():
         of_resource = f" of resource {resource}" if instance.num_resources > 1 else ""
         raise ValueError(

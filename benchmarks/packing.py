@@ -1,0 +1,309 @@
+"""How well and how fast examples are packed: bins, proven bound, CPU time, against the packers in use.
+
+    python benchmarks/packing.py [--quick] [--only sets,fast,memory,field,segments,classical]
+
+Sections: `sets` (every set of ../shared/lengths beside the checkout at the capacities it fits, N drawn with replacement
+by a fixed seed, and Krell's published histograms), `fast` (method="best-fit" against `np.sort` of the same lengths and
+against a best-fit loop), `memory` (peak above the input at N = 1e7), `field` (bins of the packers in use), `segments`
+(max_segments binds), `classical` (Falkenauer's uniform and triplets, "A hybrid grouping genetic algorithm for bin
+packing", 1996, section 5; and a class made like Hard28: 160 to 200 lengths of U(1, 800) at capacity 1000 that closed
+forms leave open). CPU time of this process. Every packing and every certificate is checked. `--quick`: N up to 1e5 and
+a few cases of each.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.packing import Packing, check_certificate, check_packing, pack
+
+LENGTHS = Path(__file__).resolve().parents[2] / "shared" / "lengths"
+CAPACITIES = {
+    "side_uniform_64_256": (256, 512, 576, 1024, 4096),
+    "side_normal_64_256": (256, 512, 576, 1024, 4096),
+    "side_uniform_64_384": (576, 1024, 4096),
+    "images_and_clips_4096": (4096,),
+    "native_photos_4096": (4096,),
+    "images_and_clips_16384": (16384,),
+    "native_photos_16384": (16384,),
+}
+PUBLISHED = {"wikipedia_512": (512, 8_135_727), "squad_384": (384, 40_195)}
+SEGMENTS = (
+    ("side_uniform_64_256", 1024, (8, 10, 11, 12, 16)),
+    ("side_uniform_64_256", 4096, (32, 40, 44, 48)),
+    ("side_normal_64_256", 512, (5, 6, 8)),
+    ("images_and_clips_4096", 4096, (2, 3, 4, 8)),
+)
+OPEN_BINS = 64
+BINS = f"{'bins':>9} {'bound':>9} {'gap %':>8} {'':<9}"
+
+
+def drawn(name: str, count: int) -> npt.NDArray[np.uint16]:
+    """Returns lengths of a set, drawn with replacement by a fixed seed."""
+    return np.random.default_rng(0).choice(np.load(LENGTHS / f"{name}.npy"), count)
+
+
+def cpu(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Returns what a call returns and the CPU seconds it took."""
+    started = time.process_time()
+    result = work()
+    return result, time.process_time() - started
+
+
+def sorting(lengths: npt.NDArray[np.integer]) -> float:
+    """Returns the CPU seconds that np.sort takes: the median of five."""
+    return statistics.median(cpu(lambda: np.sort(lengths))[1] for _ in range(5))
+
+
+def checked(lengths: npt.NDArray[np.integer], capacity: int, **options: Any) -> tuple[Packing, float, float]:
+    """Returns a packing and the CPU seconds of packing and of checking its certificate, both checked."""
+    packing, seconds = cpu(lambda: pack(lengths, capacity, **options))
+    limit = options.get("max_segments")
+    check_packing(lengths, capacity, packing, limit)
+    _, checking = cpu(lambda: check_certificate(lengths, capacity, packing, limit))
+    return packing, seconds, checking
+
+
+def told(packing: Packing) -> str:
+    """Returns bins, bound, gap in percent, and whether that is proven optimal."""
+    gap = packing.num_bins - packing.bound
+    verdict = "proven" if packing.proven_optimal else f"open +{gap}"
+    return f"{packing.num_bins:>9} {packing.bound:>9} {100 * gap / max(1, packing.bound):>8.4f} {verdict:<9}"
+
+
+def best_fit_loop(lengths: list[int], capacity: int) -> int:
+    """Returns the bins of best-fit decreasing one example at a time, as TRL does it: a segment tree over residuals."""
+    size = 1 << (capacity - 1).bit_length()
+    tree = [0] * (2 * size)
+
+    def put(residual: int, value: int) -> None:
+        at = size + residual - 1
+        tree[at] = value
+        while at > 1:
+            at >>= 1
+            left, right = tree[2 * at], tree[2 * at + 1]
+            tree[at] = left if left >= right else right
+
+    put(capacity, capacity)
+    bins_of: dict[int, deque[int]] = defaultdict(deque)
+    bins: list[list[int]] = []
+    for example, length in enumerate(sorted(lengths, reverse=True)):
+        at = 1
+        while at < size:
+            at = 2 * at if tree[2 * at] >= length else 2 * at + 1
+        residual = tree[at]
+        if residual < capacity:
+            chosen = bins_of[residual].popleft()
+            if not bins_of[residual]:
+                put(residual, 0)
+        else:
+            chosen = len(bins)
+            bins.append([])
+        bins[chosen].append(example)
+        residual -= length
+        if residual:
+            bins_of[residual].append(chosen)
+            put(residual, residual)
+    return len(bins)
+
+
+def first_fit_over_open_bins(lengths: list[int], capacity: int) -> int:
+    """Returns the bins of first-fit over a few open bins, all closed when an example fits none (as in Grain)."""
+    open_bins: list[int] = []
+    closed = 0
+    for length in lengths:
+        for place, load in enumerate(open_bins):
+            if load + length <= capacity:
+                open_bins[place] += length
+                break
+        else:
+            if len(open_bins) == OPEN_BINS:
+                closed += OPEN_BINS
+                open_bins = []
+            open_bins.append(length)
+    return closed + len(open_bins)
+
+
+def next_fit(lengths: list[int], capacity: int) -> int:
+    """Returns the bins of next-fit: one open bin, closed by the first example that does not fit (torchtune, seqio)."""
+    bins, load = 1, 0
+    for length in lengths:
+        if load + length > capacity:
+            bins, load = bins + 1, 0
+        load += length
+    return bins
+
+
+def tell_sets(quick: bool) -> None:
+    """Prints every set at every capacity and N."""
+    print(f"\n{'set':<24} {'L':>5} {'N':>8} {'K':>5} {BINS} {'CPU s':>8} {'check s':>8} / sort")
+    for name, capacities in CAPACITIES.items():
+        for capacity in capacities:
+            for count in (10**3, 10**4, 10**5) if quick else (10**3, 10**4, 10**5, 10**6, 10**7):
+                lengths = drawn(name, count)
+                sort_s = sorting(lengths)
+                packing, seconds, checking = checked(lengths, capacity)
+                print(
+                    f"{name:<24} {capacity:>5} {count:>8} {len(np.unique(lengths)):>5} {told(packing)}"
+                    f" {seconds:>8.3f} {checking:>8.3f} {seconds / sort_s:>7.1f}",
+                    flush=True,
+                )
+    for name, (capacity, optimum) in PUBLISHED.items():
+        counts = np.load(LENGTHS / f"{name}_histogram.npy")
+        lengths = np.repeat(np.arange(1, capacity + 1, dtype=np.uint16), counts)
+        packing, seconds, checking = checked(lengths, capacity)
+        print(f"{name:<24} {capacity:>5} {len(lengths):>8} {np.count_nonzero(counts):>5} {told(packing)}"
+              f" {seconds:>8.3f} {checking:>8.3f} published {optimum}", flush=True)  # fmt: skip
+
+
+def tell_fast(quick: bool) -> None:
+    """Prints the fast path against np.sort and a best-fit loop."""
+    print(
+        f"\n{'best-fit':<24} {'L':>5} {'N':>8} {'dtype':>6} {'CPU s':>8} {'np.sort s':>9} {'ratio':>6} {'loop s':>8} {'faster':>6}"
+    )
+    for name, capacity in (
+        ("side_uniform_64_256", 256),
+        ("images_and_clips_4096", 4096),
+        ("native_photos_16384", 16384),
+    ):
+        for count in (10**5, 10**6) if quick else (10**5, 10**6, 10**7):
+            for dtype in (np.uint16, np.int64):
+                lengths = drawn(name, count).astype(dtype)
+                sort_s = sorting(lengths)
+                runs = [cpu(lambda lengths=lengths, capacity=capacity: pack(lengths, capacity, method="best-fit"))
+                        for _ in range(3)]  # fmt: skip
+                seconds = statistics.median(run[1] for run in runs)
+                line = f"{name:<24} {capacity:>5} {count:>8} {np.dtype(dtype).name:>6} {seconds:>8.4f} {sort_s:>9.4f} {seconds / sort_s:>6.2f}"
+                if count <= 10**6 and dtype == np.uint16:
+                    as_list = lengths.tolist()
+                    bins, loop_s = cpu(lambda as_list=as_list, capacity=capacity: best_fit_loop(as_list, capacity))
+                    assert bins == runs[0][0].num_bins
+                    line += f" {loop_s:>8.2f} {loop_s / seconds:>5.0f}x"
+                print(line, flush=True)
+
+
+def tell_memory(_: bool) -> None:
+    """Prints the peak above the input at N = 1e7, each in a process of its own."""
+    print("\npeak memory above the input, N = 1e7")
+    for name, capacity in (("side_uniform_64_256", 256), ("side_uniform_64_256", 1024), ("native_photos_16384", 16384)):
+        for method in ("best-fit", "auto"):
+            code = f"import packing; packing.tell_peak({name!r}, {capacity}, {method!r})"
+            root = Path(__file__).resolve().parents[1]
+            done = subprocess.run(
+                [sys.executable, "-c", code], cwd=Path(__file__).parent, env=os.environ | {"PYTHONPATH": str(root)}, check=True,
+                capture_output=True, text=True,
+            )  # fmt: skip
+            print(f"{name:<24} {capacity:>5} {method:<8} {done.stdout.strip()}", flush=True)
+
+
+def tell_peak(name: str, capacity: int, method: Any) -> None:
+    """Prints by how much packing raises this process's peak memory."""
+    pack(drawn(name, 10**4), capacity, method=method)  # what is imported is imported by now
+    lengths = drawn(name, 10**7)
+    held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held
+    pack(lengths, capacity, method=method)
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+    print(f"{(peak - held) / 2**20:>6.0f} MiB, 76 of them the answer")
+
+
+def tell_field(quick: bool) -> None:
+    """Prints how many bins the packers in use need above ours, in percent of ours."""
+    count = 10**4 if quick else 10**5
+    packers = {
+        "best-fit decr.": best_fit_loop,
+        f"first-fit {OPEN_BINS} open": first_fit_over_open_bins,
+        "next-fit": next_fit,
+    }
+    print(f"\n{'N = ' + str(count):<24} {'L':>5} {BINS} " + " ".join(f"{n:>17}" for n in packers))
+    for name, capacities in CAPACITIES.items():
+        for capacity in capacities:
+            lengths = drawn(name, count)
+            packing, _, _ = checked(lengths, capacity)
+            as_list = lengths.tolist()
+            above = [100 * (packer(as_list, capacity) / packing.num_bins - 1) for packer in packers.values()]
+            print(f"{name:<24} {capacity:>5} {told(packing)} " + " ".join(f"{a:>+16.2f}%" for a in above), flush=True)
+
+
+def tell_segments(quick: bool) -> None:
+    """Prints sets where max_segments binds."""
+    print(f"\n{'max_segments':<24} {'L':>5} {'S':>3} {'N':>8} {'best-fit':>9} {BINS} {'CPU s':>8} {'check s':>8}")
+    for name, capacity, limits in SEGMENTS:
+        for limit in limits:
+            for count in (10**3, 10**4) if quick else (10**3, 10**4, 10**5, 10**6):
+                lengths = drawn(name, count)
+                greedy = pack(lengths, capacity, max_segments=limit, method="best-fit").num_bins
+                packing, seconds, checking = checked(lengths, capacity, max_segments=limit)
+                print(
+                    f"{name:<24} {capacity:>5} {limit:>3} {count:>8} {greedy:>9} {told(packing)}"
+                    f" {seconds:>8.3f} {checking:>8.3f}",
+                    flush=True,
+                )
+
+
+def classical(quick: bool) -> Iterator[tuple[str, npt.NDArray[np.int64], int]]:
+    """Yields (class, lengths, capacity)."""
+    rng = np.random.default_rng(0)
+    of_each = 3 if quick else 20
+    for count in (120, 250, 500, 1000):
+        for _ in range(of_each):
+            yield f"uniform {count}", rng.integers(20, 101, count), 150
+    for count in (60, 120, 249, 501):
+        for _ in range(of_each):
+            first = rng.integers(380, 491, count // 3)
+            second = rng.integers(250, (1000 - first) // 2 + 1)
+            yield f"triplets {count}", np.concatenate([first, second, 1000 - first - second]), 1000
+    found = 0
+    while found < (4 if quick else 28):
+        lengths = rng.integers(1, 801, int(rng.choice([160, 180, 200])))
+        if not pack(lengths, 1000, method="best-fit").proven_optimal:
+            found += 1
+            yield "like Hard28", lengths, 1000
+
+
+def tell_classical(quick: bool) -> None:
+    """Prints the classical classes: how many are proven optimal, the largest gap, CPU seconds."""
+    rows: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for name, lengths, capacity in classical(quick):
+        packing, seconds, _ = checked(lengths, capacity)
+        rows[name].append((packing.num_bins - packing.bound, seconds))
+    print(f"\n{'class':<16} {'cases':>5} {'proven':>6} {'gap <=':>6} {'CPU s median':>13} {'most':>7}")
+    for name, cases in rows.items():
+        gaps, seconds_ = zip(*cases, strict=True)
+        print(
+            f"{name:<16} {len(cases):>5} {gaps.count(0):>6} {max(gaps):>6} {statistics.median(seconds_):>13.3f} {max(seconds_):>7.2f}"
+        )
+
+
+def main() -> None:
+    """Prints the machine and the sections asked for."""
+    sections = {
+        "sets": tell_sets, "fast": tell_fast, "memory": tell_memory, "field": tell_field, "segments": tell_segments,
+        "classical": tell_classical,
+    }  # fmt: skip
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="N up to 1e5 and a few cases of each")
+    parser.add_argument("--only", default=",".join(sections), help=f"sections, of {', '.join(sections)}")
+    options = parser.parse_args()
+    print(f"{platform.machine()}, python {platform.python_version()}, numpy {np.__version__},"
+          f" ortools {importlib.metadata.version('ortools')}")  # fmt: skip
+    for name in options.only.split(","):
+        sections[name](options.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""From bins of like contents to the bin of every example.
+
+A packer that works on a histogram says which lengths a bin holds and how many such bins there are (`Patterns`). Which
+example takes which slot is free among those of one length, and is drawn here: neighbours in the input (frames of one
+film, pictures of one album) should not meet in one sequence.
+
+One counting sort deals the examples: in blocks of at most 2**17, which stay in the cache, the keys (length, random
+place in the block) are sorted as integers of 32 bits, and the examples of a length take the next free slots of that
+length, whose order is shuffled in runs of at most `RUN`. So up to 2**17 examples the shuffle is a full one; above that,
+an example may go to any bin with a slot of its length, but two of one block and length may land in bins `RUN` apart
+with more than fair probability. O(N log N) of the kind that SIMD sorts like; some 30 ns an example, half of what numpy
+needs to sort the same lengths as uint16. Memory: 16 bytes an example, 8 of them the answer.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.packing.instance import MAX_TABLE, Histogram
+
+BLOCK_BITS = 17
+RUN = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Patterns:
+    """Bins by content: M patterns, of which pattern m stands for `repeats[m]` bins.
+
+    Attributes:
+        kinds: (E,) int64, one entry for each example of each pattern: which of the K lengths it has.
+        pattern: (E,) int64, the pattern that entry belongs to, 0 to M - 1.
+        repeats: (M,) int64, at least 1.
+    """
+
+    kinds: npt.NDArray[np.int64]
+    pattern: npt.NDArray[np.int64]
+    repeats: npt.NDArray[np.int64]
+
+    @property
+    def num_bins(self) -> int:
+        """How many bins the patterns stand for."""
+        return int(self.repeats.sum())
+
+
+def patterns_of(patterns_MK: npt.NDArray[np.int64], repeats_M: npt.NDArray[np.int64]) -> Patterns:
+    """Returns patterns from how many examples of each length, (M, K), each holds; those repeated 0 times are left out."""
+    patterns_MK, repeats_M = patterns_MK[repeats_M > 0], repeats_M[repeats_M > 0]
+    pattern, kinds = np.nonzero(patterns_MK)
+    copies = patterns_MK[pattern, kinds]
+    return Patterns(np.repeat(kinds, copies), np.repeat(pattern, copies), repeats_M)
+
+
+def random_words(seed: int, purpose: int, count: int) -> npt.NDArray[np.uint64]:
+    """Returns raw words of a counter-based generator (numpy does not promise its distributions across versions)."""
+    return np.random.Philox(key=seed % 2**128, counter=[0, 0, 0, purpose]).random_raw(count)
+
+
+def random_order(seed: int, purpose: int, count: int) -> npt.NDArray[np.int64]:
+    """Returns 0 to count - 1 in shuffled order; the sort has no ties, so that every processor sorts alike."""
+    bits = max(1, count - 1).bit_length()
+    keys = (random_words(seed, purpose, count) >> np.uint64(bits) << np.uint64(bits)) | np.arange(
+        count, dtype=np.uint64
+    )
+    keys.sort()
+    return (keys & np.uint64((1 << bits) - 1)).astype(np.int64)
+
+
+def assign(
+    lengths_N: npt.NDArray[np.integer], histogram: Histogram, patterns: Patterns, seed: int
+) -> npt.NDArray[np.int64]:
+    """Returns the bin of each example, (N,) int64.
+
+    Args:
+        lengths_N: (N,) integers, whose histogram is `histogram`.
+        histogram: K lengths and their counts.
+        patterns: with exactly as many slots of each length as there are examples.
+        seed: of the shuffle.
+    """
+    bin_index = np.empty(len(lengths_N), dtype=np.int64)
+    slots = _slots(patterns, seed)
+    next_slot_K = np.cumsum(histogram.counts) - histogram.counts
+    num_kinds = len(histogram.values)
+    bits = min(BLOCK_BITS, max(1, (len(lengths_N) - 1).bit_length()))
+    size = 1 << bits
+    dtype = np.uint32 if num_kinds << bits <= 2**32 else np.uint64
+    example_of_place = random_order(seed, 1, size)
+    place_of_example = np.empty(size, dtype=dtype)
+    place_of_example[example_of_place] = np.arange(size, dtype=dtype)
+    within = np.arange(size)
+    for start, kinds in _kinds_by_block(lengths_N, histogram, size, bits, dtype):
+        kinds |= place_of_example[: len(kinds)]
+        kinds.sort()
+        counts_K = np.bincount((kinds >> dtype(bits)).astype(np.intp), minlength=num_kinds)
+        slot = np.repeat(next_slot_K - np.cumsum(counts_K) + counts_K, counts_K)
+        slot += within[: len(kinds)]
+        kinds &= dtype(size - 1)
+        bin_index[start : start + len(kinds)][example_of_place.take(kinds)] = slots.take(slot)
+        next_slot_K += counts_K
+    return bin_index
+
+
+def _kinds_by_block(
+    lengths_N: npt.NDArray[np.integer], histogram: Histogram, size: int, bits: int, dtype: type
+) -> Iterator[tuple[int, npt.NDArray[np.unsignedinteger]]]:
+    """Yields (first example, which of the K lengths each example of the block has, shifted left by `bits`)."""
+    values = histogram.values
+    kinds_K = np.arange(len(values), dtype=dtype) << dtype(bits)
+    table = None
+    if len(values) and values[-1] <= min(MAX_TABLE, max(2**16, 4 * len(lengths_N))):
+        table = np.zeros(int(values[-1]) + 1, dtype=dtype)
+        table[values] = kinds_K
+    for start in range(0, len(lengths_N), size):
+        block = lengths_N[start : start + size]
+        yield start, table.take(block) if table is not None else kinds_K[np.searchsorted(values, block)]
+
+
+def _slots(patterns: Patterns, seed: int) -> npt.NDArray[np.int32]:
+    """Returns the bin of every slot, (N,) int32: those of one length together, in shuffled runs.
+
+    A pattern's bins are numbered one after another, so an entry is a run of numbers; it is cut at multiples of `RUN`.
+    """
+    first_bin_M = np.cumsum(patterns.repeats) - patterns.repeats
+    repeats_E = patterns.repeats[patterns.pattern]
+    pieces_E = -(-repeats_E // RUN)
+    entry = np.repeat(np.arange(len(pieces_E)), pieces_E)  # of each piece
+    skipped = RUN * (np.arange(len(entry)) - np.repeat(np.cumsum(pieces_E) - pieces_E, pieces_E))
+    shuffled = random_order(seed, 0, len(entry))
+    order = shuffled[np.argsort(patterns.kinds[entry[shuffled]], kind="stable")]
+    entry, skipped = entry[order], skipped[order]
+    first = first_bin_M[patterns.pattern[entry]] + skipped
+    taken = np.minimum(repeats_E[entry] - skipped, RUN)
+    slots = np.arange(int(taken.sum()), dtype=np.int32)
+    slots += np.repeat((first - np.cumsum(taken) + taken).astype(np.int32), taken)
+    return slots

@@ -1,0 +1,153 @@
+"""Best-fit, folding, exact fill and the dealing of examples to slots, each against something slower and plainer."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packing_oracles import best_fit_one_by_one, questions
+
+from pipeline.packing.fill import fill
+from pipeline.packing.greedy import best_fit, best_fit_rows, decreasing_orders, fold
+from pipeline.packing.instance import Histogram, histogram_of, read_instance
+from pipeline.packing.slots import BLOCK_BITS, Patterns, assign
+
+
+def assert_packs(histogram: Histogram, patterns: Patterns) -> None:
+    """Checks that the patterns use every example once and keep within the limits of a bin."""
+    assert patterns.repeats.min() >= 1
+    used = np.bincount(patterns.kinds, patterns.repeats[patterns.pattern], minlength=len(histogram.values))
+    assert used.tolist() == histogram.counts.tolist()
+    loads = np.bincount(patterns.pattern, histogram.values[patterns.kinds], minlength=len(patterns.repeats))
+    assert loads.min() > 0
+    assert loads.max() <= histogram.capacity
+    assert np.bincount(patterns.pattern).max() <= histogram.max_segments
+
+
+def drawn(seed: int, low: int, high: int, count: int, capacity: int, max_segments: int | None = None) -> Histogram:
+    """Returns the histogram of uniform lengths."""
+    lengths = np.random.default_rng(seed).integers(low, high + 1, count)
+    return histogram_of(read_instance(lengths, capacity, max_segments))
+
+
+@settings(deadline=None, max_examples=300)
+@given(question=questions(max_size=60, max_capacity=40))
+def test_best_fit_on_the_histogram_opens_as_many_bins_as_one_by_one(question: Any) -> None:
+    rows, capacity, max_segments = question
+    histogram = histogram_of(read_instance(*question))
+    patterns = best_fit(histogram)
+    assert_packs(histogram, patterns)
+    assert patterns.num_bins == best_fit_one_by_one([row[0] for row in rows], capacity[0], max_segments)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_best_fit_on_a_large_histogram_opens_as_many_bins_as_one_by_one(seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(3, 60 + 30 * seed, 1500)
+    histogram = histogram_of(read_instance(lengths, 150, None))
+    assert best_fit(histogram).num_bins == best_fit_one_by_one(lengths.tolist(), 150, None)
+
+
+@settings(deadline=None)
+@given(question=questions(max_size=30, max_capacity=40))
+def test_best_fit_by_rows_is_best_fit_on_the_histogram_where_there_is_one_resource(question: Any) -> None:
+    rows, capacity, _ = question
+    instance = read_instance(rows, capacity, None)
+    bin_index = best_fit_rows(instance, decreasing_orders(instance, seed=0)[0])
+    assert bin_index.max() + 1 == best_fit(histogram_of(instance)).num_bins
+
+
+def test_best_fit_takes_the_fullest_bin_that_is_not_too_full() -> None:
+    # 7 | 6 | 6 are open when 3 comes: it fits only into 7 exactly. Then 4 fills a 6.
+    histogram = histogram_of(read_instance([7, 6, 6, 3, 4], 10, None))
+    patterns = best_fit(histogram)
+    contents = [sorted(histogram.values[patterns.kinds[patterns.pattern == m]].tolist()) for m in range(3)]
+    assert sorted(contents) == [[3, 7], [4, 6], [6]]
+
+
+@settings(deadline=None, max_examples=200)
+@given(question=questions(max_size=40, max_capacity=40), spare=st.integers(0, 5))
+def test_a_fold_is_a_packing_or_nothing(question: Any, spare: int) -> None:
+    histogram = histogram_of(read_instance(*question))
+    num_bins = -(-histogram.num_examples // histogram.max_segments) + spare
+    if patterns := fold(histogram, num_bins):
+        assert_packs(histogram, patterns)
+        assert patterns.num_bins == num_bins
+
+
+def test_a_fold_meets_the_bound_where_best_fit_collapses() -> None:
+    histogram = drawn(0, 10, 250, 5000, 1024, max_segments=6)
+    assert best_fit(histogram).num_bins > 1.04 * 834
+    patterns = fold(histogram, 834)
+    assert patterns is not None
+    assert_packs(histogram, patterns)
+
+
+@pytest.mark.parametrize(("capacity", "max_segments"), [(1000, None), (1000, 14), (4000, None), (500, None)])
+def test_exact_fill_meets_the_sum_bound(capacity: int, max_segments: int | None) -> None:
+    histogram = drawn(1, 10, 190, 20_000, capacity, max_segments)
+    bound = -(-histogram.total // capacity)
+    patterns = fill(histogram, bound, seed=0, effort=1.0)
+    assert patterns is not None
+    assert_packs(histogram, patterns)
+    assert patterns.num_bins == bound
+
+
+@settings(deadline=None, max_examples=100)
+@given(question=questions(max_size=40, max_capacity=60), spare=st.integers(-1, 2), seed=st.integers(0, 3))
+def test_exact_fill_claims_a_packing_only_where_it_has_one(question: Any, spare: int, seed: int) -> None:
+    histogram = histogram_of(read_instance(*question))
+    num_bins = max(1, -(-histogram.total // histogram.capacity) + spare)
+    if patterns := fill(histogram, num_bins, seed=seed, effort=1.0):
+        assert_packs(histogram, patterns)
+        assert patterns.num_bins <= num_bins
+
+
+def test_exact_fill_gives_up_where_nothing_adds_up() -> None:
+    # 3 and 6 fill no bin of 100; 33 examples of 3 leave a token over in each bin, more than the bound has to spare.
+    histogram = histogram_of(read_instance([3] * 4000 + [6] * 2000, 100, None))
+    assert fill(histogram, 240, seed=0, effort=1.0) is None
+
+
+@settings(deadline=None, max_examples=100)
+@given(question=questions(max_size=60, max_capacity=40), seed=st.integers(-5, 2**140))
+def test_every_slot_is_taken_once_by_an_example_of_its_length(question: Any, seed: int) -> None:
+    instance = read_instance(*question)
+    histogram = histogram_of(instance)
+    patterns = best_fit(histogram)
+    lengths_N = instance.lengths[:, 0]
+    bin_index = assign(lengths_N, histogram, patterns, seed)
+    found = sorted(zip(bin_index.tolist(), lengths_N.tolist(), strict=True))
+    first_bin = np.cumsum(patterns.repeats) - patterns.repeats
+    expected = sorted(
+        (int(first_bin[m]) + copy, int(histogram.values[kind]))
+        for kind, m in zip(patterns.kinds, patterns.pattern, strict=True)
+        for copy in range(int(patterns.repeats[m]))
+    )
+    assert found == expected
+
+
+def test_dealing_works_over_several_blocks_and_for_lengths_without_a_table() -> None:
+    rng = np.random.default_rng(0)
+    for lengths_N in (rng.integers(1, 40, 3 * 2**BLOCK_BITS + 17), rng.integers(1, 40, 500) * 10**7):
+        capacity = 100 * int(lengths_N.max() // 39)
+        instance = read_instance(lengths_N, capacity, None)
+        histogram = histogram_of(instance)
+        patterns = best_fit(histogram)
+        bin_index = assign(lengths_N, histogram, patterns, seed=3)
+        loads = np.bincount(bin_index, lengths_N)
+        expected = np.bincount(patterns.pattern, histogram.values[patterns.kinds])
+        assert loads.astype(int).tolist() == np.repeat(expected.astype(int), patterns.repeats).tolist()
+
+
+def test_which_example_of_a_length_takes_which_slot_is_a_seeded_shuffle() -> None:
+    # Neighbours in the input do not meet: bins of two, whose members' places are far apart, differently for each seed.
+    lengths_N = np.tile([60, 40], 5000)
+    instance = read_instance(lengths_N, 100, None)
+    histogram = histogram_of(instance)
+    dealt = [assign(lengths_N, histogram, best_fit(histogram), seed) for seed in (1, 2)]
+    for bin_index in dealt:
+        long_at, short_at = (np.argsort(bin_index[kind::2]) for kind in (0, 1))
+        assert 0.3 < np.abs(long_at - short_at).mean() / 5000 < 0.37  # a third, for independent places
+        assert abs(np.corrcoef(long_at, short_at)[0, 1]) < 0.05
+    assert not np.array_equal(*dealt)

@@ -87,10 +87,11 @@ def test_a_fold_meets_the_bound_where_best_fit_collapses() -> None:
 def test_exact_fill_meets_the_sum_bound(capacity: int, max_segments: int | None) -> None:
     histogram = drawn(1, 10, 190, 20_000, capacity, max_segments)
     bound = -(-histogram.total // capacity)
-    patterns = fill(histogram, bound, seed=0, effort=1.0)
-    assert patterns is not None
-    assert_packs(histogram, patterns)
-    assert patterns.num_bins == bound
+    filled = fill(histogram, bound, seed=0, effort=1.0)
+    assert filled is not None
+    assert not filled.left_K.any()
+    assert_packs(histogram, filled.patterns)
+    assert filled.patterns.num_bins == bound
 
 
 @settings(deadline=None, max_examples=100)
@@ -98,9 +99,25 @@ def test_exact_fill_meets_the_sum_bound(capacity: int, max_segments: int | None)
 def test_exact_fill_claims_a_packing_only_where_it_has_one(question: Any, spare: int, seed: int) -> None:
     histogram = histogram_of(read_instance(*question))
     num_bins = max(1, -(-histogram.total // histogram.capacity) + spare)
-    if patterns := fill(histogram, num_bins, seed=seed, effort=1.0):
-        assert_packs(histogram, patterns)
-        assert patterns.num_bins <= num_bins
+    filled = fill(histogram, num_bins, seed=seed, effort=1.0)
+    if filled and not filled.left_K.any():
+        assert_packs(histogram, filled.patterns)
+        assert filled.patterns.num_bins <= num_bins
+
+
+@pytest.mark.parametrize("opened", [0, 1, 2, 15, 400, 10_000])
+def test_opened_bins_give_their_examples_back(opened: int) -> None:
+    histogram = drawn(1, 10, 190, 5_000, 1000)
+    filled = fill(histogram, -(-histogram.total // 1000), seed=0, effort=1.0)
+    assert filled is not None
+    part = filled.opened(opened, seed=3)
+    rest = np.flatnonzero(part.left_K)
+    alone = Patterns(rest, np.arange(len(rest)), part.left_K[rest])
+    assert_packs(histogram, part.patterns.joined(alone))
+    fewer = filled.patterns.num_bins - part.patterns.num_bins
+    assert min(opened, filled.patterns.num_bins) // 2 <= fewer <= opened
+    if opened:
+        assert part.left_K[0], "the shortest examples are what closes bins"
 
 
 def test_exact_fill_gives_up_where_nothing_adds_up() -> None:

@@ -30,9 +30,13 @@ MAX_SCALE = 2**61
 
 
 def bound_of(counts_K: npt.NDArray[np.int64], duals_K: npt.NDArray[np.int64], scale: int) -> int:
-    """Returns ceil(total worth / scale), in Python's integers: a sum of products may leave int64."""
-    total = sum(count * dual for count, dual in zip(counts_K.tolist(), duals_K.tolist(), strict=True))
-    return -(-total // scale)
+    """Returns ceil(total worth / scale)."""
+    return -(-worth_of(counts_K, duals_K) // scale)
+
+
+def worth_of(counts_K: npt.NDArray[np.int64], duals_K: npt.NDArray[np.int64]) -> int:
+    """Returns what all examples are worth, in Python's integers: a sum of products may leave int64."""
+    return sum(count * dual for count, dual in zip(counts_K.tolist(), duals_K.tolist(), strict=True))
 
 
 def check_certificate(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.packing.bounds import closed_form_bound, rounded_bound
-from pipeline.packing.fill import fill
+from pipeline.packing.fill import Filled, fill
 from pipeline.packing.greedy import best_fit, best_fit_rows, decreasing_orders, fold
 from pipeline.packing.instance import (
     Capacity,
@@ -26,10 +26,13 @@ from pipeline.packing.instance import (
     read_integer,
 )
 from pipeline.packing.result import Certificate, Packing
-from pipeline.packing.slots import Patterns, assign, patterns_of
+from pipeline.packing.slots import Patterns, assign
 
 # Column generation and the check of its proof need tables of this size.
 MAX_COLUMNS_CAPACITY = 2**20
+# What exact fill leaves is closed by itself up to so many bins; more of them are as hard as the whole.
+MAX_CLOSED_BINS = 500
+CLOSINGS, LEAST_OPENED = 4, 20
 
 METHODS = ("auto", "best-fit", "exact")
 
@@ -113,15 +116,19 @@ def solve(histogram: Histogram, *, seed: int, effort: float, fast: bool = False)
     if fast or best.num_bins == proven.bound:
         return best, proven
     proven = max(proven, rounded_bound(histogram), key=lambda certificate: certificate.bound)
-    for another_way in (_folded, _filled):
-        if best.num_bins > proven.bound:
-            best = another_way(histogram, best, proven.bound, seed, effort) or best
+    if best.num_bins > proven.bound:
+        best = _folded(histogram, best, proven.bound) or best
+    filled = fill(histogram, proven.bound, seed=seed, effort=effort) if best.num_bins > proven.bound else None
+    if filled and not filled.left_K.any():
+        return filled.patterns, proven
     if best.num_bins > proven.bound and histogram.capacity <= MAX_COLUMNS_CAPACITY:
-        best, proven = _improved(histogram, best, proven, seed, effort)
+        if filled and (closed := _closed(histogram, filled, proven.bound, seed, effort)):
+            return closed, proven
+        best, proven = _improved(histogram, best, proven, seed, effort, filled.patterns if filled else None)
     return best, proven
 
 
-def _folded(histogram: Histogram, best: Patterns, bound: int, seed: int, effort: float) -> Patterns | None:
+def _folded(histogram: Histogram, best: Patterns, bound: int) -> Patterns | None:
     """Returns a fold into fewer bins where max_segments is what binds: the bound's, or some per mille above it."""
     if histogram.max_segments >= histogram.capacity // int(histogram.values[0]):
         return None
@@ -133,29 +140,47 @@ def _folded(histogram: Histogram, best: Patterns, bound: int, seed: int, effort:
     return None
 
 
-def _filled(histogram: Histogram, best: Patterns, bound: int, seed: int, effort: float) -> Patterns | None:
-    """Returns an exact fill into as many bins as the bound says."""
-    return fill(histogram, bound, seed=seed, effort=effort)
+def _closed(histogram: Histogram, filled: Filled, bound: int, seed: int, effort: float) -> Patterns | None:
+    """Returns a packing that meets the bound: the filled bins, and column generation's for the rest, or None.
+
+    What is left may be a bad mixture; then some filled bins are opened again, more and more of them.
+    """
+    opened = 0
+    for _ in range(CLOSINGS):
+        rest = np.flatnonzero(filled.left_K)
+        left = Histogram(
+            histogram.values[rest], filled.left_K[rest], histogram.capacity, histogram.max_segments, histogram.resource
+        )
+        most = bound - filled.patterns.num_bins
+        if most > MAX_CLOSED_BINS:
+            return None
+        best, proven = best_fit(left), closed_form_bound(left)
+        if best.num_bins > most >= proven.bound:
+            best, proven = _improved(left, best, proven, seed, effort / 10, None, most)
+        if best.num_bins <= most:
+            return filled.patterns.joined(Patterns(rest[best.kinds], best.pattern, best.repeats))
+        opened = max(LEAST_OPENED, 2 * opened, most // 2)
+        filled = filled.opened(opened, seed)
+    return None
 
 
 def _improved(
-    histogram: Histogram, best: Patterns, proven: Certificate, seed: int, effort: float
+    histogram: Histogram,
+    best: Patterns,
+    proven: Certificate,
+    seed: int,
+    effort: float,
+    known: Patterns | None,
+    enough: int | None = None,
 ) -> tuple[Patterns, Certificate]:
     """Returns the better packing and the better bound of column generation's and those known."""
     # Imported here: ortools takes longer to import than most groups take to pack.
     from pipeline.packing.columns import improve
 
-    limit = histogram.max_segments if histogram.max_segments < histogram.num_examples else None
-    result = improve(
-        histogram.values, histogram.counts, histogram.capacity, limit,
-        num_bins=best.num_bins, bound=proven.bound, seed=seed, effort=effort,
-    )  # fmt: skip
-    if result.bound > proven.bound:
-        duals = result.duals_K
-        proven = Certificate(result.bound, histogram.values, duals, result.scale, result.slot_dual, histogram.resource)
-    if result.patterns_MK is not None:
-        best = patterns_of(result.patterns_MK, result.repeats_M)
-    return best, proven
+    patterns, proven = improve(
+        histogram, proven, num_bins=best.num_bins, seed=seed, effort=effort, known=known, enough=enough
+    )
+    return patterns or best, proven
 
 
 def _pack_rows(instance: Instance, seed: int, several: bool) -> tuple[npt.NDArray[np.int64], Certificate]:

@@ -43,13 +43,13 @@ class Patterns:
         """How many bins the patterns stand for."""
         return int(self.repeats.sum())
 
-
-def patterns_of(patterns_MK: npt.NDArray[np.int64], repeats_M: npt.NDArray[np.int64]) -> Patterns:
-    """Returns patterns from how many examples of each length, (M, K), each holds; those repeated 0 times are left out."""
-    patterns_MK, repeats_M = patterns_MK[repeats_M > 0], repeats_M[repeats_M > 0]
-    pattern, kinds = np.nonzero(patterns_MK)
-    copies = patterns_MK[pattern, kinds]
-    return Patterns(np.repeat(kinds, copies), np.repeat(pattern, copies), repeats_M)
+    def joined(self, others: "Patterns") -> "Patterns":
+        """Returns these bins and others."""
+        return Patterns(
+            np.concatenate([self.kinds, others.kinds]),
+            np.concatenate([self.pattern, others.pattern + len(self.repeats)]),
+            np.concatenate([self.repeats, others.repeats]),
+        )
 
 
 def random_words(seed: int, purpose: int, count: int) -> npt.NDArray[np.uint64]:

@@ -2,9 +2,9 @@
 
 One call, `pack`, its two independent judges, `check_packing` and `check_certificate`, and `bound_of_histogram` for what
 no packing of many groups together can beat. The rooms behind them: `instance` (the checked question), `bounds` (in
-closed form), `greedy` (best-fit decreasing, folding), `fill` (exact, by subset sums), `columns` (column generation; the
-only importer of ortools), `slots` (which example stands where), `result` (the answer), `certificate` (the proof),
-`engine` (who is asked when).
+closed form), `greedy` (best-fit decreasing, folding), `fill` (bins full to the last token), `columns` (column
+generation, with `master` and `pricing`; the only importer of ortools), `slots` (which example stands where), `result`
+(the answer), `certificate` (the proof), `engine` (who is asked when).
 """
 
 from pipeline.packing.certificate import check_certificate

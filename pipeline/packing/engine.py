@@ -1,10 +1,10 @@
 """Who is asked, and when to stop: the one way into the packers.
 
-From cheap to dear, on the histogram of lengths: bounds in closed form, best-fit decreasing, a fold where max_segments
-binds, exact fill by subset sums, and column generation (`columns`, imported only then: ortools takes longer to import
-than most groups take to pack). The first that meets the bound ends it; the answer is always the best packing so far
-with the best bound proven so far. Several resources: best-fit in several orders, each resource's own bound. A pure
-function of its arguments: one thread, no clock, ties broken explicitly.
+From cheap to dear, on the histogram of lengths: bounds in closed form; best-fit decreasing; a fold where max_segments
+binds; exact fill, what it leaves closed by column generation; and column generation on the whole (`columns`, imported
+only then: ortools takes longer to import than most groups take to pack). The first that meets the bound ends it; the
+answer is always the best packing so far with the best bound proven so far. Several resources: best-fit in several
+orders, each resource's own bound. A pure function of its arguments: one thread, no clock, ties broken explicitly.
 """
 
 from typing import Literal

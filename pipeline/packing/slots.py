@@ -88,12 +88,14 @@ def assign(
     example_of_place = random_order(seed, 1, size)
     place_of_example = np.empty(size, dtype=dtype)
     place_of_example[example_of_place] = np.arange(size, dtype=dtype)
-    within = np.arange(size)
+    within = np.arange(size, dtype=np.int32)
+    first_keys = np.arange(num_kinds, dtype=dtype) << dtype(bits)
     for start, kinds in _kinds_by_block(lengths_N, histogram, size, bits, dtype):
         kinds |= place_of_example[: len(kinds)]
         kinds.sort()
-        counts_K = np.bincount((kinds >> dtype(bits)).astype(np.intp), minlength=num_kinds)
-        slot = np.repeat(next_slot_K - np.cumsum(counts_K) + counts_K, counts_K)
+        first_K = np.searchsorted(kinds, first_keys)
+        counts_K = np.diff(first_K, append=len(kinds))
+        slot = np.repeat((next_slot_K - first_K).astype(np.int32), counts_K)
         slot += within[: len(kinds)]
         kinds &= dtype(size - 1)
         bin_index[start : start + len(kinds)][example_of_place.take(kinds)] = slots.take(slot)

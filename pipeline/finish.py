@@ -109,6 +109,7 @@ def finish(folder: str, config: PlanConfig, results: list[ShardResult]) -> dict[
         totals=totals,
         bounds=tuple(global_bounds(summaries, config)),
         config=output_affecting(config),
+        balance_group=config.balance_group,
     )
     shard_table = table_bytes(shard_rows, SHARD_TABLE_SCHEMA)
     reject_table = table_bytes([row._asdict() for row in rejects], REJECT_TABLE_SCHEMA)

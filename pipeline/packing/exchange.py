@@ -184,10 +184,10 @@ class Repair:
         into_dear = other.tokens - one.tokens[:, None]
         saved = one.costs[:, None] - other.costs
         more = other.counts - one.counts[:, None]
+        # nothing that saves anything leaves a bin empty
         allowed = (saved > 0) & (saved < bins.costs[dear] - bins.costs[cheap])
         allowed &= (into_dear <= bins.capacity - bins.loads[dear]) & (into_dear >= bins.loads[cheap] - bins.capacity)
         allowed &= (bins.counts[dear] + more <= bins.max_segments) & (bins.counts[cheap] - more <= bins.max_segments)
-        allowed &= (bins.counts[dear] + more > 0) & (bins.counts[cheap] - more > 0)
         if not allowed.any():
             return False
         then = np.maximum(bins.costs[dear] - saved, bins.costs[cheap] + saved)

@@ -2,13 +2,13 @@
 
 import random
 import statistics
-from fractions import Fraction
 from itertools import permutations
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packing_oracles import slow_correlation
 
 from pipeline.packing.mixing import Mixing
 
@@ -24,23 +24,6 @@ def mixing_of(listings: list[Bins]) -> Mixing:
         numbers, lengths, ranks = zip(*flat, strict=True) if flat else ((), (), ())
         mixing.add(lengths, [3 * number for number in numbers], ranks)
     return mixing
-
-
-def slow_correlation(bins: list[list[int]]) -> Fraction | None:
-    """Returns ICC(1) for groups of unequal sizes, as textbooks have it (one-way random effects)."""
-    bins = [members for members in bins if members]
-    everyone = [length for members in bins for length in members]
-    if len(bins) < 2 or len(everyone) == len(bins):
-        return None
-    mean = Fraction(sum(everyone), len(everyone))
-    means = [Fraction(sum(members), len(members)) for members in bins]
-    between = sum(len(members) * (own - mean) ** 2 for members, own in zip(bins, means, strict=True)) / (len(bins) - 1)
-    within = sum((length - own) ** 2 for members, own in zip(bins, means, strict=True) for length in members)
-    within /= len(everyone) - len(bins)
-    squares = sum(len(members) ** 2 for members in bins)
-    usual = (len(everyone) - Fraction(squares, len(everyone))) / (len(bins) - 1)
-    spread = between + (usual - 1) * within
-    return (between - within) / spread if spread else None
 
 
 @st.composite

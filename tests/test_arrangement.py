@@ -8,12 +8,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import small_set
 from packing_oracles import slow_correlation
 from small_set import CONFIG, build_small_set
 
 from pipeline import finish
 from pipeline.report import make_report, print_report
 from pipeline.report_html import render_html
+from pipeline.verify import verify
 from schemas import read_manifest, read_shard_table
 from schemas.manifest import REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, read_table
 
@@ -112,3 +114,16 @@ def test_balance_and_mixing_are_told_in_words(packed: Path) -> None:
     for figure in ("mean_max_over_mean", "worst_max_over_mean", "random_max_over_mean", "fraction_within_limit"):
         assert f"{told['step_balance'][figure]:.4f}" in text and f"{told['step_balance'][figure]:.4f}" in page, figure
     assert "0 as at random" in text and "0 as drawn at random" in page
+
+
+def test_a_built_set_names_its_groups_and_stores_them_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_set, "CONFIG", dataclasses.replace(CONFIG, balance_group=3))
+    folder = small_set.build_small_set(tmp_path)
+    assert verify(str(folder)) == []
+    manifest = read_manifest(str(folder))
+    assert manifest.balance_group == manifest.config["balance_group"] == 3
+    table = read_shard_table(str(folder)).to_pylist()
+    last = {shard["group"]: shard["path"] for shard in table}
+    assert all(shard["num_sequences"] % 3 == 0 for shard in table if shard["path"] not in last.values())
+    steps = report_of(folder)["step_balance"]
+    assert steps["num_steps"] == sum(shard["num_sequences"] // 3 for shard in table) > 0

@@ -85,7 +85,7 @@ class PlanConfig:
     group_size: int = option(16_384, "most examples packed together", parse=int, metavar="N")
     # large enough to stream, small enough to redo
     shard_bytes: int = option(256_000_000, "aim for shards of at most this many bytes", parse=int, metavar="BYTES")
-    # off: only ranks that step together gain, and shards then hold whole groups whatever --shard-bytes; 64 suits most
+    # off: only ranks that step together gain, and shards then hold whole groups whatever --shard-bytes
     balance_group: int | None = option(
         None,
         "store sequences in groups of W of near-equal attention cost, for W ranks that step together; left out: none",

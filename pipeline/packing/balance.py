@@ -25,7 +25,8 @@ from pipeline.packing.exchange import LIMIT, ORDER, PER, Bins, Ints, Repair, ove
 from pipeline.packing.instance import Lengths, read_instance, read_integer
 from pipeline.packing.result import Packing, check_packing
 
-# Of 1 to 10 passes, 6 repaired all that more would have.
+# Steps left over 1.02 after 1, 3, 6 and 10 passes: 16, 11, 5, 5 of 89 (native_photos_16384), 6, 3, 2, 1 of 88
+# (images_and_clips_4096), 15, 14, 14, 12 of 112 (elastic, 256 tokens), each of 16,384 examples.
 PASSES = 6
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 
-# The most that the maximum of a step may be over its mean, as a fraction of whole numbers.
+# Most maximum over mean of a step, as whole numbers: 1.02, a fiftieth of a step lost to waiting.
 LIMIT, PER = 51, 50
 
 # What bounds the time, by counts: exchanges looked for in all, in one group from within, and from outside.

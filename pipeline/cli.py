@@ -188,6 +188,8 @@ def _show(result: dict[str, Any], as_json: bool, show: Any) -> None:
 
 
 def _print_prediction(made: dict[str, Any], out: Any) -> None:
+    from pipeline.report_text import arrangement_lines
+
     planned = made["planned"]
     lines = {
         "inputs": f"{made['num_inputs']:,} ({made['num_rejects']:,} rejected)",
@@ -205,8 +207,8 @@ def _print_prediction(made: dict[str, Any], out: Any) -> None:
         lines[f"bound, view {bound['view']}"] = f"{bound['bound']:,} sequences, " + (
             "proven optimal" if not gap else f"gap {gap:,}"
         )
-    for name, value in lines.items():
-        print(f"{name:<16}{value}", file=out)
+    for name, value in [*lines.items(), *arrangement_lines(made)]:
+        print(f"{name:<23}{value}", file=out)
 
 
 def _write_text(path: str, text: str) -> None:

@@ -85,6 +85,13 @@ class PlanConfig:
     group_size: int = option(16_384, "most examples packed together", parse=int, metavar="N")
     # large enough to stream, small enough to redo
     shard_bytes: int = option(256_000_000, "aim for shards of at most this many bytes", parse=int, metavar="BYTES")
+    # off: only ranks that step together gain, and shards then hold whole groups whatever --shard-bytes
+    balance_group: int | None = option(
+        None,
+        "store sequences in groups of W of near-equal attention cost, for W ranks that step together; left out: none",
+        parse=int,
+        metavar="W",
+    )
     # Pillow's own limit against decompression bombs
     max_pixels: int = option(178_956_970, "reject pictures and frames of more pixels", parse=int, metavar="N")
     # one bad file in a hundred is usual for crawled data; more means something else is wrong
@@ -128,11 +135,12 @@ class PlanConfig:
             "limit": "nothing is taken",
             "group_size": "a group is empty",
             "shard_bytes": "a shard is empty",
+            "balance_group": "a group is empty",
             "max_pixels": "everything is rejected",
             "workers": "nothing runs",
         }
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        defaults |= {"max_tokens_per_example": "the sequence length", "limit": "all"}
+        defaults |= {"max_tokens_per_example": "the sequence length", "limit": "all", "balance_group": "none"}
         for name, harm in least.items():
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -8,10 +8,12 @@ import json
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import files, plan, report, report_html
+from pipeline.arrangement import Arrangement
 from pipeline.config import PlanConfig
 from pipeline.options import output_affecting
 from pipeline.packing import bound_of_histogram
@@ -81,6 +83,23 @@ def global_bounds(summaries: list[dict[str, Any]], config: PlanConfig) -> list[d
     return bounds
 
 
+def planned_arrangement(folder: str, config: PlanConfig) -> dict[str, Any]:
+    """Returns what the report will say of step balance and mixing, from the plan alone."""
+    arrangement = Arrangement(config.balance_group)
+    columns = ["key", "example_id", "sequence", "grid_t", "grid_h", "grid_w"]
+    for summary in plan.read_summaries(folder):
+        with files.open_read(plan.plan_path(folder, summary["group"])) as file:
+            parquet = pq.ParquetFile(file)
+            for shard in (plan.ShardPlan(*values) for values in summary["shards"]):
+                rows = parquet.read_row_group(shard.row_group, columns)
+                lengths = np.prod([rows[axis].to_numpy() for axis in columns[3:]], axis=0, dtype=np.int64)
+                sequences = rows["sequence"].to_numpy().astype(np.int64)
+                listing = (shard.group, shard.view, 0)
+                names = rows.select(columns[:2])
+                arrangement.add_shard(listing, lengths, sequences, names, shard.num_sequences, config.sequence_length)
+    return arrangement.figures()
+
+
 def read_results(folder: str) -> list[ShardResult]:
     """Returns what the shard pipeline reported, by file name."""
     rows = json.loads(files.read(files.join(folder, RESULTS_NAME)))
@@ -109,6 +128,7 @@ def finish(folder: str, config: PlanConfig, results: list[ShardResult]) -> dict[
         totals=totals,
         bounds=tuple(global_bounds(summaries, config)),
         config=output_affecting(config),
+        balance_group=config.balance_group,
     )
     shard_table = table_bytes(shard_rows, SHARD_TABLE_SCHEMA)
     reject_table = table_bytes([row._asdict() for row in rejects], REJECT_TABLE_SCHEMA)

@@ -113,6 +113,7 @@ def predict(
             if planned["num_sequences"]
             else 0.0,
             "bounds": finish.global_bounds(summaries, config),
+            **finish.planned_arrangement(folder, config),
             "predicted_bytes": planned["num_sequences"] * plan.sequence_bytes(config),
             "predicted_decode_core_s": planned["source_px"] / DECODED_PX_PER_S,
             "rejects": dict(sorted(rejects.items())),

@@ -2,7 +2,8 @@
 
 A group's references are sorted (a shuffle delivers them in any order), cut into equal chunks of at most
 `--group-size`, each chunk is packed alone (drawn sizes move a little so that bins fill exactly), its bins are
-shuffled and divided evenly over shards. All of it is counts and names; the result is a Parquet file a group,
+shuffled and divided evenly over shards. With `--balance-group W` the bins of all chunks of a view are put into groups
+of W of near-equal cost instead, and whole groups are divided over shards. All of it is counts and names; the result is a Parquet file a group,
 one row group a shard, whose metadata holds the group's totals. Within 0.1 point of a global plan, at any number
 of examples.
 """
@@ -22,6 +23,7 @@ import xxhash
 from pipeline import files
 from pipeline.config import PlanConfig
 from pipeline.packing import Packing, pack
+from pipeline.packing.balance import balance
 from pipeline.packing.bounds import closed_form_bound
 from pipeline.packing.elastic import Menus, fill
 from pipeline.packing.instance import histogram_of, read_instance
@@ -125,10 +127,15 @@ def plan_group(
     for view in range(config.views):
         seen = [reference for reference in references if reference.view == view]
         lengths: Counter[int] = Counter()
+        packed: list[list[list[Reference]]] = []
         for number, chunk in enumerate(_chunks(seen, config)):
             bins, bound = _pack_chunk(chunk, config, group, view, number)
             lengths.update(reference.num_tokens for members in bins for reference in members)
             chunks.append({"view": view, "num_examples": len(chunk), "num_sequences": len(bins), "bound": bound})
+            packed.append(bins)
+        if config.balance_group:
+            packed = [_balanced([members for bins in packed for members in bins], config, group, view)]
+        for bins in packed:
             for part in _parts(bins, config):
                 rows = [row for sequence, members in enumerate(part) for row in _rows(sequence, members, classes)]
                 tokens = sum(reference.num_tokens for members in part for reference in members)
@@ -249,9 +256,29 @@ def _fill_elastically(
     return [reference._replace(grid=grid) for reference, grid in zip(chunk, grids, strict=True)], filled.bin_index
 
 
+def _balanced(bins: list[list[Reference]], config: PlanConfig, group: int, view: int) -> list[list[Reference]]:
+    """Returns as many bins of the same examples, in groups of near-equal cost."""
+    members = [reference for references in bins for reference in references]
+    balanced = balance(
+        [reference.num_tokens for reference in members],
+        np.repeat(np.arange(len(bins)), [len(references) for references in bins]),
+        config.sequence_length,
+        config.balance_group,
+        max_segments=config.max_segments,
+        seed=draw(config.seed, "balance", group, view),
+    )
+    found: list[list[Reference]] = [[] for _ in bins]
+    for reference, bin_number in zip(members, balanced.bin_index.tolist(), strict=True):
+        found[bin_number].append(reference)
+    return [found[bin_number] for bin_number in balanced.order.tolist()]
+
+
 def _parts(bins: list[list[Reference]], config: PlanConfig) -> Iterator[list[list[Reference]]]:
-    """Yields a chunk's bins divided evenly over as many shards as their bytes need."""
-    yield from _even(bins, ceil_div(len(bins) * sequence_bytes(config), config.shard_bytes))
+    """Yields bins divided evenly over as many shards as their bytes need; groups of --balance-group stay whole."""
+    size = config.balance_group or 1
+    groups = [bins[start : start + size] for start in range(0, len(bins), size)]
+    for part in _even(groups, ceil_div(len(bins) * sequence_bytes(config), config.shard_bytes)):
+        yield [members for group in part for members in group]
 
 
 def _even(items: list[Any], parts: int) -> Iterator[list[Any]]:

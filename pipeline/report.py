@@ -2,7 +2,8 @@
 
 Reads the manifest, the shard and reject tables and the shards' small columns, never tokens; a shard at a time.
 Every distribution is kept as exact counts of integers (fractions in fixed steps), so memory depends on how many
-different values there are and not on how many examples, and equal sets give equal reports on every machine.
+different values there are and not on how many examples (the names of one group's examples, for `arrangement`, are all
+that is kept of single ones), and equal sets give equal reports on every machine.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.arrangement import Arrangement
 from pipeline.distribution import add_unique, distribution
 from pipeline.files import join
 from pipeline.report_text import print_report
@@ -55,9 +57,9 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
     Raises:
         FormatError: a shard is missing or broken, or the manifest lacks totals.
     """
-    scan = _Scan()
+    scan, arrangement = _Scan(), Arrangement(manifest.balance_group)
     for shard in shards.to_pylist():
-        _scan_shard(scan, folder, shard, manifest)
+        _scan_shard(scan, arrangement, folder, shard, manifest)
     stored = scan.totals | {"num_shards": len(shards), "bytes": sum(shards["bytes"].to_pylist())}
     try:
         totals = _totals(manifest.totals, stored, pc.count_distinct(rejects["key"]).as_py())
@@ -77,6 +79,7 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
         "rejects": _rejects(rejects),
         **scan.distributions(),
         "attention_cost_per_sequence": scan.attention(),
+        **arrangement.figures(),
         "frames": scan.frames | {"clip_duration_s": round(scan.clip_duration_s, 3)},
         "sizes": {"num_shrunk": scan.num_shrunk, "num_upscaled": scan.num_upscaled},
         "classes": _classes(scan, manifest.classes),
@@ -95,7 +98,9 @@ def aspect_error(height: np.ndarray, width: np.ndarray, source_height: np.ndarra
     return (large * RATIO_STEPS + small // 2) // small - RATIO_STEPS
 
 
-def _scan_shard(scan: "_Scan", folder: str, shard: dict[str, Any], manifest: Manifest) -> None:
+def _scan_shard(
+    scan: "_Scan", arrangement: Arrangement, folder: str, shard: dict[str, Any], manifest: Manifest
+) -> None:
     path = join(folder, shard["path"])
     try:
         with Shard(path) as opened:
@@ -107,7 +112,17 @@ def _scan_shard(scan: "_Scan", folder: str, shard: dict[str, Any], manifest: Man
     layout = opened.layout
     cap = manifest.config.get("max_tokens_per_example") or layout.sequence_length
     scan.add_sequences(table, layout)
-    scan.add_segments(table["segments"].combine_chunks().flatten(), layout, cap)
+    segments = table["segments"].combine_chunks()
+    examples = segments.flatten()
+    scan.add_segments(examples, layout, cap)
+    arrangement.add_shard(
+        (shard["group"], shard["view"], shard["layout"]),
+        examples.field("num_tokens").to_numpy(zero_copy_only=False).astype(np.int64),
+        pc.list_parent_indices(segments).to_numpy(),
+        pa.table({"key": examples.field("source"), "example_id": examples.field("example_id")}),
+        len(table),
+        layout.sequence_length,
+    )
 
 
 @dataclasses.dataclass

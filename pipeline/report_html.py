@@ -112,6 +112,7 @@ _PAGE = """\
 {% set stored = r.totals.stored %}
 {% set planned = r.totals.planned %}
 {% set cost = r.attention_cost_per_sequence %}
+{% set steps = r.step_balance %}
 <!doctype html>
 <html lang="en">
 <head>
@@ -184,6 +185,27 @@ than the efficiency at the bound. “As planned” counts examples that failed o
 <tr><td>Attention cost, max / mean</td><td></td><td class="n">{{ cost.max_over_mean | fraction }}</td></tr>
 <tr><td>Attention cost, fraction of full attention</td><td></td><td class="n">
 {{- cost.fraction_of_full | fraction }}</td></tr>
+</table></div>
+</section>
+
+<section>
+<h2>Balance and mixing</h2>
+<div class="scroll"><table>
+<tr><th>Figure</th><th class="n">Value</th><th>In words</th></tr>
+<tr><td>Step cost, max / mean, in random order</td><td class="n">{{ steps.random_max_over_mean | fraction }}</td>
+<td>A step of {{ steps.num_sequences | number }} sequences, one a rank, lasts as long as its dearest: this many times
+their mean attention cost.</td></tr>
+{% if steps.num_steps %}
+<tr><td>Step cost, max / mean, as stored</td><td class="n">{{ steps.mean_max_over_mean | fraction }}</td>
+<td>The mean over {{ steps.num_steps | number }} steps of sequences of near-equal cost; the worst has
+{{ steps.worst_max_over_mean | fraction }}, and {{ steps.fraction_within_limit | fraction }} of them are within
+1.02.</td></tr>
+{% endif %}
+<tr><td>Length correlation</td><td class="n">{{ r.mixing.length_correlation | fraction }}</td>
+<td>How alike the lengths inside a sequence are: 0 as drawn at random, 1 where each sequence holds one length.</td></tr>
+<tr><td>Source span</td><td class="n">{{ r.mixing.source_span | fraction }}</td>
+<td>How much of the listing (inputs by key) lies between the first and the last example of a sequence; at random
+{{ r.mixing.random_source_span | fraction }}.</td></tr>
 </table></div>
 </section>
 

@@ -90,6 +90,28 @@ def _packing(report: dict[str, Any]) -> list[str]:
     lines.append(_pair("attention cost / sequence", f"mean {number(cost['mean'])}, max {number(cost['max'])} pairs"))
     if cost["mean"]:
         lines.append(_pair("", f"max / mean {cost['max_over_mean']:.2f}, {fraction(cost['fraction_of_full'])} of full"))
+    lines += [_pair(name, value) for name, value in arrangement_lines(report)]
+    return lines
+
+
+def arrangement_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns what a report or a plan says of the balance of steps and of mixing, as names and values."""
+    steps, mixing = report["step_balance"], report["mixing"]
+    size, random_order = steps["num_sequences"], f"{fraction(steps['random_max_over_mean'])} in random order"
+    if steps["balance_group"] is None:
+        lines = [("step cost, max / mean", f"{random_order}, {size} sequences a step")]
+    elif not steps["num_steps"]:
+        lines = [("step cost, max / mean", f"none: fewer than {size} sequences a group of inputs")]
+    else:
+        found = f"mean {fraction(steps['mean_max_over_mean'])}, worst {fraction(steps['worst_max_over_mean'])}"
+        lines = [
+            ("step cost, max / mean", f"{found}; {random_order}"),
+            ("", f"{steps['num_steps']:,} steps of {size}, {fraction(steps['fraction_within_limit'])} within 1.02"),
+        ]
+    correlation = fraction(mixing["length_correlation"])
+    lines.append(("length correlation", f"{correlation}  0 as at random, 1: one length a sequence"))
+    span = f"{fraction(mixing['source_span'])}  of the listing, by key; "
+    lines.append(("source span", f"{span}{fraction(mixing['random_source_span'])} at random"))
     return lines
 
 

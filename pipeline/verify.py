@@ -76,6 +76,7 @@ def _problems(folder: str, progress: Callable[[int], None]) -> Iterator[str]:
             "write it again with build --resume"
         )
         num_inputs = None
+    yield from _group_problems(tables)
     yield from _stray_problems(tables)
     seen = Seen()
     done = 0
@@ -132,6 +133,20 @@ def _total_problems(tables: _Set) -> Iterator[str]:
             yield (
                 f"{where}: bounds give view {view}, layout {layout} {number} sequences and a bound of {entry['bound']}; "
                 f"{SHARD_TABLE_NAME} has {sequences[view, layout]}, and no bound is larger; rebuild the set"
+            )
+
+
+def _group_problems(tables: _Set) -> Iterator[str]:
+    """Yields shards that cut a group of sequences of near-equal cost: only the last of a group of inputs may."""
+    size = tables.manifest.balance_group
+    if size is None:
+        return
+    last = {(shard["group"], shard["view"], shard["layout"]): shard["path"] for shard in tables.shards}
+    for shard in tables.shards:
+        if shard["num_sequences"] % size and shard["path"] != last[shard["group"], shard["view"], shard["layout"]]:
+            yield (
+                f"{files.join(tables.folder, shard['path'])}: {shard['num_sequences']} sequences, balance_group is {size}; "
+                "a shard holds whole groups, but the last of a group, view and layout; rebuild the set"
             )
 
 

@@ -88,6 +88,8 @@ class Manifest:
         totals: counts of inputs, rejects, and planned and stored sequences, examples and tokens.
         bounds: for each (view, layout) the proven least number of sequences, and how many were planned.
         config: every option of the build that affects the output.
+        balance_group: how many sequences make a group of near-equal cost, or None: every shard is whole groups, but
+            the last shard of a (group, view, layout) may end with less than one.
     """
 
     dataset_digest: str
@@ -96,6 +98,7 @@ class Manifest:
     totals: dict[str, Any]
     bounds: tuple[dict[str, Any], ...]
     config: dict[str, Any]
+    balance_group: int | None = None
 
     def to_bytes(self) -> bytes:
         """Returns the content of manifest.json."""
@@ -109,6 +112,8 @@ class Manifest:
             "bounds": list(self.bounds),
             "config": self.config,
         }
+        if self.balance_group is not None:
+            data["balance_group"] = self.balance_group
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
@@ -143,6 +148,7 @@ def read_manifest(folder: str) -> Manifest:
             totals=dict(data["totals"]),
             bounds=tuple(dict(bound) for bound in data["bounds"]),
             config=dict(data["config"]),
+            balance_group=_balance_group(data),
         )
     except FormatError:
         raise
@@ -150,6 +156,13 @@ def read_manifest(folder: str) -> Manifest:
         raise FormatError(
             f"{path}: broken manifest ({error!r}); it holds what docs/format.md lists; write it again with build --resume"
         ) from error
+
+
+def _balance_group(data: dict[str, Any]) -> int | None:
+    size = data.get("balance_group")
+    if size is not None and (type(size) is not int or size < 1):
+        raise ValueError(f"balance_group {size!r}")
+    return size
 
 
 def read_table(folder: str, name: str, schema: pa.Schema) -> pa.Table:

@@ -1,5 +1,6 @@
 """Slow and obvious answers to packing questions, and questions to ask; nothing here is shared with the packers."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -92,3 +93,20 @@ def best_fit_one_by_one(lengths: list[int], capacity: int, max_segments: int | N
         else:
             bins.append([length])
     return len(bins)
+
+
+def slow_correlation(bins: list[list[int]]) -> Fraction | None:
+    """Returns ICC(1) for groups of unequal sizes, as textbooks have it (one-way random effects)."""
+    bins = [members for members in bins if members]
+    everyone = [length for members in bins for length in members]
+    if len(bins) < 2 or len(everyone) == len(bins):
+        return None
+    mean = Fraction(sum(everyone), len(everyone))
+    means = [Fraction(sum(members), len(members)) for members in bins]
+    between = sum(len(members) * (own - mean) ** 2 for members, own in zip(bins, means, strict=True)) / (len(bins) - 1)
+    within = sum((length - own) ** 2 for members, own in zip(bins, means, strict=True) for length in members)
+    within /= len(everyone) - len(bins)
+    squares = sum(len(members) ** 2 for members in bins)
+    usual = (len(everyone) - Fraction(squares, len(everyone))) / (len(bins) - 1)
+    spread = between + (usual - 1) * within
+    return (between - within) / spread if spread else None

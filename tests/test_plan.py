@@ -142,6 +142,62 @@ def test_shards_of_a_chunk_are_even(sequences: int, shard_bytes: int, sizes: lis
     assert sorted(ShardPlan(*shard).num_sequences for shard in plan.summary["shards"]) == sizes
 
 
+@pytest.mark.parametrize(
+    ("sequences", "shard_bytes", "sizes"),
+    [
+        # 2 sequences of 240 bytes a shard, in groups of 3: a shard holds one group, whatever its bytes
+        (7, 480, [3, 3, 1]),
+        (6, 480, [3, 3]),
+        (2, 480, [2]),
+        # two shards of 4 groups and a rest
+        (13, 240 * 7, [6, 7]),
+        (12, 10**6, [12]),
+        (14, 240 * 5, [3, 6, 5]),
+    ],
+)
+def test_shards_of_a_balanced_set_hold_whole_groups_but_the_last(
+    sequences: int, shard_bytes: int, sizes: list[int]
+) -> None:
+    config = dataclasses.replace(CONFIG, group_size=4, shard_bytes=shard_bytes, views=2, balance_group=3)
+    members = [make_reference(f"{n}", (3, 2, 2), view) for n in range(sequences) for view in (0, 1)]
+    told = [ShardPlan(*shard) for shard in plan_group(0, members, config, None).summary["shards"]]
+    # chunks of 4 are packed alone and balanced together: one rest a view
+    assert [[shard.num_sequences for shard in told if shard.view == view] for view in (0, 1)] == [sizes, sizes]
+
+
+@settings(max_examples=60, deadline=None)
+@given(members=arrivals(), size=st.integers(1, 4))
+def test_balancing_loses_nothing_and_keeps_every_limit(members: list[Outcome], size: int) -> None:
+    config = dataclasses.replace(CONFIG, balance_group=size)
+    plan, plain = plan_group(7, members, config, None), plan_group(7, members, CONFIG, None)
+    assert Counter(placed(plan)) == Counter(placed(plain))
+    assert plan.summary["chunks"] == plain.summary["chunks"] and plan.rejects == plain.rejects
+    assert plan == plan_group(7, members[::-1], config, None)
+    for shard, rows in zip(plan.summary["shards"], plan.shards, strict=True):
+        sequences = Counter(row["sequence"] for row in rows)
+        tokens: Counter[int] = Counter()
+        for row in rows:
+            tokens[row["sequence"]] += row["grid_t"] * row["grid_h"] * row["grid_w"]
+        assert set(sequences) == set(range(ShardPlan(*shard).num_sequences))
+        assert max(sequences.values()) <= config.max_segments and max(tokens.values()) <= config.sequence_length
+
+
+def test_stored_groups_cost_nearly_the_same() -> None:
+    lengths = [1 + n * n % 12 for n in range(400)]
+    members = [make_reference(f"{n}", (1, 1, length)) for n, length in enumerate(lengths)]
+    config = dataclasses.replace(CONFIG, max_segments=9, group_size=1000, shard_bytes=10**6, views=1)
+
+    def worst(config: PlanConfig) -> float:
+        [rows] = plan_group(0, members, config, None).shards
+        costs: Counter[int] = Counter()
+        for row in rows:
+            costs[row["sequence"]] += row["grid_w"] ** 2
+        runs = [[costs[n] for n in range(start, start + 8)] for start in range(0, len(costs) - 7, 8)]
+        return max(max(run) * len(run) / sum(run) for run in runs)
+
+    assert worst(dataclasses.replace(config, balance_group=8)) < 1.2 < 1.5 < worst(config)
+
+
 def test_sequences_are_stored_in_an_order_that_the_seed_decides() -> None:
     members = [make_reference(f"{n}", (3, 2, 2)) for n in range(12)]
     orders = set()

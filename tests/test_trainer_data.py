@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from synthetic_set import SMALL_LAYOUT, Row, write_set
 
 import trainer.data
+import trainer.order
 from schemas import FormatError, Layout
 from schemas.manifest import SHARD_TABLE_SCHEMA, table_bytes
 from trainer.data import Batch, PackedShards, first_labels
@@ -146,7 +147,7 @@ def test_without_shuffle_the_order_is_that_of_the_shard_table(labelled: tuple[st
 def test_shuffling_mixes_shards_and_stays_inside_its_window(
     labelled: tuple[str, list[Row]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer.data, "SHUFFLE_WINDOW", 2)
+    monkeypatch.setattr(trainer.order, "SHUFFLE_WINDOW", 2)
     shard_of = [0] * 3 + [1] * 4 + [2] * 1 + [3] * 5
     mixed = 0
     for epoch in range(8):

@@ -29,9 +29,6 @@ from schemas import read_manifest, read_shard_table
 from schemas.manifest import REJECT_TABLE_SCHEMA, table_bytes
 
 Rows = list[dict[str, Any]]
-# the shard that the damage goes to: two rows with segments, and its second row has at least two
-NAME = "part-000-00000-00000.parquet"
-OTHER = "part-000-00001-00000.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +41,27 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(packed: Path, tmp_path: Path) -> Path:
     """A copy of the set to damage."""
     return Path(shutil.copytree(packed, tmp_path / "set"))
+
+
+@pytest.fixture(scope="module")
+def shard(packed: Path) -> str:
+    """The shard that the damage goes to: two rows with segments; in the second, an image is second and padding last."""
+
+    def suits(rows: Rows) -> bool:
+        images = [not segment["timestamps_s"] for row in rows[1:] for segment in row["segments"]]
+        full = CONFIG.sequence_length
+        return len(rows) == 2 and rows[0]["num_segments"] > 0 and images[1:2] == [True] and rows[1]["num_tokens"] < full
+
+    return next(row["path"] for row in table_of(packed) if suits(pq.read_table(packed / row["path"]).to_pylist()))
+
+
+@pytest.fixture(scope="module")
+def other(packed: Path, shard: str) -> str:
+    """A shard of another group whose second row has a segment."""
+    table = table_of(packed)
+    group = next(row["group"] for row in table if row["path"] == shard)
+    counts = {row["path"]: pq.read_table(packed / row["path"])["num_segments"].to_pylist() for row in table}
+    return next(row["path"] for row in table if row["group"] != group and any(counts[row["path"]][1:2]))
 
 
 def table_of(folder: Path) -> Rows:
@@ -85,53 +103,55 @@ def test_progress_counts_every_sequence(packed: Path) -> None:
 # ---- damaged bytes: the tables do not follow
 
 
-def test_a_flipped_byte_of_tokens_is_found_in_its_row(own: Path) -> None:
-    with pq.ParquetFile(own / NAME) as parquet:
+def test_a_flipped_byte_of_tokens_is_found_in_its_row(own: Path, shard: str) -> None:
+    with pq.ParquetFile(own / shard) as parquet:
         start = parquet.metadata.row_group(0).column(0).data_page_offset
     second_row = start + CONFIG.layout.token_bytes + 1000
-    edit_file(own, NAME, lambda content: content.__setitem__(second_row, content[second_row] ^ 1))
-    check(own, (NAME, "digest is", "shards.parquet says"), (f"{NAME} row 1", "digest is", "tokens"))
+    edit_file(own, shard, lambda content: content.__setitem__(second_row, content[second_row] ^ 1))
+    check(own, (shard, "digest is", "shards.parquet says"), (f"{shard} row 1", "digest is", "tokens"))
 
 
-def test_a_flipped_byte_of_the_segments_is_found_by_its_page(own: Path) -> None:
-    place = (own / NAME).read_bytes().rindex(b"media/")
-    edit_file(own, NAME, lambda content: content.__setitem__(place, ord("x")))
-    check(own, (NAME, "digest is"), (NAME, "cannot be read", "rebuild"))
+def test_a_flipped_byte_of_the_segments_is_found_by_its_page(own: Path, shard: str) -> None:
+    place = (own / shard).read_bytes().rindex(b"media/")
+    edit_file(own, shard, lambda content: content.__setitem__(place, ord("x")))
+    check(own, (shard, "digest is"), (shard, "cannot be read", "rebuild"))
 
 
-def test_a_truncated_shard_is_found_and_the_others_are_still_read(own: Path) -> None:
-    edit_file(own, NAME, lambda content: content.__delitem__(slice(len(content) // 2, None)))
-    lost = (NAME, "not a readable Parquet file")
-    edit_file(own, OTHER, lambda content: content.__setitem__(1000, content[1000] ^ 1))
-    other = (OTHER, "digest is", "shards.parquet says"), (f"{OTHER} row 0", "digest is")
-    check(own, (NAME, "bytes; shards.parquet says"), (NAME, "digest is"), lost, *other)
+def test_a_truncated_shard_is_found_and_the_others_are_still_read(own: Path, shard: str, other: str) -> None:
+    edit_file(own, shard, lambda content: content.__delitem__(slice(len(content) // 2, None)))
+    lost = (shard, "not a readable Parquet file")
+    edit_file(own, other, lambda content: content.__setitem__(1000, content[1000] ^ 1))
+    flipped = (other, "digest is", "shards.parquet says"), (f"{other} row 0", "digest is")
+    check(own, (shard, "bytes; shards.parquet says"), (shard, "digest is"), lost, *flipped)
 
 
-def test_a_deleted_shard_is_found(own: Path) -> None:
-    (own / NAME).unlink()
-    check(own, (NAME, "no such file", "--resume"))
+def test_a_deleted_shard_is_found(own: Path, shard: str) -> None:
+    (own / shard).unlink()
+    check(own, (shard, "no such file", "--resume"))
 
 
-def test_shards_that_no_table_knows_are_found(own: Path) -> None:
-    shutil.copy(own / NAME, own / "part-000-00009-00000.parquet")
+def test_shards_that_no_table_knows_are_found(own: Path, shard: str) -> None:
+    shutil.copy(own / shard, own / "part-000-00009-00000.parquet")
     (own / ".part-000-00001-00000.parquet.0123.tmp").touch()
     check(own, ("part-000-00009-00000.parquet", "not in shards.parquet"), (".0123.tmp", "was killed"))
 
 
-def test_swapped_shards_are_found(own: Path) -> None:
-    first, second = (own / NAME).read_bytes(), (own / OTHER).read_bytes()
-    (own / NAME).write_bytes(second)
-    (own / OTHER).write_bytes(first)
+def test_swapped_shards_are_found(own: Path, shard: str, other: str) -> None:
+    first, second = (own / shard).read_bytes(), (own / other).read_bytes()
+    (own / shard).write_bytes(second)
+    (own / other).write_bytes(first)
     found = verify(str(own))
-    for name in (NAME, OTHER):
+    for name in (shard, other):
         assert [line for line in found if f"{name}: digest is" in line]
         assert [line for line in found if f"{name}: group is" in line]
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_flipped_bit_and_any_cut_is_a_problem_and_never_an_exception(own: Path, data: st.DataObject) -> None:
-    path = own / OTHER
+def test_any_flipped_bit_and_any_cut_is_a_problem_and_never_an_exception(
+    own: Path, other: str, data: st.DataObject
+) -> None:
+    path = own / other
     sound = path.read_bytes()
     # the footer, and the small columns before it, make readers stumble in more ways than the pixels
     place = data.draw(st.one_of(st.integers(0, len(sound) - 1), st.integers(len(sound) - 14_000, len(sound) - 1)))
@@ -144,7 +164,7 @@ def test_any_flipped_bit_and_any_cut_is_a_problem_and_never_an_exception(own: Pa
         found = verify(str(own))
     finally:
         path.write_bytes(sound)
-    assert [line for line in found if OTHER in line]
+    assert [line for line in found if other in line]
     assert not [line for line in found if "\n" in line]
 
 
@@ -218,31 +238,31 @@ def other_kept_fraction(rows: Rows) -> None:
     ids=lambda value: value.__name__ if callable(value) else "",
 )
 def test_a_row_that_breaks_a_rule_is_named_with_its_example(
-    own: Path, damage: Callable[[Rows], None], words: tuple[str, ...]
+    own: Path, shard: str, damage: Callable[[Rows], None], words: tuple[str, ...]
 ) -> None:
-    rows = read_rows(own / NAME, CONFIG.layout)
+    rows = read_rows(own / shard, CONFIG.layout)
     damage(rows)
-    rewrite_shard(own, NAME, rows)
+    rewrite_shard(own, shard, rows)
     if words[0].startswith("segment "):
         segment = rows[1]["segments"][int(words[0][-1]) - 1]
         words = (*words, f"example {segment['example_id']} ({segment['source']})")
-    check(own, (f"{NAME} row 1", *words))
+    check(own, (f"{shard} row 1", *words))
 
 
-def test_every_broken_row_is_listed_not_only_the_first(own: Path) -> None:
-    rows = read_rows(own / NAME, CONFIG.layout)
+def test_every_broken_row_is_listed_not_only_the_first(own: Path, shard: str) -> None:
+    rows = read_rows(own / shard, CONFIG.layout)
     for row in rows:
         row["positions"][0] = (0, 1, 1)
-    rewrite_shard(own, NAME, rows)
-    check(own, (f"{NAME} row 0", "segment 1"), (f"{NAME} row 1", "segment 1"))
+    rewrite_shard(own, shard, rows)
+    check(own, (f"{shard} row 0", "segment 1"), (f"{shard} row 1", "segment 1"))
 
 
-def test_an_example_stored_twice_is_named(own: Path) -> None:
-    rows, others = read_rows(own / NAME, CONFIG.layout), read_rows(own / OTHER, CONFIG.layout)
+def test_an_example_stored_twice_is_named(own: Path, shard: str, other: str) -> None:
+    rows, others = read_rows(own / shard, CONFIG.layout), read_rows(own / other, CONFIG.layout)
     twice = rows[0]["segments"][0]["example_id"]
     others[1]["segments"][0]["example_id"] = twice
-    rewrite_shard(own, OTHER, others)
-    check(own, (f"{OTHER} row 1, segment 1, example {twice}", "stored twice"))
+    rewrite_shard(own, other, others)
+    check(own, (f"{other} row 1, segment 1, example {twice}", "stored twice"))
 
 
 def test_labels_in_a_set_without_classes_are_found(own: Path) -> None:
@@ -252,8 +272,8 @@ def test_labels_in_a_set_without_classes_are_found(own: Path) -> None:
     assert all("label" in line and "the manifest has no classes" in line for line in found)
 
 
-def test_missing_columns_and_fields_are_named(own: Path) -> None:
-    for name, lose in ((NAME, "num_tokens"), (OTHER, "segments")):
+def test_missing_columns_and_fields_are_named(own: Path, shard: str, other: str) -> None:
+    for name, lose in ((shard, "num_tokens"), (other, "segments")):
         table = pq.read_table(own / name)
         if lose == "segments":
             values = table[lose].to_pylist()
@@ -267,22 +287,22 @@ def test_missing_columns_and_fields_are_named(own: Path) -> None:
         pq.write_table(table.replace_schema_metadata({"patchpack": record}), own / name, compression="none")
         accept_file(own, name)
     found = verify(str(own))
-    assert [line for line in found if f"{NAME}: column num_tokens is missing; the format has int32" in line]
-    assert [line for line in found if f"{OTHER}: column segments.grid_h is missing; the format has int32" in line]
+    assert [line for line in found if f"{shard}: column num_tokens is missing; the format has int32" in line]
+    assert [line for line in found if f"{other}: column segments.grid_h is missing; the format has int32" in line]
 
 
-def test_a_null_where_a_value_is_required_is_named(own: Path) -> None:
-    table = pq.read_table(own / NAME)
+def test_a_null_where_a_value_is_required_is_named(own: Path, shard: str) -> None:
+    table = pq.read_table(own / shard)
     values = table["segments"].to_pylist()
     values[1][0]["num_tokens"] = None
     # without the schema's rule that it has no nulls
     fields = [pa.field(field.name, field.type) for field in table.schema.field("segments").type.value_type]
     segments = pa.array(values, pa.list_(pa.field("element", pa.struct(fields))))
     table = table.set_column(table.schema.names.index("segments"), "segments", segments)
-    record = pq.read_metadata(own / NAME).metadata[b"patchpack"]
-    pq.write_table(table.replace_schema_metadata({"patchpack": record}), own / NAME, compression="none")
-    accept_file(own, NAME)
-    check(own, (f"{NAME} row 1", "a value is missing"))
+    record = pq.read_metadata(own / shard).metadata[b"patchpack"]
+    pq.write_table(table.replace_schema_metadata({"patchpack": record}), own / shard, compression="none")
+    accept_file(own, shard)
+    check(own, (f"{shard} row 1", "a value is missing"))
 
 
 # ---- shards and tables that contradict each other
@@ -293,42 +313,43 @@ def test_a_null_where_a_value_is_required_is_named(own: Path) -> None:
     [
         ({"layout": CONFIG.layout.to_json() | {"std": [0.1, 0.2, 0.3]}}, ("layout is not layout 0",)),
         ({"view": 1}, ("view is 1; shards.parquet says 0",)),
-        ({"group": 7}, ("group is 7; shards.parquet says 0",)),
+        ({"group": 7}, ("group is 7; shards.parquet says",)),
     ],
 )
 def test_a_shard_of_another_layout_view_or_group_is_found(
-    own: Path, record: dict[str, Any], words: tuple[str, ...]
+    own: Path, shard: str, record: dict[str, Any], words: tuple[str, ...]
 ) -> None:
-    rewrite_shard(own, NAME, read_rows(own / NAME, CONFIG.layout), **record)
+    rewrite_shard(own, shard, read_rows(own / shard, CONFIG.layout), **record)
     found = verify(str(own))
-    assert [line for line in found if NAME in line and all(word in line for word in words)]
+    assert [line for line in found if shard in line and all(word in line for word in words)]
 
 
-def test_totals_of_a_shard_that_its_rows_do_not_give_are_found(own: Path) -> None:
-    rows = read_rows(own / NAME, CONFIG.layout)
+def test_totals_of_a_shard_that_its_rows_do_not_give_are_found(own: Path, shard: str) -> None:
+    rows = read_rows(own / shard, CONFIG.layout)
     right = sum(row["num_tokens"] for row in rows)
     counts = {"num_sequences": len(rows), "num_segments": sum(row["num_segments"] for row in rows)}
-    rewrite_shard(own, NAME, rows, totals=counts | {"num_tokens": right + 1, "attention_cost": 0})
+    rewrite_shard(own, shard, rows, totals=counts | {"num_tokens": right + 1, "attention_cost": 0})
     check(
         own,
-        (NAME, f"num_tokens is {right + 1}; shards.parquet says {right}"),
-        (NAME, f"its totals say num_tokens {right + 1}; its rows give {right}"),
+        (shard, f"num_tokens is {right + 1}; shards.parquet says {right}"),
+        (shard, f"its totals say num_tokens {right + 1}; its rows give {right}"),
     )
 
 
-def test_a_broken_record_of_a_shard_is_a_problem(own: Path) -> None:
-    rewrite_shard(own, NAME, read_rows(own / NAME, CONFIG.layout), totals=None, rejects=3)
+def test_a_broken_record_of_a_shard_is_a_problem(own: Path, shard: str) -> None:
+    rewrite_shard(own, shard, read_rows(own / shard, CONFIG.layout), totals=None, rejects=3)
     found = verify(str(own))
-    assert [line for line in found if f"{NAME}: cannot be read" in line]
+    assert [line for line in found if f"{shard}: cannot be read" in line]
 
 
 def test_a_reject_that_the_reject_table_lacks_is_found(own: Path) -> None:
     rejects = pq.read_table(own / "rejects.parquet").to_pylist()
     kept = [row for row in rejects if row["key"] != CHANGED_KEY]
+    [its_shard] = [row["path"] for row in table_of(own) if row["num_rejects"]]
     (own / "rejects.parquet").write_bytes(table_bytes(kept, REJECT_TABLE_SCHEMA))
     check(
         own,
-        ("part-000-00000-00001.parquet", CHANGED_KEY, "is not in rejects.parquet"),
+        (its_shard, CHANGED_KEY, "is not in rejects.parquet"),
         ("manifest.json", "num_rejects is 2; rejects.parquet has 1 rows"),
         ("manifest.json", "num_inputs is 24; 23 different keys"),
     )
@@ -371,10 +392,22 @@ def test_bounds_that_contradict_the_shard_table_are_found(own: Path) -> None:
     check(own, ("manifest.json", "16 sequences", "shards.parquet has 15"))
 
 
-def test_a_shard_listed_twice_or_elsewhere_is_found(own: Path) -> None:
+def test_a_shard_that_cuts_a_group_is_found(own: Path) -> None:
     rows = table_of(own)
-    write_shard_table(own, [*rows, *(row for row in rows if row["path"] == NAME)])
-    assert [line for line in verify(str(own)) if f"{NAME} is listed 2 times" in line]
+    sizes = {row["path"]: row["num_sequences"] for row in rows}
+    last = {row["group"]: row["path"] for row in rows}
+    for size in (1, 2, 3, 50):
+        record = json.loads((own / "manifest.json").read_text()) | {"balance_group": size}
+        (own / "manifest.json").write_text(json.dumps(record))
+        cut = [path for path, number in sizes.items() if number % size and path not in last.values()]
+        check(own, *((path, f"sequences, balance_group is {size}", "whole groups") for path in cut))
+        assert bool(cut) == (size > 1)
+
+
+def test_a_shard_listed_twice_or_elsewhere_is_found(own: Path, shard: str) -> None:
+    rows = table_of(own)
+    write_shard_table(own, [*rows, *(row for row in rows if row["path"] == shard)])
+    assert [line for line in verify(str(own)) if f"{shard} is listed 2 times" in line]
     write_shard_table(own, [rows[0] | {"path": f"../set/{rows[0]['path']}"}, *rows[1:]])
     assert [line for line in verify(str(own)) if f"../set/{rows[0]['path']} is not a file name" in line]
 
@@ -411,11 +444,11 @@ def test_the_list_ends_at_its_limit_and_says_so(own: Path) -> None:
     assert found[-1] == f"{own}: more than 5 problems; the others are not listed; build the set again"
 
 
-def test_more_columns_and_fields_are_no_problem(own: Path) -> None:
-    table = pq.read_table(own / NAME)
-    record = json.loads(pq.read_metadata(own / NAME).metadata[b"patchpack"]) | {"later": 1}
+def test_more_columns_and_fields_are_no_problem(own: Path, shard: str) -> None:
+    table = pq.read_table(own / shard)
+    record = json.loads(pq.read_metadata(own / shard).metadata[b"patchpack"]) | {"later": 1}
     table = table.append_column("later", [np.arange(len(table))])
     table = table.replace_schema_metadata({"patchpack": json.dumps(record)})
-    pq.write_table(table, own / NAME, compression="none", use_dictionary=False)
-    accept_file(own, NAME)
+    pq.write_table(table, own / shard, compression="none", use_dictionary=False)
+    accept_file(own, shard)
     assert verify(str(own)) == []

@@ -5,18 +5,12 @@ one `pread` a column, one copy into the batch, one hash over the bytes. Nothing 
 padded here; that was paid for once, when the set was built.
 
 Order. Sequences are numbered 0, 1, ... through the shard table (`index`). Epoch e reads view e mod
-num_views and every sequence of it once. A shuffled epoch draws an order of the shards and cuts it into
-windows of `SHUFFLE_WINDOW` shards; the sequences of a window are shuffled together. Up to that many
-shards this is a uniform shuffle of the whole view; beyond it, the reader never holds more than two
-windows of files open. Every draw is made of raw words of Philox keyed by (dataset digest, seed, epoch):
-no state, no clock, the same on every machine.
+num_views and every sequence of it once, in the order that `trainer.order` draws.
 
 Threads. Each of a few threads builds one whole batch; batches are handed out in their order, and no
 more than `prefetch` wait at a time. Reading, copying and hashing all leave Python's lock.
 
-Cost: the order of an epoch takes 24 bytes a sequence of the view while it is drawn and 8 after;
-`benchmarks/loader.py` measures the reading. Given up: an order uniform over sets of more than
-`SHUFFLE_WINDOW` shards (their examples were already spread over shards by a hash of the key).
+Cost: `benchmarks/loader.py` measures the reading.
 """
 
 import functools
@@ -31,16 +25,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-import xxhash
 
 from schemas import FormatError, Layout, Manifest, Shard, read_manifest, read_shard_table, sequence_digest
 from schemas.storage import join
+from trainer.order import SHUFFLE_WINDOW, epoch_order
 
 Batch = dict[str, torch.Tensor]
-
-# shards whose sequences are shuffled together: two windows of open files stay far below the usual
-# limit of 1,024, and 64 shards of 256 MB hold some 20,000 sequences of 1,024 tokens
-SHUFFLE_WINDOW = 64
 
 NO_LABEL = -1
 # what an empty sequence or slot holds where it is not 0
@@ -155,12 +145,6 @@ def first_labels(labels: pa.ListArray) -> npt.NDArray[np.int64]:
     return first_M
 
 
-def random_words(count: int, *key: object) -> npt.NDArray[np.uint64]:
-    """Returns `count` raw words of the counter-based generator Philox, a pure function of the key."""
-    seed = xxhash.xxh3_128_intdigest("/".join(str(part) for part in key).encode())
-    return np.random.Philox(key=seed).random_raw(count)
-
-
 class PackedShards:
     """The batches of a packed set, epoch after epoch.
 
@@ -203,6 +187,8 @@ class PackedShards:
         num_threads: int = 2,
         prefetch: int = 4,
         pin_memory: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         """Reads manifest and shard table; shards are opened when their turn comes.
 
@@ -219,6 +205,9 @@ class PackedShards:
             num_threads: batches made at a time; one thread reads 2-3 GB/s from memory, so more are for slow storage.
             prefetch: most batches made ahead and not yet taken.
             pin_memory: page-locked batches, for copies to CUDA that overlap with work.
+            rank: which of the processes that train together this is; each reads its own part of every step of
+                batch_size x world_size sequences (the sequences rank, rank + world_size, ... of it).
+            world_size: how many they are. All have equally many batches; a state saved by one serves all.
 
         Raises:
             ValueError: an argument is out of its range, or the batch size over the number of sequences.
@@ -233,7 +222,12 @@ class PackedShards:
         for name, value in {"batch_size": batch_size, "num_threads": num_threads, "prefetch": prefetch}.items():
             if value < 1:
                 raise ValueError(f"{name} {value}: too small; the least is 1; give 1 or more")
+        if not 0 <= rank < world_size:
+            raise ValueError(
+                f"rank {rank}: no such process; world_size is {world_size}, counted from 0; give 0 to world_size - 1"
+            )
         self.layout: Layout = self.manifest.layouts[layout]
+        self._rank, self._world_size = rank, world_size
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
         self._layout_number, self._seed, self._verify = layout, seed, verify
         self._num_threads, self._prefetch, self._pin_memory = num_threads, prefetch, pin_memory
@@ -252,10 +246,11 @@ class PackedShards:
             raise ValueError(
                 f"{path}: no sequences of layout {layout}; training needs one; choose another layout or set"
             )
-        if batch_size > fewest:
+        if batch_size * world_size > fewest:
+            every = "" if world_size == 1 else f" for each of {world_size} processes"
             raise ValueError(
-                f"batch size {batch_size}: {path} has {fewest} sequences of layout {layout} in an epoch; "
-                f"a batch is at most that; use {fewest} or less"
+                f"batch size {batch_size}{every}: {path} has {fewest} sequences of layout {layout} in an epoch; "
+                f"a step is at most that; use {fewest // world_size} or less"
             )
         self.epoch, self._batch = epoch, 0
         # evicted shards are closed by their last reader's reference, never under its hands
@@ -267,7 +262,7 @@ class PackedShards:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the rest of the epoch; errors of the reading threads are raised at the batch they belong to."""
-        epoch, first, size = self.epoch, self._batch, self.batch_size
+        epoch, first, size = self.epoch, self._batch, self.batch_size * self._world_size
         order = self._order(epoch)
         numbers = range(first, self._num_batches(epoch))
         waiting: deque[Future[Batch]] = deque()
@@ -277,7 +272,7 @@ class PackedShards:
             for number in numbers:
                 while len(waiting) < self._prefetch and (upcoming := next(ahead, None)) is not None:
                     indices = order[upcoming * size : (upcoming + 1) * size]
-                    waiting.append(threads.submit(self._read_batch, indices))
+                    waiting.append(threads.submit(self._read_batch, indices[self._rank :: self._world_size]))
                 batch = waiting.popleft().result()
                 # before the yield, so that a state taken while this batch is in use names the next one
                 last = number == numbers[-1]
@@ -315,6 +310,7 @@ class PackedShards:
             "seed": self._seed,
             "shuffle": self.shuffle,
             "batch_size": self.batch_size,
+            "world_size": self._world_size,
             "drop_last": self.drop_last,
         }
 
@@ -324,22 +320,13 @@ class PackedShards:
     def _num_batches(self, epoch: int) -> int:
         shards = self._shards(epoch)
         num_sequences = int((self._first_index[shards + 1] - self._first_index[shards]).sum())
-        return num_sequences // self.batch_size if self.drop_last else -(-num_sequences // self.batch_size)
+        step = self.batch_size * self._world_size
+        return num_sequences // step if self.drop_last else -(-num_sequences // step)
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         """Returns the indices of an epoch's sequences in their order."""
-        shards = self._shards(epoch)
-        key = (self.manifest.dataset_digest, self._seed, epoch)
-        if self.shuffle:
-            shards = shards[np.argsort(random_words(len(shards), *key, "shards"), kind="stable")]
-        windows = []
-        for number, start in enumerate(range(0, len(shards), SHUFFLE_WINDOW)):
-            window = shards[start : start + SHUFFLE_WINDOW]
-            indices = np.concatenate([np.arange(self._first_index[i], self._first_index[i + 1]) for i in window])
-            if self.shuffle:
-                indices = indices[np.argsort(random_words(len(indices), *key, number), kind="stable")]
-            windows.append(indices)
-        return np.concatenate(windows)
+        key = (self.manifest.dataset_digest, self._seed, epoch) if self.shuffle else None
+        return epoch_order(self._first_index, self._shards(epoch), self.manifest.balance_group or 1, key)
 
     def _open_number(self, number: int) -> OpenShard:
         path = join(self.path, self._files[number])

@@ -1,0 +1,100 @@
+"""Cost of a step of W sequences over its mean: random order, sorted runs, and groups after exchanges.
+
+    python benchmarks/balance.py [NUM_EXAMPLES [W]]
+
+NUM_EXAMPLES: 100,000 by default, drawn from ../shared/lengths beside the checkout by a fixed seed; W: 64. For each set
+and capacity: steps, maximum / mean of their attention costs in random order (mean), in runs of the sorted bins (worst,
+share within 1.02), and balanced (mean, worst, share within 1.02, how many steps are not); CPU seconds of packing and
+of balancing, one thread. `elastic`: NaViT draws of benchmarks/elastic.py after elastic fill, 16,384 examples, one chunk
+of a plan, max_segments 64.
+"""
+
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from elastic import draw_menus  # noqa: E402
+
+from pipeline.packing import pack  # noqa: E402
+from pipeline.packing.balance import Steps, balance, groups  # noqa: E402
+from pipeline.packing.elastic import fill  # noqa: E402
+from pipeline.packing.exchange import attention_costs  # noqa: E402
+
+SETS = (
+    ("side_uniform_64_256", (256, 512, 1024, 4096)),
+    ("side_normal_64_256", (256, 512, 1024, 4096)),
+    ("side_uniform_64_384", (576, 1024, 4096)),
+    ("native_photos_4096", (4096,)),
+    ("images_and_clips_4096", (4096,)),
+    ("native_photos_16384", (16384,)),
+    ("images_and_clips_16384", (16384,)),
+)
+CHUNK = 16_384
+
+
+def steps_of(costs: np.ndarray, order: np.ndarray, size: int) -> Steps:
+    """Returns the steps of bins stored in an order; those in no whole group are left out."""
+    steps = Steps(size)
+    steps.add(costs[order])
+    return steps
+
+
+def line(
+    name: str, lengths: np.ndarray, bin_index: np.ndarray, capacity: int, max_segments: int | None, size: int
+) -> str:
+    """Returns a row of the table, but for the time of packing."""
+    costs = attention_costs(lengths, bin_index)
+    shuffled = np.argsort(np.random.Philox(key=1).random_raw(len(costs)), kind="stable")
+    random_order, sorted_runs = (steps_of(costs, order, size) for order in (shuffled, groups(costs, size)))
+    started = time.process_time()
+    balanced = balance(lengths, bin_index, capacity, size, max_segments=max_segments)
+    seconds = time.process_time() - started
+    ours = steps_of(attention_costs(lengths, balanced.bin_index), balanced.order, size)
+    total = ours.num_steps
+    return (
+        f"{name:24}{capacity:6}{total:7}{random_order.ratio_sum / total:9.3f}"
+        f"{sorted_runs.worst:10.3f}{sorted_runs.num_within / total:9.4f}"
+        f"{ours.ratio_sum / total:10.4f}{ours.worst:9.4f}{ours.num_within / total:9.4f}{total - ours.num_within:6}"
+        f"{seconds:10.2f}"
+    )
+
+
+def main() -> None:
+    """Prints the table."""
+    num_examples = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    size = int(sys.argv[2]) if len(sys.argv) > 2 else 64
+    print(f"{platform.machine()}, python {platform.python_version()}, numpy {np.__version__}; W {size}")
+    print(f"{'':24}{'':6}{'':7}   random    sorted runs          balanced")
+    print(
+        f"{f'{num_examples} examples':24}     L  steps     mean     worst   <=1.02      mean    worst   <=1.02  over"
+        "  CPU s balance, pack"
+    )
+    for name, capacities in SETS:
+        stored = np.load((ROOT.parent / "shared" / "lengths" / f"{name}.npy").resolve())
+        drawn = np.random.Philox(key=2).random_raw(num_examples) % np.uint64(len(stored))
+        lengths = stored[drawn].astype(np.int64)
+        for capacity in capacities:
+            started = time.process_time()
+            packing = pack(lengths, capacity)
+            packed = time.process_time() - started
+            print(f"{line(name, lengths, packing.bin_index, capacity, None, size)}{packed:9.2f}", flush=True)
+    for clips in (False, True):
+        for capacity in (256, 512, 1024, 4096):
+            menus = draw_menus(CHUNK, capacity, clips=clips)
+            started = time.process_time()
+            filled = fill(menus, capacity, max_segments=64)
+            packed = time.process_time() - started
+            name = f"elastic {'clips' if clips else 'images'} {CHUNK}"
+            print(
+                f"{line(name, menus.at(filled.choice), filled.bin_index, capacity, 64, size)}{packed:9.2f}", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()

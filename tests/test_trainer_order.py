@@ -1,0 +1,142 @@
+"""Promises of the order of an epoch: groups stay together, ranks share a step, and nothing is lost or doubled."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_set import write_set
+
+import trainer.order
+from schemas import FormatError, read_manifest
+from trainer.data import PackedShards
+from trainer.order import epoch_order
+
+# shards of whole groups of 2, one of which ends with less
+ROWS_PER_SHARD = (4, 2, 5, 6)
+GROUPS = {(0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (11, 12), (13, 14), (15, 16)}
+IN_NO_GROUP = 10
+
+
+@pytest.fixture(scope="module")
+def balanced(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A set whose manifest names groups of 2."""
+    folder = tmp_path_factory.mktemp("sets") / "balanced"
+    write_set(str(folder), rows_per_shard=ROWS_PER_SHARD)
+    set_group(folder, 2)
+    return str(folder)
+
+
+def set_group(folder: Path, size: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"balance_group": size}))
+
+
+def indices(loader: PackedShards) -> list[list[int]]:
+    return [batch["index"].tolist() for batch in loader]
+
+
+def test_groups_are_shuffled_whole_and_what_is_in_none_comes_last(balanced: str) -> None:
+    loader = PackedShards(balanced, batch_size=2)
+    epochs = [indices(loader) for _ in range(12)]
+    for batches in epochs:
+        assert {tuple(sorted(batch)) for batch in batches[:-1]} == GROUPS
+        assert batches[-1] == [IN_NO_GROUP, -1]
+    assert len({tuple(map(tuple, map(sorted, batches))) for batches in epochs}) > 6, "the order of groups changes"
+    assert len({tuple(batch) for batches in epochs for batch in batches[:-1]}) == 2 * len(GROUPS), "and the one inside"
+
+
+def test_without_shuffle_groups_change_nothing(balanced: str) -> None:
+    assert sum(indices(PackedShards(balanced, batch_size=1, shuffle=False)), []) == list(range(sum(ROWS_PER_SHARD)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 9), min_size=1, max_size=12),
+    size=st.integers(1, 4),
+    window=st.integers(1, 5),
+    seed=st.integers(0, 3),
+)
+def test_every_order_has_each_sequence_once_and_keeps_groups(
+    counts: list[int], size: int, window: int, seed: int
+) -> None:
+    first_index = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.order, "SHUFFLE_WINDOW", window)
+        order = epoch_order(first_index, np.arange(len(counts)), size, ("digest", seed)).tolist()
+    assert sorted(order) == list(range(sum(counts)))
+    whole = [
+        list(range(first + size * number, first + size * (number + 1)))
+        for first, count in zip(first_index.tolist(), counts, strict=False)
+        for number in range(count // size)
+    ]
+    found = [sorted(order[start : start + size]) for start in range(0, len(whole) * size, size)]
+    assert sorted(found) == whole
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize(("size", "world_size"), [(2, 2), (5, 2), (2, 3), (2, 4)])
+def test_ranks_share_each_step_of_one_process(balanced: str, size: int, world_size: int, drop_last: bool) -> None:
+    options = {"seed": 1, "drop_last": drop_last}
+    alone = indices(PackedShards(balanced, batch_size=size * world_size, **options))
+    loaders = [
+        PackedShards(balanced, batch_size=size, rank=rank, world_size=world_size, **options)
+        for rank in range(world_size)
+    ]
+    assert {len(loader) for loader in loaders} == {len(alone)}
+    for step, *parts in zip(alone, *(indices(loader) for loader in loaders), strict=True):
+        taken = [index for part in parts for index in part]
+        assert sorted(taken) == sorted(step), "disjoint and complete"
+        sizes = [sum(index >= 0 for index in part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_two_ranks_with_a_sequence_each_read_one_group(balanced: str) -> None:
+    pair = [indices(PackedShards(balanced, batch_size=1, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert {tuple(sorted(one + other)) for one, other in zip(*pair, strict=True)} == {*GROUPS, (-1, IN_NO_GROUP)}
+
+
+def test_a_state_of_one_rank_resumes_every_rank(balanced: str) -> None:
+    def make(rank: int) -> PackedShards:
+        return PackedShards(balanced, batch_size=2, rank=rank, world_size=3)
+
+    whole = [list(make(rank)) for rank in range(3)]
+    first = make(0)
+    batches = iter(first)
+    next(batches)
+    batches.close()
+    state = json.loads(json.dumps(first.state_dict()))
+    for rank in range(3):
+        loader = make(rank)
+        loader.load_state_dict(state)
+        for one, other in zip(whole[rank][1:], loader, strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(ValueError, match="world_size is 1, the saved state has 3"):
+        PackedShards(balanced, batch_size=2).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rank": 2, "world_size": 2}, "rank 2: no such process; world_size is 2"),
+        ({"rank": -1}, "rank -1: no such process"),
+        ({"world_size": 0}, "rank 0: no such process; world_size is 0"),
+        ({"world_size": 9}, "batch size 2 for each of 9 processes: .* has 17 sequences .* use 1 or less"),
+    ],
+)
+def test_ranks_that_cannot_be_are_named(balanced: str, options: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        PackedShards(balanced, batch_size=2, **options)
+
+
+@pytest.mark.parametrize("size", [0, -2, 1.5, "2", True])
+def test_a_group_that_is_no_count_is_a_broken_manifest(tmp_path: Path, size: Any) -> None:
+    write_set(str(tmp_path))
+    assert read_manifest(str(tmp_path)).balance_group is None
+    set_group(tmp_path, size)
+    with pytest.raises(FormatError, match="broken manifest .*balance_group"):
+        read_manifest(str(tmp_path))

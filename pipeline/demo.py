@@ -158,8 +158,10 @@ def _video(clip: Clip, number: int) -> bytes:
     has_x264 = "libx264" in av.codecs_available
     # bitexact: Matroska would else draw an identity by chance
     with av.open(buffer, "w", format=container_format, options={"fflags": "+bitexact"}) as container:
-        # one thread: the bytes then do not depend on the machine's cores
-        options = {"threads": "1", **({"preset": "veryfast", "crf": "26"} if has_x264 else {"qscale": "5"})}
+        # one thread: the bytes then do not depend on the machine's cores; and no macroblock tree, whose AVX-512 code
+        # gives other bytes at every call
+        x264 = {"preset": "veryfast", "crf": "26", "x264-params": "mbtree=0"}
+        options = {"threads": "1", **(x264 if has_x264 else {"qscale": "5"})}
         stream = container.add_stream("libx264" if has_x264 else "mpeg4", rate=clip.rate, options=options)
         stream.height, stream.width, stream.pix_fmt = clip.height, clip.width, "yuv420p"
         for place in range(clip.num_frames):

@@ -87,6 +87,8 @@ class PlanConfig:
     shard_bytes: int = option(256_000_000, "aim for shards of at most this many bytes", parse=int, metavar="BYTES")
     # Pillow's own limit against decompression bombs
     max_pixels: int = option(178_956_970, "reject pictures and frames of more pixels", parse=int, metavar="N")
+    # 256 MiB: a picture's file is held whole, and with 512 MiB of pixels at the limit above a worker stays below 1 GB
+    max_bytes: int = option(2**28, "reject larger files without reading them", parse=int, metavar="BYTES")
     # one bad file in a hundred is usual for crawled data; more means something else is wrong
     max_reject_fraction: float = option(
         0.01,
@@ -129,6 +131,7 @@ class PlanConfig:
             "group_size": "a group is empty",
             "shard_bytes": "a shard is empty",
             "max_pixels": "everything is rejected",
+            "max_bytes": "everything is rejected",
             "workers": "nothing runs",
         }
         defaults = {field.name: field.default for field in dataclasses.fields(self)}

@@ -106,7 +106,7 @@ class Probe(beam.PTransform):
             if not isinstance(found, Source):
                 return [found]
             path = source_path(found, roots)
-            rule = (config.clips_per_video, config.clip_frames, config.fps, config.max_pixels)
+            rule = (config.clips_per_video, config.clip_frames, config.fps, config.max_pixels, config.max_bytes)
             return files.retried(probe, found, path, *rule)
 
         return listed | beam.FlatMap(run).with_output_types(Any)

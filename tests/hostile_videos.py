@@ -7,7 +7,7 @@ from collections.abc import Callable
 import av
 import numpy as np
 from hostile_case import PACKED, PARTIAL, Case, edited
-from media_files import CODECS, animated_gif, photo, remuxed, sound_only, video, without_frames
+from media_files import CODECS, animated_gif, photo, png_of_header, remuxed, sound_only, video, without_frames
 
 FORMATS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm", "avi": "avi", "ts": "mpegts", "flv": "flv"}
 
@@ -155,18 +155,23 @@ def _lying() -> list[tuple[str, str, bytes]]:
         ("codec_unknown.mp4", "broken", edited(mp4, avc, b"zzzz")),
         ("sizes_in_header.mp4", PACKED, edited(edited(mp4, header + 80, b"\xff\xff\0\0"), header + 84, b"\xff\xff\0\0")),
         ("no_bytes_of_codec.mp4", "broken", edited(mp4, mp4.index(b"avcC") + 4, bytes(20))),
-        ("huge.mp4", "too_large", huge_video()),
+        ("huge.mov", "too_large", huge_video()),
     ]
 
 
 def huge_video() -> bytes:
-    """Returns an AVI that claims frames of 15,000 x 15,000 and holds a small picture."""
-    data = video(format="avi", num_frames=2)
-    size = struct.pack("<II", 64, 48)
-    assert data.count(size) >= 1
-    jpeg_height_width = struct.pack(">HH", 48, 64)
-    large = data.replace(size, struct.pack("<II", 15_000, 15_000))
-    return large.replace(b"\x08" + jpeg_height_width, b"\x08" + struct.pack(">HH", 15_000, 15_000))
+    """Returns a video whose header says 64 x 48 and whose frames claim 15,000 x 15,000."""
+    buffer, frame = io.BytesIO(), png_of_header(15_000, 15_000)
+    with av.open(buffer, "w", format="mov") as container:
+        stream = container.add_stream("png", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
+        container.start_encoding()
+        for number in range(3):
+            packet = av.Packet(frame)
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream, packet.is_keyframe = stream.time_base, stream, True
+            container.mux(packet)
+    return buffer.getvalue()
 
 
 assert set(FORMATS.values()) == set(CODECS)

@@ -18,6 +18,7 @@ import xxhash
 
 from pipeline import files
 from pipeline.config import PlanConfig
+from pipeline.isolation import isolated
 from pipeline.media import DecodeError, image, video
 from pipeline.options import output_affecting
 from pipeline.patchify import patchify
@@ -230,7 +231,7 @@ def decode_example(row: dict[str, Any], roots: list[str], config: PlanConfig) ->
     source = Source(row["key"], row["root"], os.fsdecode(row["path"]), row["size_bytes"])
     height, width = row["grid_h"] * config.tubelet[1], row["grid_w"] * config.tubelet[2]
     frames_THWC, size = files.retried(
-        _read_frames, source, source_path(source, roots), tuple(row["frame_pts"]), height, width, config.max_pixels
+        isolated, config, _read_frames, source, source_path(source, roots), tuple(row["frame_pts"]), height, width, config.max_pixels
     )
     if size != (row["source_height"], row["source_width"]):
         raise DecodeError(

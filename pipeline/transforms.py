@@ -15,9 +15,11 @@ from apache_beam.metrics import Metrics
 
 from pipeline import files
 from pipeline.config import PlanConfig
+from pipeline.isolation import isolated
+from pipeline.media import DecodeError
 from pipeline.plan import ShardPlan, group_of, plan_group, read_shard_rows, write_group_plan
 from pipeline.probe import probe
-from pipeline.records import Clash, Example, Ignored, Outcome, Reference, Source
+from pipeline.records import Clash, Example, Ignored, Outcome, Reference, Source, reject
 from pipeline.sample import Resolution, sample
 from pipeline.shards import ShardResult, write_shard
 from pipeline.source import BEYOND_LIMIT, Input, label_of, list_input, source_path
@@ -107,7 +109,11 @@ class Probe(beam.PTransform):
                 return [found]
             path = source_path(found, roots)
             rule = (config.clips_per_video, config.clip_frames, config.fps, config.max_pixels, config.max_bytes)
-            return files.retried(probe, found, path, *rule)
+            try:
+                return files.retried(isolated, config, probe, found, path, *rule)
+            except DecodeError as error:
+                # of the helper; what probing itself finds is a reject already
+                return [reject(found.key, "probe", error.reason, error)]
 
         return listed | beam.FlatMap(run).with_output_types(Any)
 

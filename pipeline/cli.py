@@ -112,7 +112,7 @@ def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
     launch, runner, report = _import_pipeline()
     made = launch.build(values.inputs, values.output, config, runner.parse_beam_options(beam_arguments))
     _show(made, values.json, report.print_report)
-    launch.check_rejects(made["totals"], config, values.output)
+    launch.check_rejects(made, config, values.output)
     return 0
 
 

@@ -6,12 +6,16 @@ from schemas.geometry import Grid
 
 
 class Source(NamedTuple):
-    """One listed input. Its file is `path` below the root numbered `root` (run.json holds the roots)."""
+    """One listed input. Its file is `path` below the root numbered `root` (run.json holds the roots).
+
+    `digest` is of the whole file, where --dedupe asks for it.
+    """
 
     key: str
     root: int
     path: str
     size_bytes: int
+    digest: str = ""
 
 
 class Ignored(NamedTuple):

@@ -40,7 +40,7 @@ def test_what_has_no_content_is_nobodys_duplicate() -> None:
     assert list(dedupe.keep_least(rejects[:1])) == rejects[:1]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_build_keeps_one_of_equal_files(workers: int, tmp_path: Path, run) -> None:
     one, clip = photo((48, 72)), video()
     contents = {"b/one.jpg": one, "a/two.png": one, "c.jpg": one, "d.mp4": clip, "e.mkv": clip, "f.jpg": photo((40, 40))}

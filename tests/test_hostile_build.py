@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import start
+from conftest import SMALL, start
 from hostile_case import PACKED, PARTIAL, Case
 from hostile_files import corpus, write_corpus, write_places
 from media_files import photo, write_files
@@ -79,3 +79,81 @@ def test_every_hostile_file_is_accounted_for_in_bounded_memory(tmp_path: Path, m
     check_set(tmp_path / "set", cases, ends, "corpus")
     print(f"peak of one worker: {peak_bytes / 1e6:.0f} MB")
     assert peak_bytes < MAX_BYTES
+
+
+def test_files_that_change_after_they_were_probed_are_rejects(tmp_path: Path, run) -> None:
+    small, large = photo((48, 72)), photo((72, 48))
+    size = max(len(small), len(large)) + 10
+    before = small.ljust(size, b"\0")
+    names = ("sound", "deleted", "longer", "emptied", "other_size", "broken", "folder", "pipe", "loop", "vast")
+    write_files(tmp_path / "media", {f"{name}.jpg": before for name in names})
+    planned = run("plan", tmp_path / "media", "--output", tmp_path / "set", "--max-pixels", 5000, "--workers", 1)
+    assert planned.code == 0, planned.err
+    changed = {
+        "longer": before + b"\0", "emptied": b"", "other_size": large.ljust(size, b"\0"),
+        "broken": before[:200] + bytes(size - 200), "vast": photo((200, 200), "PNG").ljust(size, b"\0")[:size],
+    }  # fmt: skip
+    write_files(tmp_path / "media", {f"{name}.jpg": data for name, data in changed.items()})
+    for name in ("deleted", "folder", "pipe", "loop"):
+        (tmp_path / f"media/{name}.jpg").unlink()
+    (tmp_path / "media/folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "media/pipe.jpg")
+    (tmp_path / "media/loop.jpg").symlink_to("loop.jpg")
+    finished = run(
+        "build", tmp_path / "media", "--output", tmp_path / "set", "--max-pixels", 5000, "--workers", 1, "--resume"
+    )
+    assert finished.code == 0, finished.err
+    rejects = pq.read_table(tmp_path / "set/rejects.parquet").to_pylist()
+    assert {row["key"].split("/")[1]: (row["stage"], row["reason"]) for row in rejects} == {
+        "deleted.jpg": ("materialise", "not_found"), "longer.jpg": ("materialise", "changed"),
+        "emptied.jpg": ("materialise", "changed"), "other_size.jpg": ("materialise", "changed"),
+        "broken.jpg": ("materialise", "broken"), "folder.jpg": ("materialise", "not_a_file"),
+        "pipe.jpg": ("materialise", "not_a_file"), "loop.jpg": ("materialise", "unreadable"),
+        "vast.jpg": ("materialise", "changed"),
+    }  # fmt: skip
+    assert [segment["source"] for segment, _ in stored_pictures(tmp_path / "set")] == ["media/sound.jpg"]
+
+
+# stands in for a decoder's bugs, in every process that a build starts
+SABOTAGE = """
+import os, time
+from PIL import Image
+before = Image.open
+def sabotaged(file, *args, **options):
+    head = file.read(40)
+    file.seek(0)
+    for sign, harm in ((b"CRASH", os.abort), (b"HANG", lambda: time.sleep(1000)), (b"EAT", lambda: bytearray(2**36))):
+        if sign in head:
+            harm()
+    return before(file, *args, **options)
+Image.open = sabotaged
+"""
+
+
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_decoders_that_crash_or_hang_cost_their_files_and_not_the_build(workers: int, tmp_path: Path) -> None:
+    jpeg = photo((48, 72))
+    bad = {f"{number}_{sign}.jpg": jpeg[:2] + b"\xff\xfe\0\x08" + sign.ljust(6).encode() + jpeg[2:]
+           for number in range(2) for sign in ("CRASH", "HANG", "EAT")}  # fmt: skip
+    write_files(tmp_path / "media", bad | {f"good_{number}.jpg": jpeg for number in range(6)})
+    write_files(tmp_path, {"code/sitecustomize.py": SABOTAGE.encode()})
+    process = start(
+        "build", tmp_path / "media", "--output", tmp_path / "set", "--workers", workers,
+        "--decode-isolation", "process", "--decode-timeout-s", 1, path=tmp_path / "code",
+    )  # fmt: skip
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    rejects = pq.read_table(tmp_path / "set/rejects.parquet").to_pylist()
+    reasons = {"CRASH": "crashed", "HANG": "timeout", "EAT": "crashed"}
+    assert {row["key"]: row["reason"] for row in rejects} == {
+        f"media/{name}": reasons[name[2:].removesuffix(".jpg")] for name in bad
+    }
+    assert len(list(stored_pictures(tmp_path / "set"))) == 6
+
+
+def test_isolated_builds_have_the_same_bytes(media: Path, reference: Path, tmp_path: Path, run) -> None:
+    inputs = sorted(media.iterdir())
+    isolated = run("build", *inputs, "--output", tmp_path / "set", "--workers", 1, "--decode-isolation", "process", *SMALL)
+    assert isolated.code == 0, isolated.err
+    for path in sorted(reference.glob("*.parquet")):
+        assert (tmp_path / "set" / path.name).read_bytes() == path.read_bytes(), path.name

@@ -219,5 +219,7 @@ def _failed(error: BaseException, code: int, debug: bool) -> int:
         raise error
     # names may hold anything, line breaks included; an error is one line
     text = " ".join(str(error).splitlines()) or type(error).__name__
-    print(text.encode(errors="backslashreplace").decode(), file=sys.stderr)
+    # and commands to the terminal
+    shown = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    print("".join(shown), file=sys.stderr)
     return code

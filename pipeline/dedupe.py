@@ -39,13 +39,14 @@ def content_of(found: Outcome) -> str:
 
 
 def keep_least(same: Iterable[Outcome]) -> Iterator[Outcome]:
-    """Yields the outcomes of one content: of the least key as they are, and one Reject for each other key.
+    """Yields the outcomes of one content: of the least key as they are, and for each other example its key's Reject.
 
-    Goes through them twice and holds none of them: a placeholder picture may have come a million times.
+    Equal Rejects become one row when their group is planned. Goes through the outcomes twice and holds none of them: a
+    placeholder picture may have come a million times.
     """
     least = min((found.source.key for found in same if isinstance(found, Example)), default="")
     for found in same:
         if not isinstance(found, Example) or found.source.key == least:
             yield found
-        elif found.clip == 0:
+        else:
             yield reject(found.source.key, "dedupe", "duplicate", f"the same bytes as {least}")

@@ -6,16 +6,20 @@ and more) and a search through a JPEG (memory speed). A PNG is inflated a second
 zero, as a missing one would be, or where it is interlaced; CMYK JPEGs are decoded twice.
 """
 
+import io
+import itertools
 import re
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import IO
 
-import numpy as np
 import simplejpeg
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from pipeline.media.errors import DecodeError
+from pipeline.media.reader import Reader
 
 # Encoders write at most some 20 scans. A scan costs a pass over all coefficients even if it changes none: at
 # --max-pixels 100 of them take seconds, and a file of 1 MB could ask for 100,000.
@@ -35,6 +39,60 @@ _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
 _BLOCK_BYTES = 2**20
 
 _STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES = 273, 279, 324, 325
+# a strip costs Pillow 20 us and half a kilobyte; one for each row of the highest pictures is half as many
+MAX_STRIPS = 2**17
+
+# Pillow joins the blocks of comments one by one: 10 MB of them take it half a minute, this much a third of a second
+MAX_GIF_EXTENSION_BYTES = 2**20
+
+
+# libpng writes 8 KiB a chunk, so this is 2 GiB of data; without a limit a list of empty chunks fills the memory
+MAX_CHUNKS = 2**18
+
+
+def _load_directory(self: ImageFileDirectory_v2, file: IO[bytes]) -> None:
+    """Loads a TIFF or EXIF directory, unless its entries overlap.
+
+    Pillow copies the value of each entry: 40,000 entries that all point to one megabyte would make 40 GB of a small
+    file, and Pillow loads the EXIF data of a JPEG while it opens it.
+    """
+    place = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(place)
+    reader = Reader(file, 2 * size + 2**16)
+    _pillows_load_directory(self, reader)
+    if reader.error is not None:
+        raise reader.error
+    # of eight bytes at most, each
+    if any(len(self._tagdata.get(tag, b"")) > 8 * MAX_STRIPS for tag in (_STRIP_OFFSETS, _TILE_OFFSETS)):
+        raise DecodeError("broken", f"more than {MAX_STRIPS} strips or tiles")
+
+
+_pillows_load_directory = ImageFileDirectory_v2.load
+ImageFileDirectory_v2.load = _load_directory
+
+
+def check_start(reader: Reader) -> None:
+    """Refuses a file that would keep Pillow busy before it knows what it opens; leaves the reader where it was.
+
+    Raises:
+        DecodeError: a GIF begins with more comments than anyone reads.
+    """
+    head = reader.read(13)
+    if head.startswith((b"GIF87a", b"GIF89a")) and len(head) == 13:
+        # the logical screen's palette, if it has one (GIF89a specification, section 18)
+        reader.seek(3 * 2 ** ((head[10] & 7) + 1) if head[10] & 0x80 else 0, io.SEEK_CUR)
+        spent = 0
+        while reader.read(1) == b"!":
+            reader.read(1)
+            while size := reader.read(1):
+                spent += 1 + size[0]
+                if spent > MAX_GIF_EXTENSION_BYTES:
+                    raise DecodeError("broken", f"over {MAX_GIF_EXTENSION_BYTES} bytes of extensions before its first frame")
+                if size == b"\0":
+                    break
+                reader.seek(size[0], io.SEEK_CUR)
+    reader.seek(0)
 
 
 def check_header(picture: Image.Image) -> None:
@@ -115,7 +173,9 @@ def _num_scans(jpeg: bytes) -> int:
 
 
 def _check_png(picture: Image.Image, data: bytes) -> None:
-    chunks = list(_png_chunks(data))
+    chunks = list(itertools.islice(_png_chunks(data), MAX_CHUNKS + 1))
+    if len(chunks) > MAX_CHUNKS:
+        raise DecodeError("broken", f"more than {MAX_CHUNKS} chunks")
     names = [name for name, _ in chunks]
     if names[0] != b"IHDR" or names.count(b"IHDR") != 1 or len(chunks[0][1]) != 13:
         raise DecodeError("broken", "no header, or several")
@@ -126,7 +186,8 @@ def _check_png(picture: Image.Image, data: bytes) -> None:
     if colour == 3 and (not palettes or len(palettes[0]) % 3 or not palettes[0]):
         raise DecodeError("broken", "no palette, or one that is cut")
     picture.load()
-    rows_are_there = not interlacing and np.asarray(picture)[-1].any()
+    last_row = picture.crop((0, picture.height - 1, picture.width, picture.height))
+    rows_are_there = not interlacing and any(last_row.tobytes())
     if not rows_are_there and not _png_is_full([block for name, block in chunks if name == b"IDAT"], chunks[0][1]):
         raise DecodeError("broken", "rows are missing")
 

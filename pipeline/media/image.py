@@ -121,6 +121,7 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Pillow's plugins warn about odd metadata and go on
             warnings.simplefilter("ignore")
+            damage.check_start(reader)
             with Image.open(reader, formats=FORMATS) as picture:
                 damage.check_header(picture)
                 yield picture

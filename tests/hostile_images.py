@@ -49,7 +49,7 @@ def jpeg_cases() -> list[Case]:
     middle = (scan + len(jpeg)) // 2
     sized = [edited(frame, 5, struct.pack(">HH", *size)) for size in ((0, 84), (60, 0), (65_500, 65_500), (600, 84), (16, 84))]
     flat, thin, vast, taller, lower = (jpeg.replace(frame, other) for other in sized)
-    vast_frame = sized[2]
+    vast_frame, entries = sized[2], overlapping()
     cases: list[tuple[str, str, bytes]] = [
         ("whole", PACKED, jpeg), ("progressive", PACKED, progressive), ("restarts", PACKED, restarts),
         ("signature", "broken", jpeg[:3]), ("start_and_end", "broken", b"\xff\xd8\xff\xd9"),
@@ -97,6 +97,9 @@ def jpeg_cases() -> list[Case]:
         ("exif_beyond_end", PACKED, photo_with(b"Exif\0\0II*\0\xff\xff\xff\x7f")),
         ("exif_in_loop", PACKED, photo_with(b"Exif\0\0II*\0\x08\0\0\0\0\0\x08\0\0\0")),
         ("exif_huge", PACKED, jpeg[:2] + segment(0xE1, b"Exif\0\0".ljust(65_000, b"x")) * 20 + jpeg[2:]),
+        ("exif_overlapping", PACKED, jpeg[:2] + b"".join(
+            segment(0xE1, b"Exif\0\0" + entries[n : n + 65_000]) for n in range(0, len(entries), 65_000)) + jpeg[2:]),
+        ("segments_many", "broken", jpeg[:2] + segment(0xE5, b"") * 90_000 + jpeg[2:]),
         ("orientation_0", PACKED, photo(SIZE, orientation=0)), ("orientation_9", PACKED, photo(SIZE, orientation=9)),
         ("profile_of_text", PACKED, saved(PICTURE, "JPEG", quality=92, icc_profile=b"this is no profile" * 20)),
         ("profile_in_parts_missing", "broken", jpeg[:2] + segment(0xE2, b"ICC_PROFILE\0\2\3" + bytes(200)) + jpeg[2:]),
@@ -118,6 +121,12 @@ def many_scans(progressive: bytes, count: int) -> bytes:
     parts = segments(progressive)
     last = max(number for number, part in enumerate(parts) if part[1] == 0xDA)
     return b"".join([*parts[: last + 1], *parts[last : last + 1] * count, *parts[last + 1 :]])
+
+
+def overlapping() -> bytes:
+    """Returns a TIFF or EXIF directory of a megabyte: its entries all point to nine tenths of it, 40 GB together."""
+    entries = b"".join(struct.pack("<HHII", tag, 7, 900_000, 8) for tag in range(1000, 41_000))
+    return (b"II*\0\x08\0\0\0" + struct.pack("<H", 40_000) + entries + bytes(4)).ljust(1_000_000, b"x")
 
 
 def gif_cases() -> list[Case]:
@@ -143,6 +152,9 @@ def gif_cases() -> list[Case]:
         ("second_frame_cut", PACKED, animated[: second + 30]),
         ("second_frame_vast", PACKED, animated[:second] + animated[second:].replace(
             struct.pack("<HH", SIZE[1], SIZE[0]), struct.pack("<HH", 50_000, 50_000))),
+        ("comment_long", "broken", gif[:image] + b"\x21\xfe" + (b"\xff" + b"x" * 255) * 5000 + b"\0" + gif[image:]),
+        ("comments_many", "broken", gif[:image] + b"\x21\xfe\x01x\0" * 90_000 + gif[image:]),
+        ("comment_usual", PACKED, gif[:image] + b"\x21\xfe" + (b"\xff" + b"x" * 255) * 50 + b"\0" + gif[image:]),
         ("comment_without_end", "broken", gif[:image] + b"\x21\xfe" + b"\xffx" * 5000),
         ("extensions_without_end", "broken", gif[:image] + b"\x21\xf9\x04\0\0\0\0\0" * 20_000),
     ]  # fmt: skip

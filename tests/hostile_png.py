@@ -122,6 +122,8 @@ def _lies(shows: np.ndarray) -> dict[str, tuple[str, bytes]]:
         "text_bomb_behind": ("broken", png(head, body, chunk(b"zTXt", b"Title\0\0" + bomb), end)),
         "unicode_bomb": ("broken", png(head, chunk(b"iTXt", b"Title\0\1\0\0\0" + bomb), body, end)),
         "profile_bomb": ("broken", png(head, chunk(b"iCCP", b"profile\0\0" + bomb), body, end)),
+        "chunks_many": ("broken", png(head, chunk(b"tEXt", b"a\0b") * 120_000, body, end)),
+        "data_in_empty_chunks": ("broken", png(head, chunk(b"IDAT", b"") * (2**18 + 1), body, end)),
         "data_bomb": (PACKED, png(head, chunk(b"IDAT", zlib.compress(rows(shows) + bytes(20_000_000))), end)),
     }
 

@@ -35,6 +35,12 @@ def tiff(tags: dict[int, int | tuple[int, ...]], data: bytes = b"", following: i
     return (head + body + extra).ljust(1000, b"\0") + data
 
 
+def overlapping_tags() -> bytes:
+    """Returns a TIFF of half a megabyte whose tags all point to most of it, 8 GB together."""
+    entries = b"".join(struct.pack("<HHII", tag, 7, 400_000, 8) for tag in range(1000, 21_000))
+    return (b"II*\0\x08\0\0\0" + struct.pack("<H", 20_000) + entries + bytes(4)).ljust(500_000, b"x")
+
+
 def tiff_cases() -> list[Case]:
     """Returns hostile TIFFs."""
     shows, whole = pixels(*SIZE), photo(SIZE, "TIFF")
@@ -80,6 +86,8 @@ def tiff_cases() -> list[Case]:
         ("floats", "unknown_format", saved(grey, "TIFF")),
         ("tag_count_vast", "broken", b"II*\0\x08\0\0\0\1\0" + struct.pack("<HHII", BITS, 3, 2**32 - 1, 8) + bytes(99)),
         ("directory_count_vast", "broken", b"II*\0\x08\0\0\0\xff\xff" + bytes(99)),
+        ("tags_overlapping", "broken", overlapping_tags()),
+        ("strips_many", "broken", tiff(tags | {HEIGHT: 140_000, WIDTH: 1, ROWS: 1, OFFSETS: (1000,) * 140_000, COUNTS: 3}, data)),
         ("trailing_garbage", PACKED, tiff(tags, data) + b"garbage"),
     ]  # fmt: skip
     return [Case(f"tiff/{name}.tif", end, data, shows if end == PACKED else None) for name, end, data in cases]

@@ -142,7 +142,7 @@ def _damaged() -> list[tuple[str, str, bytes]]:
 
 
 def _lying() -> list[tuple[str, str, bytes]]:
-    mp4 = video()
+    mp4, parts = video(), fragmented()
     avc, table, header = mp4.rindex(b"avc1"), mp4.index(b"stsz"), mp4.index(b"tkhd")
     offsets = mp4.index(b"stco")
     return [
@@ -156,7 +156,16 @@ def _lying() -> list[tuple[str, str, bytes]]:
         ("sizes_in_header.mp4", PACKED, edited(edited(mp4, header + 80, b"\xff\xff\0\0"), header + 84, b"\xff\xff\0\0")),
         ("no_bytes_of_codec.mp4", "broken", edited(mp4, mp4.index(b"avcC") + 4, bytes(20))),
         ("huge.mov", "too_large", huge_video()),
+        ("samples_of_one_size.mp4", "broken", with_samples(mp4, 50_000_000)),
+        ("samples_in_fragment.mp4", "broken", edited(parts, parts.index(b"trun") + 4, struct.pack(">II", 1, 80_000_000))),
     ]
+
+
+def with_samples(mp4: bytes, count: int) -> bytes:
+    """Returns an MP4 that claims a number of samples of one byte each: FFmpeg makes an index of them."""
+    for table, place, values in ((b"stsz", 8, (1, count)), (b"stts", 12, (count,)), (b"stsc", 16, (count,))):
+        mp4 = edited(mp4, mp4.index(table) + place, struct.pack(f">{len(values)}I", *values))
+    return mp4
 
 
 def huge_video() -> bytes:

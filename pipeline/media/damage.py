@@ -41,6 +41,8 @@ _BLOCK_BYTES = 2**20
 _STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES = 273, 279, 324, 325
 # a strip costs Pillow 20 us and half a kilobyte; one for each row of the highest pictures is half as many
 MAX_STRIPS = 2**17
+# of an offset, by its type: SHORT, LONG, LONG8
+_OFFSET_BYTES = {3: 2, 4: 4, 16: 8}
 
 # Pillow joins the blocks of comments one by one: 10 MB of them take it half a minute, this much a third of a second
 MAX_GIF_EXTENSION_BYTES = 2**20
@@ -63,9 +65,9 @@ def _load_directory(self: ImageFileDirectory_v2, file: IO[bytes]) -> None:
     _pillows_load_directory(self, reader)
     if reader.error is not None:
         raise reader.error
-    # of eight bytes at most, each
-    if any(len(self._tagdata.get(tag, b"")) > 8 * MAX_STRIPS for tag in (_STRIP_OFFSETS, _TILE_OFFSETS)):
-        raise DecodeError("broken", f"more than {MAX_STRIPS} strips or tiles")
+    for tag in (_STRIP_OFFSETS, _TILE_OFFSETS):
+        if len(self._tagdata.get(tag, b"")) > MAX_STRIPS * _OFFSET_BYTES.get(self.tagtype.get(tag, 0), 1):
+            raise DecodeError("broken", f"more than {MAX_STRIPS} strips or tiles")
 
 
 _pillows_load_directory = ImageFileDirectory_v2.load

@@ -18,6 +18,7 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from pipeline.media import boxes
 from pipeline.media.errors import DecodeError
 from pipeline.media.reader import Reader
 
@@ -181,6 +182,7 @@ def _opened(file: IO[bytes], max_pixels: int) -> Iterator[tuple[av.container.Inp
     # for the decoder that looks for what the header does not tell, too
     limits = {"max_pixels": str(min(max_pixels, 2**31 - 1))}
     try:
+        boxes.check_sample_counts(reader)
         # titles in other encodings are no reason to refuse a video
         with av.open(
             reader, options=limits, container_options=_CONTAINER_OPTIONS, metadata_errors="replace"

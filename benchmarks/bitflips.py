@@ -104,7 +104,9 @@ def _decoded_clip(data: bytes) -> np.ndarray:
 
 
 def _ffmpeg_clip(data: bytes) -> None:
-    with av.open(io.BytesIO(data), options={"max_pixels": str(4 * SIDE * SIDE)}, metadata_errors="replace") as container:
+    with av.open(
+        io.BytesIO(data), options={"max_pixels": str(4 * SIDE * SIDE)}, metadata_errors="replace"
+    ) as container:
         if not sum(1 for _ in container.decode(video=0)):
             raise ValueError("no frames")
 

@@ -144,7 +144,6 @@ def retried(call: Callable[..., Any], *args: Any) -> Any:
     """
     from apache_beam.utils.retry import with_exponential_backoff
 
-
     def may_pass(error: BaseException) -> bool:
         return isinstance(error, OSError) and lasting(error) is None
 

@@ -231,7 +231,15 @@ def decode_example(row: dict[str, Any], roots: list[str], config: PlanConfig) ->
     source = Source(row["key"], row["root"], os.fsdecode(row["path"]), row["size_bytes"])
     height, width = row["grid_h"] * config.tubelet[1], row["grid_w"] * config.tubelet[2]
     frames_THWC, size = files.retried(
-        isolated, config, _read_frames, source, source_path(source, roots), tuple(row["frame_pts"]), height, width, config.max_pixels
+        isolated,
+        config,
+        _read_frames,
+        source,
+        source_path(source, roots),
+        tuple(row["frame_pts"]),
+        height,
+        width,
+        config.max_pixels,
     )
     if size != (row["source_height"], row["source_width"]):
         raise DecodeError(

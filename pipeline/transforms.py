@@ -274,8 +274,8 @@ class _MaterialiseFn(beam.DoFn):
             return
         for name in ("num_sequences", "num_segments", "num_tokens", "bytes"):
             Metrics.counter("patchpack", name).inc(getattr(result, name))
-        for reject in result.rejects:
-            Metrics.counter("patchpack", f"rejects_{reject.reason}").inc()
+        for row in result.rejects:
+            Metrics.counter("patchpack", f"rejects_{row.reason}").inc()
         yield result
 
 

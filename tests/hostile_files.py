@@ -37,7 +37,9 @@ def stranger_cases() -> list[Case]:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr(zipfile.ZipInfo("a.txt"), "text")
-    wave = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 16000, 2, 16) + b"data" + struct.pack("<I", 800) + bytes(800)
+    wave = (
+        b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 16000, 2, 16) + b"data" + struct.pack("<I", 800) + bytes(800)
+    )
     contents = {
         "text.jpg": b"this is no picture\n",
         "one_byte.jpg": b"\xff",
@@ -65,7 +67,12 @@ def stranger_cases() -> list[Case]:
         "icon.png": b"\0\0\1\0\1\0\1\1\0\0\1\0\x20\0" + struct.pack("<II", 40, 22) + bytes(40),
         "icon_lying.png": b"\0\0\1\0\xff\xff" + b"\xff" * 16,
         "cursor.png": b"\0\0\2\0\1\0" + bytes(16),
-        "targa.bmp": b"\0\0\2" + bytes(9) + struct.pack("<HHBB", 8, 8, 24, 0) + bytes(192) + b"\0" * 8 + b"TRUEVISION-XFILE.\0",
+        "targa.bmp": b"\0\0\2"
+        + bytes(9)
+        + struct.pack("<HHBB", 8, 8, 24, 0)
+        + bytes(192)
+        + b"\0" * 8
+        + b"TRUEVISION-XFILE.\0",
         "portable.png": b"P6\n8 8\n255\n" + bytes(192),
         "jpeg_2000.jpg": b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 ",
         "codestream.jpg": b"\xff\x4f\xff\x51\0\x29" + bytes(41),
@@ -101,7 +108,11 @@ def stranger_cases() -> list[Case]:
         "base64.jpg": b"data:image/jpeg;base64,/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgG",
     }
     cases = [Case(f"strangers/{name}", "unknown_format", data) for name, data in contents.items()]
-    pointers = {"pointer.jpg": LFS_POINTER, "pointer.mp4": LFS_POINTER, "pointer_crlf.png": LFS_POINTER.replace(b"\n", b"\r\n")}
+    pointers = {
+        "pointer.jpg": LFS_POINTER,
+        "pointer.mp4": LFS_POINTER,
+        "pointer_crlf.png": LFS_POINTER.replace(b"\n", b"\r\n"),
+    }
     cases += [Case(f"strangers/{name}", "lfs_pointer", data) for name, data in pointers.items()]
     cases += [Case(f"strangers/empty{suffix}", "empty", b"") for suffix in (".jpg", ".png", ".mp4", ".mkv")]
     return cases
@@ -173,7 +184,12 @@ def write_places(folder: Path) -> dict[str, str]:
         with (place / f"sparse_{name}").open("wb") as file:
             file.write(head)
             file.truncate(2**30)
-    ends = {"dangling.jpg": "not_found", "itself.jpg": "unreadable", "there.jpg": "unreadable", "and back.jpg": "unreadable"}
+    ends = {
+        "dangling.jpg": "not_found",
+        "itself.jpg": "unreadable",
+        "there.jpg": "unreadable",
+        "and back.jpg": "unreadable",
+    }
     ends |= {"device.jpg": "not_a_file", "pipe.jpg": "not_a_file", "pipe.mp4": "not_a_file"}
     ends |= {f"sparse_{name}": "too_large" for name in heads}
     ends |= {"sound.jpg": PACKED, "link.jpg": PACKED}

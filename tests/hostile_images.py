@@ -47,7 +47,10 @@ def jpeg_cases() -> list[Case]:
     frame = next(part for part in parts if part[1] == 0xC0)
     at, scan = jpeg.index(frame), jpeg.index(b"\xff\xda") + 14
     middle = (scan + len(jpeg)) // 2
-    sized = [edited(frame, 5, struct.pack(">HH", *size)) for size in ((0, 84), (60, 0), (65_500, 65_500), (600, 84), (16, 84))]
+    sized = [
+        edited(frame, 5, struct.pack(">HH", *size))
+        for size in ((0, 84), (60, 0), (65_500, 65_500), (600, 84), (16, 84))
+    ]
     flat, thin, vast, taller, lower = (jpeg.replace(frame, other) for other in sized)
     vast_frame, entries = sized[2], overlapping()
     cases: list[tuple[str, str, bytes]] = [

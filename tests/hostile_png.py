@@ -16,7 +16,12 @@ PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), 
 
 def chunk(name: bytes, data: bytes, checksum: int | None = None) -> bytes:
     """Returns one chunk; its checksum may be wrong."""
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) if checksum is None else checksum)
+    return (
+        struct.pack(">I", len(data))
+        + name
+        + data
+        + struct.pack(">I", zlib.crc32(name + data) if checksum is None else checksum)
+    )
 
 
 def chunks(png: bytes) -> list[tuple[bytes, bytes]]:
@@ -129,7 +134,7 @@ def _lies(shows: np.ndarray) -> dict[str, tuple[str, bytes]]:
 
 
 def _odd(shows: np.ndarray) -> dict[str, tuple[str, bytes]]:
-    picture, (height, width) = Image.fromarray(shows), SIZE
+    picture, height = Image.fromarray(shows), SIZE[0]
     head, body, end = header(*SIZE), chunk(b"IDAT", zlib.compress(rows(shows))), chunk(b"IEND", b"")
     passes = (shows[y::down, x::across] for y, x, down, across in PASSES)
     woven = b"".join(rows(part) for part in passes if part.size)

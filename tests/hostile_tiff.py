@@ -8,7 +8,17 @@ from media_files import photo, pixels, saved
 from PIL import Image
 
 SIZE = (60, 84)
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, OFFSETS, SAMPLES, ROWS, COUNTS = 256, 257, 258, 259, 262, 273, 277, 278, 279
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, OFFSETS, SAMPLES, ROWS, COUNTS = (
+    256,
+    257,
+    258,
+    259,
+    262,
+    273,
+    277,
+    278,
+    279,
+)
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
 
 
@@ -55,7 +65,10 @@ def tiff_cases() -> list[Case]:
     tiled = {tag: value for tag, value in tags.items() if tag not in (OFFSETS, ROWS, COUNTS)}
     places, sizes = tuple(1000 + 3072 * n for n in range(6)), (3072,) * 6
     tiled |= {TILE_WIDTH: 32, TILE_HEIGHT: 32, TILE_OFFSETS: places, TILE_COUNTS: sizes}
-    packed = {name: saved(picture, "TIFF", compression=name) for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")}
+    packed = {
+        name: saved(picture, "TIFF", compression=name)
+        for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
+    }
     pages = saved(picture, "TIFF", save_all=True, append_images=[Image.fromarray(pixels(*SIZE, seed=1))])
     grey = Image.fromarray((shows[:, :, 0] / 255).astype(np.float32))
     cases: list[tuple[str, str, bytes]] = [

@@ -41,7 +41,9 @@ def fragmented() -> bytes:
 
 def zeroed(share: float) -> Callable[[int, bytes], bytes]:
     """Returns an edit that zeroes the end of every packet but the first."""
-    return lambda number, packet: packet if number == 0 else packet[: int(len(packet) * share)].ljust(len(packet), b"\0")
+    return lambda number, packet: (
+        packet if number == 0 else packet[: int(len(packet) * share)].ljust(len(packet), b"\0")
+    )
 
 
 def picture_and_sound() -> bytes:
@@ -97,7 +99,10 @@ def _cut() -> list[tuple[str, str, bytes]]:
     return [
         *((f"first_16.{suffix}", "broken", data[:16]) for suffix, data in whole.items() if suffix != "ts"),
         ("first_16.ts", "unknown_format", whole["ts"][:16]),
-        *((f"first_200.{suffix}", "broken", whole[suffix][:200]) for suffix in ("mp4", "mov", "mkv", "webm", "avi", "flv")),
+        *(
+            (f"first_200.{suffix}", "broken", whole[suffix][:200])
+            for suffix in ("mp4", "mov", "mkv", "webm", "avi", "flv")
+        ),
         ("cut_half.mp4", PARTIAL, mp4[: len(mp4) // 2]),
         ("cut_one_byte_of_moov.mp4", PACKED, mp4[:-1]),
         ("without_moov.mp4", "broken", b"".join(box for box in boxes(mp4) if box[4:8] != b"moov")),
@@ -153,11 +158,19 @@ def _lying() -> list[tuple[str, str, bytes]]:
         ("sample_count.mp4", "broken", edited(mp4, table + 12, b"\xff\xff\xff\xf0")),
         ("chunk_offsets.mp4", "no_frames", edited(mp4, offsets + 12, b"\x7f\xff\xff\xff")),
         ("codec_unknown.mp4", "broken", edited(mp4, avc, b"zzzz")),
-        ("sizes_in_header.mp4", PACKED, edited(edited(mp4, header + 80, b"\xff\xff\0\0"), header + 84, b"\xff\xff\0\0")),
+        (
+            "sizes_in_header.mp4",
+            PACKED,
+            edited(edited(mp4, header + 80, b"\xff\xff\0\0"), header + 84, b"\xff\xff\0\0"),
+        ),
         ("no_bytes_of_codec.mp4", "broken", edited(mp4, mp4.index(b"avcC") + 4, bytes(20))),
         ("huge.mov", "too_large", huge_video()),
         ("samples_of_one_size.mp4", "broken", with_samples(mp4, 50_000_000)),
-        ("samples_in_fragment.mp4", "broken", edited(parts, parts.index(b"trun") + 4, struct.pack(">II", 1, 80_000_000))),
+        (
+            "samples_in_fragment.mp4",
+            "broken",
+            edited(parts, parts.index(b"trun") + 4, struct.pack(">II", 1, 80_000_000)),
+        ),
     ]
 
 

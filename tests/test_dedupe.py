@@ -20,7 +20,9 @@ def examples(key: str, digest: str, clips: int = 1) -> list[Outcome]:
 
 
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=4), st.sampled_from("xyz"), max_size=12), st.randoms())
-def test_of_each_content_the_least_key_is_kept_whatever_the_order(contents: dict[str, str], order: random.Random) -> None:
+def test_of_each_content_the_least_key_is_kept_whatever_the_order(
+    contents: dict[str, str], order: random.Random
+) -> None:
     for digest in "xyz":
         keys = [key for key, value in contents.items() if value == digest]
         found = [example for key in keys for example in examples(key, digest, 2)]
@@ -43,7 +45,14 @@ def test_what_has_no_content_is_nobodys_duplicate() -> None:
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_build_keeps_one_of_equal_files(workers: int, tmp_path: Path, run) -> None:
     one, clip = photo((48, 72)), video()
-    contents = {"b/one.jpg": one, "a/two.png": one, "c.jpg": one, "d.mp4": clip, "e.mkv": clip, "f.jpg": photo((40, 40))}
+    contents = {
+        "b/one.jpg": one,
+        "a/two.png": one,
+        "c.jpg": one,
+        "d.mp4": clip,
+        "e.mkv": clip,
+        "f.jpg": photo((40, 40)),
+    }
     write_files(tmp_path / "media", contents | {"g.jpg": b"", "h.jpg": b""})
     options = ("--workers", workers, "--clips-per-video", 2, "--clip-frames", 2)
     built: Result = run("build", tmp_path / "media", "--output", tmp_path / "set", "--dedupe", "digest", *options)

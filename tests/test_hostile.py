@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hostile_case import PACKED, PARTIAL, Case
 from hostile_files import corpus, write_corpus, write_places
 from hostile_images import PICTURE, SIZE
@@ -108,7 +109,9 @@ def test_every_prefix_of_a_picture_is_refused_or_decoded_as_the_whole(format: st
         "JPEG": {"progressive": True}, "PNG": {"bits": 4}, "WEBP": {"lossless": True}, "GIF": {"interlace": False},
         "TIFF": {"compression": "tiff_lzw"}, "AVIF": {"quality": 30}, "BMP": {},
     }  # fmt: skip
-    picture = PICTURE.resize((40, 28)).convert("P" if format == "GIF" or variant == "other" and format == "PNG" else "RGB")
+    picture = PICTURE.resize((40, 28)).convert(
+        "P" if format == "GIF" or variant == "other" and format == "PNG" else "RGB"
+    )
     data = saved(picture.convert("L") if format == "BMP" and variant == "other" else picture, format,
                  **(others[format] if variant == "other" else {}))  # fmt: skip
     whole, refused = image.decode(data, 16, 16)[0], 0
@@ -152,3 +155,8 @@ def test_usual_pictures_have_few_scans() -> None:
         data = saved(PICTURE, "JPEG", **options)
         assert 1 <= damage._num_scans(data) <= 12
         assert damage._num_scans(data + b"\xff\xda\0\x0c" * 500) == damage._num_scans(data)
+
+
+def test_every_reason_is_documented() -> None:
+    table = (ROOT / "docs/format.md").read_text()
+    assert [reason for reason in REASONS if f"| `{reason}` |" not in table] == []

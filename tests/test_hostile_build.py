@@ -153,7 +153,16 @@ def test_decoders_that_crash_or_hang_cost_their_files_and_not_the_build(workers:
 
 def test_isolated_builds_have_the_same_bytes(media: Path, reference: Path, tmp_path: Path, run) -> None:
     inputs = sorted(media.iterdir())
-    isolated = run("build", *inputs, "--output", tmp_path / "set", "--workers", 1, "--decode-isolation", "process", *SMALL)
+    isolated = run(
+        "build", *inputs, "--output", tmp_path / "set", "--workers", 1, "--decode-isolation", "process", *SMALL
+    )
     assert isolated.code == 0, isolated.err
     for path in sorted(reference.glob("*.parquet")):
         assert (tmp_path / "set" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_names_of_files_command_no_terminal(tmp_path: Path, run) -> None:
+    write_files(tmp_path / "media", {"\x1b[31mred\x07\n\u202egpj.jpg": b"text"})
+    failed = run("build", tmp_path / "media", "--output", tmp_path / "set", "--workers", 1)
+    assert failed.code == 1
+    assert failed.err.removesuffix("\n").isprintable() and "\\x1b[31mred\\x07" in failed.err

@@ -90,7 +90,9 @@ def check_start(reader: Reader) -> None:
             while size := reader.read(1):
                 spent += 1 + size[0]
                 if spent > MAX_GIF_EXTENSION_BYTES:
-                    raise DecodeError("broken", f"over {MAX_GIF_EXTENSION_BYTES} bytes of extensions before its first frame")
+                    raise DecodeError(
+                        "broken", f"over {MAX_GIF_EXTENSION_BYTES} bytes of extensions before its first frame"
+                    )
                 if size == b"\0":
                     break
                 reader.seek(size[0], io.SEEK_CUR)

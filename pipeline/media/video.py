@@ -203,7 +203,9 @@ def _opened(file: IO[bytes], max_pixels: int) -> Iterator[tuple[av.container.Inp
             raise reader.error from error
         if isinstance(error, av.error.ArgumentError) and streams:
             # what decoders say of a frame over max_pixels
-            raise DecodeError("too_large", f"frames of an impossible size, or over --max-pixels {max_pixels}") from error
+            raise DecodeError(
+                "too_large", f"frames of an impossible size, or over --max-pixels {max_pixels}"
+            ) from error
         if isinstance(error, av.error.FFmpegError):
             raise DecodeError("broken", error.strerror or type(error).__name__) from error
         if isinstance(error, DecodeError | MemoryError):

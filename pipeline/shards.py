@@ -204,7 +204,8 @@ def _fill(
             continue
         except OSError as error:
             reason = files.lasting(error)
-            if reason is None:
+            # it could be read when it was probed: a permission that is gone may come back, and --resume with it
+            if reason is None or isinstance(error, PermissionError):
                 raise
             gone = "probed, but not there when its shard was written"
             detail = gone if reason == "not_found" else error.strerror

@@ -16,7 +16,7 @@ from media_files import photo, saved
 from PIL import Image
 
 from pipeline.config import PlanConfig
-from pipeline.media import DecodeError, damage, image
+from pipeline.media import DecodeError, damage, image, video
 from pipeline.patchify import patchify
 from pipeline.probe import probe
 from pipeline.records import REASONS, Example, Reject, Source
@@ -160,3 +160,23 @@ def test_usual_pictures_have_few_scans() -> None:
 def test_every_reason_is_documented() -> None:
     table = (ROOT / "docs/format.md").read_text()
     assert [reason for reason in REASONS if f"| `{reason}` |" not in table] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("videos/samples_of_one_size.mp4", "50000000 samples in"),
+        ("videos/samples_in_fragment.mp4", "samples in"),
+        ("png/data_in_empty_chunks.png", "too many parts|chunks"),
+        ("tiff/strips_many.tif", "strips or tiles"),
+        ("tiff/tags_overlapping.tif", "overlap"),
+    ],
+)
+def test_what_would_exhaust_memory_is_refused_for_that_and_not_by_luck(name: str, message: str) -> None:
+    data = next(case.data for case in CORPUS if case.name == name)
+    with pytest.raises(DecodeError, match=message):
+        if name.startswith("videos"):
+            video.probe(io.BytesIO(data), CONFIG.max_pixels)
+        else:
+            image.probe(io.BytesIO(data))
+            image.decode(data, 16, 16)

@@ -10,11 +10,11 @@ import apache_beam as beam
 from pipeline.config import PlanConfig
 from pipeline.plan import ShardPlan
 from pipeline.source import Input
-from pipeline.transforms import ClassNames, Group, KeepPlan, KeepResults, ListInputs, Materialise, Probe, Sample
+from pipeline.transforms import ClassNames, Dedupe, Group, KeepPlan, KeepResults, ListInputs, Materialise, Probe, Sample
 
 
 def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: PlanConfig) -> None:
-    """Adds list -> probe -> sample -> group -> plan to a pipeline.
+    """Adds list -> probe -> dedupe -> sample -> group -> plan to a pipeline.
 
     Args:
         pipeline: to add to.
@@ -28,6 +28,7 @@ def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config
     (
         listed
         | "probe" >> Probe(roots, config)
+        | "dedupe" >> Dedupe(config)
         | "sample" >> Sample(config)
         | "group" >> Group(config)
         | "plan" >> KeepPlan(folder, config, classes)

@@ -112,7 +112,7 @@ def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
     launch, runner, report = _import_pipeline()
     made = launch.build(values.inputs, values.output, config, runner.parse_beam_options(beam_arguments))
     _show(made, values.json, report.print_report)
-    launch.check_rejects(made["totals"], config, values.output)
+    launch.check_rejects(made, config, values.output)
     return 0
 
 
@@ -221,5 +221,7 @@ def _failed(error: BaseException, code: int, debug: bool) -> int:
         raise error
     # names may hold anything, line breaks included; an error is one line
     text = " ".join(str(error).splitlines()) or type(error).__name__
-    print(text.encode(errors="backslashreplace").decode(), file=sys.stderr)
+    # and commands to the terminal
+    shown = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    print("".join(shown), file=sys.stderr)
     return code

@@ -94,6 +94,27 @@ class PlanConfig:
     )
     # Pillow's own limit against decompression bombs
     max_pixels: int = option(178_956_970, "reject pictures and frames of more pixels", parse=int, metavar="N")
+    # 256 MiB: a picture's file is held whole, and with 512 MiB of pixels at the limit above a worker stays below 1 GB
+    max_bytes: int = option(2**28, "reject larger files without reading them", parse=int, metavar="BYTES")
+    # a helper process costs time on every file (benchmarks/isolation.py), and sound collections crash no decoder
+    decode_isolation: str = option(
+        "none",
+        "process: probe and decode in a helper process, so that a file that crashes or hangs a decoder is a reject",
+        choices=("none", "process"),
+        affects_output=False,
+    )
+    decode_timeout_s: float | None = option(
+        None,
+        "with --decode-isolation process: reject a file that takes longer; left out: 60",
+        parse=float,
+        metavar="S",
+        affects_output=False,
+    )
+    dedupe: str = option(
+        "none",
+        "digest: of inputs with the same bytes keep the least key, and reject the others; reads every file once more",
+        choices=("none", "digest"),
+    )
     # one bad file in a hundred is usual for crawled data; more means something else is wrong
     max_reject_fraction: float = option(
         0.01,
@@ -119,6 +140,11 @@ class PlanConfig:
         """Most tokens of one example."""
         return self.max_tokens_per_example or self.sequence_length
 
+    @property
+    def decode_limit_s(self) -> float:
+        """Most seconds for one file in a helper: ten times what the slowest sound files took us."""
+        return 60.0 if self.decode_timeout_s is None else self.decode_timeout_s
+
     def check(self) -> None:
         """Checks every rule that needs no input.
 
@@ -137,6 +163,7 @@ class PlanConfig:
             "shard_bytes": "a shard is empty",
             "balance_group": "a group is empty",
             "max_pixels": "everything is rejected",
+            "max_bytes": "everything is rejected",
             "workers": "nothing runs",
         }
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
@@ -157,6 +184,17 @@ class PlanConfig:
             raise ValueError(
                 f"--max-reject-fraction {self.max_reject_fraction}: not a fraction; it lies in 0..1; leave it out for 0.01"
             )
+        if self.decode_timeout_s is not None:
+            if not 0 < self.decode_timeout_s < float("inf"):
+                raise ValueError(
+                    f"--decode-timeout-s {self.decode_timeout_s}: nothing is ever done, or nothing ever late; "
+                    "it is a number of seconds over 0; leave it out for 60"
+                )
+            if self.decode_isolation == "none":
+                raise ValueError(
+                    f"--decode-timeout-s {self.decode_timeout_s}: a decoder inside the worker cannot be stopped; "
+                    "the limit needs a process of its own; add --decode-isolation process, or leave it out"
+                )
         if not all(x > 0 for x in self.std) or not all(abs(x) < float("inf") for x in self.mean + self.std):
             raise ValueError(
                 f"--mean {self.mean} --std {self.std}: cannot be applied; they are finite and std is over 0; leave them out for 0.5"

@@ -125,6 +125,17 @@ def read(path: str) -> bytes:
         return file.read()
 
 
+def lasting(error: OSError) -> str | None:
+    """Returns the reason of the reject that an error makes of a file, or None for errors of storage that may pass."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "not_found"
+    # a socket cannot even be opened
+    if isinstance(error, NotRegularError | IsADirectoryError) or error.errno == errno.ENXIO:
+        return "not_a_file"
+    # links that lead to themselves
+    return "unreadable" if isinstance(error, PermissionError) or error.errno == errno.ELOOP else None
+
+
 def retried(call: Callable[..., Any], *args: Any) -> Any:
     """Returns call(*args), tried up to five times while it fails with errors that may pass (time-outs, server errors).
 
@@ -133,10 +144,8 @@ def retried(call: Callable[..., Any], *args: Any) -> Any:
     """
     from apache_beam.utils.retry import with_exponential_backoff
 
-    lasting = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotRegularError)
-
     def may_pass(error: BaseException) -> bool:
-        return isinstance(error, OSError) and not isinstance(error, lasting)
+        return isinstance(error, OSError) and lasting(error) is None
 
     decorate = with_exponential_backoff(num_retries=4, initial_delay_secs=0.5, retry_filter=may_pass)
     return decorate(call)(*args)

@@ -69,13 +69,19 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
         return report
 
 
-def check_rejects(totals: dict[str, Any], config: BuildConfig, folder: str) -> None:
-    """Fails a build that is finished but for too many rejects.
+def check_rejects(told: dict[str, Any], config: BuildConfig, folder: str) -> None:
+    """Fails a build that is finished but for too many rejects; duplicates were asked for, and do not count.
+
+    Args:
+        told: the report of the build.
+        config: of the build.
+        folder: the output.
 
     Raises:
         BuildFailed: more than --max-reject-fraction of the inputs were rejected.
     """
-    inputs, rejects = totals["num_inputs"], totals["num_rejected_inputs"]
+    duplicates = sum(row["num_rejects"] for row in told["rejects"] if row["reason"] == "duplicate")
+    inputs, rejects = told["totals"]["num_inputs"], told["totals"]["num_rejected_inputs"] - duplicates
     if inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and rejects > config.max_reject_fraction * inputs:
         raise BuildFailed(
             f"{folder}: {rejects} of {inputs} inputs rejected; --max-reject-fraction is {config.max_reject_fraction}; "

@@ -3,12 +3,12 @@
 Images: the header alone. Videos: one demux pass. No picture is decoded here but a video's first frame.
 """
 
-import errno
+import io
 
 import xxhash
 
 from pipeline import files
-from pipeline.media import SNIFF_BYTES, DecodeError, image, kind_of, video
+from pipeline.media import SNIFF_BYTES, DecodeError, described, image, kind_of, video
 from pipeline.records import Example, Outcome, Source, reject
 
 
@@ -17,7 +17,15 @@ def example_id(key: str, clip: int) -> str:
     return xxhash.xxh3_128_hexdigest(f"{key}\0{clip}".encode())
 
 
-def probe(source: Source, path: str, num_clips: int, num_frames: int, fps: float, max_pixels: int) -> list[Outcome]:
+def probe(
+    source: Source,
+    path: str,
+    num_clips: int,
+    num_frames: int,
+    fps: float,
+    max_pixels: int,
+    max_bytes: int = 2**63 - 1,
+) -> list[Outcome]:
     """Returns the examples of one input, or its reject.
 
     Args:
@@ -27,35 +35,39 @@ def probe(source: Source, path: str, num_clips: int, num_frames: int, fps: float
         num_frames: frames in a clip.
         fps: frames a second in a clip.
         max_pixels: most pixels of a picture or frame.
+        max_bytes: most bytes of a file; larger ones are not read.
 
     Raises:
         OSError: the storage failed in a way that may pass; not for missing or forbidden files.
     """
     try:
         with files.open_read(path) as file:
+            size_bytes = file.seek(0, io.SEEK_END)
+            if size_bytes > max_bytes:
+                raise DecodeError("too_large", f"{size_bytes} bytes; --max-bytes is {max_bytes}")
+            file.seek(0)
             head = file.read(SNIFF_BYTES)
-            if not head:
-                return [reject(source.key, "probe", "empty", "0 bytes")]
             file.seek(0)
             kind = kind_of(head)
+            if not head:
+                raise DecodeError("empty", "0 bytes")
+            if kind == "lfs_pointer":
+                raise DecodeError("lfs_pointer", "a Git LFS pointer, not the file itself; run git lfs pull")
             if kind == "unknown":
-                return [reject(source.key, "probe", "unknown_format", f"begins with {head[:12]!r}")]
+                raise DecodeError("unknown_format", described(head))
             if kind == "image":
                 height, width = image.probe(file)
                 examples = [Example(source, 0, example_id(source.key, 0), height, width)]
             else:
-                examples = _clips(source, video.probe(file), num_clips, num_frames, fps)
+                examples = _clips(source, video.probe(file, max_pixels), num_clips, num_frames, fps)
     except DecodeError as error:
         return [reject(source.key, "probe", error.reason, error)]
-    except (FileNotFoundError, NotADirectoryError):
-        return [reject(source.key, "probe", "not_found", "listed, but not there when probed")]
-    except (files.NotRegularError, IsADirectoryError) as error:
-        return [reject(source.key, "probe", "not_a_file", error.strerror)]
     except OSError as error:
-        # a link that leads to itself fails for good, unlike other errors of storage
-        if not isinstance(error, PermissionError) and error.errno != errno.ELOOP:
+        reason = files.lasting(error)
+        if reason is None:
             raise
-        return [reject(source.key, "probe", "unreadable", error.strerror)]
+        detail = "listed, but not there when probed" if reason == "not_found" else error.strerror
+        return [reject(source.key, "probe", reason, detail)]
     pixels = examples[0].source_height * examples[0].source_width
     if pixels > max_pixels:
         size = f"{examples[0].source_height}x{examples[0].source_width}"

@@ -6,12 +6,16 @@ from schemas.geometry import Grid
 
 
 class Source(NamedTuple):
-    """One listed input. Its file is `path` below the root numbered `root` (run.json holds the roots)."""
+    """One listed input. Its file is `path` below the root numbered `root` (run.json holds the roots).
+
+    `digest` is of the whole file, where --dedupe asks for it.
+    """
 
     key: str
     root: int
     path: str
     size_bytes: int
+    digest: str = ""
 
 
 class Ignored(NamedTuple):
@@ -82,12 +86,16 @@ REASONS = {
     "not_a_file": "a folder, pipe, socket or device where a file was named",
     "empty": "the file has no bytes",
     "unknown_format": "the content is no image or video format that patchpack reads",
+    "lfs_pointer": "a Git LFS pointer; the file itself was never fetched",
     "broken": "the decoder reports an error",
     "no_frames": "a video stream without a single frame",
     "no_video": "a container without a video stream",
-    "too_large": "more pixels than --max-pixels",
+    "too_large": "more pixels than --max-pixels, or more bytes than --max-bytes",
     "oversize": "more tokens than --max-tokens-per-example",
     "changed": "the file is not the one that was probed",
+    "duplicate": "the same bytes as another input, which is kept (--dedupe digest)",
+    "crashed": "its decoder ended its process, or ran out of memory (--decode-isolation process)",
+    "timeout": "it took longer than --decode-timeout-s (--decode-isolation process)",
 }
 
 

@@ -18,6 +18,7 @@ import xxhash
 
 from pipeline import files
 from pipeline.config import PlanConfig
+from pipeline.isolation import isolated
 from pipeline.media import DecodeError, image, video
 from pipeline.options import output_affecting
 from pipeline.patchify import patchify
@@ -201,10 +202,14 @@ def _fill(
         except DecodeError as error:
             rejects.append(reject(row["key"], "materialise", error.reason, error))
             continue
-        except FileNotFoundError:
-            rejects.append(
-                reject(row["key"], "materialise", "not_found", "probed, but not there when its shard was written")
-            )
+        except OSError as error:
+            reason = files.lasting(error)
+            # it could be read when it was probed: a permission that is gone may come back, and --resume with it
+            if reason is None or isinstance(error, PermissionError):
+                raise
+            gone = "probed, but not there when its shard was written"
+            detail = gone if reason == "not_found" else error.strerror
+            rejects.append(reject(row["key"], "materialise", reason, detail))
             continue
         grid = (row["grid_t"], row["grid_h"], row["grid_w"])
         end = start + grid[0] * grid[1] * grid[2]
@@ -227,7 +232,15 @@ def decode_example(row: dict[str, Any], roots: list[str], config: PlanConfig) ->
     source = Source(row["key"], row["root"], os.fsdecode(row["path"]), row["size_bytes"])
     height, width = row["grid_h"] * config.tubelet[1], row["grid_w"] * config.tubelet[2]
     frames_THWC, size = files.retried(
-        _read_frames, source, source_path(source, roots), tuple(row["frame_pts"]), height, width
+        isolated,
+        config,
+        _read_frames,
+        source,
+        source_path(source, roots),
+        tuple(row["frame_pts"]),
+        height,
+        width,
+        config.max_pixels,
     )
     if size != (row["source_height"], row["source_width"]):
         raise DecodeError(
@@ -237,14 +250,21 @@ def decode_example(row: dict[str, Any], roots: list[str], config: PlanConfig) ->
 
 
 def _read_frames(
-    source: Source, path: str, pts: tuple[int, ...], height: int, width: int
+    source: Source, path: str, pts: tuple[int, ...], height: int, width: int, max_pixels: int
 ) -> tuple[np.ndarray, tuple[int, int]]:
     with files.open_read(path) as file:
         size = file.seek(0, io.SEEK_END)
         if size != source.size_bytes:
             raise DecodeError("changed", f"{size} bytes now, {source.size_bytes} when probed")
         file.seek(0)
-        return video.decode_clip(file, pts, height, width) if pts else image.decode(file.read(), height, width)
+        if pts:
+            return video.decode_clip(file, pts, height, width, max_pixels)
+        # again, from the header: the file may be another one of as many bytes
+        size_px = image.probe(file)
+        if size_px[0] * size_px[1] > max_pixels:
+            raise DecodeError("changed", f"{size_px[0]}x{size_px[1]} now; --max-pixels is {max_pixels}")
+        file.seek(0)
+        return image.decode(file.read(), height, width)
 
 
 def _segment(row: dict[str, Any], start: int, num_tokens: int, config: PlanConfig) -> dict[str, Any]:

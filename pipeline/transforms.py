@@ -15,9 +15,12 @@ from apache_beam.metrics import Metrics
 
 from pipeline import files
 from pipeline.config import PlanConfig
+from pipeline.dedupe import content_of, keep_least, with_digest
+from pipeline.isolation import isolated
+from pipeline.media import DecodeError
 from pipeline.plan import ShardPlan, group_of, plan_group, read_shard_rows, write_group_plan
 from pipeline.probe import probe
-from pipeline.records import Clash, Example, Ignored, Outcome, Reference, Source
+from pipeline.records import Clash, Example, Ignored, Outcome, Reference, Source, reject
 from pipeline.sample import Resolution, sample
 from pipeline.shards import ShardResult, write_shard
 from pipeline.source import BEYOND_LIMIT, Input, label_of, list_input, source_path
@@ -106,10 +109,38 @@ class Probe(beam.PTransform):
             if not isinstance(found, Source):
                 return [found]
             path = source_path(found, roots)
-            rule = (config.clips_per_video, config.clip_frames, config.fps, config.max_pixels)
-            return files.retried(probe, found, path, *rule)
+            rule = (config.clips_per_video, config.clip_frames, config.fps, config.max_pixels, config.max_bytes)
+            try:
+                probed = files.retried(isolated, config, probe, found, path, *rule)
+                return files.retried(with_digest, probed, path) if config.dedupe == "digest" else probed
+            except DecodeError as error:
+                # of the helper; what probing itself finds is a reject already
+                return [reject(found.key, "probe", error.reason, error)]
+            except OSError as error:
+                # gone between the two
+                if (reason := files.lasting(error)) is None:
+                    raise
+                return [reject(found.key, "probe", reason, error.strerror)]
 
         return listed | beam.FlatMap(run).with_output_types(Any)
+
+
+@dataclass
+class Dedupe(beam.PTransform):
+    """Examples of equal files to those of one file and Rejects; adds nothing to the graph unless it is asked for."""
+
+    config: PlanConfig
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, probed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
+        if self.config.dedupe == "none":
+            return probed
+        return (
+            probed
+            | "content" >> beam.Map(lambda found: (content_of(found), found))
+            | "meet" >> beam.GroupByKey()
+            | "least key" >> beam.FlatMap(lambda group: keep_least(group[1])).with_output_types(Any)
+        )
 
 
 @dataclass
@@ -243,8 +274,8 @@ class _MaterialiseFn(beam.DoFn):
             return
         for name in ("num_sequences", "num_segments", "num_tokens", "bytes"):
             Metrics.counter("patchpack", name).inc(getattr(result, name))
-        for reject in result.rejects:
-            Metrics.counter("patchpack", f"rejects_{reject.reason}").inc()
+        for row in result.rejects:
+            Metrics.counter("patchpack", f"rejects_{row.reason}").inc()
         yield result
 
 

@@ -50,12 +50,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return call
 
 
-def start(*arguments: object, cwd: Path = ROOT) -> subprocess.Popen[str]:
-    """Starts a command of the pipeline in a process group of its own."""
+def start(*arguments: object, cwd: Path = ROOT, path: Path = ROOT) -> subprocess.Popen[str]:
+    """Starts a command of the pipeline in a process group of its own; `path` is where Python also looks for modules."""
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", *map(str, arguments)],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{path}", "PYTHONSAFEPATH": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

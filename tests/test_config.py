@@ -59,7 +59,9 @@ def test_build_takes_every_option_of_plan_with_the_same_default() -> None:
 def test_the_record_leaves_out_only_what_cannot_change_a_byte() -> None:
     recorded = output_affecting(BuildConfig())
     names = {field.name for field in dataclasses.fields(BuildConfig)}
-    assert names - recorded.keys() == {"workers", "resume", "overwrite", "max_reject_fraction"}
+    assert names - recorded.keys() == {
+        "workers", "resume", "overwrite", "max_reject_fraction", "decode_isolation", "decode_timeout_s"
+    }  # fmt: skip
     assert json.loads(json.dumps(recorded)) == recorded
     # so that a build goes on from a kept plan
     assert recorded == output_affecting(PlanConfig())
@@ -87,6 +89,7 @@ LEAST = [
     ("views", "nothing is written", "1"),
     ("limit", "nothing is taken", "all"),
     ("group_size", "a group is empty", "16384"),
+    ("max_bytes", "everything is rejected", "268435456"),
     ("shard_bytes", "a shard is empty", "256000000"),
     ("balance_group", "a group is empty", "none"),
     ("max_pixels", "everything is rejected", "178956970"),
@@ -126,6 +129,19 @@ RULES += [
     ]
 ]
 RULES += [
+    (
+        {"decode_timeout_s": seconds, "decode_isolation": "process"},
+        f"--decode-timeout-s {seconds}: nothing is ever done, or nothing ever late; "
+        "it is a number of seconds over 0; leave it out for 60",
+    )
+    for seconds in (0.0, -1.0, INFINITY, NAN)
+]
+RULES += [
+    (
+        {"decode_timeout_s": 5.0},
+        "--decode-timeout-s 5.0: a decoder inside the worker cannot be stopped; "
+        "the limit needs a process of its own; add --decode-isolation process, or leave it out",
+    ),
     (
         {"tubelet": (1, 0, 16)},
         "--tubelet 1,0,16: an empty block; every side is at least 1; leave it out for 1,16,16",

@@ -33,7 +33,7 @@ EXPECTED_REASONS = {
     "text.jpg": "unknown_format",
     "page.jpg": "unknown_format",
     "page.mp4": "unknown_format",
-    "pointer.png": "unknown_format",
+    "pointer.png": "lfs_pointer",
     "vector.png": "unknown_format",
     "playlist.mp4": "unknown_format",
     "concat.mp4": "unknown_format",

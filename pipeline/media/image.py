@@ -17,6 +17,7 @@ import simplejpeg
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from pipeline.media import damage
 from pipeline.media.errors import DecodeError
 from pipeline.media.reader import Reader
 
@@ -65,6 +66,7 @@ def decode(data: bytes, height: int, width: int) -> tuple[np.ndarray, tuple[int,
     with _opened(io.BytesIO(data)) as picture:
         source_size = _oriented_size(picture)
         orientation = _orientation(picture)
+        damage.check_pixels(picture, data)
         pixels = _pixels(picture, data)
         size = (height, width) if orientation in _SIDEWAYS else (width, height)
         small = pixels.resize(size, Image.Resampling.BICUBIC)
@@ -119,8 +121,9 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Pillow's plugins warn about odd metadata and go on
             warnings.simplefilter("ignore")
+            damage.check_start(reader)
             with Image.open(reader, formats=FORMATS) as picture:
-                _check_strips(picture)
+                damage.check_header(picture)
                 yield picture
     except Exception as error:  # plugins raise OSError, SyntaxError, struct.error, IndexError, zlib.error and more
         if reader.error is not None:
@@ -132,11 +135,3 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
         raise DecodeError("broken", str(error) or type(error).__name__) from error
     if reader.error is not None:
         raise reader.error
-
-
-def _check_strips(picture: Image.Image) -> None:
-    """Refuses a TIFF whose strips do not cover it: Pillow would leave the rest black."""
-    if isinstance(picture, TiffImageFile):
-        covered = sum((right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in picture.tile)
-        if covered < picture.width * picture.height:
-            raise DecodeError("broken", "strips are missing")

@@ -1,7 +1,14 @@
-"""What stands between the storage and the decoders, so that each is blamed for its own errors."""
+"""What stands between the storage and the decoders, so that each is blamed for its own errors, and none reads on for ever."""
 
 import io
 from typing import IO
+
+from pipeline.media.errors import DecodeError
+
+# Reads that a file of any size may take, and one more for so many of its bytes. An animated GIF takes one for 128 bytes,
+# FFmpeg one for 32 KiB; headers of millions of tiny parts, which cost a decoder minutes and gigabytes, many more
+SPARE_READS = 2**18
+BYTES_A_READ = 64
 
 
 class Reader:
@@ -11,23 +18,43 @@ class Reader:
     Pillow passes over it in TIFFs. Whoever opened the file raises the kept error instead of theirs.
 
     Attributes:
-        error: what the storage raised, if it did.
+        error: what the storage raised, if it did, or a DecodeError where the content asks for too many reads.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], max_bytes: int | None = None) -> None:
+        """Stands before a file.
+
+        Args:
+            file: to read.
+            max_bytes: most bytes of all reads together, if they are limited.
+        """
         self._file = file
         self._beyond = False
+        place = file.tell()
+        self._reads_left = SPARE_READS + file.seek(0, io.SEEK_END) // BYTES_A_READ
+        file.seek(place)
+        self._bytes_left = max_bytes
         self.error: Exception | None = None
 
     def read(self, size: int = -1) -> bytes:
         """Returns up to `size` bytes; none at the end, and none once the storage has failed."""
         if self._beyond or self.error is not None:
             return b""
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            self.error = DecodeError("broken", "too many parts for its size")
+            return b""
         try:
-            return self._file.read(size)
+            data = self._file.read(size)
         except Exception as error:  # whatever the storage raises
             self.error = error
             return b""
+        if self._bytes_left is not None:
+            self._bytes_left -= len(data)
+            if self._bytes_left < 0:
+                self.error = DecodeError("broken", "parts that overlap, and would be copied again and again")
+                return b""
+        return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Returns the new place. A place where no file can be, as broken content names them, is past the end."""

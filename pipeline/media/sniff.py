@@ -12,9 +12,41 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
 
+# what is often found under the names of pictures and videos; only told in the reject, so a short list
+_STRANGERS = (
+    (b"<!doctype html", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "an XML document"),
+    (b"{", "JSON or another text"),
+    (b"%pdf", "a PDF document"),
+    (b"%!ps", "PostScript"),
+    (b"\x1f\x8b", "gzip data"),
+    (b"pk\3\4", "a ZIP archive"),
+    (b"8bps", "a Photoshop file"),
+    (b"\0\0\1\0", "an icon"),
+    (b"\0\0\0\x0cjp  ", "a JPEG 2000 picture"),
+    (b"#extm3u", "a playlist"),
+    (b"id3", "an MP3 file"),
+)
+# the first line of a pointer, https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
 def kind_of(head: bytes) -> str:
-    """Returns "image", "video" or "unknown" for the first SNIFF_BYTES of a file."""
+    """Returns "image", "video", "lfs_pointer" or "unknown" for the first SNIFF_BYTES of a file."""
+    if head.startswith(_LFS_POINTER):
+        return "lfs_pointer"
     return "image" if _is_image(head) else "video" if _is_video(head) else "unknown"
+
+
+def described(head: bytes) -> str:
+    """Returns what a file of unknown kind is, in words, as far as its beginning tells."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    words = [word for signature, word in _STRANGERS if start.startswith(signature) or head.startswith(signature)]
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        words = ["a HEIC picture"]
+    return f"{words[0]}, by its first bytes" if words else f"begins with {head[:12]!r}"
 
 
 def _is_image(head: bytes) -> bool:
@@ -26,7 +58,7 @@ def _is_image(head: bytes) -> bool:
             brands[0] in _AVIF_BRANDS or (brands[0] in _HEIF_BRANDS and any(brand in _AVIF_BRANDS for brand in brands))
         )
     return head.startswith(
-        (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+        (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     ) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")
 
 

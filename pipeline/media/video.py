@@ -18,6 +18,7 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from pipeline.media import boxes
 from pipeline.media.errors import DecodeError
 from pipeline.media.reader import Reader
 
@@ -46,13 +47,17 @@ class Display(NamedTuple):
     flip_columns: bool = False
 
 
-def probe(file: IO[bytes]) -> VideoHeader:
+def probe(file: IO[bytes], max_pixels: int = 2**31 - 1) -> VideoHeader:
     """Returns size, presentation times and time base of a file's first video stream.
+
+    Args:
+        file: the video.
+        max_pixels: most pixels of a frame; larger ones are refused before memory is taken for them.
 
     Raises:
         DecodeError: no video stream, no frames, or an error of the demuxer.
     """
-    with _opened(file) as (container, stream):
+    with _opened(file, max_pixels) as (container, stream):
         pts: list[int] = []
         last_duration = 0
         first = None
@@ -98,7 +103,9 @@ def clip_times(header: VideoHeader, clip: int, num_clips: int, num_frames: int, 
     return tuple(int(time) for time in pts[np.maximum(places, 0)])
 
 
-def decode_clip(file: IO[bytes], pts: tuple[int, ...], height: int, width: int) -> tuple[np.ndarray, tuple[int, int]]:
+def decode_clip(
+    file: IO[bytes], pts: tuple[int, ...], height: int, width: int, max_pixels: int = 2**31 - 1
+) -> tuple[np.ndarray, tuple[int, int]]:
     """Returns a clip as (len(pts), height, width, 3) uint8, upright, RGB, and its oriented source size.
 
     Args:
@@ -106,6 +113,7 @@ def decode_clip(file: IO[bytes], pts: tuple[int, ...], height: int, width: int) 
         pts: presentation times in rising order, as `clip_times` gives them; equal ones repeat a frame.
         height: of the result, in px.
         width: of the result, in px.
+        max_pixels: most pixels of a frame, as for `probe`.
 
     Raises:
         DecodeError: the decoder reports an error, or a wanted frame does not appear.
@@ -116,7 +124,7 @@ def decode_clip(file: IO[bytes], pts: tuple[int, ...], height: int, width: int) 
         places.setdefault(time, []).append(place)
     source_size = (0, 0)
     reformatter = VideoReformatter()
-    with _opened(file) as (container, stream):
+    with _opened(file, max_pixels) as (container, stream):
         for frame in container.decode(stream):
             time = frame.pts if frame.pts is not None else frame.dts
             if time in places:
@@ -163,24 +171,29 @@ def _is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
 
 
 @contextmanager
-def _opened(file: IO[bytes]) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def _opened(file: IO[bytes], max_pixels: int) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Opens a container's first video stream that is no cover picture.
 
     Raises:
         DecodeError: any error of FFmpeg.
         OSError: the storage failed.
     """
-    reader = Reader(file)
+    reader, streams = Reader(file), []
+    # for the decoder that looks for what the header does not tell, too
+    limits = {"max_pixels": str(min(max_pixels, 2**31 - 1))}
     try:
+        boxes.check_sample_counts(reader)
         # titles in other encodings are no reason to refuse a video
-        with av.open(reader, container_options=_CONTAINER_OPTIONS, metadata_errors="replace") as container:
+        with av.open(
+            reader, options=limits, container_options=_CONTAINER_OPTIONS, metadata_errors="replace"
+        ) as container:
             streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
             if not streams:
                 raise DecodeError("no_video", "the container has no video stream")
             if streams[0].codec_context is None:
                 raise DecodeError("broken", "there is no decoder for its video codec")
             # decoders would else paint over what they cannot read
-            streams[0].codec_context.options = {"err_detect": "explode"}
+            streams[0].codec_context.options = limits | {"err_detect": "explode"}
             # one thread: workers already use every core
             streams[0].thread_type = "NONE"
             streams[0].codec_context.thread_count = 1
@@ -188,6 +201,11 @@ def _opened(file: IO[bytes]) -> Iterator[tuple[av.container.InputContainer, av.V
     except Exception as error:
         if reader.error is not None:
             raise reader.error from error
+        if isinstance(error, av.error.ArgumentError) and streams:
+            # what decoders say of a frame over max_pixels
+            raise DecodeError(
+                "too_large", f"frames of an impossible size, or over --max-pixels {max_pixels}"
+            ) from error
         if isinstance(error, av.error.FFmpegError):
             raise DecodeError("broken", error.strerror or type(error).__name__) from error
         if isinstance(error, DecodeError | MemoryError):

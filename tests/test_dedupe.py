@@ -1,0 +1,87 @@
+"""Duplicates: which input is kept is a matter of names, never of order or workers."""
+
+import random
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import Result
+from hypothesis import given
+from hypothesis import strategies as st
+from media_files import photo, video, write_files
+
+from pipeline import dedupe
+from pipeline.records import Example, Outcome, Reject, Source
+
+
+def examples(key: str, digest: str, clips: int = 1) -> list[Outcome]:
+    """Returns the examples of one input."""
+    return [Example(Source(key, 0, key, 9, digest), clip, f"{key}{clip}", 8, 8) for clip in range(clips)]
+
+
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=4), st.sampled_from("xyz"), max_size=12), st.randoms())
+def test_of_each_content_the_least_key_is_kept_whatever_the_order(
+    contents: dict[str, str], order: random.Random
+) -> None:
+    for digest in "xyz":
+        keys = [key for key, value in contents.items() if value == digest]
+        found = [example for key in keys for example in examples(key, digest, 2)]
+        order.shuffle(found)
+        outcomes = list(dedupe.keep_least(found))
+        kept = {outcome.source.key for outcome in outcomes if isinstance(outcome, Example)}
+        rejects = sorted({outcome for outcome in outcomes if isinstance(outcome, Reject)})
+        assert kept == set(sorted(keys)[:1])
+        assert [reject.key for reject in rejects] == sorted(keys)[1:]
+        assert all((row.reason, row.detail) == ("duplicate", f"the same bytes as {min(keys)}") for row in rejects)
+        assert len(outcomes) == len(found)
+
+
+def test_what_has_no_content_is_nobodys_duplicate() -> None:
+    rejects = [Reject(key, "probe", "empty", "0 bytes") for key in "ab"]
+    assert len({dedupe.content_of(row) for row in rejects}) == 2
+    assert list(dedupe.keep_least(rejects[:1])) == rejects[:1]
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_build_keeps_one_of_equal_files(workers: int, tmp_path: Path, run) -> None:
+    one, clip = photo((48, 72)), video()
+    contents = {
+        "b/one.jpg": one,
+        "a/two.png": one,
+        "c.jpg": one,
+        "d.mp4": clip,
+        "e.mkv": clip,
+        "f.jpg": photo((40, 40)),
+    }
+    write_files(tmp_path / "media", contents | {"g.jpg": b"", "h.jpg": b""})
+    options = ("--workers", workers, "--clips-per-video", 2, "--clip-frames", 2)
+    built: Result = run("build", tmp_path / "media", "--output", tmp_path / "set", "--dedupe", "digest", *options)
+    assert built.code == 0, built.err
+    rejects = pq.read_table(tmp_path / "set/rejects.parquet").to_pylist()
+    assert [(row["key"], row["stage"], row["reason"], row["detail"]) for row in rejects] == [
+        ("media/b/one.jpg", "dedupe", "duplicate", "the same bytes as media/a/two.png"),
+        ("media/c.jpg", "dedupe", "duplicate", "the same bytes as media/a/two.png"),
+        ("media/e.mkv", "dedupe", "duplicate", "the same bytes as media/d.mp4"),
+        ("media/g.jpg", "probe", "empty", "0 bytes"),
+        ("media/h.jpg", "probe", "empty", "0 bytes"),
+    ]
+    segments = pq.read_table(next((tmp_path / "set").glob("part-*.parquet")))["segments"].to_pylist()
+    packed = sorted(segment["source"] for row in segments for segment in row)
+    assert packed == ["media/a/two.png", "media/d.mp4", "media/d.mp4", "media/f.jpg"]
+
+
+def test_without_being_asked_nothing_is_a_duplicate(tmp_path: Path, run) -> None:
+    write_files(tmp_path / "media", {"a.jpg": photo(), "b.jpg": photo()})
+    built: Result = run("build", tmp_path / "media", "--output", tmp_path / "set", "--workers", 1)
+    assert built.code == 0, built.err
+    assert pq.read_table(tmp_path / "set/rejects.parquet").num_rows == 0
+
+
+def test_duplicates_do_not_count_as_too_many_rejects(tmp_path: Path, run) -> None:
+    write_files(tmp_path / "media", {f"{number:03}.jpg": photo((32, 32)) for number in range(100)})
+    built: Result = run(
+        "build", tmp_path / "media", "--output", tmp_path / "set", "--workers", 1, "--dedupe", "digest",
+        "--max-reject-fraction", 0,
+    )  # fmt: skip
+    assert built.code == 0, built.err
+    assert pq.read_table(tmp_path / "set/rejects.parquet").num_rows == 99

@@ -1,0 +1,60 @@
+"""Thousands of mutated files: no crash, no hang, no other exception, no picture where a strict decoder reports an error."""
+
+import os
+import resource
+from pathlib import Path
+
+import pytest
+from hostile_fuzz import findings, mutant, originals
+
+from pipeline.isolation import Helper, Limits
+from pipeline.media import DecodeError
+
+# of each original; 36 originals
+NUM_MUTANTS = 200
+BATCH = 50
+# a second is a hundred times what one of these takes
+LIMITS = Limits(60, 2**31)
+
+
+def all_findings(helper: Helper, name: str, original: bytes, seeds: list[int]) -> list[str]:
+    """Returns the findings of some mutants; those that end the helper are looked for one by one."""
+    try:
+        return helper.call(findings, name, original, seeds)[:-1]
+    except DecodeError as error:
+        if len(seeds) == 1:
+            return [f"{name} seed {seeds[0]}: {error.reason}: {error}"]
+        return [line for seed in seeds for line in all_findings(helper, name, original, [seed])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", sorted({name.split(".")[0] for name in originals()}))
+def test_mutants_end_as_rejects_or_as_pictures_that_no_decoder_objects_to(
+    format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [str(Path(__file__).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    helper, found = Helper(LIMITS), []
+    first = int(os.environ.get("FUZZ_FIRST_SEED", "0"))
+    count = int(os.environ.get("FUZZ_NUM_MUTANTS", str(NUM_MUTANTS)))
+    for name, original in originals().items():
+        if name.split(".")[0] == format:
+            for start in range(first, first + count, BATCH):
+                seeds = list(range(start, min(start + BATCH, first + count)))
+                found += all_findings(helper, name, original, seeds)
+    peak_kib = helper.call(_peak_kib)
+    helper.close()
+    assert found == []
+    assert peak_kib < 10**9 // 1024
+
+
+def _peak_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_originals_are_sound_and_mutants_differ_from_them() -> None:
+    for name, original in originals().items():
+        assert findings(name, original, []) == ["0"]
+        mutants = {mutant(original, seed) for seed in range(20)}
+        assert len(mutants - {original}) >= 15
+        assert mutant(original, 3) == mutant(original, 3)

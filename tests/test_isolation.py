@@ -1,0 +1,152 @@
+"""The helper process: same answers as without it, and whatever kills it costs one call."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from media_files import photo, video, write_files
+
+from pipeline import files
+from pipeline.config import PlanConfig
+from pipeline.isolation import Helper, Limits, isolated
+from pipeline.media import DecodeError
+from pipeline.probe import probe
+from pipeline.records import Source
+from pipeline.shards import _read_frames
+
+ENOUGH = Limits(60, 2**32)
+
+
+@pytest.fixture
+def helper():
+    """One helper for a test, ended behind it."""
+    one = Helper(ENOUGH)
+    yield one
+    one.close()
+
+
+def test_a_helper_answers_as_the_functions_themselves(helper: Helper, tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.jpg": photo(), "b.mp4": video(), "c.jpg": b"text", "d.jpg": photo()[:-9]})
+    rule = (1, 16, 8.0, 10**8, 10**8)
+    for name in ("a.jpg", "b.mp4", "c.jpg", "d.jpg", "not there.jpg"):
+        path = tmp_path / name
+        source = Source(name, 0, name, path.stat().st_size if path.exists() else 0)
+        found = helper.call(probe, source, str(path), *rule)
+        assert found == probe(source, str(path), *rule)
+        assert type(found[0]) is type(probe(source, str(path), *rule)[0])
+    for name, pts in (("a.jpg", ()), ("b.mp4", found_pts(tmp_path / "b.mp4"))):
+        source = Source(name, 0, name, (tmp_path / name).stat().st_size)
+        mine, size = _read_frames(source, str(tmp_path / name), pts, 32, 48, 10**8)
+        its, its_size = helper.call(_read_frames, source, str(tmp_path / name), pts, 32, 48, 10**8)
+        assert np.array_equal(its, mine) and its.dtype == mine.dtype and its_size == size
+
+
+def found_pts(path: Path) -> tuple[int, ...]:
+    """Returns the wanted times of a video's clip."""
+    (example,) = probe(Source("b", 0, "b", 0), str(path), 1, 4, 8.0, 10**8)
+    return example.frame_pts
+
+
+def test_names_that_are_no_utf_8_reach_the_helper(helper: Helper, tmp_path: Path) -> None:
+    path = os.path.join(str(tmp_path), os.fsdecode(b"latin-\xe9\xff.jpg"))
+    with open(path, "wb") as file:
+        file.write(photo())
+    source = Source("latin-%E9%FF.jpg", 0, os.path.basename(path), 0)
+    assert helper.call(probe, source, path, 1, 16, 8.0, 10**8) == probe(source, path, 1, 16, 8.0, 10**8)
+
+
+@pytest.mark.parametrize(
+    ("call", "args", "reason", "detail"),
+    [
+        (os.abort, (), "crashed", "SIGABRT"),
+        (signal.raise_signal, (signal.SIGSEGV,), "crashed", "SIGSEGV"),
+        (signal.raise_signal, (signal.SIGKILL,), "crashed", "SIGKILL"),
+        (os._exit, (3,), "crashed", "exit status 3"),
+        (bytearray, (2**34,), "crashed", "out of memory"),
+    ],
+)
+def test_a_crash_costs_one_call(helper: Helper, call, args, reason: str, detail: str) -> None:
+    with pytest.raises(DecodeError, match=detail) as caught:
+        helper.call(call, *args)
+    assert caught.value.reason == reason
+    # the next one is as good as new
+    assert helper.call(len, "abc") == 3
+
+
+@pytest.mark.parametrize(("call", "args"), [(time.sleep, (1000,)), (max, (range(10**12),))])
+def test_a_call_that_takes_too_long_costs_that_call(call, args) -> None:
+    # once asleep, once busy without ever letting go of the interpreter
+    helper = Helper(Limits(0.3, 2**32))
+    with pytest.raises(DecodeError, match="not done after 0.3 s") as caught:
+        helper.call(call, *args)
+    assert caught.value.reason == "timeout"
+    assert helper.call(len, "abc") == 3
+    helper.close()
+
+
+def test_the_time_limit_is_for_each_call_and_not_for_all() -> None:
+    helper = Helper(Limits(0.5, 2**32))
+    for _ in range(4):
+        assert helper.call(time.sleep, 0.2) is None
+    helper.close()
+
+
+def test_errors_of_the_storage_come_back_as_themselves(helper: Helper, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for call, path, kind in (
+        (files.read, "not there", FileNotFoundError), (files.read, ".", IsADirectoryError),
+        (files.read, "pipe", files.NotRegularError),
+    ):  # fmt: skip
+        with pytest.raises(kind):
+            helper.call(call, str(tmp_path / path))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        helper.call(divmod, 1, 0)
+
+
+def test_a_helper_ends_with_its_parent(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; from pipeline.isolation import Helper, Limits; one = Helper(Limits(2, 2**32)); "
+        "print(one.call(os.getpid), flush=True); sys.stdin.readline(); one.call(time.sleep, 1000)"
+    )
+    for busy in (False, True):
+        parent = subprocess.Popen(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert parent.stdout and parent.stdin
+        pid = int(parent.stdout.readline())
+        if busy:
+            parent.stdin.write("\n")
+            parent.stdin.flush()
+            time.sleep(0.3)
+        parent.kill()
+        parent.wait()
+        parent.stdin.close()
+        parent.stdout.close()
+        # the idle one ends at once, the busy one when its time is up
+        deadline = time.monotonic() + 30
+        while _is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not _is_alive(pid)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            # a dead one that nobody has waited for is no process any more
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_nothing_is_started_where_it_was_not_asked_for() -> None:
+    assert isolated(PlanConfig(), os.getpid) == os.getpid()
+    config = PlanConfig(decode_isolation="process")
+    first = isolated(config, os.getpid)
+    assert first != os.getpid() and isolated(config, os.getpid) == first

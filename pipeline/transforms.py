@@ -106,8 +106,7 @@ class Probe(beam.PTransform):
             if not isinstance(found, Source):
                 return [found]
             path = source_path(found, roots)
-            rule = (config.clips_per_video, config.clip_frames, config.fps, config.max_pixels)
-            return files.retried(probe, found, path, *rule)
+            return files.retried(probe, found, path, config.clip_rule, config.max_pixels, config.seed)
 
         return listed | beam.FlatMap(run).with_output_types(Any)
 

@@ -25,7 +25,9 @@ from media_files import (
 
 from pipeline.media import DecodeError, kind_of
 from pipeline.media.reader import Reader
-from pipeline.media.video import VideoHeader, clip_times, decode_clip, probe
+from pipeline.media.clips import clip_times
+from pipeline.media.timeline import VideoHeader, probe
+from pipeline.media.video import decode_clip
 from pipeline.records import REASONS
 
 VARIABLE_TIMES_S = (0, 0.05, 0.1, 0.4, 0.41, 0.42, 0.43, 0.8, 1.3, 1.31, 1.5, 1.9, 2.0, 2.4)

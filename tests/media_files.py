@@ -107,6 +107,7 @@ def video(
     codec: str | None = None,
     options: dict[str, str] | None = None,
     metadata: dict[str, str] | None = None,
+    pix_fmt: str | None = None,
 ) -> bytes:
     """Returns a video whose frames all differ: each shows its number as bars (see `frame_pixels`).
 
@@ -122,14 +123,15 @@ def video(
         codec: instead of the format's own.
         options: of the encoder, besides the format's own.
         metadata: of the container.
+        pix_fmt: instead of the format's own.
     """
-    usual_codec, usual_options, pix_fmt = CODECS[format]
+    usual_codec, usual_options, usual_pix_fmt = CODECS[format]
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=format) as container:
         container.metadata.update(metadata or {})
         codec_options = (usual_options if codec is None else {}) | {"threads": "1"} | (options or {})
         stream = container.add_stream(codec or usual_codec, rate=rate, options=codec_options)
-        stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
+        stream.height, stream.width, stream.pix_fmt = *size, pix_fmt or usual_pix_fmt
         if codec or format not in ("webm", "avi"):
             stream.codec_context.max_b_frames = b_frames
         if rotation or mirror:

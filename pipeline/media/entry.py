@@ -41,44 +41,13 @@ def may_skip(codec: av.VideoCodecContext) -> bool:
 
 
 def _is_h264_entry(units: Iterator[bytes]) -> bool:
-    """H.264: an IDR picture, or one with a recovery point of no frames, exact (sections 7.4.1 and D.2.8)."""
-    recovers = False
-    for unit in units:
-        kind = unit[0] & 31
-        if kind == 6:
-            recovers = recovers or _recovers_at_once(unit.replace(b"\0\0\3", b"\0\0"))
-        elif 1 <= kind <= 5:
-            return kind == 5 or recovers
-    return False
-
-
-def _recovers_at_once(unit: bytes) -> bool:
-    """Returns whether a unit of SEI messages holds recovery_frame_cnt 0 with exact_match_flag, broken_link_flag unset."""
-    place = 1
-    while place + 2 < len(unit):
-        numbers = []
-        for _ in range(2):
-            number = 0
-            while place < len(unit) and unit[place] == 255:
-                number, place = number + 255, place + 1
-            if place >= len(unit):
-                return False
-            numbers.append(number + unit[place])
-            place += 1
-        kind, size = numbers
-        if kind == 6 and place < len(unit):
-            return unit[place] >> 5 == 0b110
-        place += size
-    return False
+    """H.264: an IDR picture (section 7.4.1). Not recovery points: FFmpeg reports errors after a start at one."""
+    return next((unit[0] & 31 == 5 for unit in units if 1 <= unit[0] & 31 <= 5), False)
 
 
 def _is_hevc_entry(units: Iterator[bytes]) -> bool:
     """HEVC: an IRAP picture; those that follow it in output order do not refer to what is before it (section 3.66)."""
-    for unit in units:
-        kind = unit[0] >> 1 & 63
-        if kind < 32:
-            return 16 <= kind <= 21
-    return False
+    return next((16 <= unit[0] >> 1 & 63 <= 21 for unit in units if unit[0] >> 1 & 63 < 32), False)
 
 
 def _units(data: bytes, extradata: bytes, length_at: int) -> Iterator[bytes]:

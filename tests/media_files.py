@@ -108,6 +108,7 @@ def video(
     options: dict[str, str] | None = None,
     metadata: dict[str, str] | None = None,
     pix_fmt: str | None = None,
+    mux: dict[str, str] | None = None,
 ) -> bytes:
     """Returns a video whose frames all differ: each shows its number as bars (see `frame_pixels`).
 
@@ -124,10 +125,11 @@ def video(
         options: of the encoder, besides the format's own.
         metadata: of the container.
         pix_fmt: instead of the format's own.
+        mux: options of the muxer.
     """
     usual_codec, usual_options, usual_pix_fmt = CODECS[format]
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=format) as container:
+    with av.open(buffer, "w", format=format, options=mux or {}) as container:
         container.metadata.update(metadata or {})
         codec_options = (usual_options if codec is None else {}) | {"threads": "1"} | (options or {})
         stream = container.add_stream(codec or usual_codec, rate=rate, options=codec_options)

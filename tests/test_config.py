@@ -59,7 +59,13 @@ def test_build_takes_every_option_of_plan_with_the_same_default() -> None:
 def test_the_record_leaves_out_only_what_cannot_change_a_byte() -> None:
     recorded = output_affecting(BuildConfig())
     names = {field.name for field in dataclasses.fields(BuildConfig)}
-    assert names - recorded.keys() == {"workers", "resume", "overwrite", "max_reject_fraction"}
+    assert names - recorded.keys() == {
+        "workers",
+        "resume",
+        "overwrite",
+        "max_reject_fraction",
+        "decode_cache_bytes",
+    }
     assert json.loads(json.dumps(recorded)) == recorded
     # so that a build goes on from a kept plan
     assert recorded == output_affecting(PlanConfig())

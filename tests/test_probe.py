@@ -46,7 +46,6 @@ EXPECTED_REASONS = {
     "sound.mp4": "no_video",
     "sound.mkv": "no_video",
     "cut_in_middle.mp4": "broken",
-    "cut_in_middle.avi": "broken",
 }
 
 
@@ -102,7 +101,11 @@ def test_every_hostile_content_ends_as_a_reject_before_or_at_decoding(tmp_path: 
     contents = hostile_contents()
     write_files(tmp_path, contents)
     for name, data in contents.items():
-        (outcome,) = probed(tmp_path / name)
+        outcome, *marks = probed(tmp_path / name)
+        # a video that breaks off keeps what is whole
+        assert [mark.reason for mark in marks] == (["partial"] if name == "cut_in_middle.avi" else []), name
+        if marks:
+            continue
         if isinstance(outcome, Example):
             # the header is fine: decoding finds out
             with pytest.raises(DecodeError) as caught:

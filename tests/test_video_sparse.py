@@ -8,12 +8,11 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from av.video.reformatter import VideoReformatter
 from media_files import SHARED_MEDIA, remuxed, video
 
 from pipeline.media import DecodeError
 from pipeline.media import video as decoding
-from pipeline.media.picture import upright_pixels
+from pipeline.media.picture import Scaler
 from pipeline.media.timeline import VideoHeader, probe
 from pipeline.media.video import Wanted, decode_clip, decode_clips
 
@@ -73,11 +72,11 @@ def made(name: str) -> tuple[bytes, VideoHeader, dict[int, np.ndarray]]:
 
 def every_frame(data: bytes) -> dict[int, np.ndarray]:
     """Returns all frames by time, in order of output: the oracle."""
-    reformatter = VideoReformatter()
+    scaler = Scaler(24, 40)
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.best("video")
         return {
-            (frame.pts, number): upright_pixels(frame, reformatter, 24, 40)
+            (frame.pts, number): scaler.pixels(frame)
             for number, frame in enumerate(container.decode(stream))
         }
 

@@ -17,6 +17,9 @@ from pipeline.media.entry import is_entry
 from pipeline.media.errors import DecodeError
 from pipeline.media.picture import Colour, colour_of, oriented_size
 
+# of H.264 and HEVC: max_dec_frame_buffering (H.264, section A.3.1; H.265, section A.4.2)
+_MOST_REORDERED = 16
+
 
 class VideoHeader(NamedTuple):
     """What planning needs of a video; sizes are oriented, times in units of `time_base` seconds.
@@ -68,16 +71,20 @@ def probe(file: IO[bytes]) -> VideoHeader:
         if first is None or not shown.pts:
             raise DecodeError("no_frames", "the video stream has no frame that decodes")
         header = shown.header(first, stream, times_by_order(container, stream))
-        format, stream_id = container.format.name, stream.id
+        by_order, format, stream_id = times_by_order(container, stream), container.format.name, stream.id
     # outside: its errors are those of the storage
     missing = missing_end(file, format, stream_id)
+    pts = header.pts
     if missing and format == "mpegts":
         # no decoder of HEVC notices that its picture is cut off
-        header = header._replace(pts=tuple(time for time in header.pts if time != shown.last_time))
-        if not header.pts:
-            raise DecodeError("broken", missing)
-        header = header._replace(end_pts=max(header.pts[-1] + 1, min(header.end_pts, shown.last_time)))
-    return header._replace(damage=shown.damage or missing)
+        pts = tuple(time for time in pts if time != shown.last_time)
+    elif by_order and (missing or shown.damage):
+        # pictures that are missing may come before some that are there
+        pts = pts[:-_MOST_REORDERED]
+    if not pts:
+        raise DecodeError("broken", shown.damage or missing)
+    end_pts = header.end_pts if pts == header.pts else pts[-1] + 1
+    return header._replace(pts=pts, end_pts=end_pts, damage=shown.damage or missing)
 
 
 class _Shown:

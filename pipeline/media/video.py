@@ -13,12 +13,11 @@ from typing import IO, NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from pipeline.media.container import is_hidden, opened, times_by_order
 from pipeline.media.entry import may_skip
 from pipeline.media.errors import DecodeError
-from pipeline.media.picture import oriented_size, upright_pixels
+from pipeline.media.picture import Scaler, oriented_size
 
 # these tell the exact time of every packet after a seek; FFmpeg reckons it from the packets before in the others
 _SEEKABLE = ("mov", "matroska")
@@ -93,7 +92,7 @@ class _Canvas:
         self.frames = [np.empty((len(clip.pts), clip.height, clip.width, 3), np.uint8) for clip in clips]
         self.pending: dict[int, list[tuple[int, int]]] = {}
         self.source_size = (0, 0)
-        self._reformatters = [VideoReformatter() for _ in clips]
+        self._scalers = [Scaler(clip.height, clip.width) for clip in clips]
         for number, clip in enumerate(clips):
             for place, time in enumerate(clip.pts):
                 self.pending.setdefault(time, []).append((number, place))
@@ -115,8 +114,7 @@ class _Canvas:
         drawn: dict[int, np.ndarray] = {}
         for number, place in places:
             if number not in drawn:
-                _, height, width, _ = self.frames[number].shape
-                drawn[number] = upright_pixels(frame, self._reformatters[number], height, width)
+                drawn[number] = self._scalers[number].pixels(frame)
             self.frames[number][place] = drawn[number]
 
 

@@ -46,7 +46,7 @@ def probe(source: Source, path: str, rule: ClipRule, max_pixels: int, seed: int 
                 height, width = image.probe(file)
                 examples = [Example(source, 0, example_id(source.key, 0), height, width)]
             else:
-                examples = _clips(source, timeline.probe(file), rule, seed)
+                examples = clips_of(source, timeline.probe(file), rule, seed)
     except DecodeError as error:
         return [reject(source.key, "probe", error.reason, error)]
     except (FileNotFoundError, NotADirectoryError):
@@ -65,7 +65,7 @@ def probe(source: Source, path: str, rule: ClipRule, max_pixels: int, seed: int 
     return examples
 
 
-def _clips(source: Source, header: timeline.VideoHeader, rule: ClipRule, seed: int) -> list[Outcome]:
+def clips_of(source: Source, header: timeline.VideoHeader, rule: ClipRule, seed: int) -> list[Outcome]:
     """Returns the clips of a video, and after them a reject row if the video is damaged.
 
     Raises:

@@ -109,6 +109,7 @@ def video(
     metadata: dict[str, str] | None = None,
     pix_fmt: str | None = None,
     mux: dict[str, str] | None = None,
+    aspect: Fraction | None = None,
 ) -> bytes:
     """Returns a video whose frames all differ: each shows its number as bars (see `frame_pixels`).
 
@@ -126,6 +127,7 @@ def video(
         metadata: of the container.
         pix_fmt: instead of the format's own.
         mux: options of the muxer.
+        aspect: width of a pixel over its height.
     """
     usual_codec, usual_options, usual_pix_fmt = CODECS[format]
     buffer = io.BytesIO()
@@ -136,6 +138,8 @@ def video(
         stream.height, stream.width, stream.pix_fmt = *size, pix_fmt or usual_pix_fmt
         if codec or format not in ("webm", "avi"):
             stream.codec_context.max_b_frames = b_frames
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         if rotation or mirror:
             stream.set_display_rotation(rotation, hflip=mirror)
         if times_s is not None:

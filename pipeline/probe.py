@@ -93,7 +93,11 @@ def clips_of(source: Source, header: timeline.VideoHeader, rule: ClipRule, seed:
 def _extra(header: timeline.VideoHeader) -> str:
     """Returns what a segment records of a video besides its columns, as JSON."""
     matrix, tagged, full_range = header.colour
-    told = {"matrix": matrix, "matrix_from": "stream" if tagged else "size", "range": "full" if full_range else "limited"}
+    told = {
+        "matrix": matrix,
+        "matrix_from": "stream" if tagged else "size",
+        "range": "full" if full_range else "limited",
+    }
     aspect = header.pixel_aspect
     if aspect is not None and aspect > 0 and aspect != 1:
         told["pixel_aspect"] = f"{aspect.numerator}:{aspect.denominator}"

@@ -255,9 +255,7 @@ def _frame_size(row: dict[str, Any], config: PlanConfig) -> tuple[int, int]:
     return row["grid_h"] * config.tubelet[1], row["grid_w"] * config.tubelet[2]
 
 
-def _read_frames(
-    source: Source, path: str, clips: list[video.Wanted]
-) -> tuple[list[np.ndarray], tuple[int, int]]:
+def _read_frames(source: Source, path: str, clips: list[video.Wanted]) -> tuple[list[np.ndarray], tuple[int, int]]:
     with files.open_read(path) as file:
         size = file.seek(0, io.SEEK_END)
         if size != source.size_bytes:

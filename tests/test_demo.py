@@ -14,8 +14,7 @@ from PIL import Image, ImageOps
 
 from pipeline import demo
 from pipeline.demo import draw_media
-from pipeline.media import image, kind_of
-from pipeline.media import clips, timeline, video
+from pipeline.media import clips, image, kind_of, timeline, video
 
 ROOT = str(Path(__file__).parent.parent)
 CLASSES = ["checks", "circles", "stripes", "triangles"]

@@ -19,8 +19,8 @@ from pipeline.media.clips import ClipRule
 from pipeline.plan import ShardPlan
 from pipeline.probe import probe
 from pipeline.records import Example, Source
-from pipeline.shared_clips import SharedClips
 from pipeline.shards import write_shard
+from pipeline.shared_clips import SharedClips
 
 CONFIG = PlanConfig(tubelet=(1, 4, 4), sequence_length=160, clips_per_video=4)
 X264 = {"preset": "ultrafast", "crf": "12", "g": "10"}
@@ -55,7 +55,10 @@ def written(folder: Path, rows: list[Row], config: PlanConfig) -> tuple[bytes, A
 def test_clips_that_share_a_decode_are_the_clips_decoded_alone(
     tmp_path: Path, group_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_files(tmp_path, {"a.mp4": video(num_frames=80, rate=8, options=X264), "b.mkv": video(format="matroska", num_frames=40, rate=8)})
+    write_files(
+        tmp_path,
+        {"a.mp4": video(num_frames=80, rate=8, options=X264), "b.mkv": video(format="matroska", num_frames=40, rate=8)},
+    )
     monkeypatch.setattr(shards, "rows_per_group", lambda layout: group_rows)
     rows = rows_of(tmp_path, "a.mp4") + rows_of(tmp_path, "b.mkv")
     # the two videos take turns
@@ -83,14 +86,20 @@ def test_a_broken_clip_leaves_and_the_others_of_its_video_stay(tmp_path: Path) -
     assert stored["num_segments"].to_pylist() == [1, 1, 0, 1]
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9), st.booleans()), max_size=30), st.integers(0, 40)
-)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9), st.booleans()), max_size=30), st.integers(0, 40))
 def test_what_waits_never_exceeds_its_memory_and_every_clip_comes_once(
     clips: list[tuple[int, int, bool]], max_bytes: int
 ) -> None:
     rows = [
-        {"root": 0, "path": bytes([source]), "example_id": str(place), "view": 0, "frame_pts": [0], "size": size, "bad": bad}
+        {
+            "root": 0,
+            "path": bytes([source]),
+            "example_id": str(place),
+            "view": 0,
+            "frame_pts": [0],
+            "size": size,
+            "bad": bad,
+        }
         for place, (source, size, bad) in enumerate(clips)
     ]
 

@@ -24,8 +24,8 @@ from media_files import (
 )
 
 from pipeline.media import DecodeError, kind_of
-from pipeline.media.reader import Reader
 from pipeline.media.clips import clip_times
+from pipeline.media.reader import Reader
 from pipeline.media.timeline import VideoHeader, probe
 from pipeline.media.video import decode_clip
 from pipeline.records import REASONS

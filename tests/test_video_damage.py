@@ -101,7 +101,9 @@ def test_a_video_that_breaks_off_keeps_its_clips_and_is_marked_partial(tmp_path:
 def test_a_video_that_breaks_in_the_middle_keeps_its_good_clips() -> None:
     # groups of 8 frames; a packet of the third is garbage
     data = video((96, 128), num_frames=64, rate=8, options=X264)
-    damaged = remuxed(data, lambda number, packet: packet[:9] + bytes(len(packet) - 9) if number == 20 else packet, "mp4")
+    damaged = remuxed(
+        data, lambda number, packet: packet[:9] + bytes(len(packet) - 9) if number == 20 else packet, "mp4"
+    )
     header = probed(damaged)
     lost = []
     for group in range(8):

@@ -8,13 +8,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from media_files import SHARED_MEDIA, remuxed, video
+from media_files import video
 
-from pipeline.media import DecodeError
 from pipeline.media import video as decoding
 from pipeline.media.picture import Scaler
 from pipeline.media.timeline import VideoHeader, probe
-from pipeline.media.video import Wanted, decode_clip, decode_clips
+from pipeline.media.video import decode_clip
 
 NUM_FRAMES = 40
 X264 = {"preset": "veryfast", "g": "9", "crf": "20"}
@@ -75,10 +74,7 @@ def every_frame(data: bytes) -> dict[int, np.ndarray]:
     scaler = Scaler(24, 40)
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.best("video")
-        return {
-            (frame.pts, number): scaler.pixels(frame)
-            for number, frame in enumerate(container.decode(stream))
-        }
+        return {(frame.pts, number): scaler.pixels(frame) for number, frame in enumerate(container.decode(stream))}
 
 
 @pytest.mark.parametrize("name", MADE)

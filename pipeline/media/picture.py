@@ -1,11 +1,11 @@
 """One decoded frame to upright RGB at a size, by swscale: resized as 16-bit YUV 4:4:4, then converted.
 
-Resizing and converting at once costs 1.5 to 2 times as much for the same pixels: swscale writes packed RGB without SIMD. Where
-a picture shrinks less than four times, its chroma is first brought to the size of its luma: swscale would else resize
-chroma on its own, sharper than the picture (34 dB on saturated test patterns, instead of 50; natural pictures do not
-care). Against a float64 reference this gives 49 dB and more, FFmpeg's defaults 28 to 49 (`benchmarks/video.py`). Matrix, range
-and place of the chroma samples are the stream's. What is not done: tone mapping, and conversion of the primaries (BT.2020 and HDR come
-out pale).
+Resizing and converting at once costs 1.5 to 2 times as much for the same pixels: swscale writes packed RGB without SIMD. It
+also resizes chroma on its own, sharper than luma where a picture shrinks less than four times; natural chroma is smooth
+and keeps 52 dB, but saturated test patterns fall to 34. Where chroma has sharp edges it is therefore brought to the size of luma
+first, which doubles the cost. Against a float64 reference this gives 47 dB and more, FFmpeg's defaults 28 to 49
+(`benchmarks/video.py`). Matrix, range and place of the chroma samples are the stream's. What is not done: tone mapping, and
+conversion of the primaries (BT.2020 and HDR come out pale).
 """
 
 import struct
@@ -18,6 +18,10 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 _BETWEEN = "yuv444p16le"
+
+# mean squared step between neighbours of both chroma planes together, in 8-bit levels. The squared error of a resize on
+# its own was at most 1/60 of it, so 60 stands for 48 dB; our natural clips have up to 26, test patterns from 560 on
+_SHARP = 60
 
 # from four times on, chroma shrinks twice at least, and costs no quality (measured on test patterns: 45 dB at 3, 50 at 4)
 _FAR = 4
@@ -91,8 +95,7 @@ class Scaler:
         height, width = self._size[::-1] if display.swap else self._size
         colour, layout = colour_of(frame), frame.format
         if not layout.is_rgb and len(layout.components) >= 3:
-            subsampled = layout.chroma_width(64) < 64 or layout.chroma_height(64) < 64
-            if subsampled and (frame.height < _FAR * height or frame.width < _FAR * width):
+            if (frame.height < _FAR * height or frame.width < _FAR * width) and _has_sharp_chroma(frame):
                 frame = self._chroma.reformat(frame, format=_BETWEEN, interpolation=_SCALER, threads=1)
             frame = self._resize.reformat(frame, width, height, _BETWEEN, interpolation=_SCALER, threads=1)
         small = self._convert.reformat(
@@ -108,6 +111,24 @@ class Scaler:
         if display.swap:
             pixels_HWC = pixels_HWC.transpose(1, 0, 2)
         return pixels_HWC[:: -1 if display.flip_rows else 1, :: -1 if display.flip_columns else 1]
+
+
+def _has_sharp_chroma(frame: av.VideoFrame) -> bool:
+    """Returns whether subsampled chroma has sharp edges, from every fourth row; True where planes are mixed."""
+    layout = frame.format
+    if layout.chroma_width(64) == 64 and layout.chroma_height(64) == 64:
+        return False
+    if len(frame.planes) < 3:
+        return True
+    bits = layout.components[1].bits
+    steps = 0.0
+    for plane in frame.planes[1:3]:
+        dtype = np.dtype("<u2" if bits > 8 else np.uint8)
+        plane_HW = np.frombuffer(plane, dtype).reshape(plane.height, -1)[: plane.height // 4 * 4, : plane.width]
+        rows_HW, next_HW = plane_HW[::4].astype(np.int32), plane_HW[1::4].astype(np.int32)
+        for step_HW in (np.diff(rows_HW), next_HW - rows_HW):
+            steps += float(np.square(step_HW).mean()) / 4 ** (bits - 8) if step_HW.size else 0.0
+    return steps > _SHARP
 
 
 def _display(frame: av.VideoFrame) -> Display:

@@ -14,7 +14,7 @@ from typing import IO, NamedTuple
 import av
 import numpy as np
 
-from pipeline.media.container import is_hidden, opened, times_by_order
+from pipeline.media.container import opened, times_by_order
 from pipeline.media.entry import may_skip
 from pipeline.media.errors import DecodeError
 from pipeline.media.picture import Scaler, oriented_size
@@ -118,9 +118,7 @@ class _Canvas:
             self.frames[number][place] = drawn[number]
 
 
-def _all_frames(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[tuple[int, av.VideoFrame]]:
+def _all_frames(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yields every frame and its time, in order of output."""
     by_order = times_by_order(container, stream)
     times: deque[int] = deque()
@@ -178,9 +176,7 @@ def _needed_frames(
     yield from codec.decode(None)
 
 
-def _packets_from(
-    container: av.container.InputContainer, stream: av.VideoStream, entry: int
-) -> Iterator[av.Packet]:
+def _packets_from(container: av.container.InputContainer, stream: av.VideoStream, entry: int) -> Iterator[av.Packet]:
     """Yields packets, the one of the entry among them, from as near before it as the container allows."""
     packets = (packet for packet in container.demux(stream) if packet.size)
     first = next(packets, None)

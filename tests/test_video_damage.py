@@ -79,6 +79,22 @@ def test_a_video_cut_anywhere_shows_its_own_frames_and_is_marked(name: str) -> N
     assert noticed <= len(ends) // 5
 
 
+@pytest.mark.parametrize("name", ["h264 ts", "hevc ts"])
+def test_a_transport_stream_cut_between_its_packets_is_marked_and_loses_the_cut_picture(name: str) -> None:
+    data = video((96, 128), num_frames=24, rate=10, **CUT[name])
+    whole = probed(data).pts
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        pid = stream.id
+        last = max((packet for packet in container.demux(stream) if packet.size > 600), key=lambda packet: packet.pos)
+    # from the picture's second packet on, as long as it goes on after that
+    end = last.pos + 2 * 188
+    assert int.from_bytes(data[end + 1 : end + 3], "big") & 0x1FFF == pid
+    header = probed(data[:end])
+    assert header.damage == "the last picture is cut off"
+    assert set(header.pts) < set(whole) and last.pts not in header.pts
+
+
 def test_damage_that_a_decoder_notices_is_not_painted_over() -> None:
     data = video((96, 128), format="avi", num_frames=4)
     damaged = remuxed(data, lambda number, packet: packet[: len(packet) * 3 // 4] if number == 2 else packet, "avi")

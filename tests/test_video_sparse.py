@@ -11,6 +11,7 @@ import pytest
 from media_files import video
 
 from pipeline.media import video as decoding
+from pipeline.media.entry import may_skip
 from pipeline.media.picture import Scaler
 from pipeline.media.timeline import VideoHeader, probe
 from pipeline.media.video import decode_clip
@@ -96,3 +97,14 @@ def test_any_choice_of_frames_equals_decoding_everything(name: str, monkeypatch:
         frames_THWC, _ = decode_clip(io.BytesIO(data), pts, 24, 40, entries)
         assert np.array_equal(frames_THWC, np.stack([expected[place] for place in places])), places
     assert bool(everything) == (name in FROM_THE_START), "the plain way is for those that need it"
+
+
+def test_pictures_that_higher_layers_may_refer_to_are_not_left_out() -> None:
+    skips = {}
+    for name in ("hevc layers mp4", "hevc closed mp4", "hevc open ts", "vp8 webm", "h264 mp4"):
+        with av.open(io.BytesIO(made(name)[0])) as container:
+            skips[name] = may_skip(container.streams.video[0].codec_context)
+    # a transport stream does not tell its layers up front
+    assert skips == dict.fromkeys(("hevc layers mp4", "hevc open ts", "vp8 webm"), False) | dict.fromkeys(
+        ("hevc closed mp4", "h264 mp4"), True
+    )

@@ -21,7 +21,9 @@ import numpy as np
 from PIL import Image
 
 from pipeline.media import DecodeError, image
-from pipeline.media.video import clip_times, decode_clip, probe
+from pipeline.media.clips import clip_times
+from pipeline.media.timeline import probe
+from pipeline.media.video import decode_clip
 from pipeline.transforms import library_versions
 
 SIDE = 512
@@ -99,7 +101,7 @@ def _pillow_image(data: bytes) -> None:
 def _decoded_clip(data: bytes) -> np.ndarray:
     header = probe(io.BytesIO(data), 4 * SIDE * SIDE)
     pts = clip_times(header, 0, 1, 16, 8.0)
-    frames_THWC, _ = decode_clip(io.BytesIO(data), pts, SIDE // 2, SIDE // 2, 4 * SIDE * SIDE)
+    frames_THWC, _ = decode_clip(io.BytesIO(data), pts, SIDE // 2, SIDE // 2, header.entries_for(pts), 4 * SIDE * SIDE)
     return frames_THWC
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from pipeline.config import PlanConfig
 from pipeline.isolation import Helper, Limits
 from pipeline.media import DecodeError
+from pipeline.media.video import Wanted
 from pipeline.probe import probe
 from pipeline.records import Example, Source
 from pipeline.shards import _read_frames
@@ -75,11 +76,11 @@ def _work(paths: list[Path], run) -> None:
     config = PlanConfig()
     for path in paths * (4 if len(paths) < 20 else 1):
         source = Source(path.name, 0, path.name, path.stat().st_size)
-        rule = (1, config.clip_frames, config.fps, config.max_pixels, config.max_bytes)
-        found = run(probe, source, str(path), *rule)[0]
+        found = run(probe, source, str(path), config.clip_rule, config.max_pixels, config.max_bytes)[0]
         if isinstance(found, Example):
             try:
-                run(_read_frames, source, str(path), found.frame_pts, 256, 256, config.max_pixels)
+                wanted = [Wanted(found.frame_pts, 256, 256, found.entry_pts)]
+                run(_read_frames, source, str(path), wanted, config.max_pixels)
             except DecodeError:
                 continue
 

@@ -37,7 +37,7 @@ def main() -> None:
         if not path.is_file():
             continue
         source = Source(path.name, 0, path.name, path.stat().st_size)
-        found = probe(source, str(path), 1, config.clip_frames, config.fps, config.max_pixels)[0]
+        found = probe(source, str(path), config.clip_rule, config.max_pixels)[0]
         if not isinstance(found, Example):
             continue
         row = found._asdict() | {

@@ -190,7 +190,8 @@ def tell_sets(quick: bool) -> None:
 def tell_fast(quick: bool) -> None:
     """Prints the fast path against np.sort and a best-fit loop."""
     print(
-        f"\n{'best-fit':<24} {'L':>5} {'N':>8} {'dtype':>6} {'CPU s':>8} {'np.sort s':>9} {'ratio':>6} {'loop s':>8} {'faster':>6} {'TRL s':>8} {'faster':>6}"
+        f"\n{'best-fit':<24} {'L':>5} {'N':>8} {'dtype':>6} {'CPU s':>8} {'np.sort s':>9} {'ratio':>6}"
+        f" {'loop s':>8} {'faster':>6} {'TRL s':>8} {'faster':>6}"
     )
     for name, capacity in (
         ("side_uniform_64_256", 256),

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.media.clips import PLACEMENTS, SLOW_POLICIES, ClipRule
 from pipeline.options import flag, option
 from pipeline.sample import Resolution
 from schemas.geometry import MAX_GRID, MAX_ROW_BYTES, Layout
@@ -69,7 +70,19 @@ class PlanConfig:
     # 16 frames at 8 a second: two seconds, the clip of most video pretraining
     clip_frames: int = option(16, "frames in a clip", parse=int, metavar="N")
     fps: float = option(8.0, "frames a second in a clip, picked by presentation time", parse=float, metavar="F")
-    clips_per_video: int = option(1, "clips of each video, evenly spread over it", parse=int, metavar="K")
+    frame_stride: int | None = option(
+        None, "take every N-th frame of the source instead of --fps frames a second", parse=int, metavar="N"
+    )
+    # frames that repeat keep the time between frames the same in every clip
+    slow_source: str = option(
+        "repeat",
+        "sources of fewer frames a second than --fps: repeat frames, take every native frame, or reject",
+        choices=SLOW_POLICIES,
+    )
+    clips_per_video: int = option(1, "clips of each video, one in each of K equal parts", parse=int, metavar="K")
+    clip_placement: str = option(
+        "uniform", "a clip lies in the middle of its part, or at random, drawn for each view", choices=PLACEMENTS
+    )
     views: int = option(
         1, "variants of each example, each with its own drawn size; views stand for epochs", parse=int, metavar="V"
     )
@@ -123,6 +136,14 @@ class PlanConfig:
         metavar="F",
         affects_output=False,
     )
+    # a few hundred clips of the default size
+    decode_cache_bytes: int = option(
+        256_000_000,
+        "most bytes of decoded clips that wait, so that clips of one video share a decode; 0: none",
+        parse=int,
+        metavar="BYTES",
+        affects_output=False,
+    )
     workers: int = option(default_workers(), "local worker processes", parse=int, metavar="N", affects_output=False)
     # the usual ViT scaling of pixels to -1..1
     mean: tuple[float, ...] = option(
@@ -134,6 +155,19 @@ class PlanConfig:
     def layout(self) -> Layout:
         """The one layout of the shards of this build."""
         return Layout(self.sequence_length, self.max_segments, self.tubelet, mean=self.mean, std=self.std)
+
+    @property
+    def clip_rule(self) -> ClipRule:
+        """How clips are taken of videos."""
+        return ClipRule(
+            self.clips_per_video,
+            self.clip_frames,
+            self.fps,
+            self.frame_stride,
+            self.slow_source,
+            self.clip_placement,
+            self.views,
+        )
 
     @property
     def token_cap(self) -> int:
@@ -156,6 +190,7 @@ class PlanConfig:
             "max_segments": "no example fits",
             "max_tokens_per_example": "no example fits",
             "clip_frames": "a clip is empty",
+            "frame_stride": "no frame follows",
             "clips_per_video": "videos give nothing",
             "views": "nothing is written",
             "limit": "nothing is taken",
@@ -167,7 +202,8 @@ class PlanConfig:
             "workers": "nothing runs",
         }
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        defaults |= {"max_tokens_per_example": "the sequence length", "limit": "all", "balance_group": "none"}
+        defaults |= {"max_tokens_per_example": "the sequence length", "limit": "all"}
+        defaults |= {"balance_group": "none", "frame_stride": "--fps"}
         for name, harm in least.items():
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -176,6 +212,10 @@ class PlanConfig:
         self._check_shapes()
         if not self.fps > 0 or self.fps == float("inf"):
             raise ValueError(f"--fps {self.fps}: no frame is ever due; it is a number over 0; leave it out for 8")
+        if self.decode_cache_bytes < 0:
+            raise ValueError(
+                f"--decode-cache-bytes {self.decode_cache_bytes}: no amount of memory; the least is 0; leave it out for 256000000"
+            )
         if not 0 <= self.resolution_slack < 1:
             raise ValueError(
                 f"--resolution-slack {self.resolution_slack}: not a fraction; it lies in 0..1, 1 left out; leave it out for 0.05"

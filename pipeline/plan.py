@@ -60,6 +60,9 @@ PLAN_SCHEMA = pa.schema(
         ("frame_pts", pa.list_(pa.int64())),
         ("time_base_num", pa.int32()),
         ("time_base_den", pa.int32()),
+        ("entry_pts", pa.list_(pa.int64())),
+        ("fps", pa.float64()),
+        ("extra", pa.string()),
     ]
 )
 
@@ -318,4 +321,7 @@ def _rows(sequence: int, members: list[Reference], classes: tuple[str, ...] | No
             "frame_pts": list(example.frame_pts),
             "time_base_num": example.time_base[0],
             "time_base_den": example.time_base[1],
+            "entry_pts": list(example.entry_pts),
+            "fps": example.fps,
+            "extra": example.extra,
         }

@@ -4,12 +4,15 @@ Images: the header alone. Videos: one demux pass. No picture is decoded here but
 """
 
 import io
+import json
 
 import xxhash
 
 from pipeline import files
-from pipeline.media import SNIFF_BYTES, DecodeError, described, image, kind_of, video
+from pipeline.media import SNIFF_BYTES, DecodeError, described, image, kind_of, timeline
+from pipeline.media.clips import ClipRule, take_clip
 from pipeline.records import Example, Outcome, Source, reject
+from pipeline.sample import draw
 
 
 def example_id(key: str, clip: int) -> str:
@@ -18,24 +21,17 @@ def example_id(key: str, clip: int) -> str:
 
 
 def probe(
-    source: Source,
-    path: str,
-    num_clips: int,
-    num_frames: int,
-    fps: float,
-    max_pixels: int,
-    max_bytes: int = 2**63 - 1,
+    source: Source, path: str, rule: ClipRule, max_pixels: int, max_bytes: int = 2**63 - 1, seed: int = 0
 ) -> list[Outcome]:
     """Returns the examples of one input, or its reject.
 
     Args:
         source: as listed.
         path: where it is.
-        num_clips: clips to take of a video.
-        num_frames: frames in a clip.
-        fps: frames a second in a clip.
+        rule: how clips are taken of a video.
         max_pixels: most pixels of a picture or frame.
         max_bytes: most bytes of a file; larger ones are not read.
+        seed: of the build.
 
     Raises:
         OSError: the storage failed in a way that may pass; not for missing or forbidden files.
@@ -59,7 +55,7 @@ def probe(
                 height, width = image.probe(file)
                 examples = [Example(source, 0, example_id(source.key, 0), height, width)]
             else:
-                examples = _clips(source, video.probe(file, max_pixels), num_clips, num_frames, fps)
+                examples = clips_of(source, timeline.probe(file, max_pixels), rule, seed)
     except DecodeError as error:
         return [reject(source.key, "probe", error.reason, error)]
     except OSError as error:
@@ -75,16 +71,40 @@ def probe(
     return examples
 
 
-def _clips(source: Source, header: video.VideoHeader, num_clips: int, num_frames: int, fps: float) -> list[Example]:
-    return [
-        Example(
-            source,
-            clip,
-            example_id(source.key, clip),
-            header.height,
-            header.width,
-            video.clip_times(header, clip, num_clips, num_frames, fps),
-            header.time_base,
-        )
-        for clip in range(num_clips)
-    ]
+def clips_of(source: Source, header: timeline.VideoHeader, rule: ClipRule, seed: int) -> list[Outcome]:
+    """Returns the clips of a video, and after them a reject row if the video is damaged.
+
+    Raises:
+        DecodeError: no clip is whole, or the video is too slow.
+    """
+    examples: list[Outcome] = []
+    for number in range(rule.num_clips):
+        name = example_id(source.key, number)
+        drawn = rule.placement == "random"
+        words = [draw(seed, f"clip {name}", view) for view in range(rule.num_views)] if drawn else [None]
+        views = [take_clip(header, rule, number, word) for word in words]
+        if any(header.holes.intersection(view.pts) for view in views):
+            continue
+        pts, entries, fps = views[0]
+        example = Example(source, number, name, header.height, header.width, pts, header.time_base, entries, fps)
+        examples.append(example._replace(extra=_extra(header), views=tuple(map(tuple, views)) if drawn else ()))
+    if header.damage:
+        if not examples:
+            raise DecodeError("broken", header.damage)
+        whole = f"{len(examples)} of {rule.num_clips} clips are taken from what is whole"
+        examples.append(reject(source.key, "probe", "partial", f"{header.damage}; {whole}"))
+    return examples
+
+
+def _extra(header: timeline.VideoHeader) -> str:
+    """Returns what a segment records of a video besides its columns, as JSON."""
+    matrix, tagged, full_range = header.colour
+    told = {
+        "matrix": matrix,
+        "matrix_from": "stream" if tagged else "size",
+        "range": "full" if full_range else "limited",
+    }
+    aspect = header.pixel_aspect
+    if aspect is not None and aspect > 0 and aspect != 1:
+        told["pixel_aspect"] = f"{aspect.numerator}:{aspect.denominator}"
+    return json.dumps(told, sort_keys=True, separators=(",", ":"))

@@ -44,7 +44,9 @@ class Clash(NamedTuple):
 class Example(NamedTuple):
     """One image, or one clip of a video, as the header tells it; sizes are oriented.
 
-    `frame_pts` are the presentation times of the frames to take, in units of `time_base` seconds; empty for images.
+    `frame_pts` are the presentation times of the frames to take, in units of `time_base` seconds, `entry_pts` those of the
+    key frames to decode from (none: from the start), `fps` the frames a second as taken; empty and 0 for images. Where
+    clips are drawn, `views` holds these three for each view. `extra` is JSON for the segment, or empty.
     """
 
     source: Source
@@ -54,6 +56,17 @@ class Example(NamedTuple):
     source_width: int
     frame_pts: tuple[int, ...] = ()
     time_base: tuple[int, int] = (1, 1)
+    entry_pts: tuple[int, ...] = ()
+    fps: float = 0.0
+    extra: str = ""
+    views: tuple[tuple[tuple[int, ...], tuple[int, ...], float], ...] = ()
+
+    def of_view(self, view: int) -> "Example":
+        """Returns the example with the frames of one view."""
+        if not self.views:
+            return self
+        pts, entries, fps = self.views[view]
+        return self._replace(frame_pts=pts, entry_pts=entries, fps=fps, views=())
 
 
 class Reference(NamedTuple):
@@ -88,9 +101,11 @@ REASONS = {
     "unknown_format": "the content is no image or video format that patchpack reads",
     "lfs_pointer": "a Git LFS pointer; the file itself was never fetched",
     "broken": "the decoder reports an error",
+    "partial": "a video that breaks off, or a clip of it that does not decode whole; its other clips are kept",
     "no_frames": "a video stream without a single frame",
     "no_video": "a container without a video stream",
     "too_large": "more pixels than --max-pixels, or more bytes than --max-bytes",
+    "slow_source": "fewer frames a second than --fps, under --slow-source reject",
     "oversize": "more tokens than --max-tokens-per-example",
     "changed": "the file is not the one that was probed",
     "duplicate": "the same bytes as another input, which is kept (--dedupe digest)",

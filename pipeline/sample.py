@@ -145,6 +145,7 @@ def sample(example: Example, view: int, rule: Resolution, patch: Grid, cap: int,
         oversize: "shrink" takes a smaller grid of the same aspect, "reject" rejects.
         seed: of the build.
     """
+    example = example.of_view(view)
     height, width = example.source_height, example.source_width
     steps = ceil_div(max(1, len(example.frame_pts)), patch[0])
     side = 0

@@ -2,12 +2,14 @@
 
 Pixels exist only here: each example is read, decoded, resized and cut straight into its place in the row
 group's buffer. An example that fails leaves its bin: the later segments of that sequence move left, nothing is
-repacked, and the shard's metadata carries the reject. Memory: one row group and one clip.
+repacked, and the shard's metadata carries the reject. Memory: one row group, one clip, and the clips that wait
+(`shared_clips`).
 """
 
 import io
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,7 @@ from pipeline.options import output_affecting
 from pipeline.patchify import patchify
 from pipeline.plan import ShardPlan
 from pipeline.records import Reject, Source, reject
+from pipeline.shared_clips import SharedClips
 from pipeline.source import source_path
 from schemas.geometry import Layout, grid_positions
 from schemas.manifest import FORMAT_VERSION, canonical_json
@@ -175,13 +178,19 @@ def _row_groups(
     for row in rows:
         sequences[row["sequence"]].append(row)
     size = rows_per_group(layout)
+    shared = SharedClips(
+        rows,
+        lambda together: decode_examples(together, roots, config),
+        lambda row: len(row["frame_pts"]) * math.prod(_frame_size(row, config)) * 3,
+        config.decode_cache_bytes,
+    )
     for first in range(0, len(sequences), size):
         members = sequences[first : first + size]
         arrays = {
             name: np.zeros((len(members), *shape), dtype) for name, (dtype, shape) in array_columns(layout).items()
         }
         segments = [
-            list(_fill(planned, {name: array[place] for name, array in arrays.items()}, roots, config, rejects))
+            list(_fill(planned, {name: array[place] for name, array in arrays.items()}, shared, config, rejects))
             for place, planned in enumerate(members)
         ]
         yield _table(arrays, segments, layout)
@@ -190,7 +199,7 @@ def _row_groups(
 def _fill(
     planned: list[dict[str, Any]],
     arrays: dict[str, np.ndarray],
-    roots: list[str],
+    shared: SharedClips,
     config: PlanConfig,
     rejects: list[Reject],
 ) -> Iterator[dict[str, Any]]:
@@ -198,7 +207,7 @@ def _fill(
     start = number = 0
     for row in planned:
         try:
-            frames_THWC = decode_example(row, roots, config)
+            frames_THWC = shared.frames(row)
         except DecodeError as error:
             rejects.append(reject(row["key"], "materialise", error.reason, error))
             continue
@@ -222,49 +231,54 @@ def _fill(
 
 
 def decode_example(row: dict[str, Any], roots: list[str], config: PlanConfig) -> np.ndarray:
-    """Returns the frames of one planned row at its planned size, (T, H, W, 3) uint8.
+    """Returns the frames of one planned row at its planned size, (T, H, W, 3) uint8; raises as `decode_examples`."""
+    return decode_examples([row], roots, config)[0]
+
+
+def decode_examples(rows: Sequence[dict[str, Any]], roots: list[str], config: PlanConfig) -> list[np.ndarray]:
+    """Returns the frames of planned rows of one source, each at its planned size, (T, H, W, 3) uint8.
 
     Raises:
         DecodeError: the content is broken, or is not what was probed.
         FileNotFoundError: it is gone.
         OSError: storage failed, retries included.
     """
-    source = Source(row["key"], row["root"], os.fsdecode(row["path"]), row["size_bytes"])
-    height, width = row["grid_h"] * config.tubelet[1], row["grid_w"] * config.tubelet[2]
-    frames_THWC, size = files.retried(
-        isolated,
-        config,
-        _read_frames,
-        source,
-        source_path(source, roots),
-        tuple(row["frame_pts"]),
-        height,
-        width,
-        config.max_pixels,
+    first = rows[0]
+    source = Source(first["key"], first["root"], os.fsdecode(first["path"]), first["size_bytes"])
+    clips = [
+        video.Wanted(tuple(row["frame_pts"]), *_frame_size(row, config), tuple(row["entry_pts"] or ())) for row in rows
+    ]
+    frames, size = files.retried(
+        isolated, config, _read_frames, source, source_path(source, roots), clips, config.max_pixels
     )
-    if size != (row["source_height"], row["source_width"]):
+    if size != (first["source_height"], first["source_width"]):
         raise DecodeError(
-            "changed", f"{size[0]}x{size[1]} now, {row['source_height']}x{row['source_width']} when probed"
+            "changed", f"{size[0]}x{size[1]} now, {first['source_height']}x{first['source_width']} when probed"
         )
-    return frames_THWC
+    return frames
+
+
+def _frame_size(row: dict[str, Any], config: PlanConfig) -> tuple[int, int]:
+    return row["grid_h"] * config.tubelet[1], row["grid_w"] * config.tubelet[2]
 
 
 def _read_frames(
-    source: Source, path: str, pts: tuple[int, ...], height: int, width: int, max_pixels: int
-) -> tuple[np.ndarray, tuple[int, int]]:
+    source: Source, path: str, clips: list[video.Wanted], max_pixels: int
+) -> tuple[list[np.ndarray], tuple[int, int]]:
     with files.open_read(path) as file:
         size = file.seek(0, io.SEEK_END)
         if size != source.size_bytes:
             raise DecodeError("changed", f"{size} bytes now, {source.size_bytes} when probed")
         file.seek(0)
-        if pts:
-            return video.decode_clip(file, pts, height, width, max_pixels)
+        if clips[0].pts:
+            return video.decode_clips(file, clips, max_pixels)
         # again, from the header: the file may be another one of as many bytes
         size_px = image.probe(file)
         if size_px[0] * size_px[1] > max_pixels:
             raise DecodeError("changed", f"{size_px[0]}x{size_px[1]} now; --max-pixels is {max_pixels}")
         file.seek(0)
-        return image.decode(file.read(), height, width)
+        frames_THWC, picture_size = image.decode(file.read(), clips[0].height, clips[0].width)
+        return [frames_THWC], picture_size
 
 
 def _segment(row: dict[str, Any], start: int, num_tokens: int, config: PlanConfig) -> dict[str, Any]:
@@ -294,12 +308,12 @@ def _segment(row: dict[str, Any], start: int, num_tokens: int, config: PlanConfi
         "width": row["grid_w"] * config.tubelet[2],
         "timestamps_s": seconds,
         "clip_start_s": seconds[0] if seconds else None,
-        "clip_duration_s": num_frames / config.fps if seconds else None,
-        "fps": config.fps if seconds else None,
+        "clip_duration_s": num_frames / row["fps"] if seconds else None,
+        "fps": row["fps"] if seconds else None,
         "num_frames": num_frames,
         "num_repeated_frames": row["grid_t"] * config.tubelet[0] - (len(set(seconds)) or 1),
         "kept_fraction": 1.0,
-        "extra": None,
+        "extra": row["extra"] or None,
     }
 
 

@@ -109,9 +109,9 @@ class Probe(beam.PTransform):
             if not isinstance(found, Source):
                 return [found]
             path = source_path(found, roots)
-            rule = (config.clips_per_video, config.clip_frames, config.fps, config.max_pixels, config.max_bytes)
+            limits = (config.max_pixels, config.max_bytes)
             try:
-                probed = files.retried(isolated, config, probe, found, path, *rule)
+                probed = files.retried(isolated, config, probe, found, path, config.clip_rule, *limits, config.seed)
                 return files.retried(with_digest, probed, path) if config.dedupe == "digest" else probed
             except DecodeError as error:
                 # of the helper; what probing itself finds is a reject already

@@ -19,7 +19,9 @@ from media_files import animated_gif, photo, pixels, saved, video
 from PIL import Image
 
 from pipeline.media import SNIFF_BYTES, DecodeError, image, kind_of
-from pipeline.media.video import clip_times, decode_clip, probe
+from pipeline.media.clips import clip_times
+from pipeline.media.timeline import probe
+from pipeline.media.video import decode_clip
 from pipeline.records import REASONS
 
 # small ones, so that mutants cannot ask for much either
@@ -163,7 +165,7 @@ def verdict_on(data: bytes) -> str:
         elif kind == "video":
             head = probe(io.BytesIO(data), MAX_PIXELS)
             wanted = clip_times(head, 0, 1, 8, 8.0)
-            decode_clip(io.BytesIO(data), wanted, 16, 16, MAX_PIXELS)
+            decode_clip(io.BytesIO(data), wanted, 16, 16, head.entries_for(wanted), MAX_PIXELS)
         else:
             return "unknown_format"
     except DecodeError as error:

@@ -107,6 +107,9 @@ def video(
     codec: str | None = None,
     options: dict[str, str] | None = None,
     metadata: dict[str, str] | None = None,
+    pix_fmt: str | None = None,
+    mux: dict[str, str] | None = None,
+    aspect: Fraction | None = None,
 ) -> bytes:
     """Returns a video whose frames all differ: each shows its number as bars (see `frame_pixels`).
 
@@ -122,16 +125,21 @@ def video(
         codec: instead of the format's own.
         options: of the encoder, besides the format's own.
         metadata: of the container.
+        pix_fmt: instead of the format's own.
+        mux: options of the muxer.
+        aspect: width of a pixel over its height.
     """
-    usual_codec, usual_options, pix_fmt = CODECS[format]
+    usual_codec, usual_options, usual_pix_fmt = CODECS[format]
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=format) as container:
+    with av.open(buffer, "w", format=format, options=mux or {}) as container:
         container.metadata.update(metadata or {})
         codec_options = (usual_options if codec is None else {}) | {"threads": "1"} | (options or {})
         stream = container.add_stream(codec or usual_codec, rate=rate, options=codec_options)
-        stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
+        stream.height, stream.width, stream.pix_fmt = *size, pix_fmt or usual_pix_fmt
         if codec or format not in ("webm", "avi"):
             stream.codec_context.max_b_frames = b_frames
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         if rotation or mirror:
             stream.set_display_rotation(rotation, hflip=mirror)
         if times_s is not None:

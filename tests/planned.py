@@ -68,6 +68,9 @@ def make_row(sequence: int, key: str, grid: tuple[int, int, int], **more: Any) -
         "frame_pts": [],
         "time_base_num": 1,
         "time_base_den": 1,
+        "entry_pts": [],
+        "fps": 8.0,
+        "extra": "",
     }
     return row | more
 

@@ -133,7 +133,7 @@ def _outcomes(listed: Source | Ignored, root: str) -> list[Outcome]:
     if not isinstance(listed, Source):
         return [listed]
     path = source.source_path(listed, [root])
-    found = probe.probe(listed, path, 1, CONFIG.clip_frames, CONFIG.fps, CONFIG.max_pixels)
+    found = probe.probe(listed, path, CONFIG.clip_rule, CONFIG.max_pixels, seed=CONFIG.seed)
     rule = sample.Resolution.parse(CONFIG.resolution)
     return [
         sample.sample(example, 0, rule, CONFIG.tubelet, CONFIG.token_cap, CONFIG.oversize, CONFIG.seed)

@@ -60,7 +60,7 @@ def test_the_record_leaves_out_only_what_cannot_change_a_byte() -> None:
     recorded = output_affecting(BuildConfig())
     names = {field.name for field in dataclasses.fields(BuildConfig)}
     assert names - recorded.keys() == {
-        "workers", "resume", "overwrite", "max_reject_fraction", "decode_isolation", "decode_timeout_s"
+        "workers", "resume", "overwrite", "max_reject_fraction", "decode_cache_bytes", "decode_isolation", "decode_timeout_s"
     }  # fmt: skip
     assert json.loads(json.dumps(recorded)) == recorded
     # so that a build goes on from a kept plan
@@ -85,6 +85,7 @@ LEAST = [
     ("max_segments", "no example fits", "64"),
     ("max_tokens_per_example", "no example fits", "the sequence length"),
     ("clip_frames", "a clip is empty", "16"),
+    ("frame_stride", "no frame follows", "--fps"),
     ("clips_per_video", "videos give nothing", "1"),
     ("views", "nothing is written", "1"),
     ("limit", "nothing is taken", "all"),
@@ -108,6 +109,12 @@ RULES: list[tuple[dict[str, Any], str]] = [
 RULES += [
     ({"fps": fps}, f"--fps {fps}: no frame is ever due; it is a number over 0; leave it out for 8")
     for fps in (0.0, -1.0, INFINITY, NAN)
+]
+RULES += [
+    (
+        {"decode_cache_bytes": -1},
+        "--decode-cache-bytes -1: no amount of memory; the least is 0; leave it out for 256000000",
+    )
 ]
 RULES += [
     (

@@ -14,8 +14,7 @@ from PIL import Image, ImageOps
 
 from pipeline import demo
 from pipeline.demo import draw_media
-from pipeline.media import image, kind_of
-from pipeline.media import video as video_media
+from pipeline.media import clips, image, kind_of, timeline, video
 
 ROOT = str(Path(__file__).parent.parent)
 CLASSES = ["checks", "circles", "stripes", "triangles"]
@@ -77,7 +76,7 @@ def test_videos_differ_in_rate_container_and_aspect(media: Path) -> None:
     rates, containers, ratios = set(), set(), set()
     for path in video_paths(media):
         with path.open("rb") as file:
-            header = video_media.probe(file)
+            header = timeline.probe(file)
         with av.open(str(path)) as container:
             containers.add(container.format.name)
             rates.add(container.streams.video[0].average_rate)
@@ -95,9 +94,9 @@ def test_every_file_decodes_and_moving_pictures_move(media: Path) -> None:
         assert frames_THWC.std() > 10, path.name
     for path in video_paths(media):
         data = path.read_bytes()
-        header = video_media.probe(io.BytesIO(data))
-        pts = video_media.clip_times(header, 0, 1, 16, 8.0)
-        frames_THWC, _ = video_media.decode_clip(io.BytesIO(data), pts, 64, 64)
+        header = timeline.probe(io.BytesIO(data))
+        pts = clips.clip_times(header, 0, 1, 16, 8.0)
+        frames_THWC, _ = video.decode_clip(io.BytesIO(data), pts, 64, 64)
         assert len(frames_THWC) == 16
         assert np.abs(np.diff(frames_THWC.astype(int), axis=0)).mean() > 1, path.name
 

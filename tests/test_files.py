@@ -18,7 +18,7 @@ from media_files import photo, video
 
 from pipeline import files
 from pipeline.media import image
-from pipeline.media import video as video_media
+from pipeline.media import timeline as video_media
 from pipeline.source import list_input, parse_input
 
 ROOT = str(Path(__file__).parent.parent)

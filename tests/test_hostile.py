@@ -16,7 +16,8 @@ from media_files import photo, saved
 from PIL import Image
 
 from pipeline.config import PlanConfig
-from pipeline.media import DecodeError, damage, image, video
+from pipeline.media import DecodeError, damage, image, timeline
+from pipeline.media.clips import ClipRule
 from pipeline.patchify import patchify
 from pipeline.probe import probe
 from pipeline.records import REASONS, Example, Reject, Source
@@ -31,8 +32,8 @@ def ended(path: Path, name: str) -> str | np.ndarray:
     """Returns the reason of a file's reject, or its frames at 48 x 64, (T, H, W, 3) uint8."""
     size_bytes = os.path.getsize(path) if os.path.isfile(path) else 0
     source = Source("key", 0, name, size_bytes)
-    rule = (1, CONFIG.clip_frames, CONFIG.fps, CONFIG.max_pixels, CONFIG.max_bytes)
-    (found,) = probe(source, str(path), *rule)
+    found, *partial = probe(source, str(path), CONFIG.clip_rule, CONFIG.max_pixels, CONFIG.max_bytes)
+    assert all(row.reason == "partial" for row in partial)
     if isinstance(found, Reject):
         assert found.detail and "\n" not in found.detail
         return found.reason
@@ -55,7 +56,7 @@ def test_the_corpus_is_large_and_knows_every_reason_that_a_file_can_have() -> No
     assert ends <= set(REASONS)
     # the others are about places, options and time
     assert set(REASONS) - ends <= {
-        "not_found", "unreadable", "not_a_file", "oversize", "changed", "duplicate", "crashed", "timeout"
+        "not_found", "unreadable", "not_a_file", "oversize", "changed", "duplicate", "crashed", "timeout", "partial", "slow_source"
     }  # fmt: skip
 
 
@@ -93,11 +94,11 @@ def test_files_over_max_bytes_are_not_read(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "a.jpg").write_bytes(photo())
     source = Source("a.jpg", 0, "a.jpg", 0)
     size = (tmp_path / "a.jpg").stat().st_size
-    (found,) = probe(source, str(tmp_path / "a.jpg"), 1, 16, 8.0, 10**6, size)
+    (found,) = probe(source, str(tmp_path / "a.jpg"), ClipRule(), 10**6, size)
     assert isinstance(found, Example)
     # no reading at all: the content would not survive it
     monkeypatch.setattr("pipeline.probe.kind_of", lambda head: 1 / 0)
-    (found,) = probe(source, str(tmp_path / "a.jpg"), 1, 16, 8.0, 10**6, size - 1)
+    (found,) = probe(source, str(tmp_path / "a.jpg"), ClipRule(), 10**6, size - 1)
     assert isinstance(found, Reject)
     assert (found.reason, found.detail) == ("too_large", f"{size} bytes; --max-bytes is {size - 1}")
 
@@ -176,7 +177,7 @@ def test_what_would_exhaust_memory_is_refused_for_that_and_not_by_luck(name: str
     data = next(case.data for case in CORPUS if case.name == name)
     with pytest.raises(DecodeError, match=message):
         if name.startswith("videos"):
-            video.probe(io.BytesIO(data), CONFIG.max_pixels)
+            timeline.probe(io.BytesIO(data), CONFIG.max_pixels)
         else:
             image.probe(io.BytesIO(data))
             image.decode(data, 16, 16)

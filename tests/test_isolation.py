@@ -16,6 +16,8 @@ from pipeline import files
 from pipeline.config import PlanConfig
 from pipeline.isolation import Helper, Limits, isolated
 from pipeline.media import DecodeError
+from pipeline.media.clips import ClipRule
+from pipeline.media.video import Wanted
 from pipeline.probe import probe
 from pipeline.records import Source
 from pipeline.shards import _read_frames
@@ -33,7 +35,7 @@ def helper():
 
 def test_a_helper_answers_as_the_functions_themselves(helper: Helper, tmp_path: Path) -> None:
     write_files(tmp_path, {"a.jpg": photo(), "b.mp4": video(), "c.jpg": b"text", "d.jpg": photo()[:-9]})
-    rule = (1, 16, 8.0, 10**8, 10**8)
+    rule = (ClipRule(), 10**8, 10**8)
     for name in ("a.jpg", "b.mp4", "c.jpg", "d.jpg", "not there.jpg"):
         path = tmp_path / name
         source = Source(name, 0, name, path.stat().st_size if path.exists() else 0)
@@ -42,14 +44,15 @@ def test_a_helper_answers_as_the_functions_themselves(helper: Helper, tmp_path: 
         assert type(found[0]) is type(probe(source, str(path), *rule)[0])
     for name, pts in (("a.jpg", ()), ("b.mp4", found_pts(tmp_path / "b.mp4"))):
         source = Source(name, 0, name, (tmp_path / name).stat().st_size)
-        mine, size = _read_frames(source, str(tmp_path / name), pts, 32, 48, 10**8)
-        its, its_size = helper.call(_read_frames, source, str(tmp_path / name), pts, 32, 48, 10**8)
+        wanted = [Wanted(pts, 32, 48)]
+        (mine,), size = _read_frames(source, str(tmp_path / name), wanted, 10**8)
+        (its,), its_size = helper.call(_read_frames, source, str(tmp_path / name), wanted, 10**8)
         assert np.array_equal(its, mine) and its.dtype == mine.dtype and its_size == size
 
 
 def found_pts(path: Path) -> tuple[int, ...]:
     """Returns the wanted times of a video's clip."""
-    (example,) = probe(Source("b", 0, "b", 0), str(path), 1, 4, 8.0, 10**8)
+    (example,) = probe(Source("b", 0, "b", 0), str(path), ClipRule(1, 4), 10**8)
     return example.frame_pts
 
 
@@ -58,7 +61,7 @@ def test_names_that_are_no_utf_8_reach_the_helper(helper: Helper, tmp_path: Path
     with open(path, "wb") as file:
         file.write(photo())
     source = Source("latin-%E9%FF.jpg", 0, os.path.basename(path), 0)
-    assert helper.call(probe, source, path, 1, 16, 8.0, 10**8) == probe(source, path, 1, 16, 8.0, 10**8)
+    assert helper.call(probe, source, path, ClipRule(), 10**8) == probe(source, path, ClipRule(), 10**8)
 
 
 @pytest.mark.parametrize(

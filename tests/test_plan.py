@@ -262,6 +262,8 @@ OTHER: dict[str, Any] = {name: 77 for name in PLAN_SCHEMA.names} | {
     "key": "other",
     "path": b"other",
     "frame_pts": [0, 99],
+    "entry_pts": [0],
+    "extra": "{}",
 }
 
 

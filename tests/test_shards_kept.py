@@ -20,7 +20,7 @@ from planned import CONFIG, VERSIONS, Work, make_row, slow_tokens
 
 from pipeline import shards
 from pipeline.config import PlanConfig
-from pipeline.media import video
+from pipeline.media import timeline
 from pipeline.plan import ShardPlan
 from pipeline.shards import write_shard
 from schemas import Layout, Shard
@@ -158,7 +158,7 @@ def test_a_clip_lands_with_its_times(tmp_path: Path) -> None:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     with open(path, "rb") as file:
-        header = video.probe(file)
+        header = timeline.probe(file)
     assert (header.height, header.width, len(header.pts)) == (16, 24, 5)
     times = (header.pts[1], header.pts[1], header.pts[4])
     row = make_row(
@@ -171,6 +171,7 @@ def test_a_clip_lands_with_its_times(tmp_path: Path) -> None:
         frame_pts=list(times),
         time_base_num=header.time_base[0],
         time_base_den=header.time_base[1],
+        fps=5.0,
     )
     config = PlanConfig(tubelet=(2, 4, 4), sequence_length=48, fps=5.0)
     write_shard(ShardPlan(0, 0, 0, 0, 1, 1, 48), [row], [str(tmp_path)], str(tmp_path), config, VERSIONS)
@@ -194,7 +195,7 @@ def test_a_tiny_shard_has_the_same_bytes_for_ever(tmp_path: Path, monkeypatch: p
         return (np.arange(np.prod(shape)).reshape(shape) * 7 % 251).astype(np.uint8)
 
     # neither decoders nor new options move this shard: only the format does
-    monkeypatch.setattr(shards, "decode_example", arithmetic)
+    monkeypatch.setattr(shards, "decode_examples", lambda rows, *rest: [arithmetic(row, *rest) for row in rows])
     monkeypatch.setattr(shards, "fingerprint", lambda *args: "f" * 32)
     monkeypatch.setattr(shards, "rows_per_group", lambda layout: 2)
     rows = [

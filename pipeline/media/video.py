@@ -1,215 +1,204 @@
-"""Videos: frame times for planning, the frames of one clip for the shard.
+"""The frames of clips, at the size of the shard: only what is needed is decoded.
 
-Probing demuxes the file once and decodes a single frame (PyAV shows the display matrix only on
-frames); frame counts in headers are not trusted. A clip's frames are picked by presentation time: the
-frame on screen at each wanted time. Decoding is sequential from the start of the file, which is exact
-for every container, and costs the decoding of what lies before the clip.
+The plan names the frames wanted by their times, and the entries (see `entry`) before them. Packets from an
+entry to its last wanted frame are decoded, pictures that nothing refers to left out; everything else is only
+demuxed (1-3 % of a decode), and in MP4 and Matroska files, which tell the time of every packet, a seek passes over what
+lies before the first entry. Frames equal those of decoding everything in order, which is also what happens where an
+entry or a wanted frame does not turn up. Memory: one frame, and the clips asked for.
 """
 
-import math
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
-from fractions import Fraction
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import IO, NamedTuple
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import Interpolation, VideoReformatter
 
-from pipeline.media import boxes
+from pipeline.media.container import MOST_PIXELS, opened, times_by_order
+from pipeline.media.entry import may_skip
 from pipeline.media.errors import DecodeError
-from pipeline.media.reader import Reader
+from pipeline.media.picture import Scaler, oriented_size
 
-# by content only, and never formats that open further files or addresses (HLS, concat, DASH)
-_CONTAINER_OPTIONS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf"}
-
-# FFmpeg's default flags lose 14 dB against these: chroma is interpolated, and rounding is exact
-_SCALER = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+# these tell the exact time of every packet after a seek; FFmpeg reckons it from the packets before in the others
+_SEEKABLE = ("mov", "matroska")
 
 
-class VideoHeader(NamedTuple):
-    """What planning needs of a video; sizes are oriented, times in units of `time_base` seconds."""
+class Wanted(NamedTuple):
+    """One clip to decode: the times of its frames, in rising order, equal ones repeating a frame; and its size in px.
 
+    `entries` are the times of the key frames from which to decode, as `VideoHeader.entries_for` gives them; none:
+    everything is decoded, from the start.
+    """
+
+    pts: tuple[int, ...]
     height: int
     width: int
-    pts: tuple[int, ...]
-    end_pts: int
-    time_base: tuple[int, int]
-
-
-class Display(NamedTuple):
-    """How a stored frame becomes the upright one: rows and columns swapped, then each flipped or not."""
-
-    swap: bool = False
-    flip_rows: bool = False
-    flip_columns: bool = False
-
-
-def probe(file: IO[bytes], max_pixels: int = 2**31 - 1) -> VideoHeader:
-    """Returns size, presentation times and time base of a file's first video stream.
-
-    Args:
-        file: the video.
-        max_pixels: most pixels of a frame; larger ones are refused before memory is taken for them.
-
-    Raises:
-        DecodeError: no video stream, no frames, or an error of the demuxer.
-    """
-    with _opened(file, max_pixels) as (container, stream):
-        pts: list[int] = []
-        last_duration = 0
-        first = None
-        for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_discard or _is_hidden(packet, stream):
-                continue
-            if packet.is_corrupt:
-                raise DecodeError("broken", f"packet {len(pts)} is damaged or cut off")
-            if first is None:
-                first = next(iter(packet.decode()), None)
-            time = packet.pts if packet.pts is not None else packet.dts
-            if time is None:
-                raise DecodeError("broken", "packets without a time stamp")
-            pts.append(time)
-            last_duration = packet.duration or last_duration
-        if first is None:
-            first = next(iter(stream.codec_context.decode(None)), None)
-        if first is None or not pts:
-            raise DecodeError("no_frames", "the video stream has no frame that decodes")
-        # a stream cut before an open group of pictures begins with frames that no decoder can show
-        first_pts = min(pts) if first.pts is None else first.pts
-        pts = sorted(time for time in pts if time >= first_pts)
-        height, width = _oriented_size(first)
-        base = stream.time_base
-        return VideoHeader(height, width, tuple(pts), pts[-1] + last_duration, (base.numerator, base.denominator))
-
-
-def clip_times(header: VideoHeader, clip: int, num_clips: int, num_frames: int, fps: float) -> tuple[int, ...]:
-    """Returns the presentation times of one clip's frames, (<= num_frames,) in units of the time base.
-
-    The video is cut into `num_clips` equal parts, and the clip lies in the middle of its part (at its
-    beginning where it is longer). For each wanted time the frame on screen is taken: sources slower than `fps`
-    repeat frames; clips that would run past the end of the video are shorter.
-    """
-    numerator, denominator = header.time_base
-    first, end = header.pts[0], max(header.end_pts, header.pts[-1] + 1)
-    step = Fraction(denominator, numerator) / Fraction(fps)
-    part = (end - first) // num_clips
-    start = first + part * clip + max(0, (part - math.floor(num_frames * step)) // 2)
-    wanted = [start + math.floor(i * step) for i in range(num_frames)]
-    pts = np.asarray(header.pts, np.int64)
-    places = np.searchsorted(pts, [time for time in wanted if time < end], side="right") - 1
-    return tuple(int(time) for time in pts[np.maximum(places, 0)])
+    entries: tuple[int, ...] = ()
 
 
 def decode_clip(
-    file: IO[bytes], pts: tuple[int, ...], height: int, width: int, max_pixels: int = 2**31 - 1
+    file: IO[bytes],
+    pts: tuple[int, ...],
+    height: int,
+    width: int,
+    entries: tuple[int, ...] = (),
+    max_pixels: int = MOST_PIXELS,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Returns a clip as (len(pts), height, width, 3) uint8, upright, RGB, and its oriented source size.
 
     Args:
         file: the video.
-        pts: presentation times in rising order, as `clip_times` gives them; equal ones repeat a frame.
+        pts: see `Wanted`.
         height: of the result, in px.
         width: of the result, in px.
-        max_pixels: most pixels of a frame, as for `probe`.
+        entries: see `Wanted`.
+        max_pixels: most pixels of a frame; larger ones are refused before memory is taken for them.
 
     Raises:
         DecodeError: the decoder reports an error, or a wanted frame does not appear.
-    """
-    frames_THWC = np.empty((len(pts), height, width, 3), np.uint8)
-    places: dict[int, list[int]] = {}
-    for place, time in enumerate(pts):
-        places.setdefault(time, []).append(place)
-    source_size = (0, 0)
-    reformatter = VideoReformatter()
-    with _opened(file, max_pixels) as (container, stream):
-        for frame in container.decode(stream):
-            time = frame.pts if frame.pts is not None else frame.dts
-            if time in places:
-                if frame.is_corrupt:
-                    raise DecodeError("broken", f"the frame at {time * stream.time_base} s is corrupt")
-                source_size = _oriented_size(frame)
-                frames_THWC[places.pop(time)] = _upright_pixels(frame, reformatter, height, width)
-            if not places:
-                return frames_THWC, source_size
-    raise DecodeError("broken", f"{len(places)} of {len(set(pts))} frames did not decode")
-
-
-def _upright_pixels(frame: av.VideoFrame, reformatter: VideoReformatter, height: int, width: int) -> np.ndarray:
-    display = _display(frame)
-    if display.swap:
-        height, width = width, height
-    small = reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation=_SCALER, threads=1)
-    pixels_HWC = small.to_ndarray()
-    if display.swap:
-        pixels_HWC = pixels_HWC.transpose(1, 0, 2)
-    return pixels_HWC[:: -1 if display.flip_rows else 1, :: -1 if display.flip_columns else 1]
-
-
-def _display(frame: av.VideoFrame) -> Display:
-    """Returns what a frame's display matrix asks for, to the nearest quarter turn, mirrored ones included."""
-    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-    if data is None:
-        return Display()
-    # libavutil/display.h: x' = a x + c y, y' = b x + d y
-    a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return Display(False, d < 0, a < 0)
-    return Display(True, b < 0, c < 0)
-
-
-def _oriented_size(frame: av.VideoFrame) -> tuple[int, int]:
-    return (frame.width, frame.height) if _display(frame).swap else (frame.height, frame.width)
-
-
-def _is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
-    """Returns whether a packet is a VP8 frame that is only referred to; WebM stores such frames as packets."""
-    # RFC 6386, section 9.1: bit 4 of the first byte is show_frame
-    return stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
-
-
-@contextmanager
-def _opened(file: IO[bytes], max_pixels: int) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Opens a container's first video stream that is no cover picture.
-
-    Raises:
-        DecodeError: any error of FFmpeg.
         OSError: the storage failed.
     """
-    reader, streams = Reader(file), []
-    # for the decoder that looks for what the header does not tell, too
-    limits = {"max_pixels": str(min(max_pixels, 2**31 - 1))}
-    try:
-        boxes.check_sample_counts(reader)
-        # titles in other encodings are no reason to refuse a video
-        with av.open(
-            reader, options=limits, container_options=_CONTAINER_OPTIONS, metadata_errors="replace"
-        ) as container:
-            streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-            if not streams:
-                raise DecodeError("no_video", "the container has no video stream")
-            if streams[0].codec_context is None:
-                raise DecodeError("broken", "there is no decoder for its video codec")
-            # decoders would else paint over what they cannot read
-            streams[0].codec_context.options = limits | {"err_detect": "explode"}
-            # one thread: workers already use every core
-            streams[0].thread_type = "NONE"
-            streams[0].codec_context.thread_count = 1
-            yield container, streams[0]
-    except Exception as error:
-        if reader.error is not None:
-            raise reader.error from error
-        if isinstance(error, av.error.ArgumentError) and streams:
-            # what decoders say of a frame over max_pixels
-            raise DecodeError(
-                "too_large", f"frames of an impossible size, or over --max-pixels {max_pixels}"
-            ) from error
-        if isinstance(error, av.error.FFmpegError):
-            raise DecodeError("broken", error.strerror or type(error).__name__) from error
-        if isinstance(error, DecodeError | MemoryError):
-            raise
-        raise DecodeError("broken", str(error) or type(error).__name__) from error
-    if reader.error is not None:
-        raise reader.error
+    clips, size = decode_clips(file, [Wanted(pts, height, width, entries)], max_pixels)
+    return clips[0], size
+
+
+def decode_clips(
+    file: IO[bytes], clips: Sequence[Wanted], max_pixels: int = MOST_PIXELS
+) -> tuple[list[np.ndarray], tuple[int, int]]:
+    """Returns clips of one video as `decode_clip` would each, decoding every frame once.
+
+    Raises:
+        DecodeError: as `decode_clip` for any of them.
+        OSError: the storage failed.
+    """
+    entries = sorted({entry for clip in clips for entry in clip.entries})
+    if entries and all(clip.entries for clip in clips):
+        canvas = _Canvas(clips)
+        try:
+            with opened(file, max_pixels) as (container, stream):
+                for frame in _needed_frames(container, stream, entries, canvas.pending):
+                    canvas.take(frame.pts, frame, stream)
+                if not canvas.pending:
+                    return canvas.frames, canvas.source_size
+        except DecodeError:
+            # what is left out may be what another decoder's file relied on: the plain way decides
+            pass
+        file.seek(0)
+    canvas = _Canvas(clips)
+    with opened(file, max_pixels) as (container, stream):
+        for time, frame in _all_frames(container, stream):
+            canvas.take(time, frame, stream)
+            if not canvas.pending:
+                return canvas.frames, canvas.source_size
+    raise DecodeError("partial", f"{len(canvas.pending)} of {canvas.count} frames did not decode")
+
+
+class _Canvas:
+    """The clips being filled. `pending` are the wanted times that have not come yet, with their (clip, place)."""
+
+    def __init__(self, clips: Sequence[Wanted]) -> None:
+        self.frames = [np.empty((len(clip.pts), clip.height, clip.width, 3), np.uint8) for clip in clips]
+        self.pending: dict[int, list[tuple[int, int]]] = {}
+        self.source_size = (0, 0)
+        self._scalers = [Scaler(clip.height, clip.width) for clip in clips]
+        for number, clip in enumerate(clips):
+            for place, time in enumerate(clip.pts):
+                self.pending.setdefault(time, []).append((number, place))
+        self.count = len(self.pending)
+
+    def take(self, time: int, frame: av.VideoFrame, stream: av.VideoStream) -> None:
+        """Draws a frame wherever it is wanted.
+
+        Raises:
+            DecodeError: it is wanted and corrupt.
+        """
+        places = self.pending.get(time)
+        if places is None:
+            return
+        if frame.is_corrupt:
+            raise DecodeError("partial", f"the frame at {float(time * stream.time_base)} s is corrupt")
+        del self.pending[time]
+        self.source_size = oriented_size(frame, stream.sample_aspect_ratio)
+        drawn: dict[int, np.ndarray] = {}
+        for number, place in places:
+            if number not in drawn:
+                drawn[number] = self._scalers[number].pixels(frame)
+            self.frames[number][place] = drawn[number]
+
+
+def _all_frames(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yields every frame and its time, in order of output."""
+    by_order = times_by_order(container, stream)
+    times: deque[int] = deque()
+    for packet in container.demux(stream):
+        # an empty packet stands for a repeated frame in AVI, and at the end for the rest; PyAV sends both as the latter
+        if packet.size == 0:
+            continue
+        if packet.is_corrupt:
+            raise DecodeError("partial", "a packet before the last frame is damaged or cut off")
+        if by_order:
+            times.append(packet.pts if packet.pts is not None else packet.dts)
+        yield from _timed(packet.decode(), times, by_order)
+    yield from _timed(stream.codec_context.decode(None), times, by_order)
+
+
+def _timed(frames: list[av.VideoFrame], times: deque[int], by_order: bool) -> Iterator[tuple[int, av.VideoFrame]]:
+    for frame in frames:
+        yield times.popleft() if by_order else frame.pts if frame.pts is not None else frame.dts, frame
+
+
+def _needed_frames(
+    container: av.container.InputContainer, stream: av.VideoStream, entries: list[int], pending: dict[int, object]
+) -> Iterator[av.VideoFrame]:
+    """Yields frames until none is pending: those wanted, and others that had to be decoded.
+
+    Args:
+        container: just opened.
+        stream: its video.
+        entries: times of the key packets to decode from, in rising order; each for the frames from its time to the next.
+        pending: the wanted times; taken out of it by the caller as they come.
+    """
+    codec = stream.codec_context
+    skips = may_skip(codec)
+    ahead, unsent = deque(entries), set(pending)
+    # the entry that decoding began from; None: nothing is due before the next one
+    started: int | None = None
+    for packet in _packets_from(container, stream, entries[0]):
+        if ahead and packet.is_keyframe and packet.pts == ahead[0]:
+            ahead.popleft()
+            started = packet.pts if started is None else started
+        # what is shown before the entry may refer to what was not decoded
+        if started is None or packet.pts is None or packet.pts < started:
+            continue
+        if packet.is_corrupt:
+            raise DecodeError("partial", "a packet that is needed is damaged or cut off")
+        codec.skip_frame = "NONREF" if skips and packet.pts not in unsent else "DEFAULT"
+        unsent.discard(packet.pts)
+        yield from packet.decode()
+        if not any(time < ahead[0] for time in unsent) if ahead else not unsent:
+            yield from codec.decode(None)
+            if not ahead:
+                return
+            codec.flush_buffers()
+            started = None
+    yield from codec.decode(None)
+
+
+def _packets_from(container: av.container.InputContainer, stream: av.VideoStream, entry: int) -> Iterator[av.Packet]:
+    """Yields packets, the one of the entry among them, from as near before it as the container allows."""
+    packets = (packet for packet in container.demux(stream) if packet.size)
+    first = next(packets, None)
+    if first is None:
+        return
+    if container.format.name.split(",")[0] in _SEEKABLE and first.pts is not None and first.pts < entry:
+        start = first.dts if first.dts is not None else first.pts
+        container.seek(entry, stream=stream)
+        packets = (packet for packet in container.demux(stream) if packet.size)
+        first = next(packets, None)
+        if first is None or first.pts is None or first.pts > entry:
+            container.seek(start, stream=stream)
+            packets = (packet for packet in container.demux(stream) if packet.size)
+            first = next(packets, None)
+    if first is not None:
+        yield first
+        yield from packets

@@ -17,7 +17,9 @@ def example_id(key: str, clip: int) -> str:
     return xxhash.xxh3_128_hexdigest(f"{key}\0{clip}".encode())
 
 
-def probe(source: Source, path: str, num_clips: int, num_frames: int, fps: float, max_pixels: int) -> list[Outcome]:
+def probe(
+    source: Source, path: str, num_clips: int, num_frames: int, fps: float, max_pixels: int, animated: str = "first"
+) -> list[Outcome]:
     """Returns the examples of one input, or its reject.
 
     Args:
@@ -27,6 +29,7 @@ def probe(source: Source, path: str, num_clips: int, num_frames: int, fps: float
         num_frames: frames in a clip.
         fps: frames a second in a clip.
         max_pixels: most pixels of a picture or frame.
+        animated: "clip" to make clips of animated pictures, too.
 
     Raises:
         OSError: the storage failed in a way that may pass; not for missing or forbidden files.
@@ -40,8 +43,12 @@ def probe(source: Source, path: str, num_clips: int, num_frames: int, fps: float
             kind = kind_of(head)
             if kind == "unknown":
                 return [reject(source.key, "probe", "unknown_format", f"begins with {head[:12]!r}")]
-            if kind == "image":
-                height, width = image.probe(file)
+            timing = image.probe_animation(file, max_pixels) if kind == "image" and animated == "clip" else None
+            if timing is not None:
+                header = video.VideoHeader(*timing, (1, 1000))
+                examples = _clips(source, header, num_clips, num_frames, fps)
+            elif kind == "image":
+                height, width = image.probe(file, max_pixels)
                 examples = [Example(source, 0, example_id(source.key, 0), height, width)]
             else:
                 examples = _clips(source, video.probe(file), num_clips, num_frames, fps)

@@ -18,7 +18,7 @@ import xxhash
 
 from pipeline import files
 from pipeline.config import PlanConfig
-from pipeline.media import DecodeError, image, video
+from pipeline.media import SNIFF_BYTES, DecodeError, image, kind_of, video
 from pipeline.options import output_affecting
 from pipeline.patchify import patchify
 from pipeline.plan import ShardPlan
@@ -227,7 +227,7 @@ def decode_example(row: dict[str, Any], roots: list[str], config: PlanConfig) ->
     source = Source(row["key"], row["root"], os.fsdecode(row["path"]), row["size_bytes"])
     height, width = row["grid_h"] * config.tubelet[1], row["grid_w"] * config.tubelet[2]
     frames_THWC, size = files.retried(
-        _read_frames, source, source_path(source, roots), tuple(row["frame_pts"]), height, width
+        _read_frames, source, source_path(source, roots), tuple(row["frame_pts"]), height, width, config
     )
     if size != (row["source_height"], row["source_width"]):
         raise DecodeError(
@@ -237,14 +237,20 @@ def decode_example(row: dict[str, Any], roots: list[str], config: PlanConfig) ->
 
 
 def _read_frames(
-    source: Source, path: str, pts: tuple[int, ...], height: int, width: int
+    source: Source, path: str, pts: tuple[int, ...], height: int, width: int, config: PlanConfig
 ) -> tuple[np.ndarray, tuple[int, int]]:
     with files.open_read(path) as file:
         size = file.seek(0, io.SEEK_END)
         if size != source.size_bytes:
             raise DecodeError("changed", f"{size} bytes now, {source.size_bytes} when probed")
         file.seek(0)
-        return video.decode_clip(file, pts, height, width) if pts else image.decode(file.read(), height, width)
+        if not pts:
+            return image.decode(file.read(), height, width, config.decode_quality, config.media_backend)
+        kind = kind_of(file.read(SNIFF_BYTES))
+        file.seek(0)
+        if kind == "image":
+            return image.decode_animation(file.read(), pts, height, width, config.media_backend)
+        return video.decode_clip(file, pts, height, width)
 
 
 def _segment(row: dict[str, Any], start: int, num_tokens: int, config: PlanConfig) -> dict[str, Any]:

@@ -28,15 +28,23 @@ from schemas.manifest import canonical_json
 _NUM_BUCKETS = 4096
 
 # what decides the bytes of a shard, besides this project
-_BYTE_LIBRARIES = ("numpy", "pyarrow", "pillow", "simplejpeg", "av", "ortools")
+_BYTE_LIBRARIES = ("numpy", "pyarrow", "pillow", "simplejpeg", "av", "ortools", "pillow-heif")
 
 CLASSES_NAME = "plan/classes.json"
 RESULTS_NAME = "plan/results.json"
 
 
-def library_versions() -> dict[str, str]:
-    """Returns the versions here of the libraries that decide the bytes of a shard."""
-    return {name: metadata.version(name) for name in _BYTE_LIBRARIES}
+def library_versions(media_backend: str = "pillow") -> dict[str, str]:
+    """Returns the versions here of the libraries that decide the bytes of a shard; "none" where one is missing."""
+    libraries = (*_BYTE_LIBRARIES, "torch") if media_backend == "fast" else _BYTE_LIBRARIES
+    return {name: _version(name) for name in libraries}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 @dataclass
@@ -106,7 +114,7 @@ class Probe(beam.PTransform):
             if not isinstance(found, Source):
                 return [found]
             path = source_path(found, roots)
-            rule = (config.clips_per_video, config.clip_frames, config.fps, config.max_pixels)
+            rule = (config.clips_per_video, config.clip_frames, config.fps, config.max_pixels, config.animated)
             return files.retried(probe, found, path, *rule)
 
         return listed | beam.FlatMap(run).with_output_types(Any)
@@ -219,7 +227,7 @@ class _MaterialiseFn(beam.DoFn):
         self._folder, self._roots, self._config, self._versions = folder, roots, config, versions
 
     def setup(self) -> None:
-        here = library_versions()
+        here = library_versions(self._config.media_backend)
         if here != self._versions:
             other = ", ".join(
                 f"{name} {here[name]} (launcher: {self._versions[name]})"

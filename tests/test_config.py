@@ -88,7 +88,7 @@ LEAST = [
     ("limit", "nothing is taken", "all"),
     ("group_size", "a group is empty", "16384"),
     ("shard_bytes", "a shard is empty", "256000000"),
-    ("max_pixels", "everything is rejected", "178956970"),
+    ("max_pixels", "everything is rejected", "134217728"),
     ("workers", "nothing runs", str(default_workers())),
 ]
 INFINITY = float("inf")

@@ -17,14 +17,17 @@ def kind_of(head: bytes) -> str:
     return "image" if _is_image(head) else "video" if _is_video(head) else "unknown"
 
 
+def is_heif(head: bytes) -> bool:
+    """Returns whether the first SNIFF_BYTES of a file are those of a HEIF picture that is no AVIF."""
+    # mif1 and msf1 are generic: both name them, and AVIF then stands among the compatible brands
+    size = int.from_bytes(head[:4], "big")
+    brands = [head[place : place + 4] for place in range(8, min(size, len(head)), 4)]
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and not any(brand in _AVIF_BRANDS for brand in brands)
+
+
 def _is_image(head: bytes) -> bool:
     if head[4:8] == b"ftyp":
-        # mif1 and msf1 are generic: HEIC names them too, so AVIF must stand among the compatible brands
-        size = int.from_bytes(head[:4], "big")
-        brands = [head[place : place + 4] for place in range(8, min(size, len(head)), 4)]
-        return brands[:1] != [] and (
-            brands[0] in _AVIF_BRANDS or (brands[0] in _HEIF_BRANDS and any(brand in _AVIF_BRANDS for brand in brands))
-        )
+        return head[8:12] in _AVIF_BRANDS or head[8:12] in _HEIF_BRANDS
     return head.startswith(
         (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
     ) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")

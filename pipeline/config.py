@@ -85,9 +85,9 @@ class PlanConfig:
     group_size: int = option(16_384, "most examples packed together", parse=int, metavar="N")
     # large enough to stream, small enough to redo
     shard_bytes: int = option(256_000_000, "aim for shards of at most this many bytes", parse=int, metavar="BYTES")
-    # 2^27: half a gigabyte in Pillow's four bytes a pixel, which keeps a worker below one; a 108-megapixel phone fits
+    # half a gigabyte in Pillow's four bytes a pixel, which keeps a worker below one; a 108-megapixel phone fits
     max_pixels: int = option(
-        134_217_728,
+        120_000_000,
         "reject pictures and frames of more pixels, counted as four bytes each: WebP, AVIF, TIFF and progressive JPEG "
         "hold more while they are decoded, and reach it earlier",
         parse=int,

@@ -88,7 +88,7 @@ LEAST = [
     ("limit", "nothing is taken", "all"),
     ("group_size", "a group is empty", "16384"),
     ("shard_bytes", "a shard is empty", "256000000"),
-    ("max_pixels", "everything is rejected", "134217728"),
+    ("max_pixels", "everything is rejected", "120000000"),
     ("workers", "nothing runs", str(default_workers())),
 ]
 INFINITY = float("inf")

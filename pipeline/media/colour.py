@@ -19,6 +19,9 @@ from pipeline.media.errors import DecodeError
 # stored mode -> the mode that is resized; every other is RGB
 _RESIZED = {"1": "L", "L": "L", "LA": "L", "La": "L", "I": "L", "CMYK": "CMYK", "LAB": "LAB"}
 
+# Pillow tells a and b as signed bytes, which cannot be averaged as they stand
+_LAB_SIGNS = np.array([0, 128, 128], np.uint8)
+
 # cameras and agencies use a handful of profiles; a transform of CMYK takes half a megabyte
 _MAX_TRANSFORMS = 32
 _transforms: OrderedDict[tuple[bytes, str], ImageCms.ImageCmsTransform | None] = OrderedDict()
@@ -51,6 +54,7 @@ def flat(picture: Image.Image, mode: str) -> np.ndarray:
         pixels = np.asarray(on_white)
     else:
         pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode))
+        pixels = pixels ^ _LAB_SIGNS if mode == "LAB" else pixels
     return pixels.reshape(picture.height, picture.width, -1)
 
 
@@ -80,6 +84,7 @@ def to_srgb(pixels_HWC: np.ndarray, mode: str, profile: bytes | None) -> np.ndar
     if transform is None and mode == "L":
         return np.repeat(pixels_HWC, 3, axis=2)
     height, width, _ = pixels_HWC.shape
+    pixels_HWC = pixels_HWC ^ _LAB_SIGNS if mode == "LAB" else pixels_HWC
     picture = Image.frombytes(mode, (width, height), pixels_HWC.tobytes())
     shown = picture.convert("RGB") if transform is None else transform.apply(picture)
     return np.asarray(shown)

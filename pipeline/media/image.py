@@ -62,7 +62,7 @@ def probe(file: IO[bytes], max_pixels: int | None = None) -> tuple[int, int]:
     """
     with _opened(file) as picture:
         _check_pixels(picture, max_pixels)
-        return _oriented_size(picture)
+        return _oriented_size(picture, _orientation(picture))
 
 
 def probe_animation(file: IO[bytes], max_pixels: int | None = None) -> animated.Timing | None:
@@ -92,12 +92,13 @@ def decode(
         DecodeError: the decoder reports any error; damaged data is never filled in.
     """
     with _opened(io.BytesIO(data)) as picture:
-        source_size = _oriented_size(picture)
         orientation = _orientation(picture)
+        source_size = _oriented_size(picture, orientation)
         target = (width, height) if orientation in _SIDEWAYS else (height, width)
         mode = colour.resized_mode(picture)
         if picture.format in ("JPEG", "MPO"):
-            pixels = jpeg.decode(data, mode, (picture.height, picture.width), target, quality)
+            source = (picture.height, picture.width)
+            pixels = jpeg.decode(data, mode, source, target, quality, padded=backend != "fast")
             small_HWC = resize(pixels, *target, backend)
             # Adobe's convention, which Pillow takes for granted: CMYK is stored inverted
             small_HWC = 255 - small_HWC if mode == "CMYK" else small_HWC
@@ -140,12 +141,18 @@ def _resized(picture: Image.Image, mode: str, target: tuple[int, int], backend: 
         colour.flat(picture.crop((0, top, picture.width, min(top + rows, picture.height))), mode)
         for top in range(0, picture.height, rows)
     )
-    return resize_strips(strips, (picture.height, picture.width), *target, backend)
+    # of LAB, too, the three channels are resized alike
+    return resize_strips(strips, mode if mode != "LAB" else "RGB", (picture.height, picture.width), *target, backend)
 
 
 def _upright(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
-    swap, rows, columns = _UPRIGHT.get(orientation, (False, 1, 1))
-    return (pixels_HWC.transpose(1, 0, 2) if swap else pixels_HWC)[::rows, ::columns]
+    if orientation not in _UPRIGHT:
+        return pixels_HWC
+    swap, rows, columns = _UPRIGHT[orientation]
+    # three bytes moved as one: half the time of moving each, and `patchify` reads in order
+    pixels_HW = np.ascontiguousarray(pixels_HWC).view("V3")[:, :, 0]
+    turned_HW = np.ascontiguousarray((pixels_HW.T if swap else pixels_HW)[::rows, ::columns])
+    return turned_HW.view(np.uint8).reshape(*turned_HW.shape, 3)
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -160,9 +167,8 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _oriented_size(picture: Image.Image) -> tuple[int, int]:
-    width, height = picture.size
-    return (width, height) if _orientation(picture) in _SIDEWAYS else (height, width)
+def _oriented_size(picture: Image.Image, orientation: int) -> tuple[int, int]:
+    return picture.size if orientation in _SIDEWAYS else (picture.height, picture.width)
 
 
 def _check_pixels(picture: Image.Image, max_pixels: int | None) -> None:
@@ -173,7 +179,7 @@ def _check_pixels(picture: Image.Image, max_pixels: int | None) -> None:
         bytes_a_pixel = max(bytes_a_pixel, 3 * len(picture.getbands()))
     pixels = picture.width * picture.height
     if max_pixels is not None and pixels * bytes_a_pixel > max_pixels * _USUAL_BYTES_A_PIXEL:
-        height, width = _oriented_size(picture)
+        height, width = _oriented_size(picture, _orientation(picture))
         counted = (
             "" if bytes_a_pixel == _USUAL_BYTES_A_PIXEL else f" at {bytes_a_pixel} bytes a pixel while it is decoded"
         )

@@ -4,9 +4,9 @@ libjpeg-turbo can leave out the high frequencies: at 1/2, 1/4 or 1/8 its inverse
 or 8x8 block of pixels for a fraction of the work. Only these powers of two are used (the others have no SIMD code, and
 truncate). The entropy-coded data is read in full at every scale, so strict mode reports the same damage.
 
-It costs the means' blur and the clipping that full decoding does to each pixel of saturated colours:
-`benchmarks/media.py --only quality` shows how much. Chroma stored at half resolution in one direction only (4:2:2) is
-repeated rather than interpolated: the resize averages it anyway, and the interpolation would blur it twice.
+It gives up the means' blur and the clipping that full decoding does to each pixel of saturated colours:
+`benchmarks/media.py --only quality` shows how much. Where a full picture is that much larger than its target, chroma
+stored at half resolution is repeated rather than interpolated, scaled or not: the resize averages it anyway.
 """
 
 import simplejpeg
@@ -30,15 +30,18 @@ def scale_for(source: tuple[int, int], target: tuple[int, int], quality: str) ->
         target: (height, width) in px of the resize, not yet turned upright.
         quality: a key of LEAST_RATIO.
     """
+    return max((divisor for divisor in (2, 4, 8) if _is_enough(source, target, quality, divisor)), default=1)
+
+
+def _is_enough(source: tuple[int, int], target: tuple[int, int], quality: str, divisor: int) -> bool:
     ratio = LEAST_RATIO[quality]
-    if ratio is None:
-        return 1
     # the true scaled size is source / divisor, however libjpeg rounds it
-    fits = [d for d in (2, 4, 8) if all(have >= ratio * d * want for have, want in zip(source, target, strict=True))]
-    return max(fits, default=1)
+    return ratio is not None and all(have >= ratio * divisor * want for have, want in zip(source, target, strict=True))
 
 
-def decode(data: bytes, mode: str, source: tuple[int, int], target: tuple[int, int], quality: str) -> Pixels:
+def decode(
+    data: bytes, mode: str, source: tuple[int, int], target: tuple[int, int], quality: str, padded: bool = False
+) -> Pixels:
     """Returns a JPEG's pixels at the scale that the target needs; CMYK with 0 as no ink.
 
     Args:
@@ -47,6 +50,7 @@ def decode(data: bytes, mode: str, source: tuple[int, int], target: tuple[int, i
         source: stored (height, width) by the header that planning saw.
         target: (height, width) of the resize, not yet turned upright.
         quality: a key of LEAST_RATIO.
+        padded: whether RGB is wanted in four bytes a pixel, as Pillow keeps it.
 
     Raises:
         DecodeError: the file shows another size than its header.
@@ -59,12 +63,12 @@ def decode(data: bytes, mode: str, source: tuple[int, int], target: tuple[int, i
     height, width = (-(-size // divisor) for size in source)
     pixels_HWC = simplejpeg.decode_jpeg(
         data,
-        colorspace=COLOUR_SPACES[mode],
-        fastupsample=divisor > 1,
+        colorspace="RGBX" if padded and mode == "RGB" else COLOUR_SPACES[mode],
+        fastupsample=_is_enough(source, target, quality, 1),
         min_height=height if divisor > 1 else 0,
         min_width=width if divisor > 1 else 0,
         strict=True,
     )
     if pixels_HWC.shape[:2] != (height, width):
         raise DecodeError("broken", f"decoded to {pixels_HWC.shape[0]}x{pixels_HWC.shape[1]}, not {height}x{width}")
-    return Pixels(pixels_HWC, (source[0] / divisor, source[1] / divisor))
+    return Pixels(pixels_HWC, (source[0] / divisor, source[1] / divisor), mode)

@@ -11,23 +11,20 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
-
-# Pillow's modes by channels; CMYK: four channels that are all alike, which RGBA are not
-_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
-
-# rows handed to Pillow at once: its own copy of them then stays in the cache
-_STRIP_BYTES = 2**22
 
 
 class Pixels(NamedTuple):
     """Decoded pixels, (H, W, C) uint8, and what they show: `extent` (height, width) of them, fractions included.
 
     A JPEG of 1001 rows decoded at 1/2 has 501 rows, which show 500.5: resizing all 501 would stretch the picture.
+    `mode` is L, RGB or CMYK; RGB may have a fourth channel, which means nothing and is left out of results.
     """
 
     pixels_HWC: np.ndarray
     extent: tuple[float, float]
+    mode: str
 
 
 def resolved(backend: str) -> str:
@@ -61,37 +58,38 @@ def resize(pixels: Pixels, height: int, width: int, backend: str) -> np.ndarray:
         width: of the result, in px.
         backend: "fast", or Pillow.
     """
-    if backend == "fast":
-        return _by_torch(*pixels, height, width)
-    pixels_HWC, extent = pixels
-    rows = max(1, _STRIP_BYTES // (pixels_HWC.shape[1] * pixels_HWC.shape[2]))
-    if rows >= len(pixels_HWC):
-        return _by_pillow(pixels_HWC, extent, height, width)
-    strips = (pixels_HWC[top : top + rows] for top in range(0, len(pixels_HWC), rows))
-    return resize_strips(strips, extent, height, width, backend)
+    return _by_torch(pixels, height, width) if backend == "fast" else _by_pillow(pixels, height, width)
 
 
 def resize_strips(
-    strips: Iterable[np.ndarray], extent: tuple[float, float], height: int, width: int, backend: str
+    strips: Iterable[np.ndarray], mode: str, size: tuple[int, int], height: int, width: int, backend: str
 ) -> np.ndarray:
-    """Returns what `resize` makes of a picture that comes in strips of rows, (n, W, C) uint8 each."""
-    one = _by_torch if backend == "fast" else _by_pillow
-    # the first pass of both backends, so cutting the rows apart changes nothing
-    narrow_HwC = np.concatenate([one(strip, (len(strip), extent[1]), len(strip), width) for strip in strips])
-    return one(narrow_HwC, (extent[0], width), height, width)
+    """Returns what `resize` makes of a picture of a (height, width) that comes in strips of rows, (n, W, C) uint8."""
+    # rows are the first pass of both backends, so cutting them apart changes nothing
+    narrow = [
+        resize(Pixels(strip, (len(strip), size[1]), mode), len(strip), width, backend) if width != size[1] else strip
+        for strip in strips
+    ]
+    return resize(Pixels(np.concatenate(narrow), (size[0], width), mode), height, width, backend)
 
 
-def _by_pillow(pixels_HWC: np.ndarray, extent: tuple[float, float], height: int, width: int) -> np.ndarray:
-    rows, columns, channels = pixels_HWC.shape
-    mode = _MODES[channels]
-    picture = Image.frombuffer(mode, (columns, rows), np.ascontiguousarray(pixels_HWC), "raw", mode, 0, 1)
+def _by_pillow(pixels: Pixels, height: int, width: int) -> np.ndarray:
+    rows, columns, channels = pixels.pixels_HWC.shape
+    size = (columns, rows)
+    if pixels.mode == "RGB" and channels == 4:
+        # as Pillow keeps RGB itself: taken over without a copy, which would be a tenth of the whole path
+        bytes_ = pa.Array.from_buffers(pa.uint8(), pixels.pixels_HWC.size, [None, pa.py_buffer(pixels.pixels_HWC)])
+        picture = Image.fromarrow(pa.FixedSizeListArray.from_arrays(bytes_, 4), "RGB", size)
+    else:
+        picture = Image.frombuffer(pixels.mode, size, pixels.pixels_HWC, "raw", pixels.mode, 0, 1)
+    extent = pixels.extent
     small = picture.resize((width, height), Image.Resampling.BICUBIC, box=(0, 0, extent[1], extent[0]))
-    return np.asarray(small).reshape(height, width, channels)
+    return np.asarray(small).reshape(height, width, -1)
 
 
-def _by_torch(pixels_HWC: np.ndarray, extent: tuple[float, float], height: int, width: int) -> np.ndarray:
-    torch = _torch()
-    pixels_NCHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None]
+def _by_torch(pixels: Pixels, height: int, width: int) -> np.ndarray:
+    torch, extent = _torch(), pixels.extent
+    pixels_NCHW = torch.from_numpy(pixels.pixels_HWC).permute(2, 0, 1)[None]
     # not nn.functional.interpolate: only the operator takes the size and the true ratio. On one picture it runs on
     # one thread, whatever torch is set to
     small_NCHW = torch.ops.aten._upsample_bicubic2d_aa(

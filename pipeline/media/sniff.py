@@ -19,10 +19,12 @@ def kind_of(head: bytes) -> str:
 
 def is_heif(head: bytes) -> bool:
     """Returns whether the first SNIFF_BYTES of a file are those of a HEIF picture that is no AVIF."""
+    if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
+        return False
     # mif1 and msf1 are generic: both name them, and AVIF then stands among the compatible brands
     size = int.from_bytes(head[:4], "big")
     brands = [head[place : place + 4] for place in range(8, min(size, len(head)), 4)]
-    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and not any(brand in _AVIF_BRANDS for brand in brands)
+    return not any(brand in _AVIF_BRANDS for brand in brands)
 
 
 def _is_image(head: bytes) -> bool:

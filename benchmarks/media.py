@@ -2,11 +2,11 @@
 
     python benchmarks/media.py [--only ratios,shared,quality,backends,throughput,memory] [--media FOLDER] [--rounds N]
 
-Sections: `ratios` (photos drawn at 500x375 and 1 to 12 MP, JPEG quality 90, 4:2:0: CPU time of the usual path over ours,
-by backend and --decode-quality, and the share of cutting into the row), `shared` (the same on the JPEGs of FOLDER),
-`quality` (PSNR of scaled decoding against the float64 bicubic of the full picture), `backends` (samples in which torch
-and Pillow differ), `throughput` (source megapixels a CPU second of every file, clips among them, as `build` decodes
-them), `memory` (peak of one process on the largest pictures that --max-pixels lets pass). FOLDER: by default
+Sections: `ratios` (CPU time of the usual path over ours, by backend and --decode-quality, and the share of cutting into
+the row: photos drawn, and two of FOLDER enlarged, at 500x375 and 1 to 12 MP, JPEG quality 90, 4:2:0), `shared` (the same
+on the JPEGs of FOLDER), `quality` (PSNR against the float64 bicubic of the full picture), `backends` (samples in which
+torch and Pillow differ), `throughput` (source megapixels a CPU second of every file, clips among them, as `build`
+decodes them), `memory` (peak of one process on the largest pictures that --max-pixels lets pass). FOLDER: by default
 ../shared/media beside the checkout. Targets have 256 tokens of 16x16 pixels. CPU time, medians; the two sides of a ratio
 take turns.
 """
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,8 @@ NUM_TOKENS = 256
 # (height, width): 500x375, then 1, 2, 4, 8 and 12 megapixels
 SIZES = ((375, 500), (866, 1155), (1225, 1633), (1732, 2309), (2449, 3266), (3000, 4000))
 BACKENDS = ("pillow", "fast")
+# photos of the media folder that are enlarged to SIZES
+ENLARGED = ("orientation_1.jpg", "camera_029.jpg")
 
 
 def main() -> None:
@@ -65,15 +68,23 @@ def main() -> None:
 
 def print_ratios(arguments: argparse.Namespace) -> None:
     """Prints the usual path's CPU time over ours on drawn photos."""
+    kinds: dict[str, Callable[[int, int], bytes]] = {"drawn": drawn_photo}
+    kinds |= {path.name: partial(enlarged_photo, path) for path in arguments.media.rglob("*") if path.name in ENLARGED}
+    for kind, make in kinds.items():
+        _print_ratios_of(kind, make, arguments)
+
+
+def _print_ratios_of(kind: str, make: Callable[[int, int], bytes], arguments: argparse.Namespace) -> None:
     totals: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for height, width in SIZES:
-        data = drawn_photo(height, width)
-        for key, usual_s, ours_s in _print_line(f"{height * width / 1e6:5.2f} MP", data, arguments):
+        data = make(height, width)
+        label = f"{kind:<17} {height * width / 1e6:5.2f} MP {8 * len(data) / (height * width):.1f} bits/px"
+        for key, usual_s, ours_s in _print_line(label, data, arguments):
             if 9e5 < height * width < 9e6:
                 totals.setdefault(key, []).append((usual_s, ours_s))
     for (backend, quality), pairs in totals.items():
         usual_s, ours_s = (sum(column) for column in zip(*pairs, strict=True))
-        print(f"1 to 8 MP, sum of times: {backend} {quality} {usual_s / ours_s:.2f}x")
+        print(f"{kind}, 1 to 8 MP, sum of times: {backend} {quality} {usual_s / ours_s:.2f}x")
 
 
 def print_shared(arguments: argparse.Namespace) -> None:
@@ -125,29 +136,27 @@ def _print_line(
 
 
 def print_quality(arguments: argparse.Namespace) -> None:
-    """Prints how far scaled decoding departs from the exact resize, on photos of FOLDER at sides from 64 to 320."""
+    """Prints how far each quality departs from the exact resize: FOLDER's photos at sides from 64 to 320, and at 256."""
     for quality in ("default", "fast"):
-        for backend in BACKENDS:
-            found: dict[int, list[tuple[float, str]]] = {}
-            for name, data, picture in _jpegs(arguments.media):
-                full_HWC = simplejpeg.decode_jpeg(data, colorspace=jpeg.COLOUR_SPACES[picture.mode])
-                source = (picture.height, picture.width)
-                for side in range(64, 321, 32):
-                    target = target_of(source, (side // 16) ** 2)
-                    scale = jpeg.scale_for(source, target, quality)
-                    if scale > 1:
-                        small_HWC = resize(jpeg.decode(data, picture.mode, source, target, quality), *target, backend)
-                        psnr = psnr_of(small_HWC, exact_bicubic(full_HWC, *target))
-                        found.setdefault(scale, []).append((psnr, f"{name} at side {side}"))
-            for scale, values in [
-                *sorted(found.items()),
-                ("all", [pair for pairs in found.values() for pair in pairs]),
-            ]:
-                low, middle = np.percentile([psnr for psnr, _ in values], [5, 50])
-                worst = ", ".join(f"{psnr:.1f} ({name})" for psnr, name in sorted(values)[:2])
-                print(
-                    f"{quality} {backend}, 1/{scale}: {len(values)} cases, median {middle:.1f} dB, 5 % {low:.1f}, worst {worst}"
-                )
+        found: dict[str, list[tuple[float, str]]] = {}
+        for name, data, picture in _jpegs(arguments.media):
+            full_HWC = simplejpeg.decode_jpeg(data, colorspace=jpeg.COLOUR_SPACES[picture.mode])
+            for side in range(64, 321, 32):
+                source, target = (picture.height, picture.width), target_of(picture.size[::-1], (side // 16) ** 2)
+                pixels = jpeg.decode(data, picture.mode, source, target, quality)
+                psnr = psnr_of(resize(pixels, *target, resolved("auto")), exact_bicubic(full_HWC, *target))
+                case = (psnr, f"{name} at side {side}")
+                scale = jpeg.scale_for(source, target, quality)
+                kinds = ["all", f"scale 1/{scale}"] + ["all scaled"] * (scale > 1) + ["all at side 256"] * (side == 256)
+                for kind in kinds:
+                    found.setdefault(kind, []).append(case)
+        for which, cases in sorted(found.items()):
+            low, middle = np.percentile([psnr for psnr, _ in cases], [5, 50])
+            worst = ", ".join(f"{psnr:.1f} ({name})" for psnr, name in sorted(cases)[:2])
+            print(
+                f"{quality}, {which}: {len(cases)} cases, median {middle:.1f} dB, 5 % {low:.1f}, worst {worst}",
+                flush=True,
+            )
 
 
 def print_backends(arguments: argparse.Namespace) -> None:
@@ -281,6 +290,17 @@ def target_of(size: tuple[int, int], tokens: int = NUM_TOKENS) -> tuple[int, int
     """Returns the (height, width) of at most so many tokens, as `build` chooses it."""
     h, w = nearest_grid(*size, Fraction(tokens), tokens, PATCH[1:])
     return h * 16, w * 16
+
+
+def enlarged_photo(path: Path, height: int, width: int) -> bytes:
+    """Returns a JPEG (quality 90, 4:2:0) of a photo at another size, with the grain (sigma 4) that enlarging loses."""
+    with Image.open(path) as picture:
+        large_HWC = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+    grain_HWC = np.random.default_rng(0).normal(0, 4, large_HWC.shape)
+    buffer = io.BytesIO()
+    grainy = Image.fromarray((large_HWC + grain_HWC).clip(0, 255).astype(np.uint8))
+    grainy.save(buffer, "JPEG", quality=90, subsampling=2)
+    return buffer.getvalue()
 
 
 def drawn_photo(height: int, width: int, seed: int = 0) -> bytes:

@@ -96,7 +96,7 @@ def decode(
         source_size = _oriented_size(picture, orientation)
         target = (width, height) if orientation in _SIDEWAYS else (height, width)
         mode = colour.resized_mode(picture)
-        if picture.format in ("JPEG", "MPO"):
+        if picture.format in ("JPEG", "MPO") and jpeg.can_decode(data):
             source = (picture.height, picture.width)
             pixels = jpeg.decode(data, mode, source, target, quality, padded=backend != "fast")
             small_HWC = resize(pixels, *target, backend)

@@ -39,6 +39,21 @@ def _is_enough(source: tuple[int, int], target: tuple[int, int], quality: str, d
     return ratio is not None and all(have >= ratio * divisor * want for have, want in zip(source, target, strict=True))
 
 
+def can_decode(data: bytes) -> bool:
+    """Returns whether libjpeg-turbo's interface takes a JPEG; it refuses rare sound ones, as CMYK with 4:2:0.
+
+    Raises:
+        ValueError: the header is damaged.
+    """
+    try:
+        simplejpeg.decode_jpeg_header(data, strict=True)
+    except ValueError as error:
+        if "subsampling" in str(error):
+            return False
+        raise
+    return True
+
+
 def decode(
     data: bytes, mode: str, source: tuple[int, int], target: tuple[int, int], quality: str, padded: bool = False
 ) -> Pixels:

@@ -16,7 +16,6 @@ from small_set import CLASSES, CONFIG, build_small_set, read_rows, rewrite_shard
 from pipeline import inspection_picture
 from pipeline.inspection import describe, draw, print_description
 from pipeline.media import image
-from pipeline.media.resize import resolved
 from pipeline.patchify import unpatchify
 from schemas import FormatError, read_shard_table
 
@@ -107,7 +106,7 @@ def test_every_picture_is_drawn_as_its_file_decodes(packed: Path) -> None:
         for segment in row["segments"]:
             if not segment["timestamps_s"]:
                 content = (packed.parent / segment["source"]).read_bytes()
-                frames_THWC, _ = image.decode(content, segment["height"], segment["width"], backend=resolved("auto"))
+                frames_THWC, _ = image.decode(content, segment["height"], segment["width"])
                 assert places_of(drawn, frames_THWC[0]) == 1, segment["source"]
                 checked += 1
     assert checked == 21

@@ -80,7 +80,7 @@ def _work(paths: list[Path], run) -> None:
         if isinstance(found, Example):
             try:
                 wanted = [Wanted(found.frame_pts, 256, 256, found.entry_pts)]
-                run(_read_frames, source, str(path), wanted, config.max_pixels)
+                run(_read_frames, source, str(path), wanted, config)
             except DecodeError:
                 continue
 

@@ -105,9 +105,15 @@ class PlanConfig:
         parse=int,
         metavar="W",
     )
-    # Pillow's own limit against decompression bombs
-    max_pixels: int = option(178_956_970, "reject pictures and frames of more pixels", parse=int, metavar="N")
-    # 256 MiB: a picture's file is held whole, and with 512 MiB of pixels at the limit above a worker stays below 1 GB
+    # half a gigabyte in Pillow's four bytes a pixel, which keeps a worker below one; a 108-megapixel phone fits
+    max_pixels: int = option(
+        120_000_000,
+        "reject pictures and frames of more pixels, counted as four bytes each: WebP, AVIF, TIFF and progressive JPEG "
+        "hold more while they are decoded, and reach it earlier",
+        parse=int,
+        metavar="N",
+    )
+    # a picture's file is held whole, and with the pixels below a worker is to stay under 1 GB
     max_bytes: int = option(2**28, "reject larger files without reading them", parse=int, metavar="BYTES")
     # a helper process costs time on every file (benchmarks/isolation.py), and sound collections crash no decoder
     decode_isolation: str = option(
@@ -127,6 +133,24 @@ class PlanConfig:
         "none",
         "digest: of inputs with the same bytes keep the least key, and reject the others; reads every file once more",
         choices=("none", "digest"),
+    )
+    # 3 keeps about 50 dB against the exact resize at half the time (docs/decisions.md)
+    decode_quality: str = option(
+        "default",
+        "how far JPEGs are decoded smaller: never (exact), to 3 times the wanted size at least (default), to 2 times (fast)",
+        choices=("exact", "default", "fast"),
+    )
+    media_backend: str = option(
+        "auto",
+        "what resizes pictures: Pillow, or torch (fast), which takes a quarter of the time; auto: torch where it is "
+        "installed, the processor has AVX2 and no remote runner is given",
+        choices=("auto", "pillow", "fast"),
+    )
+    # what most readers do, and what a folder of photos means
+    animated: str = option(
+        "first",
+        "what an animated GIF, WebP, PNG or AVIF is: its first picture, or clips as a video is",
+        choices=("first", "clip"),
     )
     # one bad file in a hundred is usual for crawled data; more means something else is wrong
     max_reject_fraction: float = option(

@@ -49,12 +49,15 @@ def _made(call: Any, args: tuple[Any, ...], arrays: list[np.ndarray]) -> dict[st
 
 def main() -> None:
     """Takes the limits from the command line, and keeps decoders from the pipe that the answers go through."""
-    seconds, memory_bytes = float(sys.argv[1]), int(sys.argv[2])
+    seconds, memory_bytes, backend = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     # Ctrl-C reaches every process of a terminal; the launcher answers it, and this one ends with its input
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # modules load now: later it would count against the first file
     import pipeline.probe
     import pipeline.shards  # noqa: F401
+    from pipeline.media import resize
+
+    resize.load(backend)
 
     answers = os.fdopen(os.dup(1), "wb")
     quiet = os.open(os.devnull, os.O_WRONLY)

@@ -40,10 +40,11 @@ _of_thread = threading.local()
 
 
 class Limits(NamedTuple):
-    """What a helper may take: seconds for a call, and bytes of memory."""
+    """What a helper may take: seconds for a call, and bytes of memory; and the backend that it loads before the first."""
 
     seconds: float
     memory_bytes: int
+    backend: str = "pillow"
 
 
 def isolated(config: PlanConfig, call: Callable[..., Any], *args: Any) -> Any:
@@ -55,7 +56,7 @@ def isolated(config: PlanConfig, call: Callable[..., Any], *args: Any) -> Any:
     if config.decode_isolation == "none":
         return call(*args)
     # Pillow's composite of the largest picture with alpha holds five copies of four bytes a pixel
-    limits = Limits(config.decode_limit_s, 2**30 + 24 * config.max_pixels)
+    limits = Limits(config.decode_limit_s, 2**30 + 24 * config.max_pixels, config.media_backend)
     helper = getattr(_of_thread, "helper", None)
     if helper is None or helper.limits != limits:
         helper = _of_thread.helper = Helper(limits)
@@ -150,7 +151,7 @@ def _start(limits: Limits) -> "subprocess.Popen[bytes]":
     root = os.path.dirname(os.path.dirname(os.path.abspath(package.__file__)))
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.helper", str(limits.seconds), str(limits.memory_bytes)],
+        [sys.executable, "-m", "pipeline.helper", *map(str, limits)],
         env=os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

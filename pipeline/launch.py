@@ -5,6 +5,7 @@ builds), plan/ with plan.json last, shards, the tables and the report, manifest.
 leaves a prefix of that; `--resume` goes on behind it.
 """
 
+import dataclasses
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline import files, finish, plan, runner
 from pipeline.build import plan_graph, shard_graph
 from pipeline.config import BuildConfig, PlanConfig
+from pipeline.media.resize import resolved
 from pipeline.options import flag, output_affecting
 from pipeline.plan import PLAN_FOLDER, ShardPlan
 from pipeline.progress import bar
@@ -56,6 +58,7 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
         BuildFailed: a shard failed, or a worker died.
     """
     parsed = _inputs(inputs, folder, config)
+    config = _with_backend(config, folder, options)
     with _output(folder, config):
         _start(folder, parsed, config)
         if not (config.resume and _plan_is_kept(folder, config, parsed)):
@@ -105,6 +108,7 @@ def predict(
     try:
         build_config = BuildConfig(**{name: getattr(config, name) for name in PlanConfig.__dataclass_fields__})
         parsed = _inputs(inputs, folder, build_config)
+        build_config = _with_backend(build_config, folder, options)
         with _output(folder, build_config):
             _start(folder, parsed, build_config)
             _make_plan(parsed, folder, build_config, options)
@@ -118,8 +122,8 @@ def predict(
             "efficiency": planned["num_tokens"] / (planned["num_sequences"] * length)
             if planned["num_sequences"]
             else 0.0,
-            "bounds": finish.global_bounds(summaries, config),
-            **finish.planned_arrangement(folder, config),
+            "bounds": finish.global_bounds(summaries, build_config),
+            **finish.planned_arrangement(folder, build_config),
             "predicted_bytes": planned["num_sequences"] * plan.sequence_bytes(config),
             "predicted_decode_core_s": planned["source_px"] / DECODED_PX_PER_S,
             "rejects": dict(sorted(rejects.items())),
@@ -169,6 +173,21 @@ def _inputs(texts: list[str], folder: str, config: BuildConfig) -> list[Input]:
     return [parse_input(number, text) for number, text in enumerate(texts)]
 
 
+def _with_backend(config: BuildConfig, folder: str, options: PipelineOptions | None) -> BuildConfig:
+    """Returns the options with --media-backend decided: a kept plan's, else this machine's.
+
+    Raises:
+        ValueError: torch is needed, and is not here.
+    """
+    backend, kept = config.media_backend, files.join(folder, PLAN_NAME)
+    if backend == "auto" and config.resume and files.exists(kept):
+        backend = json.loads(files.read(kept))["config"]["media_backend"]
+    elif backend == "auto" and options is not None:
+        # what this machine has says nothing about a remote runner's, which install the base dependencies only
+        backend = "pillow"
+    return dataclasses.replace(config, media_backend=resolved(backend))
+
+
 def _start(folder: str, inputs: list[Input], config: BuildConfig) -> None:
     """Writes run.json and takes back an old manifest: from here on the set is unfinished."""
     files.remove(files.join(folder, MANIFEST_NAME))
@@ -178,7 +197,7 @@ def _start(folder: str, inputs: list[Input], config: BuildConfig) -> None:
         "host": platform.node(),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "versions": library_versions() | {"apache-beam": beam.__version__},
+        "versions": library_versions(config.media_backend) | {"apache-beam": beam.__version__},
         "inputs": [files.join(given.root, given.pattern) if given.pattern else given.root for given in inputs],
         "roots": [given.root for given in inputs],
         "workers": config.workers,
@@ -267,10 +286,11 @@ def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: P
             f"at least one must be readable; see {PLAN_FOLDER}/rejects-*.parquet"
         )
     wanted = {shard.name for shard in shards}
+    versions = library_versions(config.media_backend)
     with bar("writing shards", len(shards), "shards") as tell:
         _run(
             folder,
-            lambda pipeline: shard_graph(pipeline, shards, roots, folder, config, library_versions()),
+            lambda pipeline: shard_graph(pipeline, shards, roots, folder, config, versions),
             config,
             options,
             lambda: tell(len(wanted.intersection(files.names(folder)))),

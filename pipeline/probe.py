@@ -21,7 +21,13 @@ def example_id(key: str, clip: int) -> str:
 
 
 def probe(
-    source: Source, path: str, rule: ClipRule, max_pixels: int, max_bytes: int = 2**63 - 1, seed: int = 0
+    source: Source,
+    path: str,
+    rule: ClipRule,
+    max_pixels: int,
+    max_bytes: int = 2**63 - 1,
+    seed: int = 0,
+    animated: str = "first",
 ) -> list[Outcome]:
     """Returns the examples of one input, or its reject.
 
@@ -32,6 +38,7 @@ def probe(
         max_pixels: most pixels of a picture or frame.
         max_bytes: most bytes of a file; larger ones are not read.
         seed: of the build.
+        animated: "clip" to make clips of animated pictures, too.
 
     Raises:
         OSError: the storage failed in a way that may pass; not for missing or forbidden files.
@@ -51,11 +58,15 @@ def probe(
                 raise DecodeError("lfs_pointer", "a Git LFS pointer, not the file itself; run git lfs pull")
             if kind == "unknown":
                 raise DecodeError("unknown_format", described(head))
-            if kind == "image":
-                height, width = image.probe(file)
+            timing = image.probe_animation(file, max_pixels) if kind == "image" and animated == "clip" else None
+            if timing is not None:
+                examples = clips_of(source, timeline.VideoHeader(*timing, (1, 1000)), rule, seed)
+            elif kind == "image":
+                height, width = image.probe(file, max_pixels)
                 examples = [Example(source, 0, example_id(source.key, 0), height, width)]
             else:
-                examples = clips_of(source, timeline.probe(file, max_pixels), rule, seed)
+                header = timeline.probe(file, max_pixels)
+                examples = clips_of(source, header, rule, seed, _extra(header))
     except DecodeError as error:
         return [reject(source.key, "probe", error.reason, error)]
     except OSError as error:
@@ -71,7 +82,7 @@ def probe(
     return examples
 
 
-def clips_of(source: Source, header: timeline.VideoHeader, rule: ClipRule, seed: int) -> list[Outcome]:
+def clips_of(source: Source, header: timeline.VideoHeader, rule: ClipRule, seed: int, extra: str = "") -> list[Outcome]:
     """Returns the clips of a video, and after them a reject row if the video is damaged.
 
     Raises:
@@ -87,7 +98,7 @@ def clips_of(source: Source, header: timeline.VideoHeader, rule: ClipRule, seed:
             continue
         pts, entries, fps = views[0]
         example = Example(source, number, name, header.height, header.width, pts, header.time_base, entries, fps)
-        examples.append(example._replace(extra=_extra(header), views=tuple(map(tuple, views)) if drawn else ()))
+        examples.append(example._replace(extra=extra, views=tuple(map(tuple, views)) if drawn else ()))
     if header.damage:
         if not examples:
             raise DecodeError("broken", header.damage)

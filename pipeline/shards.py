@@ -21,7 +21,7 @@ import xxhash
 from pipeline import files
 from pipeline.config import PlanConfig
 from pipeline.isolation import isolated
-from pipeline.media import DecodeError, image, video
+from pipeline.media import SNIFF_BYTES, DecodeError, image, kind_of, video
 from pipeline.options import output_affecting
 from pipeline.patchify import patchify
 from pipeline.plan import ShardPlan
@@ -248,9 +248,7 @@ def decode_examples(rows: Sequence[dict[str, Any]], roots: list[str], config: Pl
     clips = [
         video.Wanted(tuple(row["frame_pts"]), *_frame_size(row, config), tuple(row["entry_pts"] or ())) for row in rows
     ]
-    frames, size = files.retried(
-        isolated, config, _read_frames, source, source_path(source, roots), clips, config.max_pixels
-    )
+    frames, size = files.retried(isolated, config, _read_frames, source, source_path(source, roots), clips, config)
     if size != (first["source_height"], first["source_width"]):
         raise DecodeError(
             "changed", f"{size[0]}x{size[1]} now, {first['source_height']}x{first['source_width']} when probed"
@@ -263,22 +261,28 @@ def _frame_size(row: dict[str, Any], config: PlanConfig) -> tuple[int, int]:
 
 
 def _read_frames(
-    source: Source, path: str, clips: list[video.Wanted], max_pixels: int
+    source: Source, path: str, clips: list[video.Wanted], config: PlanConfig
 ) -> tuple[list[np.ndarray], tuple[int, int]]:
     with files.open_read(path) as file:
         size = file.seek(0, io.SEEK_END)
         if size != source.size_bytes:
             raise DecodeError("changed", f"{size} bytes now, {source.size_bytes} when probed")
         file.seek(0)
-        if clips[0].pts:
-            return video.decode_clips(file, clips, max_pixels)
-        # again, from the header: the file may be another one of as many bytes
-        size_px = image.probe(file)
-        if size_px[0] * size_px[1] > max_pixels:
-            raise DecodeError("changed", f"{size_px[0]}x{size_px[1]} now; --max-pixels is {max_pixels}")
+        if kind_of(file.read(SNIFF_BYTES)) == "video":
+            file.seek(0)
+            return video.decode_clips(file, clips, config.max_pixels)
         file.seek(0)
-        frames_THWC, picture_size = image.decode(file.read(), clips[0].height, clips[0].width)
+        # again, from the header: the file may be another one of as many bytes
+        image.probe(file, config.max_pixels)
+        file.seek(0)
+        data = file.read()
+    if not clips[0].pts:
+        frames_THWC, picture_size = image.decode(
+            data, clips[0].height, clips[0].width, config.decode_quality, config.media_backend
+        )
         return [frames_THWC], picture_size
+    decoded = [image.decode_animation(data, clip.pts, clip.height, clip.width, config.media_backend) for clip in clips]
+    return [frames_THWC for frames_THWC, _ in decoded], decoded[0][1]
 
 
 def _segment(row: dict[str, Any], start: int, num_tokens: int, config: PlanConfig) -> dict[str, Any]:

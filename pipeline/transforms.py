@@ -31,15 +31,23 @@ from schemas.manifest import canonical_json
 _NUM_BUCKETS = 4096
 
 # what decides the bytes of a shard, besides this project
-_BYTE_LIBRARIES = ("numpy", "pyarrow", "pillow", "simplejpeg", "av", "ortools")
+_BYTE_LIBRARIES = ("numpy", "pyarrow", "pillow", "simplejpeg", "av", "ortools", "pillow-heif")
 
 CLASSES_NAME = "plan/classes.json"
 RESULTS_NAME = "plan/results.json"
 
 
-def library_versions() -> dict[str, str]:
-    """Returns the versions here of the libraries that decide the bytes of a shard."""
-    return {name: metadata.version(name) for name in _BYTE_LIBRARIES}
+def library_versions(media_backend: str = "pillow") -> dict[str, str]:
+    """Returns the versions here of the libraries that decide the bytes of a shard; "none" where one is missing."""
+    libraries = (*_BYTE_LIBRARIES, "torch") if media_backend == "fast" else _BYTE_LIBRARIES
+    return {name: _version(name) for name in libraries}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 @dataclass
@@ -109,9 +117,9 @@ class Probe(beam.PTransform):
             if not isinstance(found, Source):
                 return [found]
             path = source_path(found, roots)
-            limits = (config.max_pixels, config.max_bytes)
+            rule = (config.clip_rule, config.max_pixels, config.max_bytes, config.seed, config.animated)
             try:
-                probed = files.retried(isolated, config, probe, found, path, config.clip_rule, *limits, config.seed)
+                probed = files.retried(isolated, config, probe, found, path, *rule)
                 return files.retried(with_digest, probed, path) if config.dedupe == "digest" else probed
             except DecodeError as error:
                 # of the helper; what probing itself finds is a reject already
@@ -250,7 +258,7 @@ class _MaterialiseFn(beam.DoFn):
         self._folder, self._roots, self._config, self._versions = folder, roots, config, versions
 
     def setup(self) -> None:
-        here = library_versions()
+        here = library_versions(self._config.media_backend)
         if here != self._versions:
             other = ", ".join(
                 f"{name} {here[name]} (launcher: {self._versions[name]})"

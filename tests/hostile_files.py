@@ -83,7 +83,6 @@ def stranger_cases() -> list[Case]:
         "exr.tif": b"\x76\x2f\x31\x01\2\0\0\0" + bytes(60),
         "radiance.tif": b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n\1\1\1\1",
         "mng.png": b"\x8aMNG\r\n\x1a\n" + bytes(40),
-        "heic.avif": struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(40),
         "mp3.mp4": b"ID3\4\0\0\0\0\0\0" + b"\xff\xfb\x90\0" + bytes(413),
         "mp3_bare.jpg": b"\xff\xfb\x90\0" + bytes(413),
         "wave.avi": b"RIFF" + struct.pack("<I", 4 + len(wave)) + b"WAVE" + wave,
@@ -108,6 +107,8 @@ def stranger_cases() -> list[Case]:
         "base64.jpg": b"data:image/jpeg;base64,/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgG",
     }
     cases = [Case(f"strangers/{name}", "unknown_format", data) for name, data in contents.items()]
+    heic = struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(40)
+    cases += [Case("strangers/heic.avif", "broken", heic)]
     pointers = {
         "pointer.jpg": LFS_POINTER,
         "pointer.mp4": LFS_POINTER,

@@ -17,6 +17,7 @@ from conftest import SMALL, Result, start
 
 from pipeline import files, shards, transforms
 from pipeline.media import image
+from pipeline.media.resize import resolved
 
 Run = Callable[..., Result]
 
@@ -159,7 +160,7 @@ def test_no_tokens_are_invented_at_the_edges_of_an_example(media: Path, referenc
                 if segment["grid_t"] > 1 or segment["timestamps_s"]:
                     continue
                 data = (media / segment["source"]).read_bytes()
-                picture = image.decode(data, segment["height"], segment["width"])[0][0]
+                picture = image.decode(data, segment["height"], segment["width"], backend=resolved("auto"))[0][0]
                 for place in range(segment["num_tokens"]):
                     y, x = divmod(place, segment["grid_w"])
                     block = picture[16 * y : 16 * y + 16, 16 * x : 16 * x + 16]

@@ -93,7 +93,7 @@ LEAST = [
     ("max_bytes", "everything is rejected", "268435456"),
     ("shard_bytes", "a shard is empty", "256000000"),
     ("balance_group", "a group is empty", "none"),
-    ("max_pixels", "everything is rejected", "178956970"),
+    ("max_pixels", "everything is rejected", "120000000"),
     ("workers", "nothing runs", str(default_workers())),
 ]
 INFINITY = float("inf")

@@ -141,9 +141,9 @@ def test_nothing_but_rejects_is_a_failure_that_names_the_first(tmp_path: Path, r
 def test_a_worker_of_other_versions_fails_with_one_line(
     workers: int, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = transforms.library_versions()
-    monkeypatch.setattr("pipeline.launch.library_versions", lambda: mine | {"pillow": "1.0"})
-    ended = run("build", media, "--output", tmp_path / "shards", "--workers", workers)
+    mine = transforms.library_versions("pillow")
+    monkeypatch.setattr("pipeline.launch.library_versions", lambda backend: mine | {"pillow": "1.0"})
+    ended = run("build", media, "--output", tmp_path / "shards", "--workers", workers, "--media-backend", "pillow")
     assert ended.code == 1
     assert (
         ended.err

@@ -110,7 +110,7 @@ def test_files_that_change_after_they_were_probed_are_rejects(tmp_path: Path, ru
         "emptied.jpg": ("materialise", "changed"), "other_size.jpg": ("materialise", "changed"),
         "broken.jpg": ("materialise", "broken"), "folder.jpg": ("materialise", "not_a_file"),
         "pipe.jpg": ("materialise", "not_a_file"), "loop.jpg": ("materialise", "unreadable"),
-        "vast.jpg": ("materialise", "changed"),
+        "vast.jpg": ("materialise", "too_large"),
     }  # fmt: skip
     assert [segment["source"] for segment, _ in stored_pictures(tmp_path / "set")] == ["media/sound.jpg"]
 

@@ -7,7 +7,6 @@ import pytest
 from media_files import (
     SHARED_MEDIA,
     FailingFile,
-    animated_gif,
     exif_of,
     hostile_contents,
     photo,
@@ -100,41 +99,6 @@ def test_the_header_tells_the_size_that_decoding_finds(format: str, mode: str) -
 def test_opaque_pictures_are_what_pillow_makes_of_them(format: str, mode: str) -> None:
     data = photo((60, 84), format, mode)
     assert np.abs(decoded(data) - pillow_decoded(data)).max() <= 1
-
-
-@pytest.mark.parametrize(("format", "mode"), [("PNG", "RGBA"), ("PNG", "LA"), ("WEBP", "RGBA")])
-def test_alpha_is_composited_on_white(format: str, mode: str) -> None:
-    options = {"lossless": True, "exact": True} if format == "WEBP" else {}
-    colours = Image.fromarray(pixels(40, 56)).convert(mode)
-    for alpha, share in ((0, 0.0), (255, 1.0), (51, 0.2)):
-        colours.putalpha(alpha)
-        expected = share * np.asarray(colours.convert("RGB")).astype(int) + (1 - share) * 255
-        assert np.abs(decoded(saved(colours, format, **options)) - expected).max() <= 1
-
-
-def test_transparent_colours_are_white() -> None:
-    palette = Image.fromarray(pixels(40, 56)).quantize(2)
-    for picture, format, options in (
-        (palette, "PNG", {"transparency": bytes([0, 0])}),
-        (Image.new("RGB", (56, 40), (10, 20, 30)), "PNG", {"transparency": (10, 20, 30)}),
-        (Image.new("L", (56, 40), 7), "PNG", {"transparency": 7}),
-        (Image.new("P", (56, 40), 0), "GIF", {"transparency": 0}),
-    ):
-        assert decoded(saved(picture, format, **options)).min() == 255, (picture.mode, format)
-
-
-@pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_sixteen_bit_greys_are_scaled_not_clipped(format: str) -> None:
-    ramp_HW = np.broadcast_to(np.linspace(0, 65535, 64).astype(np.uint16), (32, 64))
-    shown = decoded(saved(Image.fromarray(ramp_HW), format), 32, 64)
-    assert np.abs(shown - (ramp_HW / 257)[:, :, None]).max() <= 1
-    assert len(np.unique(shown)) > 60
-
-
-def test_an_animation_is_its_first_frame() -> None:
-    first = Image.fromarray(pixels(40, 60, seed=0))
-    # a palette of 256 colours stands between them
-    assert np.abs(decoded(animated_gif((40, 60)), 40, 60) - np.asarray(first).astype(int)).mean() < 6
 
 
 def test_orientation_of_pngs_is_found_wherever_headers_hold_it() -> None:

@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 
 from pipeline.media import image
+from pipeline.media.resize import resolved
 
 
 def block(document: str, name: str) -> str:
@@ -127,7 +128,9 @@ def test_the_documented_snippets_read_a_shard_without_our_code(media: Path, tmp_
     exec(block("docs/format.md", "see-a-picture"), scope)
     segment, frames = scope["segment"], scope["frames"]
     source = media.parent / segment["source"]
-    assert np.array_equal(frames, image.decode(source.read_bytes(), segment["height"], segment["width"])[0])
+    assert np.array_equal(
+        frames, image.decode(source.read_bytes(), segment["height"], segment["width"], backend=resolved("auto"))[0]
+    )
 
 
 def test_every_command_and_every_file_that_the_documents_name_is_there(run: object) -> None:

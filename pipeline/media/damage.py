@@ -1,9 +1,9 @@
 """Damage that the decoders pass over, found in the bytes around them.
 
-Pillow fills a PNG whose data end early with black, checks no checksum of its data and does without its end; it
-decodes CMYK JPEGs leniently; libjpeg decodes as many scans as a file has. Costs a checksum over a PNG (1 GB/s
+Pillow fills a PNG whose data end early with black, checks no checksum of its data and does without its end; libjpeg
+decodes as many scans as a file has. Costs a checksum over a PNG (1 GB/s
 and more) and a search through a JPEG (memory speed). A PNG is inflated a second time only where its last row is
-zero, as a missing one would be, or where it is interlaced; CMYK JPEGs are decoded twice.
+zero, as a missing one would be, or where it is interlaced.
 """
 
 import io
@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Iterator
 from typing import IO
 
-import simplejpeg
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -128,7 +127,7 @@ def check_pixels(picture: Image.Image, data: bytes) -> None:
         DecodeError: there is such damage.
     """
     if picture.format in ("JPEG", "MPO"):
-        _check_jpeg(picture, data)
+        _check_jpeg(data)
     elif picture.format == "PNG":
         _check_png(picture, data)
 
@@ -146,21 +145,10 @@ def _check_tiff(picture: Image.Image) -> None:
         raise DecodeError("unknown_format", "floating-point samples, which have no white")
 
 
-def _check_jpeg(picture: Image.Image, data: bytes) -> None:
+def _check_jpeg(data: bytes) -> None:
     # counted loosely first: the bytes of a scan's marker may also stand in thumbnails, and behind the picture
     if data.count(b"\xff" + _SCAN) > MAX_SCANS and (scans := _num_scans(data)) > MAX_SCANS:
         raise DecodeError("broken", f"{scans} scans; no encoder writes more than {MAX_SCANS}")
-    try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        if (width, height) != picture.size:
-            raise DecodeError("broken", f"two sizes in one file, {picture.height}x{picture.width} and {height}x{width}")
-        if picture.mode not in ("RGB", "L"):
-            # for its errors alone: Pillow decodes these, and passes over damage
-            simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)
-    except DecodeError:
-        raise
-    except ValueError as error:
-        raise DecodeError("broken", error) from error
 
 
 def _num_scans(jpeg: bytes) -> int:

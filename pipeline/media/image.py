@@ -1,9 +1,9 @@
 """Images: the header for planning, the pixels for the shard.
 
-JPEG is decoded by simplejpeg (libjpeg-turbo) in strict mode, which reports damage that Pillow passes
-over; everything else by Pillow. The resize is Pillow's antialiased bicubic. Orientation (EXIF) is applied
-after the resize, where it touches the fewest pixels; alpha is composited on white before it, since
-transparent pixels carry arbitrary colours.
+JPEG is decoded by simplejpeg (libjpeg-turbo) in strict mode, which reports damage that Pillow passes over, and no larger
+than needed (see `jpeg`); everything else by Pillow. Order of the steps, each where it touches the fewest pixels that it
+may: decode, palette and alpha (`colour.flat`), resize, profile (`colour.to_srgb`), orientation (EXIF). Pictures that
+Pillow decodes are resized in strips of rows, so that what Pillow holds of them is the only whole copy.
 """
 
 import io
@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from typing import IO
 
 import numpy as np
-import simplejpeg
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.media import damage
+from pipeline.media import animated, colour, damage, heif, jpeg
 from pipeline.media.errors import DecodeError
 from pipeline.media.reader import Reader
+from pipeline.media.resize import resize, resize_strips
 
 # what Pillow may open: never formats that run other programs (EPS) or that nobody keeps photos in
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -27,68 +27,134 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 # --max-pixels judges the size by the header; Pillow's own limit would stand in the way of a higher one
 Image.MAX_IMAGE_PIXELS = None
 
+# most bytes a pixel while a format is decoded (measured: benchmarks/media.py --only memory), where they are not the
+# four of Pillow's pictures. --max-pixels counts pixels of four bytes, so that it bounds memory
+_BYTES_A_PIXEL = {"WEBP": 17, "AVIF": 10, "HEIF": 10, "TIFF": 10}
+_USUAL_BYTES_A_PIXEL = 4
+
+# rows of a picture that are made flat and resized at once, in pixels: 12 MB of RGBA
+_STRIP_PX = 3 * 2**20
+
 _ORIENTATION_TAG = 0x0112
-# EXIF 2.32, section 4.6.4, tag Orientation: what brings the stored picture upright
+# EXIF 2.32, section 4.6.4, tag Orientation: whether rows and columns change places, then which of them are turned round
 _UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: (False, 1, -1),
+    3: (False, -1, -1),
+    4: (False, -1, 1),
+    5: (True, 1, 1),
+    6: (True, 1, -1),
+    7: (True, -1, -1),
+    8: (True, -1, 1),
 }
 # orientations that swap height and width
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 
 
-def probe(file: IO[bytes]) -> tuple[int, int]:
+def probe(file: IO[bytes], max_pixels: int | None = None) -> tuple[int, int]:
     """Returns the oriented (height, width) in px from the header alone.
 
+    Args:
+        file: the picture.
+        max_pixels: most pixels of four bytes that decoding may hold, if that is limited.
+
     Raises:
-        DecodeError: there is no readable header.
+        DecodeError: there is no readable header, or decoding would hold more.
     """
     with _opened(file) as picture:
-        return _oriented_size(picture)
+        _check_pixels(picture, max_pixels)
+        return _oriented_size(picture, _orientation(picture))
 
 
-def decode(data: bytes, height: int, width: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Returns a picture as (1, height, width, 3) uint8, upright, RGB, and its oriented source size.
+def probe_animation(file: IO[bytes], max_pixels: int | None = None) -> animated.Timing | None:
+    """Returns size and frame times of an animated picture, or None for one that stands still.
+
+    Raises:
+        DecodeError: a frame is broken, or decoding would hold more than `max_pixels` pixels of four bytes.
+    """
+    with _opened(file) as picture:
+        _check_pixels(picture, max_pixels)
+        return animated.timing(picture)
+
+
+def decode(
+    data: bytes, height: int, width: int, quality: str = "default", backend: str = "pillow"
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Returns a picture as (1, height, width, 3) uint8, upright, sRGB, and its oriented source size.
 
     Args:
         data: the whole file.
         height: of the result, in px.
         width: of the result, in px.
+        quality: how far JPEGs may be decoded smaller, a key of `jpeg.LEAST_RATIO`.
+        backend: what resizes, see `resize`.
 
     Raises:
         DecodeError: the decoder reports any error; damaged data is never filled in.
     """
     with _opened(io.BytesIO(data)) as picture:
-        source_size = _oriented_size(picture)
         orientation = _orientation(picture)
         damage.check_pixels(picture, data)
-        pixels = _pixels(picture, data)
-        size = (height, width) if orientation in _SIDEWAYS else (width, height)
-        small = pixels.resize(size, Image.Resampling.BICUBIC)
-        if orientation in _UPRIGHT:
-            small = small.transpose(_UPRIGHT[orientation])
-    return np.asarray(small)[None], source_size
+        source_size = _oriented_size(picture, orientation)
+        target = (width, height) if orientation in _SIDEWAYS else (height, width)
+        mode = colour.resized_mode(picture)
+        if picture.format in ("JPEG", "MPO") and jpeg.can_decode(data):
+            source = (picture.height, picture.width)
+            pixels = jpeg.decode(data, mode, source, target, quality, padded=backend != "fast")
+            small_HWC = resize(pixels, *target, backend)
+            # Adobe's convention, which Pillow takes for granted: CMYK is stored inverted
+            small_HWC = 255 - small_HWC if mode == "CMYK" else small_HWC
+        else:
+            small_HWC = _resized(picture, mode, target, backend)
+        small_HWC = colour.to_srgb(small_HWC, mode, picture.info.get("icc_profile"))
+    return _upright(small_HWC, orientation)[None], source_size
 
 
-def _pixels(picture: Image.Image, data: bytes) -> Image.Image:
-    """Returns the decoded picture in mode RGB, alpha composited on white."""
-    if picture.format in ("JPEG", "MPO") and picture.mode in ("RGB", "L"):
-        return Image.fromarray(simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True))
-    if picture.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I"):
-        # 16-bit greys: Pillow's own conversion clips at 255
-        grey_HW = np.asarray(picture)
-        if picture.mode == "I":
-            grey_HW = grey_HW.clip(0, 65535)
-        return Image.fromarray((grey_HW >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        coloured = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
-    return picture.convert("RGB")
+def decode_animation(
+    data: bytes, times_ms: tuple[int, ...], height: int, width: int, backend: str = "pillow"
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Returns frames of an animated picture, (len(times_ms), height, width, 3) uint8, sRGB, and its source size.
+
+    Args:
+        data: the whole file.
+        times_ms: when the frames begin, as `probe_animation` tells; equal ones repeat a frame.
+        height: of the result, in px.
+        width: of the result, in px.
+        backend: what resizes, see `resize`.
+
+    Raises:
+        DecodeError: the decoder reports any error, or no frame begins at one of the times.
+    """
+    with _opened(io.BytesIO(data)) as picture:
+        damage.check_pixels(picture, data)
+        profile = picture.info.get("icc_profile")
+        frames = {}
+        for begins_ms, frame in animated.frames(picture, set(times_ms)):
+            mode = colour.resized_mode(frame)
+            frames[begins_ms] = colour.to_srgb(_resized(frame, mode, (height, width), backend), mode, profile)
+        if missing := set(times_ms) - set(frames):
+            raise DecodeError("broken", f"{len(missing)} of {len(set(times_ms))} frames did not decode")
+        return np.stack([frames[time] for time in times_ms]), (picture.height, picture.width)
+
+
+def _resized(picture: Image.Image, mode: str, target: tuple[int, int], backend: str) -> np.ndarray:
+    rows = max(1, _STRIP_PX // picture.width)
+    picture.load()
+    strips = (
+        colour.flat(picture.crop((0, top, picture.width, min(top + rows, picture.height))), mode)
+        for top in range(0, picture.height, rows)
+    )
+    # of LAB, too, the three channels are resized alike
+    return resize_strips(strips, mode if mode != "LAB" else "RGB", (picture.height, picture.width), *target, backend)
+
+
+def _upright(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation not in _UPRIGHT:
+        return pixels_HWC
+    swap, rows, columns = _UPRIGHT[orientation]
+    # three bytes moved as one: half the time of moving each, and `patchify` reads in order
+    pixels_HW = np.ascontiguousarray(pixels_HWC).view("V3")[:, :, 0]
+    turned_HW = np.ascontiguousarray((pixels_HW.T if swap else pixels_HW)[::rows, ::columns])
+    return turned_HW.view(np.uint8).reshape(*turned_HW.shape, 3)
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -103,9 +169,25 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _oriented_size(picture: Image.Image) -> tuple[int, int]:
-    width, height = picture.size
-    return (width, height) if _orientation(picture) in _SIDEWAYS else (height, width)
+def _oriented_size(picture: Image.Image, orientation: int) -> tuple[int, int]:
+    return picture.size if orientation in _SIDEWAYS else (picture.height, picture.width)
+
+
+def _check_pixels(picture: Image.Image, max_pixels: int | None) -> None:
+    """Refuses a picture that decoding would blow up beyond what --max-pixels allows."""
+    bytes_a_pixel = _BYTES_A_PIXEL.get(picture.format or "", _USUAL_BYTES_A_PIXEL)
+    if picture.info.get("progressive"):
+        # a JPEG's: all coefficients of 16 bits are kept to the last scan
+        bytes_a_pixel = max(bytes_a_pixel, 3 * len(picture.getbands()))
+    pixels = picture.width * picture.height
+    if max_pixels is not None and pixels * bytes_a_pixel > max_pixels * _USUAL_BYTES_A_PIXEL:
+        height, width = _oriented_size(picture, _orientation(picture))
+        counted = (
+            "" if bytes_a_pixel == _USUAL_BYTES_A_PIXEL else f" at {bytes_a_pixel} bytes a pixel while it is decoded"
+        )
+        raise DecodeError(
+            "too_large", f"{height}x{width} is {pixels} pixels{counted}; --max-pixels is {max_pixels} of 4 bytes"
+        )
 
 
 @contextmanager
@@ -122,7 +204,7 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
             # Pillow's plugins warn about odd metadata and go on
             warnings.simplefilter("ignore")
             damage.check_start(reader)
-            with Image.open(reader, formats=FORMATS) as picture:
+            with Image.open(reader, formats=(*FORMATS, *heif.formats(reader))) as picture:
                 damage.check_header(picture)
                 yield picture
     except Exception as error:  # plugins raise OSError, SyntaxError, struct.error, IndexError, zlib.error and more

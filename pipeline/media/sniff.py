@@ -44,19 +44,22 @@ def described(head: bytes) -> str:
     """Returns what a file of unknown kind is, in words, as far as its beginning tells."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     words = [word for signature, word in _STRANGERS if start.startswith(signature) or head.startswith(signature)]
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-        words = ["a HEIC picture"]
     return f"{words[0]}, by its first bytes" if words else f"begins with {head[:12]!r}"
+
+
+def is_heif(head: bytes) -> bool:
+    """Returns whether the first SNIFF_BYTES of a file are those of a HEIF picture that is no AVIF."""
+    if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
+        return False
+    # mif1 and msf1 are generic: both name them, and AVIF then stands among the compatible brands
+    size = int.from_bytes(head[:4], "big")
+    brands = [head[place : place + 4] for place in range(8, min(size, len(head)), 4)]
+    return not any(brand in _AVIF_BRANDS for brand in brands)
 
 
 def _is_image(head: bytes) -> bool:
     if head[4:8] == b"ftyp":
-        # mif1 and msf1 are generic: HEIC names them too, so AVIF must stand among the compatible brands
-        size = int.from_bytes(head[:4], "big")
-        brands = [head[place : place + 4] for place in range(8, min(size, len(head)), 4)]
-        return brands[:1] != [] and (
-            brands[0] in _AVIF_BRANDS or (brands[0] in _HEIF_BRANDS and any(brand in _AVIF_BRANDS for brand in brands))
-        )
+        return head[8:12] in _AVIF_BRANDS or head[8:12] in _HEIF_BRANDS
     return head.startswith(
         (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     ) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP")

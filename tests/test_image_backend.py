@@ -1,0 +1,109 @@
+"""--media-backend and the extras: decided once, kept, and told in one line where a library is missing."""
+
+import importlib.util
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SMALL
+from media_files import exif_of, pixels, saved
+from PIL import Image
+
+from pipeline import transforms
+from pipeline.media import DecodeError, heif, image, kind_of, resize
+from pipeline.media.clips import ClipRule
+from pipeline.probe import probe
+from pipeline.records import Source
+
+Run = Callable[..., Any]
+
+
+def test_auto_is_pillow_without_torch_or_avx2_and_fast_needs_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Torch:
+        class backends:
+            class cpu:
+                capability = "AVX2"
+                get_cpu_capability = staticmethod(lambda: Torch.backends.cpu.capability)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(resize, "_torch", lambda: Torch)
+    assert [resize.resolved(name) for name in ("auto", "pillow", "fast")] == ["fast", "pillow", "fast"]
+    Torch.backends.cpu.capability = "DEFAULT"
+    assert [resize.resolved(name) for name in ("auto", "fast")] == ["pillow", "fast"]
+
+    def missing() -> None:
+        raise ImportError("no torch")
+
+    monkeypatch.setattr(resize, "_torch", missing)
+    assert resize.resolved("auto") == "pillow"
+    with pytest.raises(ValueError, match=r"--media-backend fast: torch cannot be imported .*pip install") as caught:
+        resize.resolved("fast")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_resumed_build_keeps_the_planned_backend(
+    media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("build", *sorted(media.iterdir()), "--output", tmp_path / "shards", "--workers", 1, *SMALL, "--limit", 4)
+    assert run(*command, "--media-backend", "pillow").code == 0
+    # auto would now be fast
+    monkeypatch.setattr(resize, "_torch", lambda: pytest.fail("asked for torch"))
+    assert run(*command, "--resume").code == 0
+    assert json.loads((tmp_path / "shards/manifest.json").read_text())["config"]["media_backend"] == "pillow"
+    assert json.loads((tmp_path / "shards/plan/plan.json").read_text())["config"]["media_backend"] == "pillow"
+    other = run(*command, "--resume", "--media-backend", "auto", "--decode-quality", "exact")
+    assert other.code == 2 and "--decode-quality" in other.err
+
+
+def test_a_worker_without_torch_fails_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.config import PlanConfig
+
+    launcher = transforms.library_versions("fast")
+    assert set(launcher) - set(transforms.library_versions("pillow")) == {"torch"}
+    worker = transforms._MaterialiseFn("", [], PlanConfig(media_backend="fast"), launcher | {"torch": "2.0"})
+    monkeypatch.setattr(transforms, "_version", lambda name: "none" if name == "torch" else launcher[name])
+    with pytest.raises(RuntimeError, match=r"^worker: torch none \(launcher: 2.0\); [^\n]*$"):
+        worker.setup()
+
+
+def heic(orientation: int = 1) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heif is not installed")
+    pillow_heif.register_heif_opener()
+    if not pillow_heif.libheif_info()["HEIF"]:
+        pytest.skip("this pillow-heif cannot write HEIC")
+    return saved(Image.fromarray(pixels(48, 72)), "HEIF", quality=95, exif=exif_of(orientation).tobytes())
+
+
+def test_heic_is_read_upright_with_the_extra() -> None:
+    for orientation, size in ((1, (48, 72)), (6, (72, 48))):
+        data = heic(orientation)
+        assert kind_of(data[:1024]) == "image" and image.probe(io.BytesIO(data)) == size
+        assert image.decode(data, 16, 16)[1] == size
+    shown = image.decode(heic(), 48, 72)[0][0].astype(int)
+    assert np.abs(shown - pixels(48, 72)).mean() < 4
+    with pytest.raises(DecodeError):
+        image.decode(heic()[:-300], 16, 16)
+
+
+def test_heic_without_the_extra_is_a_reject_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    heif._register.cache_clear()
+    data = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(100)
+    (tmp_path / "a.heic").write_bytes(data)
+    (row,) = probe(Source("a.heic", 0, "a.heic", len(data)), str(tmp_path / "a.heic"), ClipRule(), 10**6)
+    assert row.reason == "unknown_format" and "pip install 'patchpack[heif]'" in row.detail
+
+
+def test_pixels_are_counted_by_what_decoding_holds_of_them() -> None:
+    picture = Image.fromarray(pixels(100, 100))
+    for format, options, most in (("PNG", {}, 10_000), ("WEBP", {}, 42_500), ("JPEG", {"progressive": True}, 22_500)):
+        data = saved(picture, format, **options)
+        assert image.probe(io.BytesIO(data), most) == (100, 100)
+        with pytest.raises(DecodeError, match="--max-pixels") as caught:
+            image.probe(io.BytesIO(data), most - 1)
+        assert caught.value.reason == "too_large"

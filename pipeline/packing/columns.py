@@ -37,7 +37,7 @@ from pipeline.packing.slots import Patterns
 
 # Work at effort 1, in table cells of 0.4 ns, for each square of the capacity: a second up to capacity 1,024, half a
 # minute from 5,000 on.
-WORK, LEAST_WORK, MOST_WORK = 2400, 2.5e9, 6e10
+WORK, LEAST_WORK, MOST_WORK = 2400, 2.5e9, 7e10
 # Passes of one pricing: beyond, further patterns repeat what the first ones said.
 PASSES = 8
 ROUNDS = 200

@@ -8,10 +8,11 @@ import io
 import random
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import av
+import numpy as np
 import simplejpeg
 from hostile_png import PASSES, SIGNATURE, chunk, header, png, rows
 from hostile_tiff import tiff_cases
@@ -143,7 +144,7 @@ def findings(name: str, original: bytes, seeds: list[int]) -> list[str]:
     for seed in seeds:
         data = mutant(original, seed)
         try:
-            verdict = verdict_on(data)
+            verdict = verdict_on(data, original)
         except Exception as error:  # anything but a DecodeError is a finding
             found.append(f"{name} seed {seed}: {type(error).__name__}: {error}")
             continue
@@ -153,7 +154,7 @@ def findings(name: str, original: bytes, seeds: list[int]) -> list[str]:
     return [*found, str(packed)]
 
 
-def verdict_on(data: bytes) -> str:
+def verdict_on(data: bytes, original: bytes) -> str:
     """Returns the reason of the reject that bytes become, "packed", or what the oracle holds against packing them."""
     kind = kind_of(data[:SNIFF_BYTES])
     try:
@@ -165,13 +166,24 @@ def verdict_on(data: bytes) -> str:
         elif kind == "video":
             head = probe(io.BytesIO(data), MAX_PIXELS)
             wanted = clip_times(head, 0, 1, 8, 8.0)
-            decode_clip(io.BytesIO(data), wanted, 16, 16, head.entries_for(wanted), MAX_PIXELS)
+            clip_THWC, _ = decode_clip(io.BytesIO(data), wanted, 16, 16, head.entries_for(wanted), MAX_PIXELS)
         else:
             return "unknown_format"
     except DecodeError as error:
         return error.reason
     complaint = image_complaint(data) if kind == "image" else video_complaint(data, set(wanted))
+    if complaint and kind == "video" and np.array_equal(clip_THWC, whole_clip(original, wanted)):
+        # the damage is in a frame that the clip neither holds nor refers to
+        complaint = ""
     return complaint or "packed"
+
+
+def whole_clip(original: bytes, wanted: tuple[int, ...]) -> np.ndarray | None:
+    """Returns the same frames of the undamaged file, decoding everything; None where it does not have them."""
+    try:
+        return decode_clip(io.BytesIO(original), wanted, 16, 16)[0]
+    except DecodeError:
+        return None
 
 
 def image_complaint(data: bytes) -> str:
@@ -212,32 +224,46 @@ def _png_complaint(data: bytes) -> str:
 def video_complaint(data: bytes, wanted: set[int]) -> str:
     """Returns what decoding everything in order has against a clip: frames at or behind an error up to the next key frame."""
     good: set[int] = set()
+    start, broken = 0, False
+    for number, (is_key, frames) in enumerate(_decoded(data)):
+        if frames is None and not broken:
+            # frames that came before the error may still be inside the decoder, and die with it
+            good |= {time for _, known in _decoded(data, start, number) for time in known or ()}
+        if is_key:
+            start, broken = number, False
+        broken = broken or frames is None
+        if not broken:
+            good |= set(frames or ())
+    return f"packed, but {len(wanted - good)} of its frames are damaged" if wanted - good else ""
+
+
+def _decoded(data: bytes, start: int = 0, end: int = 2**31) -> Iterator[tuple[bool, list[int] | None]]:
+    """Yields for each packet, and for the decoder's rest, whether it is a key frame's, and the times of the frames that
+    come out; None for an error."""
     limits = {"max_pixels": str(MAX_PIXELS)}
     with av.open(io.BytesIO(data), options=limits, metadata_errors="replace") as container:
         stream = next(s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
         context = stream.codec_context
         context.options, context.thread_type, context.thread_count = {"err_detect": "explode"}, "NONE", 1
-        broken = False
-        try:
-            for packet in container.demux(stream):
-                if broken and not packet.is_keyframe:
-                    continue
-                broken = False
-                try:
-                    frames = packet.decode()
-                except av.error.FFmpegError:
-                    broken, frames = True, _flushed(context)
-                good |= {frame.pts if frame.pts is not None else frame.dts for frame in frames if not frame.is_corrupt}
-        except av.error.FFmpegError:
-            pass  # of the demuxer: what came before it counts
-    return f"packed, but {len(wanted - good)} of its frames are damaged" if wanted - good else ""
+        packets = container.demux(stream)
+        number = 0
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError:
+                packet = None  # of the demuxer: what came before it counts
+            if packet is None or not packet.size or number >= end:
+                break
+            if number >= start:
+                yield packet.is_keyframe, _times(context, packet)
+            number += 1
+        yield False, _times(context, None)
 
 
-def _flushed(context: av.VideoCodecContext) -> list[av.VideoFrame]:
-    """Returns the frames that came before an error and are still inside the decoder."""
+def _times(context: av.VideoCodecContext, packet: av.Packet | None) -> list[int] | None:
     try:
-        frames = context.decode(None)
+        frames = context.decode(packet)
     except av.error.FFmpegError:
-        frames = []
-    context.flush_buffers()
-    return frames
+        context.flush_buffers()
+        return None
+    return [frame.pts if frame.pts is not None else frame.dts for frame in frames if not frame.is_corrupt]

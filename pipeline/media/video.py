@@ -160,7 +160,7 @@ def _needed_frames(
     """
     codec = stream.codec_context
     skips = may_skip(codec)
-    ahead, unsent = deque(entries), set(pending)
+    ahead, unsent, latest = deque(entries), set(pending), entries[0]
     # the entry that decoding began from; None: nothing is due before the next one
     started: int | None = None
     for packet in _packets_from(container, stream, entries[0]):
@@ -172,7 +172,9 @@ def _needed_frames(
             continue
         if packet.is_corrupt:
             raise DecodeError("partial", "a packet that is needed is damaged or cut off")
-        codec.skip_frame = "NONREF" if skips and packet.pts not in unsent else "DEFAULT"
+        # only what is shown before an earlier packet: damage may call any picture unreferenced, and the decoder believes it
+        codec.skip_frame = "NONREF" if skips and packet.pts not in unsent and packet.pts < latest else "DEFAULT"
+        latest = max(latest, packet.pts)
         unsent.discard(packet.pts)
         yield from packet.decode()
         if not any(time < ahead[0] for time in unsent) if ahead else not unsent:

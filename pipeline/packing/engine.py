@@ -152,7 +152,7 @@ def _closed(histogram: Histogram, filled: Filled, bound: int, seed: int, effort:
             histogram.values[rest], filled.left_K[rest], histogram.capacity, histogram.max_segments, histogram.resource
         )
         most = bound - filled.patterns.num_bins
-        if most > MAX_CLOSED_BINS:
+        if most > MAX_CLOSED_BINS or not filled.patterns.num_bins:
             return None
         best, proven = best_fit(left), closed_form_bound(left)
         if best.num_bins > most >= proven.bound:

@@ -1,19 +1,16 @@
 """`verify` finds each kind of damage, names the file, row and example, and finds nothing in a sound set."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_set import (
-    CHANGED_KEY,
     CLASSES,
     CONFIG,
     accept_file,
@@ -21,12 +18,10 @@ from small_set import (
     change_manifest,
     read_rows,
     rewrite_shard,
-    write_shard_table,
 )
+from verify_set import check, damaged_shard, edit_file, shard_of_another_group, table_of
 
 from pipeline.verify import verify
-from schemas import read_manifest, read_shard_table
-from schemas.manifest import REJECT_TABLE_SCHEMA, table_bytes
 
 Rows = list[dict[str, Any]]
 
@@ -45,48 +40,14 @@ def own(packed: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def shard(packed: Path) -> str:
-    """The shard that the damage goes to: two rows with segments; in the second, an image is second and padding last."""
-
-    def suits(rows: Rows) -> bool:
-        images = [not segment["timestamps_s"] for row in rows[1:] for segment in row["segments"]]
-        full = CONFIG.sequence_length
-        return len(rows) == 2 and rows[0]["num_segments"] > 0 and images[1:2] == [True] and rows[1]["num_tokens"] < full
-
-    return next(row["path"] for row in table_of(packed) if suits(pq.read_table(packed / row["path"]).to_pylist()))
+    """The shard that the damage goes to."""
+    return damaged_shard(packed)
 
 
 @pytest.fixture(scope="module")
 def other(packed: Path, shard: str) -> str:
-    """A shard of another group whose second row has a segment."""
-    table = table_of(packed)
-    group = next(row["group"] for row in table if row["path"] == shard)
-    counts = {row["path"]: pq.read_table(packed / row["path"])["num_segments"].to_pylist() for row in table}
-    return next(row["path"] for row in table if row["group"] != group and any(counts[row["path"]][1:2]))
-
-
-def table_of(folder: Path) -> Rows:
-    """Returns the shard table as rows."""
-    return read_shard_table(str(folder)).to_pylist()
-
-
-def edit_file(folder: Path, name: str, change: Callable[[bytearray], Any]) -> None:
-    """Changes a file's bytes in place."""
-    content = bytearray((folder / name).read_bytes())
-    change(content)
-    (folder / name).write_bytes(content)
-
-
-def check(folder: Path, *expected: tuple[str, ...]) -> None:
-    """Checks that there are exactly the expected problems: each given by words that its line holds, in any order."""
-    found = verify(str(folder))
-    for words in expected:
-        assert [line for line in found if all(word in line for word in words)], f"{words} in {found}"
-    assert len(found) == len(expected), found
-    for line in found:
-        assert "\n" not in line
-        # what is wrong; the rule; what to do
-        assert line.startswith(str(folder))
-        assert line.count("; ") >= 2, line
+    """A shard of another group."""
+    return shard_of_another_group(packed, shard)
 
 
 def test_a_sound_set_has_no_problem(packed: Path) -> None:
@@ -340,115 +301,3 @@ def test_a_broken_record_of_a_shard_is_a_problem(own: Path, shard: str) -> None:
     rewrite_shard(own, shard, read_rows(own / shard, CONFIG.layout), totals=None, rejects=3)
     found = verify(str(own))
     assert [line for line in found if f"{shard}: cannot be read" in line]
-
-
-def test_a_reject_that_the_reject_table_lacks_is_found(own: Path) -> None:
-    rejects = pq.read_table(own / "rejects.parquet").to_pylist()
-    kept = [row for row in rejects if row["key"] != CHANGED_KEY]
-    [its_shard] = [row["path"] for row in table_of(own) if row["num_rejects"]]
-    (own / "rejects.parquet").write_bytes(table_bytes(kept, REJECT_TABLE_SCHEMA))
-    check(
-        own,
-        (its_shard, CHANGED_KEY, "is not in rejects.parquet"),
-        ("manifest.json", "num_rejects is 2; rejects.parquet has 1 rows"),
-        ("manifest.json", "num_inputs is 24; 23 different keys"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("section", "name"),
-    [
-        *(("stored", name) for name in ("num_shards", "num_sequences", "num_segments", "num_tokens", "bytes")),
-        *(("planned", name) for name in ("num_sequences", "num_segments")),
-        ("", "num_inputs"),
-        ("", "num_rejects"),
-        ("", "dataset_digest"),
-    ],
-)
-def test_an_edited_manifest_is_found(own: Path, section: str, name: str) -> None:
-    data = json.loads((own / "manifest.json").read_text())
-    place = data["totals"] if name != "dataset_digest" else data
-    place = place[section] if section else place
-    place[name] = place[name] + 1 if isinstance(place[name], int) else "0" * 32
-    (own / "manifest.json").write_text(json.dumps(data))
-    found = verify(str(own))
-    assert found
-    assert all(line.startswith(f"{own}/manifest.json: ") for line in found)
-    told = {"planned": "planned"}.get(section, name)
-    assert [line for line in found if told in line]
-
-
-def test_fewer_tokens_planned_than_stored_are_found(own: Path) -> None:
-    planned = read_manifest(str(own)).totals["planned"]
-    change_manifest(own, planned=planned | {"num_tokens": 700})
-    check(own, ("manifest.json", "700 tokens planned, 727 stored"))
-
-
-def test_bounds_that_contradict_the_shard_table_are_found(own: Path) -> None:
-    entry = read_manifest(str(own)).bounds[0]
-    change_manifest(own, bounds=[entry | {"bound": 16}])
-    check(own, ("manifest.json", "a bound of 16", "no bound is larger"))
-    change_manifest(own, bounds=[entry | {"num_sequences": 16}])
-    check(own, ("manifest.json", "16 sequences", "shards.parquet has 15"))
-
-
-def test_a_shard_that_cuts_a_group_is_found(own: Path) -> None:
-    rows = table_of(own)
-    sizes = {row["path"]: row["num_sequences"] for row in rows}
-    last = {row["group"]: row["path"] for row in rows}
-    for size in (1, 2, 3, 50):
-        record = json.loads((own / "manifest.json").read_text()) | {"balance_group": size}
-        (own / "manifest.json").write_text(json.dumps(record))
-        cut = [path for path, number in sizes.items() if number % size and path not in last.values()]
-        check(own, *((path, f"sequences, balance_group is {size}", "whole groups") for path in cut))
-        assert bool(cut) == (size > 1)
-
-
-def test_a_shard_listed_twice_or_elsewhere_is_found(own: Path, shard: str) -> None:
-    rows = table_of(own)
-    write_shard_table(own, [*rows, *(row for row in rows if row["path"] == shard)])
-    assert [line for line in verify(str(own)) if f"{shard} is listed 2 times" in line]
-    write_shard_table(own, [rows[0] | {"path": f"../set/{rows[0]['path']}"}, *rows[1:]])
-    assert [line for line in verify(str(own)) if f"../set/{rows[0]['path']} is not a file name" in line]
-
-
-@pytest.mark.parametrize("name", ["manifest.json", "shards.parquet", "rejects.parquet"])
-@pytest.mark.parametrize("content", [None, b"", b"\xff{", b'{"format_version": 1}', b'{"format_version": 9}'])
-def test_a_missing_or_broken_table_is_the_problem(own: Path, name: str, content: bytes | None) -> None:
-    (own / name).unlink()
-    if content is not None:
-        (own / name).write_bytes(content)
-    (found,) = verify(str(own))
-    assert name in found
-    assert str(own) in found
-
-
-@pytest.mark.parametrize("totals", [None, {}, {"planned": 3, "stored": {}}, {"planned": {}, "stored": []}])
-def test_totals_of_another_shape_are_a_problem(own: Path, totals: Any) -> None:
-    change_manifest(own, totals=totals)
-    found = verify(str(own))
-    assert [
-        line for line in found if "manifest.json: broken totals" in line or "manifest.json: broken manifest" in line
-    ]
-
-
-def test_a_folder_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
-    (found,) = verify(str(tmp_path / "nothing"))
-    assert found.startswith(f"{tmp_path}/nothing: no manifest.json; ")
-
-
-def test_the_list_ends_at_its_limit_and_says_so(own: Path) -> None:
-    change_manifest(own, classes=None)
-    found = verify(str(own), limit=5)
-    assert len(found) == 6
-    assert found[-1] == f"{own}: more than 5 problems; the others are not listed; build the set again"
-
-
-def test_more_columns_and_fields_are_no_problem(own: Path, shard: str) -> None:
-    table = pq.read_table(own / shard)
-    record = json.loads(pq.read_metadata(own / shard).metadata[b"patchpack"]) | {"later": 1}
-    table = table.append_column("later", [np.arange(len(table))])
-    table = table.replace_schema_metadata({"patchpack": json.dumps(record)})
-    pq.write_table(table, own / shard, compression="none", use_dictionary=False)
-    accept_file(own, shard)
-    assert verify(str(own)) == []

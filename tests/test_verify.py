@@ -10,15 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_set import (
-    CLASSES,
-    CONFIG,
-    accept_file,
-    build_small_set,
-    change_manifest,
-    read_rows,
-    rewrite_shard,
-)
+from small_set import CLASSES, CONFIG, accept_file, build_small_set, change_manifest, read_rows, rewrite_shard
 from verify_set import check, damaged_shard, edit_file, shard_of_another_group, table_of
 
 from pipeline.verify import verify

@@ -8,13 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small_set import (
-    CHANGED_KEY,
-    accept_file,
-    build_small_set,
-    change_manifest,
-    write_shard_table,
-)
+from small_set import CHANGED_KEY, accept_file, build_small_set, change_manifest, write_shard_table
 from verify_set import check, damaged_shard, table_of
 
 from pipeline.verify import verify

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from small_set import (
-    CONFIG,
-)
+from small_set import CONFIG
 
 from pipeline.verify import verify
 from schemas import read_shard_table

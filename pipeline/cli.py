@@ -175,7 +175,7 @@ def _import_pipeline() -> tuple[Any, Any, Any]:
         from pipeline import launch, report, runner
     except ModuleNotFoundError as error:
         raise RuntimeError(
-            f"{error.name}: not installed; build and plan need the beam extra; pip install -c constraints.txt -e '.[beam]'"
+            f"{error.name}: not installed; build and plan need the beam extra; ./run_pipeline.sh setup beam"
         ) from error
     return launch, runner, report
 

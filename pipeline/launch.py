@@ -38,8 +38,9 @@ PLAN_NAME = f"{PLAN_FOLDER}/plan.json"
 # the reject fraction of fewer inputs says little
 MIN_INPUTS_FOR_REJECT_FRACTION = 100
 
-# source pixels decoded and resized in a second of one core: benchmarks/media.py, images 58 and clips 42 million
-DECODED_PX_PER_S = 50e6
+# source pixels decoded and resized in a second of one core, between images (125 million, median) and clips (67):
+# benchmarks/media.py --only throughput
+DECODED_PX_PER_S = 90e6
 
 
 class BuildFailed(RuntimeError):

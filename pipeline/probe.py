@@ -1,6 +1,7 @@
 """Stage 2: the header of each input, and so its examples: one image, or the clips of a video.
 
-Images: the header alone. Videos: one demux pass. No picture is decoded here but a video's first frame.
+Images: the header alone. Videos: one demux pass. No picture is decoded here but a video's first frame, and animated
+pictures where they are to be clips (only decoding tells their times).
 """
 
 import io

@@ -175,7 +175,7 @@ def _import_pipeline() -> tuple[Any, Any, Any]:
         from pipeline import launch, report, runner
     except ModuleNotFoundError as error:
         raise RuntimeError(
-            f"{error.name}: not installed; build and plan need the beam extra; pip install -c constraints.txt -e '.[beam]'"
+            f"{error.name}: not installed; build and plan need the beam extra; ./run_pipeline.sh setup beam"
         ) from error
     return launch, runner, report
 
@@ -192,7 +192,7 @@ def _print_prediction(made: dict[str, Any], out: Any) -> None:
 
     planned = made["planned"]
     lines = {
-        "inputs": f"{made['num_inputs']:,} ({made['num_rejects']:,} rejected)",
+        "inputs": f"{made['num_inputs']:,} ({made['num_rejected_inputs']:,} rejected)",
         "ignored": ", ".join(f"{count:,} {why}" for why, count in made["ignored"].items()) or "none",
         "rejects": ", ".join(f"{count:,} {why}" for why, count in made["rejects"].items()) or "none",
         "examples": f"{planned['num_segments']:,}",

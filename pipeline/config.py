@@ -234,8 +234,7 @@ class PlanConfig:
                 raise ValueError(f"{flag(name)} {value}: {harm}; the least is 1; leave it out for {defaults[name]}")
         Resolution.parse(self.resolution)
         self._check_shapes()
-        if not self.fps > 0 or self.fps == float("inf"):
-            raise ValueError(f"--fps {self.fps}: no frame is ever due; it is a number over 0; leave it out for 8")
+        self._check_rates()
         if self.decode_cache_bytes < 0:
             raise ValueError(
                 f"--decode-cache-bytes {self.decode_cache_bytes}: no amount of memory; the least is 0; leave it out for 256000000"
@@ -263,6 +262,18 @@ class PlanConfig:
             raise ValueError(
                 f"--mean {self.mean} --std {self.std}: cannot be applied; they are finite and std is over 0; leave them out for 0.5"
             )
+
+    def _check_rates(self) -> None:
+        if not self.fps > 0 or self.fps == float("inf"):
+            raise ValueError(f"--fps {self.fps}: no frame is ever due; it is a number over 0; leave it out for 8")
+        if self.frame_stride is not None:
+            for name in ("fps", "slow_source"):
+                value = getattr(self, name)
+                if value != getattr(PlanConfig, name):
+                    raise ValueError(
+                        f"--frame-stride {self.frame_stride} {flag(name)} {value}: the one takes every N-th frame whatever the "
+                        "rate of the source, the other goes by that rate; give at most one; leave the other out"
+                    )
 
     def _check_shapes(self) -> None:
         if min(self.tubelet) < 1:

@@ -55,7 +55,7 @@ def isolated(config: PlanConfig, call: Callable[..., Any], *args: Any) -> Any:
     """
     if config.decode_isolation == "none":
         return call(*args)
-    # Pillow's composite of the largest picture with alpha holds five copies of four bytes a pixel
+    # for videos: H.264 keeps up to 16 frames (Annex A.3.1), 1.5 bytes a pixel; pictures stay below 4 (`media.image`)
     limits = Limits(config.decode_limit_s, 2**30 + 24 * config.max_pixels, config.media_backend)
     helper = getattr(_of_thread, "helper", None)
     if helper is None or helper.limits != limits:

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from pipeline.media.resize import resolved
 from pipeline.options import flag, output_affecting
 from pipeline.plan import PLAN_FOLDER, ShardPlan
 from pipeline.progress import bar
+from pipeline.records import PARTIAL_VIDEO
 from pipeline.source import Input, parse_input
 from pipeline.transforms import CLASSES_NAME, RESULTS_NAME, library_versions
 from schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME, SHARD_TABLE_NAME, canonical_json, read_shard_table
@@ -36,8 +38,9 @@ PLAN_NAME = f"{PLAN_FOLDER}/plan.json"
 # the reject fraction of fewer inputs says little
 MIN_INPUTS_FOR_REJECT_FRACTION = 100
 
-# source pixels decoded and resized in a second of one core: benchmarks/media.py, images 58 and clips 42 million
-DECODED_PX_PER_S = 50e6
+# source pixels decoded and resized in a second of one core, between images (125 million, median) and clips (67):
+# benchmarks/media.py --only throughput
+DECODED_PX_PER_S = 90e6
 
 
 class BuildFailed(RuntimeError):
@@ -115,10 +118,10 @@ def predict(
         summaries = list(plan.read_summaries(folder))
         totals = finish.planned_totals(summaries)
         planned, length = totals["planned"], config.sequence_length
-        rejects: dict[str, int] = {}
-        for reject in plan.read_rejects(folder):
-            rejects[f"{reject.stage}: {reject.reason}"] = rejects.get(f"{reject.stage}: {reject.reason}", 0) + 1
+        rejects = list(plan.read_rejects(folder))
+        told = Counter(f"{reject.stage}: {reject.reason}" for reject in rejects)
         return totals | {
+            "num_rejected_inputs": len({row.key for row in rejects if (row.stage, row.reason) != PARTIAL_VIDEO}),
             "efficiency": planned["num_tokens"] / (planned["num_sequences"] * length)
             if planned["num_sequences"]
             else 0.0,
@@ -126,7 +129,7 @@ def predict(
             **finish.planned_arrangement(folder, build_config),
             "predicted_bytes": planned["num_sequences"] * plan.sequence_bytes(config),
             "predicted_decode_core_s": planned["source_px"] / DECODED_PX_PER_S,
-            "rejects": dict(sorted(rejects.items())),
+            "rejects": dict(sorted(told.items())),
         }
     finally:
         if temporary:
@@ -280,9 +283,9 @@ def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: P
     shards = [ShardPlan(*shard) for summary in plan.read_summaries(folder) for shard in summary["shards"]]
     if not shards:
         rejects = list(plan.read_rejects(folder))
-        first = min(rejects)
+        first, num_inputs = min(rejects), len({row.key for row in rejects})
         raise BuildFailed(
-            f"{folder}: nothing to write, all {len(rejects)} inputs were rejected (first: {first.key}: {first.reason}, {first.detail}); "
+            f"{folder}: nothing to write, all {num_inputs} inputs were rejected (first: {first.key}: {first.reason}, {first.detail}); "
             f"at least one must be readable; see {PLAN_FOLDER}/rejects-*.parquet"
         )
     wanted = {shard.name for shard in shards}

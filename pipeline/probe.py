@@ -1,6 +1,7 @@
 """Stage 2: the header of each input, and so its examples: one image, or the clips of a video.
 
-Images: the header alone. Videos: one demux pass. No picture is decoded here but a video's first frame.
+Images: the header alone. Videos: one demux pass. No picture is decoded here but a video's first frame, and animated
+pictures where they are to be clips (only decoding tells their times).
 """
 
 import io
@@ -11,7 +12,7 @@ import xxhash
 from pipeline import files
 from pipeline.media import SNIFF_BYTES, DecodeError, described, image, kind_of, timeline
 from pipeline.media.clips import ClipRule, take_clip
-from pipeline.records import Example, Outcome, Source, reject
+from pipeline.records import PARTIAL_VIDEO, Example, Outcome, Source, reject
 from pipeline.sample import draw
 
 
@@ -103,7 +104,7 @@ def clips_of(source: Source, header: timeline.VideoHeader, rule: ClipRule, seed:
         if not examples:
             raise DecodeError("broken", header.damage)
         whole = f"{len(examples)} of {rule.num_clips} clips are taken from what is whole"
-        examples.append(reject(source.key, "probe", "partial", f"{header.damage}; {whole}"))
+        examples.append(reject(source.key, *PARTIAL_VIDEO, f"{header.damage}; {whole}"))
     return examples
 
 

@@ -113,6 +113,9 @@ REASONS = {
     "timeout": "it took longer than --decode-timeout-s (--decode-isolation process)",
 }
 
+# stage and reason of the row that marks a damaged video: its whole clips are packed, so it counts as no rejected input
+PARTIAL_VIDEO = ("probe", "partial")
+
 
 def reject(key: str, stage: str, reason: str, detail: Any) -> Reject:
     """Returns a reject row; its detail is one line, since decoders' messages are not.

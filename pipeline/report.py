@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from pipeline.arrangement import Arrangement
 from pipeline.distribution import add_unique, distribution
 from pipeline.files import join
+from pipeline.records import PARTIAL_VIDEO
 from pipeline.report_text import print_report
 from pipeline.sample import SLACK_PERCENT
 from schemas import FormatError, Layout, Manifest, Shard
@@ -62,7 +63,7 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
         _scan_shard(scan, arrangement, folder, shard, manifest)
     stored = scan.totals | {"num_shards": len(shards), "bytes": sum(shards["bytes"].to_pylist())}
     try:
-        totals = _totals(manifest.totals, stored, pc.count_distinct(rejects["key"]).as_py())
+        totals = _totals(manifest.totals, stored, _num_rejected_inputs(rejects))
         bounds = [_bound(entry) for entry in manifest.bounds]
         efficiency = _efficiency(scan, manifest, totals["planned"])
     except (AttributeError, KeyError, TypeError) as error:
@@ -274,6 +275,13 @@ def _bound(entry: dict[str, int]) -> dict[str, Any]:
         "proven_optimal": gap == 0,
         **{name: entry[name] for name in ("num_chunks", "num_chunks_optimal")},
     }
+
+
+def _num_rejected_inputs(rejects: pa.Table) -> int:
+    """Returns how many inputs have a reject, not counting videos that are only marked as damaged."""
+    stage, reason = PARTIAL_VIDEO
+    lost = pc.or_(pc.not_equal(rejects["stage"], stage), pc.not_equal(rejects["reason"], reason))
+    return pc.count_distinct(rejects["key"].filter(lost)).as_py()
 
 
 def _rejects(rejects: pa.Table) -> list[dict[str, Any]]:

@@ -112,6 +112,14 @@ RULES += [
 ]
 RULES += [
     (
+        {"frame_stride": 2, name: value},
+        f"--frame-stride 2 {option} {value}: the one takes every N-th frame whatever the rate of the source, "
+        "the other goes by that rate; give at most one; leave the other out",
+    )
+    for name, option, value in (("fps", "--fps", 4.0), ("slow_source", "--slow-source", "native"))
+]
+RULES += [
+    (
         {"decode_cache_bytes": -1},
         "--decode-cache-bytes -1: no amount of memory; the least is 0; leave it out for 256000000",
     )

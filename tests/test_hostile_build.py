@@ -1,5 +1,6 @@
 """The whole corpus through real builds: every file is accounted for, the packed ones show what they hold, memory is bounded."""
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ import pytest
 from conftest import SMALL, start
 from hostile_case import PACKED, PARTIAL, Case
 from hostile_files import corpus, write_corpus, write_places
-from media_files import photo, write_files
+from media_files import hostile_contents, photo, write_files
 from PIL import Image
 
+from pipeline import launch
 from pipeline.source import printable
 from schemas.manifest import read_manifest
 
@@ -64,6 +66,22 @@ def check_set(folder: Path, cases: list[Case], ends: dict[str, str], prefix: str
     assert {found[key] for key in either} <= {"broken", "partial", PACKED}
     assert {key: found[key] for key in wanted if key not in either and found[key] != wanted[key]} == {}
     assert read_manifest(str(folder)).totals["num_inputs"] == len(wanted)
+
+
+def test_a_damaged_video_whose_clips_are_packed_is_no_rejected_input(
+    tmp_path: Path, run: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(launch, "MIN_INPUTS_FOR_REJECT_FRACTION", 1)
+    cut = hostile_contents()["cut_in_middle.avi"]
+    write_files(tmp_path / "media", {"a.avi": cut, "b.avi": cut, "c.jpg": photo()})
+    command = (tmp_path / "media", "--workers", 1, "--json")
+    planned = json.loads(run("plan", *command, "--dedupe", "digest").out)
+    assert planned["rejects"] == {"dedupe: duplicate": 1, "probe: partial": 2}
+    assert (planned["num_inputs"], planned["num_rejected_inputs"]) == (3, 1)
+    built = run("build", *command, "--output", tmp_path / "set", "--max-reject-fraction", 0)
+    assert built.code == 0, built.err
+    totals = json.loads(built.out)["totals"]
+    assert (totals["num_rejected_inputs"], totals["num_rejects"], totals["stored"]["num_segments"]) == (0, 2, 3)
 
 
 def test_every_hostile_file_is_accounted_for_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,9 @@ def test_auto_is_pillow_without_torch_or_avx2_and_fast_needs_torch(monkeypatch: 
 
     monkeypatch.setattr(resize, "_torch", missing)
     assert resize.resolved("auto") == "pillow"
-    with pytest.raises(ValueError, match=r"--media-backend fast: torch cannot be imported .*pip install") as caught:
+    with pytest.raises(
+        ValueError, match=r"--media-backend fast: torch cannot be imported .*; ./run_pipeline.sh setup beam,fast, "
+    ) as caught:
         resize.resolved("fast")
     assert "\n" not in str(caught.value)
 
@@ -96,7 +98,7 @@ def test_heic_without_the_extra_is_a_reject_that_names_it(tmp_path: Path, monkey
     data = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(100)
     (tmp_path / "a.heic").write_bytes(data)
     (row,) = probe(Source("a.heic", 0, "a.heic", len(data)), str(tmp_path / "a.heic"), ClipRule(), 10**6)
-    assert row.reason == "unknown_format" and "pip install 'patchpack[heif]'" in row.detail
+    assert row.reason == "unknown_format" and row.detail.endswith("; ./run_pipeline.sh setup beam,heif")
 
 
 def test_pixels_are_counted_by_what_decoding_holds_of_them() -> None:

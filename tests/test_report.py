@@ -189,12 +189,15 @@ def test_clips_and_repeated_frames_are_counted_apart_from_images(
 def test_rejects_are_told_by_stage_and_reason_with_sample_keys(packed: Path) -> None:
     rejects = [row | {"key": f"{n}.jpg"} for n in (3, 1, 0, 2, 0) for row in rejected("")]
     rejects.append({"key": "z.jpg", "stage": "materialise", "reason": "changed", "detail": ""})
+    # packed, but for what is missing
+    rejects.append({"key": "y.mkv", "stage": "probe", "reason": "partial", "detail": ""})
     report = report_of(packed, rejects)
     # 0.jpg has two views, and both were rejected
     assert report["totals"]["num_rejected_inputs"] == 5
     assert report["rejects"] == [
         {"stage": "probe", "reason": "broken", "num_rejects": 5, "sample_keys": ["0.jpg", "1.jpg", "2.jpg"]},
         {"stage": "materialise", "reason": "changed", "num_rejects": 1, "sample_keys": ["z.jpg"]},
+        {"stage": "probe", "reason": "partial", "num_rejects": 1, "sample_keys": ["y.mkv"]},
     ]
 
 

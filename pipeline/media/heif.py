@@ -21,7 +21,7 @@ def formats(reader: Reader) -> tuple[str, ...]:
         _register()
     except ImportError as error:
         raise DecodeError(
-            "unknown_format", "a HEIC picture, which needs the extra heif; pip install 'patchpack[heif]'"
+            "unknown_format", "a HEIC picture, which needs the extra heif; ./run_pipeline.sh setup beam,heif"
         ) from error
     return ("HEIF",)
 

@@ -42,7 +42,7 @@ def resolved(backend: str) -> str:
             return "pillow"
         raise ValueError(
             f"--media-backend fast: torch cannot be imported ({error}); fast resizes with torch; "
-            "pip install 'patchpack[fast]', or use pillow"
+            "./run_pipeline.sh setup beam,fast, or use pillow"
         ) from error
     # without AVX2 torch's kernel is slower than Pillow's
     has_avx2 = torch.backends.cpu.get_cpu_capability().startswith("AVX")

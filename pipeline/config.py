@@ -137,7 +137,7 @@ class PlanConfig:
     # 3 keeps about 50 dB against the exact resize at half the time (docs/decisions.md)
     decode_quality: str = option(
         "default",
-        "how far JPEGs are decoded smaller: never (exact), to 3 times the wanted size at least (default), to 2 times (fast)",
+        "how far JPEGs are decoded smaller: exact: never; default: to 3 times the wanted size at least; fast: to 2 times",
         choices=("exact", "default", "fast"),
     )
     media_backend: str = option(

@@ -33,8 +33,10 @@ def patchify(frames_THWC: np.ndarray, tubelet: Grid, out_NP: np.ndarray | None =
         )
     if t * pt > num_frames:
         frames_THWC = frames_THWC[np.minimum(np.arange(t * pt), num_frames - 1)]
-    blocks = frames_THWC.reshape(t, pt, h, ph, w, pw, channels).transpose(0, 2, 4, 1, 3, 5, 6)
-    out_NP.reshape(t, h, w, pt, ph, pw, channels)[...] = blocks
+    # a token's row of pixels moved as one: half the time of moving samples
+    row = np.dtype((np.void, pw * channels * frames_THWC.itemsize))
+    rows = frames_THWC.reshape(t, pt, h, ph, w, pw * channels).view(row)[..., 0].transpose(0, 2, 4, 1, 3)
+    out_NP.reshape(t, h, w, pt, ph, pw * channels).view(row)[..., 0] = rows
     return out_NP
 
 

@@ -272,16 +272,13 @@ def _read_frames(
             file.seek(0)
             return video.decode_clips(file, clips, config.max_pixels)
         file.seek(0)
-        # again, from the header: the file may be another one of as many bytes
-        image.probe(file, config.max_pixels)
-        file.seek(0)
         data = file.read()
+    # --max-pixels again: the file may be another one of as many bytes
+    how = (config.media_backend, config.max_pixels)
     if not clips[0].pts:
-        frames_THWC, picture_size = image.decode(
-            data, clips[0].height, clips[0].width, config.decode_quality, config.media_backend
-        )
+        frames_THWC, picture_size = image.decode(data, clips[0].height, clips[0].width, config.decode_quality, *how)
         return [frames_THWC], picture_size
-    decoded = [image.decode_animation(data, clip.pts, clip.height, clip.width, config.media_backend) for clip in clips]
+    decoded = [image.decode_animation(data, clip.pts, clip.height, clip.width, *how) for clip in clips]
     return [frames_THWC for frames_THWC, _ in decoded], decoded[0][1]
 
 

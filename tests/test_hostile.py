@@ -155,6 +155,7 @@ def test_usual_pictures_have_few_scans() -> None:
     for options in ({}, {"progressive": True}, {"progressive": True, "quality": 100}, {"optimize": True}):
         data = saved(PICTURE, "JPEG", **options)
         assert 1 <= damage._num_scans(data) <= 12
+        assert damage._has_one_scan(data) == ("progressive" not in options) == (damage._num_scans(data) == 1)
         assert damage._num_scans(data + b"\xff\xda\0\x0c" * 500) == damage._num_scans(data)
 
 

@@ -109,3 +109,9 @@ def test_pixels_are_counted_by_what_decoding_holds_of_them() -> None:
         with pytest.raises(DecodeError, match="--max-pixels") as caught:
             image.probe(io.BytesIO(data), most - 1)
         assert caught.value.reason == "too_large"
+        # again where the pixels are made: the file may have been exchanged
+        assert image.decode(data, 16, 16, max_pixels=most)[1] == (100, 100)
+        with pytest.raises(DecodeError, match="--max-pixels"):
+            image.decode(data, 16, 16, max_pixels=most - 1)
+        with pytest.raises(DecodeError, match="--max-pixels"):
+            image.decode_animation(data, (0,), 16, 16, max_pixels=most - 1)

@@ -2,7 +2,7 @@
 
 Pillow fills a PNG whose data end early with black, checks no checksum of its data and does without its end; libjpeg
 decodes as many scans as a file has. Costs a checksum over a PNG (1 GB/s
-and more) and a search through a JPEG (memory speed). A PNG is inflated a second time only where its last row is
+and more) and a search through a JPEG of several scans (memory speed). A PNG is inflated a second time only where its last row is
 zero, as a missing one would be, or where it is interlaced.
 """
 
@@ -27,6 +27,8 @@ MAX_SCANS = 100
 # a marker in or behind entropy-coded data: no stuffed zero, no restart, no fill byte (ITU-T T.81, section B.1.1)
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _SCAN, _END = b"\xda", b"\xd9"
+# starts of frames that are not progressive: Huffman coded, of 8 or 12 bits, and arithmetically coded (table B.1)
+_SEQUENTIAL = (b"\xc0", b"\xc1", b"\xc9")
 
 # PNG specification (third edition), table 8: bits a sample that each colour type allows, and its samples a pixel
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -147,21 +149,35 @@ def _check_tiff(picture: Image.Image) -> None:
 
 def _check_jpeg(data: bytes) -> None:
     # counted loosely first: the bytes of a scan's marker may also stand in thumbnails, and behind the picture
-    if data.count(b"\xff" + _SCAN) > MAX_SCANS and (scans := _num_scans(data)) > MAX_SCANS:
+    if not _has_one_scan(data) and data.count(b"\xff" + _SCAN) > MAX_SCANS and (scans := _num_scans(data)) > MAX_SCANS:
         raise DecodeError("broken", f"{scans} scans; no encoder writes more than {MAX_SCANS}")
+
+
+def _has_one_scan(jpeg: bytes) -> bool:
+    """Returns whether a JPEG is sequential and its first scan holds all components: libjpeg then takes no second one."""
+    components = None
+    for marker, place in _segments(jpeg):
+        if marker in _SEQUENTIAL:
+            # behind precision (1 byte), height and width (2 each): ITU-T T.81, section B.2.2
+            components = jpeg[place + 5 : place + 6]
+        elif marker == _SCAN:
+            return jpeg[place : place + 1] == components
+    return False
 
 
 def _num_scans(jpeg: bytes) -> int:
     """Returns the scans of a JPEG's first picture."""
-    place, scans = 2, 0
-    while match := _MARKER.search(jpeg, place):
-        if match[1] == _END:
-            break
-        scans += match[1] == _SCAN
+    return sum(marker == _SCAN for marker, _ in _segments(jpeg))
+
+
+def _segments(jpeg: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yields marker and place of content of each segment of a JPEG's first picture, entropy-coded data passed over."""
+    place = 2
+    while (match := _MARKER.search(jpeg, place)) and match[1] != _END:
+        yield match[1], match.end() + 2
         # the segment's own length counts its two bytes
         (size,) = struct.unpack_from(">H", jpeg.ljust(match.end() + 2, b"\0"), match.end())
         place = match.end() + size
-    return scans
 
 
 def _check_png(picture: Image.Image, data: bytes) -> None:

@@ -77,7 +77,12 @@ def probe_animation(file: IO[bytes], max_pixels: int | None = None) -> animated.
 
 
 def decode(
-    data: bytes, height: int, width: int, quality: str = "default", backend: str = "pillow"
+    data: bytes,
+    height: int,
+    width: int,
+    quality: str = "default",
+    backend: str = "pillow",
+    max_pixels: int | None = None,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Returns a picture as (1, height, width, 3) uint8, upright, sRGB, and its oriented source size.
 
@@ -87,11 +92,13 @@ def decode(
         width: of the result, in px.
         quality: how far JPEGs may be decoded smaller, a key of `jpeg.LEAST_RATIO`.
         backend: what resizes, see `resize`.
+        max_pixels: as for `probe`.
 
     Raises:
-        DecodeError: the decoder reports any error; damaged data is never filled in.
+        DecodeError: decoding would hold more, or the decoder reports any error; damaged data is never filled in.
     """
     with _opened(io.BytesIO(data)) as picture:
+        _check_pixels(picture, max_pixels)
         orientation = _orientation(picture)
         damage.check_pixels(picture, data)
         source_size = _oriented_size(picture, orientation)
@@ -110,7 +117,12 @@ def decode(
 
 
 def decode_animation(
-    data: bytes, times_ms: tuple[int, ...], height: int, width: int, backend: str = "pillow"
+    data: bytes,
+    times_ms: tuple[int, ...],
+    height: int,
+    width: int,
+    backend: str = "pillow",
+    max_pixels: int | None = None,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Returns frames of an animated picture, (len(times_ms), height, width, 3) uint8, sRGB, and its source size.
 
@@ -120,11 +132,13 @@ def decode_animation(
         height: of the result, in px.
         width: of the result, in px.
         backend: what resizes, see `resize`.
+        max_pixels: as for `probe`.
 
     Raises:
-        DecodeError: the decoder reports any error, or no frame begins at one of the times.
+        DecodeError: decoding would hold more, the decoder reports any error, or no frame begins at one of the times.
     """
     with _opened(io.BytesIO(data)) as picture:
+        _check_pixels(picture, max_pixels)
         damage.check_pixels(picture, data)
         profile = picture.info.get("icc_profile")
         frames = {}

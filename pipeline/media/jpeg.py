@@ -18,6 +18,10 @@ from pipeline.media.resize import Pixels
 # resize of the full picture 3 keeps about 50 dB and 2 about 45 (docs/decisions.md); below 2 the filter's own taps are cut
 LEAST_RATIO = {"exact": None, "default": 3, "fast": 2}
 
+# least pixels of a picture decoded at 1/4 or 1/8. Smaller ones are often screenshots or web pictures, sharp to the pixel,
+# which lose up to 5 dB more there, and gain little time over 1/2 (docs/decisions.md)
+LEAST_PX_BELOW_HALF = 3_000_000
+
 # Pillow's name of a JPEG's mode -> libjpeg's of the same components
 COLOUR_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 
@@ -30,7 +34,8 @@ def scale_for(source: tuple[int, int], target: tuple[int, int], quality: str) ->
         target: (height, width) in px of the resize, not yet turned upright.
         quality: a key of LEAST_RATIO.
     """
-    return max((divisor for divisor in (2, 4, 8) if _is_enough(source, target, quality, divisor)), default=1)
+    divisors = (2, 4, 8) if source[0] * source[1] >= LEAST_PX_BELOW_HALF else (2,)
+    return max((divisor for divisor in divisors if _is_enough(source, target, quality, divisor)), default=1)
 
 
 def _is_enough(source: tuple[int, int], target: tuple[int, int], quality: str, divisor: int) -> bool:

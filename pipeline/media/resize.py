@@ -95,7 +95,8 @@ def _by_pillow(pixels: Pixels, height: int, width: int) -> np.ndarray:
 
 def _by_torch(pixels: Pixels, height: int, width: int) -> np.ndarray:
     torch, extent = _torch(), pixels.extent
-    pixels_NCHW = torch.from_numpy(pixels.pixels_HWC).permute(2, 0, 1)[None]
+    # the batch's dimension first, else torch does not see that channels are last, and makes planes of the result
+    pixels_NCHW = torch.from_numpy(pixels.pixels_HWC)[None].permute(0, 3, 1, 2)
     # not nn.functional.interpolate: only the operator takes the size and the true ratio. On one picture it runs on
     # one thread, whatever torch is set to
     small_NCHW = torch.ops.aten._upsample_bicubic2d_aa(

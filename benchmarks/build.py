@@ -1,6 +1,6 @@
 """What Beam adds to the work on media, and what a second worker brings.
 
-    python benchmarks/build.py [--views 12] [FOLDER]
+    python benchmarks/build.py [--views 24] [FOLDER]
 
 FOLDER: media, by default ../shared/media beside the checkout. They are planned once, every view a size of its own. Then the
 shards are written by a plain loop over `write_shard`, by `build --resume` with one worker, and with two. CPU seconds are
@@ -46,7 +46,7 @@ def main() -> None:
     default = ROOT.parent / "shared" / "media"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", default=str(default), help="media")
-    parser.add_argument("--views", type=int, default=12, help="how often each is decoded")
+    parser.add_argument("--views", type=int, default=24, help="how often each is decoded")
     options = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, {library_versions()}")
     with tempfile.TemporaryDirectory() as scratch:

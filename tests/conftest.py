@@ -1,6 +1,7 @@
 """What several test files share: sample media, and the commands run in this process or in one of their own."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from small_set import build_small_set
 
 from pipeline import cli
 from pipeline.demo import draw_media
@@ -72,3 +74,15 @@ def reference(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert process.returncode == 0, err
     assert err == ""
     return output
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small set, finished; tests that damage one copy it."""
+    return build_small_set(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture
+def own(packed: Path, tmp_path: Path) -> Path:
+    """A copy of the small set to damage."""
+    return Path(shutil.copytree(packed, tmp_path / "set"))

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small_set import CLASSES, CONFIG, build_small_set, read_rows, rewrite_shard, stored_rows
+from small_set import CLASSES, CONFIG, read_rows, rewrite_shard, stored_rows
 
 from pipeline import inspection_picture
 from pipeline.inspection import describe, draw, print_description
 from pipeline.media import image
 from pipeline.patchify import unpatchify
 from schemas import FormatError, read_shard_table
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished set; tests that damage one copy it."""
-    return build_small_set(tmp_path_factory.mktemp("inspection"))
-
-
-@pytest.fixture
-def own(packed: Path, tmp_path: Path) -> Path:
-    """A copy of the set to damage."""
-    return Path(shutil.copytree(packed, tmp_path / "set"))
 
 
 def names(folder: Path) -> list[str]:

@@ -10,24 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_set import CLASSES, CONFIG, accept_file, build_small_set, change_manifest, read_rows, rewrite_shard
+from small_set import CLASSES, CONFIG, accept_file, change_manifest, read_rows, rewrite_shard
 from verify_set import check, damaged_shard, edit_file, shard_of_another_group, table_of
 
 from pipeline.verify import verify
 
 Rows = list[dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished set; tests that damage one copy it."""
-    return build_small_set(tmp_path_factory.mktemp("verify"))
-
-
-@pytest.fixture
-def own(packed: Path, tmp_path: Path) -> Path:
-    """A copy of the set to damage."""
-    return Path(shutil.copytree(packed, tmp_path / "set"))
 
 
 @pytest.fixture(scope="module")

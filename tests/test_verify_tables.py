@@ -1,31 +1,18 @@
 """`verify` on the tables beside the shards: rejects, manifest, shard table."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small_set import CHANGED_KEY, accept_file, build_small_set, change_manifest, write_shard_table
+from small_set import CHANGED_KEY, accept_file, change_manifest, write_shard_table
 from verify_set import check, damaged_shard, table_of
 
 from pipeline.verify import verify
 from schemas import read_manifest
 from schemas.manifest import REJECT_TABLE_SCHEMA, table_bytes
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished set; tests that damage one copy it."""
-    return build_small_set(tmp_path_factory.mktemp("verify"))
-
-
-@pytest.fixture
-def own(packed: Path, tmp_path: Path) -> Path:
-    """A copy of the set to damage."""
-    return Path(shutil.copytree(packed, tmp_path / "set"))
 
 
 @pytest.fixture(scope="module")

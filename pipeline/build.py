@@ -24,7 +24,7 @@ def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config
     """
     roots = [given.root for given in inputs]
     listed = pipeline | "inputs" >> beam.Create(inputs) | "list" >> ListInputs(roots, config)
-    classes = listed | "classes" >> ClassNames(folder) if config.labels == "folder" else None
+    classes = listed | "classes" >> ClassNames(folder, config.classes) if config.labels == "folder" else None
     (
         listed
         | "probe" >> Probe(roots, config)

@@ -10,27 +10,25 @@ import json
 import logging
 import os
 import sys
-from typing import Any
+from importlib import metadata
+from typing import Any, NoReturn
 
 from pipeline.config import BuildConfig, PlanConfig
-from pipeline.options import Parser, add_options, from_namespace
+from pipeline.options import Parser, add_options, typed_options
+from pipeline.progress import say
 from schemas.errors import FormatError
 
-_EXAMPLES = """examples:
-  run_pipeline.sh build photos/ 'clips/**/*.mp4' --output shards/
-  run_pipeline.sh build photos/ --output shards/ --resume
-  run_pipeline.sh build 'gs://b/raw/**' --output gs://b/shards -- --runner DataflowRunner --project P --region R
-  run_pipeline.sh plan photos/ --sequence-length 2048
-  run_pipeline.sh report shards/
-  run_pipeline.sh inspect shards/ 17 --image out.png
-  run_pipeline.sh verify shards/"""
+_PROG = "run_pipeline.sh"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     split = arguments.index("--") if "--" in arguments else len(arguments)
-    values = _parser().parse_args(arguments[:split])
+    values, unknown = _parser().parse_known_args(arguments[:split])
+    if unknown:
+        _refuse(unknown, values)
+    debug = getattr(values, "debug", False)
     try:
         if arguments[split + 1 :] and values.command not in ("build", "plan"):
             raise ValueError(
@@ -42,74 +40,119 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
         return 0
     except FormatError as error:
-        return _failed(error, 1, values.debug)
+        return _failed(error, 1, debug)
     except ValueError as error:
-        return _failed(error, 2, values.debug)
+        return _failed(error, 2, debug)
     except (OSError, RuntimeError) as error:
-        return _failed(error, 1, values.debug)
-    except KeyboardInterrupt:
-        print("interrupted; a build goes on with --resume", file=sys.stderr)
+        return _failed(error, 1, debug)
+    except KeyboardInterrupt as error:
+        say(f"interrupted; {error}" if error.args else "interrupted; a build goes on with --resume")
         return 130
 
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="run_pipeline.sh",
+        prog=_PROG,
         description="Images and videos of any size in; fixed-shape packed sequences of patches out.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="./run_pipeline.sh COMMAND --help tells a command's options, with examples. Training: python -m trainer --help.",
     )
+    parser.add_argument("--version", action="version", version=f"patchpack {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
-    build = commands.add_parser(
-        "build", help="make a packed set", description="Makes a packed set. Beam's options come after --."
+    def add(name: str, run: Any, help: str, description: str, *examples: str) -> Parser:
+        command = commands.add_parser(
+            name,
+            help=help,
+            description=description,
+            epilog="\n".join(["examples:", *(f"  ./{_PROG} {name} {example}" for example in examples)]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run, parser=command)
+        return command
+
+    build = add(
+        *("build", _build, "make a packed set", "Makes a packed set. Beam's options come after --."),
+        "photos/ 'clips/**/*.mp4' --output shards/",
+        "photos/ --output shards/ --labels folder --sequence-length 2048",
+        "--output shards/ --resume",
+        "'gs://b/raw/**' --output gs://b/shards -- --runner DataflowRunner --project P --region R",
     )
     build.add_argument(
         "inputs", nargs="*", metavar="INPUT", help="folder, file, glob or URI; a folder gives its media files"
     )
     build.add_argument("--output", required=True, metavar="FOLDER", help="where the set goes: an empty folder or URI")
     add_options(build, BuildConfig)
-    build.set_defaults(run=_build)
 
-    plan = commands.add_parser(
-        "plan", help="predict efficiency and size; decodes nothing", description="Plans a build without decoding."
+    plan = add(
+        *("plan", _plan, "predict efficiency and size; decodes nothing", "Plans a build without decoding."),
+        "photos/ --sequence-length 2048",
+        "photos/ --output shards/  # then: build --output shards/ --resume",
     )
     plan.add_argument("inputs", nargs="+", metavar="INPUT", help="folder, file, glob or URI")
     plan.add_argument("--output", metavar="FOLDER", help="keep the plan here; build --resume goes on from it")
     add_options(plan, PlanConfig)
-    plan.set_defaults(run=_plan)
 
-    report = commands.add_parser(
-        "report", help="how well a set is packed", description="Prints how well a set is packed."
+    report = add(
+        *("report", _report, "how well a set is packed", "Prints how well a set is packed."),
+        "shards/",
+        "shards/ --html report.html",
+        "shards/ --json",
     )
     report.add_argument("shards", metavar="SHARDS", help="a packed set")
     report.add_argument("--html", metavar="FILE", help="also write the report as one HTML page")
-    report.set_defaults(run=_report)
 
-    inspect = commands.add_parser(
-        "inspect", help="look into one sequence", description="Shows what one sequence holds."
+    inspect = add(
+        *("inspect", _inspect, "look into one sequence", "Shows what one sequence holds."),
+        "shards/ 17",
+        "shards/ 17 --image out.png",
     )
     inspect.add_argument("shards", metavar="SHARDS", help="a packed set")
     inspect.add_argument("number", type=int, metavar="N", help="number of the sequence, from 0")
     inspect.add_argument("--image", metavar="FILE", help="draw the segments, put back together, into this picture")
-    inspect.set_defaults(run=_inspect)
 
-    verify = commands.add_parser(
-        "verify", help="re-read everything and check it", description="Re-reads a set and checks every rule."
+    verify = add(
+        *("verify", _verify, "re-read everything and check it", "Re-reads a set and checks every rule."), "shards/"
     )
     verify.add_argument("shards", metavar="SHARDS", help="a packed set")
-    verify.set_defaults(run=_verify)
 
     for command in (build, plan, report, inspect, verify):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         command.add_argument("--debug", action="store_true", help="show tracebacks")
+
+    setup = add(
+        *("setup", _setup, "install what a task needs into .venv", "Installs extras into .venv."),
+        "train",
+        "beam,fast,heif",
+    )
+    setup.add_argument("extras", nargs="?", metavar="EXTRA[,EXTRA]", help="beam, fast, gcp, heif, train, test")
     return parser
 
 
+def _refuse(unknown: list[str], values: argparse.Namespace) -> NoReturn:
+    """Ends with exit 2 over arguments that the command does not know."""
+    parser: Parser = values.parser
+    name = next((text.partition("=")[0] for text in unknown if text.startswith("--")), "")
+    if name and values.command in ("build", "plan"):
+        try:
+            *_, runner = _import_pipeline()
+        except RuntimeError:
+            # without Beam there are no options of Beam's
+            parser.refuse(unknown)
+        if name in runner.beam_options():
+            parser.error(f"{name}: an option of Beam's before --; those come last; write ... -- {' '.join(unknown)}")
+    parser.refuse(unknown)
+
+
 def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
-    config = from_namespace(BuildConfig, values)
-    config.check()
-    launch, runner, report = _import_pipeline()
+    typed = typed_options(BuildConfig, values)
+    config = BuildConfig(**typed)
+    if not config.resume:
+        # before Beam is loaded
+        config.check()
+    launch, resume, report, runner = _import_pipeline()
+    if config.resume:
+        config = resume.resumed(typed, values.output)
+        config.check()
     made = launch.build(values.inputs, values.output, config, runner.parse_beam_options(beam_arguments))
     _show(made, values.json, report.print_report)
     launch.check_rejects(made, config, values.output)
@@ -117,9 +160,9 @@ def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
 
 
 def _plan(values: argparse.Namespace, beam_arguments: list[str]) -> int:
-    config = from_namespace(PlanConfig, values)
+    config = PlanConfig(**typed_options(PlanConfig, values))
     config.check()
-    launch, runner, _ = _import_pipeline()
+    launch, *_, runner = _import_pipeline()
     _show(
         launch.predict(values.inputs, values.output, config, runner.parse_beam_options(beam_arguments)),
         values.json,
@@ -132,11 +175,15 @@ def _report(values: argparse.Namespace, _: list[str]) -> int:
     from pipeline import report, report_html
     from schemas.manifest import REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, read_manifest, read_shard_table, read_table
 
+    if values.html and os.path.isdir(values.html):
+        raise ValueError(
+            f"--html {values.html}: a folder; the report is one page; name a file in it, such as report.html"
+        )
     manifest = read_manifest(values.shards)
     rejects = read_table(values.shards, REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
     made = report.make_report(values.shards, manifest, read_shard_table(values.shards), rejects)
     if values.html:
-        _write_text(values.html, report_html.render_html(made))
+        _write(values.html, lambda: _write_text(values.html, report_html.render_html(made)))
     _show(made, values.json, report.print_report)
     return 0
 
@@ -144,9 +191,14 @@ def _report(values: argparse.Namespace, _: list[str]) -> int:
 def _inspect(values: argparse.Namespace, _: list[str]) -> int:
     from pipeline import inspection
 
-    _show(inspection.describe(values.shards, values.number), values.json, inspection.print_description)
     if values.image:
-        inspection.draw(values.shards, values.number).save(values.image)
+        inspection.check_picture_name(values.image)
+    description = inspection.describe(values.shards, values.number)
+    if values.image:
+        # before the words, whose reader may leave early
+        picture = inspection.draw(values.shards, values.number)
+        _write(values.image, lambda: picture.save(values.image))
+    _show(description, values.json, inspection.print_description)
     return 0
 
 
@@ -168,16 +220,22 @@ def _verify(values: argparse.Namespace, _: list[str]) -> int:
     return 1 if problems else 0
 
 
-def _import_pipeline() -> tuple[Any, Any, Any]:
+def _setup(values: argparse.Namespace, _: list[str]) -> int:
+    raise ValueError(
+        f"setup: not of this program; the script in the repository makes .venv; ./{_PROG} setup {values.extras or 'beam'}"
+    )
+
+
+def _import_pipeline() -> tuple[Any, Any, Any, Any]:
     # Beam logs at import that it lacks the cloud libraries nobody asked for
     logging.getLogger().setLevel(logging.ERROR)
     try:
-        from pipeline import launch, report, runner
+        from pipeline import launch, report, resume, runner
     except ModuleNotFoundError as error:
         raise RuntimeError(
             f"{error.name}: not installed; build and plan need the beam extra; ./run_pipeline.sh setup beam"
         ) from error
-    return launch, runner, report
+    return launch, resume, report, runner
 
 
 def _show(result: dict[str, Any], as_json: bool, show: Any) -> None:
@@ -211,17 +269,30 @@ def _print_prediction(made: dict[str, Any], out: Any) -> None:
         print(f"{name:<23}{value}", file=out)
 
 
+def _write(path: str, write: Any) -> None:
+    """Writes a file that the user named, and names it where that fails."""
+    try:
+        write()
+    except OSError as error:
+        raise OSError(
+            f"{path}: cannot be written ({error.strerror or error}); check the path and its permissions"
+        ) from error
+
+
 def _write_text(path: str, text: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
 
 
+def _version() -> str:
+    try:
+        return metadata.version("patchpack")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
 def _failed(error: BaseException, code: int, debug: bool) -> int:
     if debug:
         raise error
-    # names may hold anything, line breaks included; an error is one line
-    text = " ".join(str(error).splitlines()) or type(error).__name__
-    # and commands to the terminal
-    shown = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-    print("".join(shown), file=sys.stderr)
+    say(str(error) or type(error).__name__)
     return code

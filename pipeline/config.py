@@ -5,8 +5,9 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.labels import read_class_names
 from pipeline.media.clips import PLACEMENTS, SLOW_POLICIES, ClipRule
-from pipeline.options import flag, option
+from pipeline.options import amount, flag, option
 from pipeline.sample import Resolution
 from schemas.geometry import MAX_GRID, MAX_ROW_BYTES, Layout
 
@@ -31,6 +32,10 @@ def _floats(text: str) -> tuple[float, ...]:
 def default_workers() -> int:
     """Returns the cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# reading from a slow store may leave cores idle; beyond this there is nothing to win, and memory to lose
+MAX_WORKERS_A_CORE = 8
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,15 @@ class PlanConfig:
     labels: str = option(
         "none", "where labels come from: the name of the parent folder, or nowhere", choices=("none", "folder")
     )
+    # not part of the manifest's options, which are told one by one: the names stand there as its classes
+    classes: tuple[str, ...] | None = option(
+        None,
+        "with --labels folder: the class names and their order, from a text file of one name a line or another packed "
+        "set, so that a split has the numbers of its training set",
+        parse=read_class_names,
+        metavar="FILE|SET",
+        affects_output=False,
+    )
     exclude: tuple[str, ...] = option(
         (), "leave out inputs whose key matches; may be repeated", metavar="GLOB", repeat=True
     )
@@ -97,7 +111,7 @@ class PlanConfig:
     # packing gets no better above this (within 0.1 point of a global plan), and a group fits any worker
     group_size: int = option(16_384, "most examples packed together", parse=int, metavar="N")
     # large enough to stream, small enough to redo
-    shard_bytes: int = option(256_000_000, "aim for shards of at most this many bytes", parse=int, metavar="BYTES")
+    shard_bytes: int = option(256_000_000, "aim for shards of at most this many bytes", parse=amount, metavar="BYTES")
     # off: only ranks that step together gain, and shards then hold whole groups whatever --shard-bytes
     balance_group: int | None = option(
         None,
@@ -110,11 +124,11 @@ class PlanConfig:
         120_000_000,
         "reject pictures and frames of more pixels, counted as four bytes each: WebP, AVIF, TIFF and progressive JPEG "
         "hold more while they are decoded, and reach it earlier",
-        parse=int,
+        parse=amount,
         metavar="N",
     )
     # a picture's file is held whole, and with the pixels below a worker is to stay under 1 GB
-    max_bytes: int = option(2**28, "reject larger files without reading them", parse=int, metavar="BYTES")
+    max_bytes: int = option(2**28, "reject larger files without reading them", parse=amount, metavar="BYTES")
     # a helper process costs time on every file (benchmarks/isolation.py), and sound collections crash no decoder
     decode_isolation: str = option(
         "none",
@@ -164,11 +178,13 @@ class PlanConfig:
     decode_cache_bytes: int = option(
         256_000_000,
         "most bytes of decoded clips that wait, so that clips of one video share a decode; 0: none",
-        parse=int,
+        parse=amount,
         metavar="BYTES",
         affects_output=False,
     )
-    workers: int = option(default_workers(), "local worker processes", parse=int, metavar="N", affects_output=False)
+    workers: int = option(
+        default_workers(), "local worker processes", parse=int, metavar="N", affects_output=False, lasting=False
+    )
     # the usual ViT scaling of pixels to -1..1
     mean: tuple[float, ...] = option(
         (0.5, 0.5, 0.5), "mean of the channels, in 0..1; stored for the trainer", parse=_floats, metavar="R,G,B"
@@ -258,9 +274,24 @@ class PlanConfig:
                     f"--decode-timeout-s {self.decode_timeout_s}: a decoder inside the worker cannot be stopped; "
                     "the limit needs a process of its own; add --decode-isolation process, or leave it out"
                 )
-        if not all(x > 0 for x in self.std) or not all(abs(x) < float("inf") for x in self.mean + self.std):
+        if not all(0 <= x <= 1 for x in self.mean) or not all(0 < x <= 1 for x in self.std):
+            shown = (",".join(f"{x:g}" for x in values) for values in (self.mean, self.std))
             raise ValueError(
-                f"--mean {self.mean} --std {self.std}: cannot be applied; they are finite and std is over 0; leave them out for 0.5"
+                "--mean {} --std {}: not of pixels scaled to 0..1; mean lies in 0..1, and std does, too, and is over 0; "
+                "divide those of 0..255 by 255, or leave them out for 0.5".format(*shown)
+            )
+        self._check_use()
+
+    def _check_use(self) -> None:
+        if self.classes is not None and self.labels == "none":
+            raise ValueError(
+                "--classes: names for labels, and --labels is none; the names are those of folders; add --labels folder"
+            )
+        most = MAX_WORKERS_A_CORE * default_workers()
+        if self.workers > most:
+            raise ValueError(
+                f"--workers {self.workers}: each is a process of some 300 MB, and this machine has {default_workers()} "
+                f"cores; at most {MAX_WORKERS_A_CORE} a core, {most} here; leave it out for {default_workers()}"
             )
 
     def _check_rates(self) -> None:
@@ -302,9 +333,17 @@ class BuildConfig(PlanConfig):
     """Options of `build`: those of `plan`, and what happens to the output."""
 
     resume: bool = option(
-        False, "go on with an unfinished build of this output; finished shards are kept", affects_output=False
+        False,
+        "go on with an unfinished build of this output, with its options and inputs; finished shards are kept",
+        affects_output=False,
+        lasting=False,
     )
-    overwrite: bool = option(False, "replace the set in this output; files of others are kept", affects_output=False)
+    overwrite: bool = option(
+        False,
+        "replace the set in this output once the new one is planned; files of others are kept",
+        affects_output=False,
+        lasting=False,
+    )
 
     def check(self) -> None:
         """Checks every rule that needs no input; raises ValueError as PlanConfig.check does."""

@@ -3,6 +3,7 @@
 Reads the shard that holds it and nothing else.
 """
 
+import os
 from itertools import pairwise
 from typing import Any, NamedTuple, TextIO
 
@@ -30,6 +31,21 @@ class _Sequence(NamedTuple):
     layout: Layout
     manifest: Manifest
     row: dict[str, Any]
+
+
+def check_picture_name(path: str) -> None:
+    """Checks that Pillow knows how to write a picture of this name.
+
+    Raises:
+        ValueError: it does not, or the path is that of a folder.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if os.path.isdir(path):
+        raise ValueError(f"--image {path}: a folder; the picture is one file; name a file in it, such as sequence.png")
+    if Image.registered_extensions().get(suffix) not in Image.SAVE:
+        raise ValueError(
+            f"--image {path}: no picture format of this suffix; the suffix says which to write; use .png, .jpg or .webp"
+        )
 
 
 def describe(folder: str, number: int) -> dict[str, Any]:

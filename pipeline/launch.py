@@ -1,39 +1,33 @@
-"""The launcher: looks after an output folder from the first check to the manifest.
+"""The launcher: from what was asked to a finished set, or to one line that says why not.
 
-State in the folder, in the order it appears: run.json (times, host, roots: whatever may differ between equal
-builds), plan/ with plan.json last, shards, the tables and the report, manifest.json last. A run that dies
-leaves a prefix of that; `--resume` goes on behind it.
+Refusals come first and change nothing; then the plan is made, or taken over; then shards are written, and the set is
+finished. What stands in the output meanwhile, and who looks after it, is told in `folder`.
 """
 
 import dataclasses
 import json
-import os
-import platform
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
-import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import files, finish, plan, runner
+from pipeline import folder as output
 from pipeline.build import plan_graph, shard_graph
 from pipeline.config import BuildConfig, PlanConfig
+from pipeline.folder import NEXT_FOLDER, PLAN_NAME
+from pipeline.labels import check_labels
 from pipeline.media.resize import resolved
-from pipeline.options import flag, output_affecting
+from pipeline.options import output_affecting
 from pipeline.plan import PLAN_FOLDER, ShardPlan
-from pipeline.progress import bar
+from pipeline.progress import bar, warn
 from pipeline.records import PARTIAL_VIDEO
-from pipeline.source import Input, parse_input
-from pipeline.transforms import CLASSES_NAME, RESULTS_NAME, library_versions
-from schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME, SHARD_TABLE_NAME, canonical_json, read_shard_table
-
-RUN_NAME = "run.json"
-PLAN_NAME = f"{PLAN_FOLDER}/plan.json"
+from pipeline.resume import plan_is_kept, warn_of_new_inputs
+from pipeline.source import EXCLUDED, Input, parse_input
+from pipeline.transforms import RESULTS_NAME, library_versions
+from schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME
 
 # the reject fraction of fewer inputs says little
 MIN_INPUTS_FOR_REJECT_FRACTION = 100
@@ -61,17 +55,21 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
         BuildFailed: a shard failed, or a worker died.
     """
     parsed = _inputs(inputs, folder, config)
-    config = _with_backend(config, folder, options)
-    with _output(folder, config):
-        _start(folder, parsed, config)
-        if not (config.resume and _plan_is_kept(folder, config, parsed)):
+    config = _with_backend(config, options)
+    with output.held(folder, config):
+        if config.resume and plan_is_kept(folder, config, parsed):
+            _take_plan_over(parsed, folder, config)
+        else:
             _make_plan(parsed, folder, config, options)
-        _write_shards(folder, [given.root for given in parsed], config, options)
-        results = finish.read_results(folder)
-        _check_failures(results, folder)
-        report = finish.finish(folder, config, results)
-        files.remove(files.join(folder, RESULTS_NAME))
-        _note(folder, finished=_now())
+        try:
+            _write_shards(folder, [given.root for given in parsed], config, options)
+            results = finish.read_results(folder)
+            _check_failures(results, folder)
+            report = finish.finish(folder, config, results)
+            files.remove(files.join(folder, RESULTS_NAME))
+            output.note_end(folder)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(f"{folder} is unfinished; build --output {folder} --resume goes on") from error
         return report
 
 
@@ -111,9 +109,8 @@ def predict(
     try:
         build_config = BuildConfig(**{name: getattr(config, name) for name in PlanConfig.__dataclass_fields__})
         parsed = _inputs(inputs, folder, build_config)
-        build_config = _with_backend(build_config, folder, options)
-        with _output(folder, build_config):
-            _start(folder, parsed, build_config)
+        build_config = _with_backend(build_config, options)
+        with output.held(folder, build_config):
             _make_plan(parsed, folder, build_config, options)
         summaries = list(plan.read_summaries(folder))
         totals = finish.planned_totals(summaries)
@@ -136,134 +133,74 @@ def predict(
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def _output(folder: str, config: BuildConfig) -> Iterator[None]:
-    """Holds an output folder that this build may write to; takes back an empty one that it made for nothing."""
-    made = not files.is_uri(folder) and not os.path.isdir(folder)
-    files.make_folder(folder)
-    try:
-        with files.locked(folder) as mine:
-            if not mine:
-                raise ValueError(
-                    f"{folder}: another build is writing here; one output has one build; wait for it, or choose another --output"
-                )
-            _check_output(folder, config)
-            yield
-    finally:
-        if made and not files.names(folder):
-            os.rmdir(folder)
-
-
-def _check_output(folder: str, config: BuildConfig) -> None:
-    """Refuses a non-empty output, clears what --overwrite replaces, sweeps what a killed run left half-written."""
-    if config.overwrite:
-        _delete_set(folder)
-    elif config.resume:
-        for place in (folder, files.join(folder, PLAN_FOLDER)):
-            files.sweep(place)
-    elif files.names(folder):
-        raise ValueError(
-            f"{folder}: not empty ({len(files.names(folder))} entries); a build starts in an empty output; "
-            "use --resume to go on, --overwrite to replace the set in it, or another --output"
-        )
-
-
 def _inputs(texts: list[str], folder: str, config: BuildConfig) -> list[Input]:
-    if not texts and config.resume and files.exists(files.join(folder, RUN_NAME)):
-        texts = json.loads(files.read(files.join(folder, RUN_NAME)))["inputs"]
+    if not texts and config.resume:
+        texts = output.run_record(folder).get("inputs", [])
     if not texts:
         raise ValueError("no inputs; build takes folders, files, globs or URIs; name at least one")
     return [parse_input(number, text) for number, text in enumerate(texts)]
 
 
-def _with_backend(config: BuildConfig, folder: str, options: PipelineOptions | None) -> BuildConfig:
-    """Returns the options with --media-backend decided: a kept plan's, else this machine's.
+def _with_backend(config: BuildConfig, options: PipelineOptions | None) -> BuildConfig:
+    """Returns the options with --media-backend decided by this machine, where no earlier build did.
 
     Raises:
         ValueError: torch is needed, and is not here.
     """
-    backend, kept = config.media_backend, files.join(folder, PLAN_NAME)
-    if backend == "auto" and config.resume and files.exists(kept):
-        backend = json.loads(files.read(kept))["config"]["media_backend"]
-    elif backend == "auto" and options is not None:
+    backend = config.media_backend
+    if backend == "auto" and options is not None:
         # what this machine has says nothing about a remote runner's, which install the base dependencies only
         backend = "pillow"
     return dataclasses.replace(config, media_backend=resolved(backend))
 
 
-def _start(folder: str, inputs: list[Input], config: BuildConfig) -> None:
-    """Writes run.json and takes back an old manifest: from here on the set is unfinished."""
-    files.remove(files.join(folder, MANIFEST_NAME))
-    files.make_folder(files.join(folder, PLAN_FOLDER))
-    record = {
-        "started": _now(),
-        "host": platform.node(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": library_versions(config.media_backend) | {"apache-beam": beam.__version__},
-        "inputs": [files.join(given.root, given.pattern) if given.pattern else given.root for given in inputs],
-        "roots": [given.root for given in inputs],
-        "workers": config.workers,
-    }
-    files.write(files.join(folder, RUN_NAME), json.dumps(record, indent=2).encode() + b"\n")
-
-
-def _note(folder: str, **more: Any) -> None:
-    path = files.join(folder, RUN_NAME)
-    files.write(path, json.dumps(json.loads(files.read(path)) | more, indent=2).encode() + b"\n")
-
-
-def _plan_is_kept(folder: str, config: BuildConfig, inputs: list[Input]) -> bool:
-    """Returns whether a complete plan is there.
-
-    Raises:
-        ValueError: it is the plan of other options or inputs.
-    """
-    path = files.join(folder, PLAN_NAME)
-    if not files.exists(path):
-        return False
-    kept = json.loads(files.read(path))
-    now = json.loads(canonical_json(output_affecting(config)))
-    for name, value in kept["config"].items():
-        if now.get(name) != value:
-            raise ValueError(
-                f"{flag(name)}: {now.get(name)} now, {value} in the kept plan of {folder}; --resume goes on with the same options; "
-                "give the old value, or --overwrite"
-            )
-    prefixes = _prefixes(inputs)
-    if kept["inputs"] != prefixes:
-        raise ValueError(
-            f"{folder}: planned from {', '.join(kept['inputs'])}, resumed with {', '.join(prefixes)}; "
-            "--resume goes on with the same inputs in the same order; give those, or --overwrite"
-        )
-    return True
-
-
-def _prefixes(inputs: list[Input]) -> list[str]:
-    """Returns what names the inputs wherever they stand."""
-    return ["/".join(part for part in (given.prefix, given.pattern) if part) for given in inputs]
+def _take_plan_over(inputs: list[Input], folder: str, config: BuildConfig) -> None:
+    """Makes the output ready to go on from the plan that is there."""
+    output.settle(folder)
+    output.sweep(folder)
+    output.write_record(folder, inputs, config)
+    if warning := warn_of_new_inputs(folder, inputs, config):
+        warn(warning)
 
 
 def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: PipelineOptions | None) -> None:
-    for name in files.names(files.join(folder, PLAN_FOLDER)):
-        files.remove(files.join(folder, f"{PLAN_FOLDER}/{name}"))
-    with bar("planning", None, "groups") as tell:
-        _run(folder, lambda pipeline: plan_graph(pipeline, inputs, folder, config), config, options, lambda: tell(0))
-    summaries = list(plan.read_summaries(folder))
+    """Makes the plan; with --overwrite beside the old set, which it replaces once it is complete."""
+    place = files.join(folder, NEXT_FOLDER) if config.overwrite else folder
+    output.clear_next(folder)
+    output.clear_plan(place)
+    output.write_record(place, inputs, config)
     try:
-        _check_plan(summaries, inputs)
-    except ValueError:
-        _delete_set(folder)
+        with bar("planning", None, "groups") as tell:
+            _run(place, lambda pipeline: plan_graph(pipeline, inputs, place, config), config, options, lambda: tell(0))
+        summaries = list(plan.read_summaries(place))
+        warnings = _check_plan(summaries, inputs, config)
+        _check_not_all_rejected(place, summaries)
+    except (BuildFailed, ValueError, OSError, KeyboardInterrupt) as error:
+        if config.overwrite:
+            output.clear_next(folder)
+            raise type(error)(f"{error}; {folder} is as it was".removeprefix("; ")) from error
+        if isinstance(error, ValueError):
+            # a build that goes on keeps its record: what is wrong may be mended
+            (output.clear_plan if config.resume else output.delete_set)(folder)
         raise
     record = {
         "config": output_affecting(config),
-        "inputs": _prefixes(inputs),
+        "inputs": [given.relative for given in inputs],
         "totals": finish.planned_totals(summaries),
     }
-    files.write(files.join(folder, PLAN_NAME), json.dumps(record, indent=2).encode() + b"\n")
+    files.write(files.join(place, PLAN_NAME), json.dumps(record, indent=2).encode() + b"\n")
+    for warning in warnings:
+        warn(warning)
+    if config.overwrite:
+        output.settle(folder)
 
 
-def _check_plan(summaries: list[dict[str, Any]], inputs: list[Input]) -> None:
+def _check_plan(summaries: list[dict[str, Any]], inputs: list[Input], config: BuildConfig) -> list[str]:
+    """Returns warnings about a plan.
+
+    Raises:
+        ValueError: keys clash, nothing was found, or what labels were asked for is not there.
+    """
     clashes = [clash for summary in summaries for clash in summary["clashes"]]
     if clashes:
         key, one, two = min(clashes)
@@ -272,22 +209,37 @@ def _check_plan(summaries: list[dict[str, Any]], inputs: list[Input]) -> None:
         )
     totals = finish.planned_totals(summaries)
     if not totals["num_inputs"]:
-        named = ", ".join(files.join(given.root, given.pattern) if given.pattern else given.root for given in inputs)
         ignored = ", ".join(f"{count} {why}" for why, count in totals["ignored"].items())
         raise ValueError(
-            f"{named}: no media found{f' (ignored: {ignored})' if ignored else ''}; at least one image or video is needed; check the path"
+            f"{', '.join(given.named for given in inputs)}: no media found{f' (ignored: {ignored})' if ignored else ''}; "
+            "at least one image or video is needed; check the path"
         )
+    warnings = [
+        f"--exclude {pattern}: leaves nothing out that others do not; it is matched with whole keys, such as photos/cat/1.jpg; "
+        "check it"
+        for pattern in config.exclude
+        if EXCLUDED.format(pattern) not in totals["ignored"]
+    ]
+    if config.labels == "folder":
+        warnings += filter(None, [check_labels([summary["label_gaps"] for summary in summaries])])
+    return warnings
+
+
+def _check_not_all_rejected(folder: str, summaries: list[dict[str, Any]]) -> None:
+    if any(summary["shards"] for summary in summaries):
+        return
+    rejects = list(plan.read_rejects(folder))
+    first, num_inputs = min(rejects), len({row.key for row in rejects})
+    raise BuildFailed(
+        f"{folder}: nothing to write, all {num_inputs} inputs were rejected (first: {first.key}: {first.reason}, {first.detail}); "
+        f"at least one must be readable; see {PLAN_FOLDER}/rejects-*.parquet"
+    )
 
 
 def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: PipelineOptions | None) -> None:
     shards = [ShardPlan(*shard) for summary in plan.read_summaries(folder) for shard in summary["shards"]]
-    if not shards:
-        rejects = list(plan.read_rejects(folder))
-        first, num_inputs = min(rejects), len({row.key for row in rejects})
-        raise BuildFailed(
-            f"{folder}: nothing to write, all {num_inputs} inputs were rejected (first: {first.key}: {first.reason}, {first.detail}); "
-            f"at least one must be readable; see {PLAN_FOLDER}/rejects-*.parquet"
-        )
+    # from here on the set is unfinished
+    files.remove(files.join(folder, MANIFEST_NAME))
     wanted = {shard.name for shard in shards}
     versions = library_versions(config.media_backend)
     with bar("writing shards", len(shards), "shards") as tell:
@@ -316,34 +268,3 @@ def _check_failures(results: list[Any], folder: str) -> None:
             f"{files.join(folder, failed[0].path)}: not written ({failed[0].failure}); {len(failed)} of {len(results)} shards failed, "
             "so the set has no manifest; run the same command with --resume"
         )
-
-
-def _delete_set(folder: str) -> None:
-    """Deletes a set, finished or not: the shards its table or plan names, and the files this module names; nothing else."""
-    files.remove(files.join(folder, MANIFEST_NAME))
-    shards: list[str] = []
-    if files.exists(files.join(folder, SHARD_TABLE_NAME)):
-        shards = read_shard_table(folder)["path"].to_pylist()
-    else:
-        shards = [ShardPlan(*shard).name for summary in plan.read_summaries(folder) for shard in summary["shards"]]
-    own = [
-        SHARD_TABLE_NAME,
-        REJECT_TABLE_NAME,
-        finish.REPORT_NAME,
-        finish.REPORT_PAGE_NAME,
-        RUN_NAME,
-        PLAN_NAME,
-        CLASSES_NAME,
-        RESULTS_NAME,
-    ]
-    kept_plan = [f"{PLAN_FOLDER}/{name}" for name in files.names(files.join(folder, PLAN_FOLDER))]
-    for name in [*shards, *own, *kept_plan]:
-        files.remove(files.join(folder, name))
-    for place in (files.join(folder, PLAN_FOLDER), folder):
-        files.sweep(place)
-    if not files.is_uri(folder) and os.path.isdir(os.path.join(folder, PLAN_FOLDER)):
-        os.rmdir(os.path.join(folder, PLAN_FOLDER))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

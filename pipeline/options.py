@@ -1,13 +1,19 @@
 """Turns a frozen dataclass into a command's options, so that each option is written down once.
 
 A field made with `option` carries its help, its reader and whether it affects the output; argparse
-does the rest.
+does the rest. Options that are not typed are absent from what argparse returns, so that a build that goes on can
+take over those of the build before.
 """
 
 import argparse
 import dataclasses
+import difflib
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(i?))?(?:b|p|px)?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def option(
@@ -19,6 +25,7 @@ def option(
     choices: tuple[str, ...] | None = None,
     repeat: bool = False,
     affects_output: bool = True,
+    lasting: bool = True,
 ) -> Any:
     """Returns a dataclass field that is also a command-line option.
 
@@ -30,6 +37,7 @@ def option(
         choices: the values allowed, if they are few.
         repeat: may be given several times; the value is a tuple.
         affects_output: whether equal shards need an equal value.
+        lasting: whether a build that goes on takes it over.
     """
     metadata = {
         "help": help,
@@ -38,6 +46,7 @@ def option(
         "choices": choices,
         "repeat": repeat,
         "affects_output": affects_output,
+        "lasting": lasting,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -52,6 +61,39 @@ class Parser(argparse.ArgumentParser):
         """Ends with exit 2 and one line."""
         self.exit(2, f"{message}; see {self.prog} --help\n")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Returns what was typed; ends with exit 2 and the nearest option where one is not known."""
+        values, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.refuse(unknown)
+        return values
+
+    def refuse(self, unknown: list[str]) -> NoReturn:
+        """Ends with exit 2 over arguments that `parse_known_args` did not know."""
+        typed = next((text.partition("=")[0] for text in unknown if text.startswith("--")), None)
+        if typed is None:
+            self.error(f"{unknown[0]}: one argument too many")
+        names = [name.removeprefix("--") for name in self._option_string_actions]
+        near = difflib.get_close_matches(typed.removeprefix("--"), names, n=1)
+        self.error(f"{typed}: no such option" + (f"; the nearest is --{near[0]}" if near else ""))
+
+
+def amount(text: str) -> int:
+    """Returns the whole number that `300000`, `256MB`, `1.5 GiB` or `120MP` stands for.
+
+    k, M, G and T are powers of 1,000, and with an i behind them of 1,024; the unit itself may be left out.
+
+    Raises:
+        ValueError: it is no such number.
+    """
+    found = _AMOUNT.fullmatch(text.strip())
+    if found is None:
+        raise ValueError("it is a number with a unit or without, such as 256MB, 1.5GiB or 300000")
+    value = float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[(found[2] or "").lower()]
+    if value != int(value):
+        raise ValueError("it is no whole number")
+    return int(value)
+
 
 def flag(name: str) -> str:
     """Returns the option's name as typed."""
@@ -59,19 +101,18 @@ def flag(name: str) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser, config: type) -> None:
-    """Adds every `option` field of a dataclass to a parser."""
+    """Adds every `option` field of a dataclass to a parser; what is not typed is absent from its result."""
     for field in dataclasses.fields(config):
         if "help" not in field.metadata:
             continue
         metadata = field.metadata
         if field.default is False:
-            parser.add_argument(flag(field.name), action="store_true", help=metadata["help"])
+            parser.add_argument(flag(field.name), action="store_true", default=argparse.SUPPRESS, help=metadata["help"])
             continue
         shown = "" if field.default in (None, ()) else f" (default {_shown(field.default)})"
         parser.add_argument(
             flag(field.name),
-            # argparse appends to a copy of the default, which must be a list
-            default=list(field.default) if metadata["repeat"] else field.default,
+            default=argparse.SUPPRESS,
             # choices first: argparse would show the parsed value
             type=None if metadata["choices"] else _reader(field.name, metadata["parse"]),
             choices=metadata["choices"],
@@ -81,26 +122,38 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
         )
 
 
-def from_namespace(config: type, values: argparse.Namespace, **more: Any) -> Any:
-    """Returns the dataclass filled from parsed options; `more` are its fields that are no options."""
-    given = {}
+def typed_options(config: type, values: argparse.Namespace) -> dict[str, Any]:
+    """Returns the options of a dataclass that were typed, by field name."""
+    typed = {}
     for field in dataclasses.fields(config):
-        if "help" in field.metadata:
+        if "help" in field.metadata and hasattr(values, field.name):
             value = getattr(values, field.name)
-            given[field.name] = tuple(value) if isinstance(value, list) else value
-    return config(**given, **more)
+            typed[field.name] = (*field.default, *value) if field.metadata["repeat"] else value
+    return typed
 
 
 def output_affecting(config: Any) -> dict[str, Any]:
     """Returns the options that decide what is written, as JSON values; equal builds have them equal."""
     return {
-        field.name: _jsonable(getattr(config, field.name))
+        field.name: jsonable(getattr(config, field.name))
         for field in dataclasses.fields(config)
         if field.metadata.get("affects_output")
     }
 
 
-def _jsonable(value: Any) -> Any:
+def recorded(config: Any) -> dict[str, Any]:
+    """Returns the options that a build that goes on takes over, as JSON values: those that decide what is written, and
+    the others where they are not the default."""
+    return {
+        field.name: jsonable(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+        if field.metadata.get("affects_output")
+        or (field.metadata.get("lasting") and getattr(config, field.name) != field.default)
+    }
+
+
+def jsonable(value: Any) -> Any:
+    """Returns an option's value as JSON gives it back."""
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -22,6 +22,7 @@ import xxhash
 
 from pipeline import files
 from pipeline.config import PlanConfig
+from pipeline.labels import label_gaps, label_of
 from pipeline.packing import Packing, pack
 from pipeline.packing.balance import balance
 from pipeline.packing.bounds import closed_form_bound
@@ -29,7 +30,6 @@ from pipeline.packing.elastic import Menus, fill
 from pipeline.packing.instance import histogram_of, read_instance
 from pipeline.records import Clash, Ignored, Outcome, Reference, Reject
 from pipeline.sample import draw, menu, shuffled
-from pipeline.source import label_of
 from schemas.geometry import ceil_div
 from schemas.manifest import REJECT_TABLE_SCHEMA, canonical_json
 from schemas.sequence import sequence_schema
@@ -127,6 +127,7 @@ def plan_group(
     shard_plans: list[ShardPlan] = []
     chunks: list[dict[str, Any]] = []
     histograms: dict[str, dict[str, int]] = {}
+    numbers = None if classes is None else {name: number for number, name in enumerate(classes)}
     for view in range(config.views):
         seen = [reference for reference in references if reference.view == view]
         lengths: Counter[int] = Counter()
@@ -140,7 +141,7 @@ def plan_group(
             packed = [_balanced([members for bins in packed for members in bins], config, group, view)]
         for bins in packed:
             for part in _parts(bins, config):
-                rows = [row for sequence, members in enumerate(part) for row in _rows(sequence, members, classes)]
+                rows = [row for sequence, members in enumerate(part) for row in _rows(sequence, members, numbers)]
                 tokens = sum(reference.num_tokens for members in part for reference in members)
                 shard_plans.append(ShardPlan(group, len(shards), view, len(shards), len(part), len(rows), tokens))
                 shards.append(rows)
@@ -158,6 +159,8 @@ def plan_group(
         "chunks": chunks,
         "shards": [list(shard) for shard in shard_plans],
     }
+    if classes is not None:
+        summary["label_gaps"] = label_gaps((reference.example.source.key for reference in references), classes)
     return GroupPlan(shards, sorted(rejects), summary)
 
 
@@ -297,10 +300,9 @@ def _source_px(reference: Reference) -> int:
     return example.source_height * example.source_width * max(1, len(example.frame_pts))
 
 
-def _rows(sequence: int, members: list[Reference], classes: tuple[str, ...] | None) -> Iterator[dict[str, Any]]:
+def _rows(sequence: int, members: list[Reference], numbers: dict[str, int] | None) -> Iterator[dict[str, Any]]:
     for reference in members:
         example = reference.example
-        label = label_of(example.source.key) if classes is not None else None
         yield {
             "sequence": sequence,
             "example_id": example.example_id,
@@ -310,7 +312,7 @@ def _rows(sequence: int, members: list[Reference], classes: tuple[str, ...] | No
             "root": example.source.root,
             "path": os.fsencode(example.source.path),
             "size_bytes": example.source.size_bytes,
-            "label": None if label is None else classes.index(label),
+            "label": None if numbers is None else numbers.get(label_of(example.source.key) or ""),
             "source_height": example.source_height,
             "source_width": example.source_width,
             "wanted_height": reference.wanted_height,

@@ -1,4 +1,4 @@
-"""Progress on standard error: tqdm on a terminal, plain lines elsewhere, nothing for what ends within two seconds."""
+"""Progress and warnings on standard error: tqdm on a terminal, plain lines elsewhere, nothing for what ends within two seconds."""
 
 import sys
 import time
@@ -12,6 +12,18 @@ from tqdm import tqdm
 DELAY_S = 2.0
 # a log file wants few lines
 LINE_EVERY_S = 30.0
+
+
+def say(text: str) -> None:
+    """Prints one line, whatever the text: names may hold line breaks, and commands to the terminal."""
+    line = " ".join(text.splitlines())
+    shown = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+    print("".join(shown), file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """Prints a warning, one line."""
+    say(f"warning: {text}")
 
 
 @contextmanager

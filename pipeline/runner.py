@@ -16,14 +16,20 @@ from typing import Any
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 import pipeline as package
 from pipeline.options import Parser
 
-_LOCAL_RUNNERS = ("FnApiRunner", "DirectRunner", "PrismRunner", "InteractiveRunner")
+# this machine: what runs is always FnApiRunner (`_local`)
+_LOCAL_RUNNERS = ("FnApiRunner", "DirectRunner")
+_REFUSED_RUNNERS = {
+    "DaskRunner": "it loses data silently (Beam 2.77)",
+    "PrismRunner": "it downloads an engine of its own when it starts, and was never tested with this pipeline",
+    "InteractiveRunner": "it is for notebooks",
+}
 
 
 class PipelineFailed(RuntimeError):
@@ -36,26 +42,72 @@ def parse_beam_options(arguments: list[str]) -> PipelineOptions | None:
     Raises:
         ValueError: Beam knows no such option, or the runner is one that is not offered.
     """
-    parser = Parser(prog="beam", add_help=False)
-    for kind in PipelineOptions.__subclasses__():
-        with contextlib.suppress(Exception):  # argparse: two modules of Beam's may define one option
-            kind._add_argparse_args(parser)
-    known, unknown = parser.parse_known_args(arguments)
+    known, unknown = _beam_parser().parse_known_args(arguments)
     if unknown:
         raise ValueError(f"{unknown[0]}: no option of Beam's; options after -- go to Beam; put ours before --")
-    if known.runner == "DaskRunner":
-        raise ValueError(
-            "--runner DaskRunner: it loses data silently (Beam 2.77); use another runner; leave it out to run on this machine"
-        )
-    if not arguments or known.runner in (None, *_LOCAL_RUNNERS):
+    if not arguments:
         return None
+    _check_runner(known.runner)
+    others = [text for text in arguments if text.startswith("--") and text.partition("=")[0] != "--runner"]
+    if known.runner in (None, *_LOCAL_RUNNERS):
+        if others:
+            here = "there is no --runner" if known.runner is None else f"--runner {known.runner} is this machine"
+            raise ValueError(
+                f"{others[0]}: for other runners, and {here}; here --workers, before --, is all there is to set; name the "
+                "runner, such as --runner DataflowRunner, or leave it out"
+            )
+        return None
+    if known.template_location:
+        raise ValueError(
+            f"--template_location {known.template_location}: would store the job and not run it; a build looks at its plan "
+            "before it goes on; leave it out"
+        )
     arguments = list(arguments)
     root = os.path.dirname(os.path.dirname(os.path.abspath(package.__file__)))
     if known.setup_file:
         arguments += ["--setup_file", os.path.abspath(known.setup_file)]
     elif os.path.exists(os.path.join(root, "setup.py")):
         arguments += ["--setup_file", os.path.join(root, "setup.py")]
-    return PipelineOptions(arguments, save_main_session=False)
+    options = PipelineOptions(arguments, save_main_session=False)
+    if known.runner == "DataflowRunner":
+        _check_dataflow(options)
+    return options
+
+
+def beam_options() -> frozenset[str]:
+    """Returns the names of all options of Beam's."""
+    return frozenset(_beam_parser()._option_string_actions)
+
+
+def _beam_parser() -> Parser:
+    parser = Parser(prog="beam", add_help=False)
+    for kind in PipelineOptions.__subclasses__():
+        with contextlib.suppress(Exception):  # argparse: two modules of Beam's may define one option
+            kind._add_argparse_args(parser)
+    return parser
+
+
+def _check_runner(name: str | None) -> None:
+    if name in _REFUSED_RUNNERS:
+        raise ValueError(
+            f"--runner {name}: {_REFUSED_RUNNERS[name]}; use another runner; leave it out to run on this machine"
+        )
+
+
+def _check_dataflow(options: PipelineOptions) -> None:
+    """Checks what Dataflow needs, which Beam finds missing only after it has staged the workers' packages.
+
+    Raises:
+        ValueError: an option is missing.
+    """
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
+
+    cloud = options.view_as(GoogleCloudOptions)
+    if not cloud.project:
+        raise ValueError("--runner DataflowRunner: no --project; a job belongs to one; add --project P behind --")
+    # of $CLOUDSDK_COMPUTE_REGION or gcloud's settings
+    if not cloud.region and not DataflowRunner().get_default_gcp_region():
+        raise ValueError("--runner DataflowRunner: no --region; a job runs in one; add --region R behind --")
 
 
 def run(

@@ -19,8 +19,21 @@ VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .
 MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 HIDDEN = "(hidden)"
-EXCLUDED = "(excluded)"
+EXCLUDED = "(excluded by {})"
 BEYOND_LIMIT = "(beyond --limit)"
+
+# what holds or lists media and is none itself
+_CONTAINERS = {
+    ".csv": "a table",
+    ".tsv": "a table",
+    ".parquet": "a table",
+    ".json": "a JSON file",
+    ".jsonl": "a JSON file",
+    ".tar": "an archive",
+    ".tar.gz": "an archive",
+    ".tgz": "an archive",
+    ".zip": "an archive",
+}
 
 _GLOB = re.compile(r"[*?\[]")
 
@@ -42,13 +55,29 @@ class Input(NamedTuple):
     pattern: str
     single: bool
 
+    @property
+    def named(self) -> str:
+        """What the user named, as an absolute path or a URI."""
+        return files.join(self.root, self.pattern) if self.pattern else self.root
+
+    @property
+    def relative(self) -> str:
+        """What names the input wherever it stands."""
+        return "/".join(part for part in (self.prefix, self.pattern) if part)
+
 
 def parse_input(number: int, text: str) -> Input:
     """Returns what a command-line argument stands for.
 
     Raises:
-        ValueError: nothing of that name is there, and it is no glob.
+        ValueError: nothing of that name is there and it is no glob, or it is a file that only holds or lists media.
     """
+    container = next((what for suffix, what in _CONTAINERS.items() if text.lower().endswith(suffix)), None)
+    if container and not _GLOB.search(text) and (files.is_uri(text) or os.path.isfile(text)):
+        raise ValueError(
+            f"{text}: {container}; inputs are images and videos, or folders, globs and URIs of them; unpack it, or name the "
+            "files themselves"
+        )
     path = text if files.is_uri(text) else os.path.abspath(text)
     if not files.is_uri(path) and os.path.isdir(path):
         return Input(number, path, os.path.basename(path) or "root", "", False)
@@ -82,8 +111,9 @@ def list_input(given: Input, exclude: tuple[str, ...]) -> Iterator[Source | Igno
             yield reject(key, "list", "unreadable", found.detail)
             continue
         why = None if given.single else _why_ignored(found.relative)
-        if any(fnmatch.fnmatchcase(key, pattern) for pattern in exclude):
-            why = EXCLUDED
+        matching = next((pattern for pattern in exclude if fnmatch.fnmatchcase(key, pattern)), None)
+        if matching is not None:
+            why = EXCLUDED.format(matching)
         if why:
             yield Ignored(key, why)
         elif not found.regular:
@@ -100,12 +130,6 @@ def source_path(source: Source, roots: list[str]) -> str:
 def printable(name: str) -> str:
     """Returns a file name as Unicode: bytes that are not UTF-8 are percent-encoded."""
     return re.sub("[\udc80-\udcff]", lambda escape: f"%{ord(escape[0]) - 0xDC00:02X}", name)
-
-
-def label_of(key: str) -> str | None:
-    """Returns the name of the folder a key lies in, or None if it lies in none."""
-    parts = key.split("/")
-    return parts[-2] if len(parts) > 1 else None
 
 
 def _split_glob(path: str) -> tuple[str, str]:

@@ -17,13 +17,14 @@ from pipeline import files
 from pipeline.config import PlanConfig
 from pipeline.dedupe import content_of, keep_least, with_digest
 from pipeline.isolation import isolated
+from pipeline.labels import label_of
 from pipeline.media import DecodeError
 from pipeline.plan import ShardPlan, group_of, plan_group, read_shard_rows, write_group_plan
 from pipeline.probe import probe
 from pipeline.records import Clash, Example, Ignored, Outcome, Reference, Source, reject
 from pipeline.sample import Resolution, sample
 from pipeline.shards import ShardResult, write_shard
-from pipeline.source import BEYOND_LIMIT, Input, label_of, list_input, source_path
+from pipeline.source import BEYOND_LIMIT, Input, list_input, source_path
 from schemas.geometry import ceil_div
 from schemas.manifest import canonical_json
 
@@ -198,25 +199,28 @@ class Group(beam.PTransform):
 
 @dataclass
 class ClassNames(beam.PTransform):
-    """Listed inputs to one sorted tuple of their folder names; kept beside the plan."""
+    """Listed inputs to the names of their classes: those given, or of their folders, sorted; kept beside the plan."""
 
     folder: str
+    given: tuple[str, ...] | None
     label: str | None = field(default=None, init=False, repr=False)
 
     def expand(self, listed: beam.PCollection[Outcome]) -> beam.PCollection[tuple[str, ...]]:
         path = files.join(self.folder, CLASSES_NAME)
 
-        def keep(names: list[str]) -> tuple[str, ...]:
-            classes = tuple(sorted(name for name in names if name is not None))
-            files.write(path, canonical_json(classes))
-            return classes
+        def keep(names: Iterable[str]) -> tuple[str, ...]:
+            files.write(path, canonical_json(list(names)))
+            return tuple(names)
 
+        if self.given is not None:
+            return listed.pipeline | "given" >> beam.Create([self.given]) | "keep" >> beam.Map(keep)
         return (
             listed
             | beam.Filter(lambda found: not isinstance(found, Ignored))
             | beam.Map(lambda found: label_of(found.key))
             | beam.Distinct()
             | beam.combiners.ToList()
+            | "sort" >> beam.Map(lambda names: tuple(sorted(name for name in names if name is not None)))
             | "keep" >> beam.Map(keep)
         )
 

@@ -23,6 +23,8 @@ UNDERSTOOD: frozenset[str] = frozenset()
 MANIFEST_NAME = "manifest.json"
 SHARD_TABLE_NAME = "shards.parquet"
 REJECT_TABLE_NAME = "rejects.parquet"
+# the first file of a build: a folder without it was never one
+RUN_NAME = "run.json"
 
 SHARD_TABLE_SCHEMA = pa.schema(
     [
@@ -130,9 +132,7 @@ def read_manifest(folder: str) -> Manifest:
     try:
         data = json.loads(read_bytes(path))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FormatError(
-            f"{folder}: no {MANIFEST_NAME}; a finished set has one; finish it with build --resume, or check the path"
-        ) from error
+        raise FormatError(f"{folder}: {_why_no_manifest(folder)}") from error
     except ValueError as error:
         raise FormatError(
             f"{path}: not JSON ({error}); the manifest is broken; write it again with build --resume"
@@ -156,6 +156,14 @@ def read_manifest(folder: str) -> Manifest:
         raise FormatError(
             f"{path}: broken manifest ({error!r}); it holds what docs/format.md lists; write it again with build --resume"
         ) from error
+
+
+def _why_no_manifest(folder: str) -> str:
+    try:
+        read_bytes(join(folder, RUN_NAME))
+    except OSError:
+        return f"no packed set; a set is a folder with {MANIFEST_NAME}; check the path"
+    return f"no {MANIFEST_NAME}; the set is not finished, and a finished one has it; finish it with build --resume"
 
 
 def _balance_group(data: dict[str, Any]) -> int | None:

@@ -71,7 +71,7 @@ def test_a_killed_build_resumes_to_the_same_bytes(reference: Path, media: Path, 
     refused = run("report", output)
     assert (refused.code, refused.err) == (
         1,
-        f"{output}: no manifest.json; a finished set has one; finish it with build --resume, or check the path\n",
+        f"{output}: no manifest.json; the set is not finished, and a finished one has it; finish it with build --resume\n",
     )
     resumed = run(*command, "--workers", 1, "--resume")
     assert resumed.code == 0, resumed.err
@@ -289,7 +289,7 @@ def test_views_limit_exclude_and_deep_tubelets(media: Path, tmp_path: Path, run:
         len(list(media.rglob("*.webp"))),
         sum(path.is_file() and path.suffix != ".webp" for path in media.rglob("*")),
     )
-    assert manifest["totals"]["ignored"] == {"(beyond --limit)": rest - 20, "(excluded)": webp}
+    assert manifest["totals"]["ignored"] == {"(beyond --limit)": rest - 20, "(excluded by *.webp)": webp}
     assert manifest["totals"]["num_inputs"] == 20
     assert [bound["view"] for bound in manifest["bounds"]] == [0, 1]
     by_view: dict[int, dict[str, int]] = {0: {}, 1: {}}

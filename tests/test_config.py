@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import BuildConfig, PlanConfig, default_workers
-from pipeline.options import Parser, add_options, from_namespace, output_affecting
+from pipeline.options import Parser, add_options, output_affecting, typed_options
 from schemas import Layout
 
 
@@ -43,7 +43,7 @@ def test_every_default_can_be_typed_and_passes_the_check() -> None:
     for field in dataclasses.fields(BuildConfig):
         if field.default not in (None, (), False):
             typed += ["--" + field.name.replace("_", "-"), as_typed(field.default)]
-    config = from_namespace(BuildConfig, make_parser().parse_args(typed))
+    config = BuildConfig(**typed_options(BuildConfig, make_parser().parse_args(typed)))
     assert config == BuildConfig()
     config.check()
     PlanConfig().check()
@@ -60,7 +60,7 @@ def test_the_record_leaves_out_only_what_cannot_change_a_byte() -> None:
     recorded = output_affecting(BuildConfig())
     names = {field.name for field in dataclasses.fields(BuildConfig)}
     assert names - recorded.keys() == {
-        "workers", "resume", "overwrite", "max_reject_fraction", "decode_cache_bytes", "decode_isolation", "decode_timeout_s"
+        "workers", "classes", "resume", "overwrite", "max_reject_fraction", "decode_cache_bytes", "decode_isolation", "decode_timeout_s"
     }  # fmt: skip
     assert json.loads(json.dumps(recorded)) == recorded
     # so that a build goes on from a kept plan
@@ -134,10 +134,15 @@ RULES += [
 RULES += [
     (
         {"mean": mean, "std": std},
-        f"--mean {mean} --std {std}: cannot be applied; they are finite and std is over 0; leave them out for 0.5",
+        "--mean {} --std {}: not of pixels scaled to 0..1; mean lies in 0..1, and std does, too, and is over 0; "
+        "divide those of 0..255 by 255, or leave them out for 0.5".format(
+            *(",".join(f"{x:g}" for x in values) for values in (mean, std))
+        ),
     )
     for mean, std in [
         ((0.5, 0.5, 0.5), (1.0, 0.0, 1.0)),
+        ((123.0, 117.0, 104.0), (1.0, 1.0, 1.0)),
+        ((0.5, 0.5, 0.5), (58.4, 57.1, 57.4)),
         ((0.5, 0.5, 0.5), (1.0, NAN, 1.0)),
         ((0.5, 0.5, 0.5), (1.0, INFINITY, 1.0)),
         ((NAN, 0.5, 0.5), (1.0, 1.0, 1.0)),
@@ -234,4 +239,4 @@ def test_a_bad_number_ends_with_exit_2_and_one_line(typed: str, told: str, capsy
 
 def test_exclude_may_be_given_several_times() -> None:
     values = make_parser().parse_args(["--exclude", "*.gif", "--exclude", "a/*"])
-    assert from_namespace(BuildConfig, values).exclude == ("*.gif", "a/*")
+    assert typed_options(BuildConfig, values)["exclude"] == ("*.gif", "a/*")

@@ -50,7 +50,7 @@ def test_wrong_use_is_one_line_and_exit_2(case: str, media: Path, tmp_path: Path
         ),
         "unknown": (
             (media, "--sequence-lenght", 4),
-            "unrecognized arguments: --sequence-lenght 4; see run_pipeline.sh --help",
+            "--sequence-lenght: no such option; the nearest is --sequence-length; see run_pipeline.sh build --help",
         ),
         "beam": (
             (media, "--", "--max-segments", "3"),
@@ -88,7 +88,7 @@ def test_resume_refuses_other_options_and_other_inputs(reference: Path, media: P
     other = run(*command, "--seed", 3)
     assert (other.code, other.err) == (
         2,
-        f"--seed: 3 now, 0 in the kept plan of {tmp_path}/shards; --resume goes on with the same options; give the old value, or --overwrite\n",
+        f"--seed: 3 now, 0 when {tmp_path}/shards was begun; --resume goes on with the same options; leave it out, or use --overwrite\n",
     )
     fewer = run("build", media, "--output", tmp_path / "shards", "--workers", 1, "--resume", *SMALL)
     assert fewer.code == 2

@@ -71,14 +71,18 @@ def test_unknown_keys_of_a_manifest_are_ignored(tmp_path: Path) -> None:
     assert read_manifest(str(tmp_path)) == MANIFEST
 
 
-def test_a_folder_without_a_manifest_is_unfinished(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "missing"):
-        assert refusal(read_manifest, str(folder)) == (
-            f"{folder}: no manifest.json; a finished set has one; finish it with build --resume, or check the path"
-        )
-    file = tmp_path / "file"
+def test_a_folder_without_a_manifest_is_unfinished_or_no_set(tmp_path: Path) -> None:
+    file, begun = tmp_path / "file", tmp_path / "begun"
     file.touch()
-    assert refusal(read_manifest, str(file)).startswith(f"{file}: no manifest.json; ")
+    begun.mkdir()
+    (begun / "run.json").write_text("{}")
+    for folder in (tmp_path, tmp_path / "missing", file):
+        assert refusal(read_manifest, str(folder)) == (
+            f"{folder}: no packed set; a set is a folder with manifest.json; check the path"
+        )
+    assert refusal(read_manifest, str(begun)) == (
+        f"{begun}: no manifest.json; the set is not finished, and a finished one has it; finish it with build --resume"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"{'a': 1}", b'{"format_version": 1', b"\xff\xfe\x00"])

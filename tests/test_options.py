@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pipeline.options import Parser, add_options, from_namespace, option, output_affecting
+from pipeline.options import Parser, add_options, option, output_affecting, typed_options
 
 
 def _pair(text: str) -> tuple[int, ...]:
@@ -34,7 +34,7 @@ def read(*typed: str) -> Config:
     """Returns what a command line stands for."""
     parser = Parser(prog="draw")
     add_options(parser, Config)
-    return from_namespace(Config, parser.parse_args(typed), path="here")
+    return Config(path="here", **typed_options(Config, parser.parse_args(typed)))
 
 
 def test_without_options_every_default_holds() -> None:
@@ -68,8 +68,10 @@ def test_of_other_options_the_last_one_holds() -> None:
             "argument --start: '4\\n5' is not valid (invalid literal for int() with base 10: '4\\n5')",
         ),
         (("--start",), "argument --start: expected one argument"),
-        (("--sta", "1"), "unrecognized arguments: --sta 1"),
-        (("--path", "x"), "unrecognized arguments: --path x"),
+        (("--sta", "1"), "--sta: no such option; the nearest is --start"),
+        (("--coluor=red",), "--coluor: no such option; the nearest is --colour"),
+        (("--elephant", "x"), "--elephant: no such option"),
+        (("x", "--loud"), "x: one argument too many"),
         (("--loud=1",), "argument --loud: ignored explicit argument '1'"),
     ],
 )

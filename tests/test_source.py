@@ -10,8 +10,9 @@ import pytest
 from media_files import photo, write_files, write_odd_entries, write_odd_names
 
 from pipeline import files
+from pipeline.labels import label_of
 from pipeline.records import Ignored, Reject, Source
-from pipeline.source import label_of, list_input, parse_input, printable, source_path
+from pipeline.source import list_input, parse_input, printable, source_path
 
 
 @pytest.fixture
@@ -80,7 +81,9 @@ def test_what_is_left_out_is_counted_by_suffix(photos: Path) -> None:
 def test_excluded_files_are_counted_not_read(photos: Path) -> None:
     found = listed(photos, "photos/sub/*", "*.PNG")
     assert keys(found) == ["photos/2024 [May]/f.jpg", "photos/a.jpg"]
-    excluded = [outcome.key for outcome in found if isinstance(outcome, Ignored) and outcome.why == "(excluded)"]
+    excluded = [
+        outcome.key for outcome in found if isinstance(outcome, Ignored) and outcome.why.startswith("(excluded by ")
+    ]
     assert sorted(excluded) == sorted(
         [*ALL_KEYS[2:], "photos/sub/list.TXT", "photos/sub/Makefile", "photos/sub/.h/i.jpg"]
     )

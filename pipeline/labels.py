@@ -62,11 +62,16 @@ def check_labels(gaps: list[dict[str, Any]]) -> str:
     if not num_bare:
         return ""
     first, num_keys = min(gap["first_bare"] for gap in gaps if gap["num_bare"]), sum(gap["num_keys"] for gap in gaps)
-    told = f"--labels folder: {num_bare} of {num_keys} inputs lie in no folder (first: {first})"
     rule = "a file named by itself, or by a glob that the shell has spelled out, has no folder in its key"
     if num_bare == num_keys:
-        raise ValueError(f"{told}; {rule}; name the folder, or put the glob in quotes")
-    return f"{told} and have no label; {rule}"
+        raise ValueError(
+            f"--labels folder: none of {num_keys} inputs lies in a folder (first: {first}); {rule}; name the folder, or put "
+            "the glob in quotes"
+        )
+    return (
+        f"--labels folder: {num_bare} of {num_keys} inputs lie in no folder and have no label (first: {first}); {rule}; name "
+        "the folder, or put the glob in quotes"
+    )
 
 
 def read_class_names(place: str) -> tuple[str, ...]:

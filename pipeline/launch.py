@@ -215,8 +215,7 @@ def _check_plan(summaries: list[dict[str, Any]], inputs: list[Input], config: Bu
             "at least one image or video is needed; check the path"
         )
     warnings = [
-        f"--exclude {pattern}: leaves nothing out that others do not; it is matched with whole keys, such as photos/cat/1.jpg; "
-        "check it"
+        f"--exclude {pattern}: leaves out nothing; it is matched with whole keys, such as photos/cat/1.jpg; check it"
         for pattern in config.exclude
         if EXCLUDED.format(pattern) not in totals["ignored"]
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pipeline.options import Parser, add_options, option, output_affecting, typed_options
+from pipeline.options import Parser, add_options, amount, option, output_affecting, typed_options
 
 
 def _pair(text: str) -> tuple[int, ...]:
@@ -84,6 +84,31 @@ def test_a_wrong_option_ends_with_exit_2_and_one_line(
     printed = capsys.readouterr()
     assert printed.err == f"{told}; see draw --help\n"
     assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0),
+        ("300000", 300_000),
+        ("256MB", 256_000_000),
+        ("256 mb", 256_000_000),
+        ("1.5GiB", 3 * 2**29),
+        ("4k", 4_000),
+        ("4Ki", 4_096),
+        ("2T", 2 * 10**12),
+        ("120MP", 120_000_000),
+        ("120000px", 120_000),
+    ],
+)
+def test_an_amount_may_have_a_unit(text: str, value: int) -> None:
+    assert amount(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-1", "1e6", "1.5", "0.0001kB", "4 apples", "1,000", "inf", "5KMB"])
+def test_what_is_no_amount_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="^it is "):
+        amount(text)
 
 
 def test_a_choice_that_is_none_names_the_choices(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ import pytest
 from media_files import photo, write_files, write_odd_entries, write_odd_names
 
 from pipeline import files
-from pipeline.labels import label_of
 from pipeline.records import Ignored, Reject, Source
 from pipeline.source import list_input, parse_input, printable, source_path
 
@@ -243,9 +242,3 @@ def test_an_input_that_cannot_be_read_at_all_is_an_error(photos: Path, monkeypat
 
 def test_an_empty_folder_gives_nothing(tmp_path: Path) -> None:
     assert listed(tmp_path) == []
-
-
-def test_a_label_is_the_name_of_the_folder_a_key_lies_in() -> None:
-    assert label_of("photos/cats/a.jpg") == "cats"
-    assert label_of("cats/a.jpg") == "cats"
-    assert label_of("a.jpg") is None

@@ -160,7 +160,8 @@ def _local(workers: int) -> beam.Pipeline:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if root not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, paths)])
-    command = f"exec {shlex.quote(sys.executable)} -m pipeline.worker"
+    # Ctrl-C reaches every process of a terminal; the launcher answers it, and its workers end with it
+    command = f"trap '' INT; exec {shlex.quote(sys.executable)} -m pipeline.worker"
     environment = SubprocessSDKEnvironment.from_command_string(command_string=command)
     return beam.Pipeline(
         runner=FnApiRunner(default_environment=environment),

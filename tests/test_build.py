@@ -99,6 +99,16 @@ def test_a_dead_worker_process_ends_the_build_with_one_line(media: Path, tmp_pat
     assert not (output / "manifest.json").exists()
 
 
+def test_workers_end_with_their_launcher_and_without_a_word(media: Path, tmp_path: Path) -> None:
+    output = tmp_path / "shards"
+    process = start("build", media, "--output", output, "--workers", 2, *SMALL)
+    wait_for_shards(output, 1)
+    os.kill(process.pid, signal.SIGKILL)
+    # their standard error is the launcher's: it is closed when the last of them has ended
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (-signal.SIGKILL, "", "")
+
+
 def _is_worker_of(entry: str, launcher: int) -> bool:
     try:
         command = Path(f"/proc/{entry}/cmdline").read_bytes()

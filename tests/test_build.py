@@ -83,11 +83,7 @@ def test_a_dead_worker_process_ends_the_build_with_one_line(media: Path, tmp_pat
     output = tmp_path / "shards"
     process = start("build", media, "--output", output, "--workers", 2, *SMALL)
     wait_for_shards(output, 1)
-    workers = [
-        int(entry)
-        for entry in os.listdir("/proc")
-        if entry.isdigit() and os.path.exists(f"/proc/{entry}/cmdline") and _is_worker_of(entry, process.pid)
-    ]
+    workers = workers_of(process.pid)
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
@@ -102,11 +98,19 @@ def test_a_dead_worker_process_ends_the_build_with_one_line(media: Path, tmp_pat
 def test_workers_end_with_their_launcher_and_without_a_word(media: Path, tmp_path: Path) -> None:
     output = tmp_path / "shards"
     process = start("build", media, "--output", output, "--workers", 2, *SMALL)
-    wait_for_shards(output, 1)
+    while not workers_of(process.pid):
+        assert process.poll() is None
+        time.sleep(0.002)
+    # they have just begun to start, and would wait for it
     os.kill(process.pid, signal.SIGKILL)
     # their standard error is the launcher's: it is closed when the last of them has ended
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (-signal.SIGKILL, "", "")
+
+
+def workers_of(launcher: int) -> list[int]:
+    """Returns the worker processes of a build."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _is_worker_of(entry, launcher)]
 
 
 def _is_worker_of(entry: str, launcher: int) -> bool:

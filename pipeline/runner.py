@@ -161,7 +161,7 @@ def _local(workers: int) -> beam.Pipeline:
     if root not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, paths)])
     # Ctrl-C reaches every process of a terminal; the launcher answers it, and its workers end with it
-    command = f"trap '' INT; exec {shlex.quote(sys.executable)} -m pipeline.worker"
+    command = f"trap '' INT; exec {shlex.quote(sys.executable)} -m pipeline.worker {os.getpid()}"
     environment = SubprocessSDKEnvironment.from_command_string(command_string=command)
     return beam.Pipeline(
         runner=FnApiRunner(default_environment=environment),

@@ -1,4 +1,7 @@
-"""A local worker process: Beam's own, made quiet. What goes wrong travels to the launcher as an exception."""
+"""A local worker process: Beam's own, made quiet. What goes wrong travels to the launcher as an exception.
+
+Its only argument is the launcher's process: which it is must not be asked for here, where it may be gone already.
+"""
 
 import logging
 import os
@@ -15,7 +18,7 @@ def end_with(launcher: int) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with, args=(int(sys.argv[1]),), daemon=True).start()
     # before Beam is imported, which logs at import
     logging.disable(logging.CRITICAL)
     import grpc

@@ -81,6 +81,7 @@ def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
         "python": platform.python_version(),
         "versions": library_versions(config.media_backend) | {"apache-beam": metadata.version("apache-beam")},
         "inputs": [given.named for given in inputs],
+        "names": [given.relative for given in inputs],
         "roots": [given.root for given in inputs],
         "options": recorded(config),
         "workers": config.workers,

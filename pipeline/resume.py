@@ -50,11 +50,12 @@ def plan_is_kept(folder: str, config: BuildConfig, inputs: list[Input]) -> bool:
     """Returns whether a complete plan is there to go on from.
 
     Raises:
-        ValueError: it is the plan of other options or inputs.
+        ValueError: it is the plan of other options or inputs, or another build was begun there.
     """
     home = plan_home(folder)
     path = files.join(home, PLAN_NAME)
     if not files.exists(path):
+        _check_inputs(run_record(folder).get("names"), inputs, folder)
         return False
     kept = json.loads(files.read(path))
     now = json.loads(canonical_json(output_affecting(config)))
@@ -68,12 +69,7 @@ def plan_is_kept(folder: str, config: BuildConfig, inputs: list[Input]) -> bool:
                 f"--classes: {len(config.classes)} names now, others than the {len(old)} in the kept plan of {folder}; "
                 "--resume goes on with the same; leave it out, or --overwrite"
             )
-    named = [given.relative for given in inputs]
-    if kept["inputs"] != named:
-        raise ValueError(
-            f"{folder}: planned from {', '.join(kept['inputs'])}, resumed with {', '.join(named)}; "
-            "--resume goes on with the same inputs in the same order; give those, or --overwrite"
-        )
+    _check_inputs(kept["inputs"], inputs, folder)
     return True
 
 
@@ -106,6 +102,15 @@ def warn_of_new_inputs(folder: str, inputs: list[Input], config: BuildConfig) ->
     before = totals["num_inputs"] + totals["ignored"].get(BEYOND_LIMIT, 0)
     told = f"{num_now} inputs now, {before} when {folder} was planned; new ones are not packed"
     return f"{told}; {rule}" if num_now > before else ""
+
+
+def _check_inputs(before: list[str] | None, inputs: list[Input], folder: str) -> None:
+    named = [given.relative for given in inputs]
+    if before is not None and before != named:
+        raise ValueError(
+            f"{folder}: begun with {', '.join(before)}, resumed with {', '.join(named)}; "
+            "--resume goes on with the same inputs in the same order; leave them out, or use --overwrite"
+        )
 
 
 def _planned_keys(folder: str) -> Iterator[int]:

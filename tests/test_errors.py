@@ -92,7 +92,7 @@ def test_resume_refuses_other_options_and_other_inputs(reference: Path, media: P
     )
     fewer = run("build", media, "--output", tmp_path / "shards", "--workers", 1, "--resume", *SMALL)
     assert fewer.code == 2
-    assert "; --resume goes on with the same inputs in the same order; give those, or --overwrite" in fewer.err
+    assert "; --resume goes on with the same inputs in the same order; leave them out, or use --overwrite" in fewer.err
 
 
 def test_verify_of_a_broken_or_missing_set_is_one_line(reference: Path, tmp_path: Path, run: Run) -> None:

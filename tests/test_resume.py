@@ -84,6 +84,11 @@ def test_other_options_are_refused_while_planning_as_after_it(photos: Path, tmp_
         f"--sequence-length: 256 now, 128 when {output} was begun; --resume goes on with the same options; leave it out, "
         "or use --overwrite\n",
     )
+    (tmp_path / "other").mkdir()
+    assert run("build", tmp_path / "other", "--output", output, "--resume").err == (
+        f"{output}: begun with photos, resumed with other; --resume goes on with the same inputs in the same order; leave "
+        "them out, or use --overwrite\n"
+    )
     assert snapshot(output) == before
     # the same option again is no other one
     assert run("build", photos, "--output", output, "--resume", "--sequence-length", 128).code == 0

@@ -134,7 +134,7 @@ def settle(folder: str) -> None:
     delete_set(folder)
     files.make_folder(files.join(folder, PLAN_FOLDER))
     names = [f"{PLAN_FOLDER}/{name}" for name in files.names(files.join(following, PLAN_FOLDER))]
-    # plan.json last: until then this can be done again
+    # plan.json last: a plan that has one is whole
     for name in [RUN_NAME, *(name for name in names if name != PLAN_NAME), PLAN_NAME]:
         files.write(files.join(folder, name), files.read(files.join(following, name)))
     clear_next(folder)

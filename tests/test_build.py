@@ -291,6 +291,14 @@ def test_plan_predicts_the_build_and_decodes_nothing(
     assert digests(tmp_path / "shards") == digests(reference)
 
 
+def test_a_pattern_that_excludes_nothing_is_told(media: Path, run: Run) -> None:
+    excluded = ("--exclude", "*.webp", "--exclude", "webp", "--exclude", "*/none/*")
+    ended = run("plan", media, "--workers", 1, *excluded)
+    assert ended.code == 0
+    rule = "leaves out nothing; it is matched with whole keys, such as photos/cat/1.jpg; check it"
+    assert ended.err == f"warning: --exclude webp: {rule}\nwarning: --exclude */none/*: {rule}\n"
+
+
 def test_views_limit_exclude_and_deep_tubelets(media: Path, tmp_path: Path, run: Run) -> None:
     output = tmp_path / "shards"
     ended = run(

@@ -13,7 +13,7 @@ import pytest
 from conftest import Result, start
 from PIL import Image
 
-from pipeline.config import BuildConfig
+from pipeline.config import MAX_WORKERS_A_CORE, BuildConfig, default_workers
 from pipeline.options import output_affecting, recorded
 
 Run = Callable[..., Result]
@@ -100,7 +100,7 @@ def test_other_options_are_refused_while_planning_as_after_it(photos: Path, tmp_
         ("--resume", "--views", 2),
         ("--resume", "--seed", 1),
         ("other", "--resume"),
-        ("photos", "--resume", "--workers", 100_000),
+        ("photos", "--resume", "--workers", MAX_WORKERS_A_CORE * default_workers() + 1),
         ("photos", "--resume", "--", "--project", "p"),
         ("photos",),
         ("nowhere", "--overwrite"),

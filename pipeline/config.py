@@ -324,7 +324,8 @@ class PlanConfig:
         if layout.token_bytes > MAX_ROW_BYTES:
             raise ValueError(
                 f"--sequence-length {self.sequence_length} with --tubelet {','.join(map(str, self.tubelet))}: "
-                f"{layout.token_bytes} bytes a sequence; Parquet holds at most {MAX_ROW_BYTES}; choose a shorter sequence or a smaller tubelet"
+                f"{layout.token_bytes} bytes a sequence; pyarrow reads back at most {MAX_ROW_BYTES}; "
+                "choose a shorter sequence or a smaller tubelet"
             )
 
 

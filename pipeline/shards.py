@@ -48,6 +48,7 @@ class ShardResult(NamedTuple):
 
     path: str
     digest: str
+    fingerprint: str
     bytes: int
     group: int
     view: int
@@ -157,6 +158,7 @@ def _result(shard: ShardPlan, metadata: dict[str, Any], digest: str, size: int) 
     return ShardResult(
         path=shard.name,
         digest=digest,
+        fingerprint=metadata["fingerprint"],
         bytes=size,
         group=shard.group,
         view=shard.view,

@@ -281,7 +281,14 @@ class _MaterialiseFn(beam.DoFn):
             empty = {name: 0 for name in ("bytes", "layout", "num_sequences", "num_segments", "num_tokens")}
             failure = f"{type(error).__name__}: {error}"
             yield ShardResult(
-                path=shard.name, digest="", group=shard.group, view=shard.view, rejects=[], failure=failure, **empty
+                path=shard.name,
+                digest="",
+                fingerprint="",
+                group=shard.group,
+                view=shard.view,
+                rejects=[],
+                failure=failure,
+                **empty,
             )
             return
         for name in ("num_sequences", "num_segments", "num_tokens", "bytes"):

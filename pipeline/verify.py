@@ -210,7 +210,9 @@ def _metadata_problems(opened: Shard, shard: dict[str, Any], tables: _Set) -> It
     layouts = tables.manifest.layouts
     if not 0 <= shard["layout"] < len(layouts) or opened.layout != layouts[shard["layout"]]:
         yield f"{path}: its layout is not layout {shard['layout']} of {MANIFEST_NAME}; shards keep to theirs; rebuild this shard"
-    said = {name: own.get(name) for name in ("view", "group")} | {name: own["totals"].get(name) for name in _TOTALS}
+    said = {name: own.get(name) for name in ("view", "group", "fingerprint")} | {
+        name: own["totals"].get(name) for name in _TOTALS
+    }
     said |= {"num_rejects": len(own["rejects"]), "num_sequences": opened.num_sequences}
     for name, value in said.items():
         if value != shard[name]:

@@ -16,8 +16,9 @@ Grid = tuple[int, int, int]  # tubelets along (time, height, width)
 
 # positions are stored as int16
 MAX_GRID = 2**15 - 1
-# Parquet's fixed_size_binary takes an int32 width
-MAX_ROW_BYTES = 2**31 - 1
+# wider fixed_size_binary columns are written by pyarrow (25) and refused when they are read: "byte width of
+# FixedSizeBinaryType too large", at 2^28 and not at one byte less
+MAX_ROW_BYTES = 2**28 - 1
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ SHARD_TABLE_SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
         pa.field("digest", pa.string(), nullable=False),
+        pa.field("fingerprint", pa.string(), nullable=False),
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("group", pa.int32(), nullable=False),
         pa.field("view", pa.int32(), nullable=False),

@@ -74,14 +74,16 @@ class Shard:
             self.layout = Layout.from_json(self.metadata["layout"], path)
             self._columns = array_columns(self.layout)
             self._check_columns()
-        except FormatError:
+            footer = self._parquet.metadata
+            self.num_sequences: int = footer.num_rows
+            rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+            self._first_rows = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+            self._direct = {name: self._chunk_starts(name) for name in self._columns}
+        except Exception as error:  # a flipped bit of the footer makes pyarrow and numpy raise anything
             self._file.close()
-            raise
-        footer = self._parquet.metadata
-        self.num_sequences: int = footer.num_rows
-        rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-        self._first_rows = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
-        self._direct = {name: self._chunk_starts(name) for name in self._columns}
+            if isinstance(error, FormatError):
+                raise
+            raise FormatError(f"{path}: broken footer ({error!r}); rebuild this shard") from error
         self._cached_group: tuple[int, pa.Table] | None = None
         self._lock = threading.Lock()
 
@@ -125,8 +127,8 @@ class Shard:
         names = [name for name in self._parquet.schema_arrow.names if name not in self._columns]
         try:
             return self._parquet.read(columns=names if columns is None else columns)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise FormatError(f"{self.path}: cannot be read ({error}); the shard is broken; rebuild it") from error
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise self._broken(error) from error
 
     def _open(self) -> pq.ParquetFile:
         try:
@@ -172,8 +174,15 @@ class Shard:
     def _cached(self, group: int) -> pa.Table:
         with self._lock:
             if self._cached_group is None or self._cached_group[0] != group:
-                self._cached_group = (group, self._parquet.read_row_group(group, columns=list(self._columns)))
+                try:
+                    table = self._parquet.read_row_group(group, columns=list(self._columns))
+                except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+                    raise self._broken(error) from error
+                self._cached_group = (group, table)
             return self._cached_group[1]
+
+    def _broken(self, error: Exception) -> FormatError:
+        return FormatError(f"{self.path}: cannot be read ({error}); the shard is broken; rebuild it")
 
 
 def _varint_bytes(value: int) -> int:

@@ -98,7 +98,7 @@ def make_row(
     }
 
 
-def write_shard(path: str, rows: list[Row], layout: Layout, view: int, index: int) -> Row:
+def write_shard(path: str, rows: list[Row], layout: Layout, view: int, index: int, fingerprint: str) -> Row:
     """Writes one shard, two rows a row group, and returns its row of the shard table."""
     own = {
         "format_version": FORMAT_VERSION,
@@ -107,7 +107,7 @@ def write_shard(path: str, rows: list[Row], layout: Layout, view: int, index: in
         "view": view,
         "group": 0,
         "index": index,
-        "fingerprint": "0" * 32,
+        "fingerprint": xxhash.xxh3_128_hexdigest(f"{fingerprint} {index}".encode()),
         "rejects": [],
         "totals": {"num_sequences": len(rows)},
     }
@@ -131,6 +131,7 @@ def write_shard(path: str, rows: list[Row], layout: Layout, view: int, index: in
     return {
         "path": os.path.basename(path),
         "digest": xxhash.xxh3_128_hexdigest(content),
+        "fingerprint": own["fingerprint"],
         "bytes": len(content),
         "group": 0,
         "view": view,
@@ -150,6 +151,7 @@ def write_set(
     classes: tuple[str, ...] | None = None,
     make_tokens: TokenMaker = random_tokens,
     seed: int = 0,
+    fingerprint: str = "0",
 ) -> list[Row]:
     """Writes a finished set and returns its rows, in the order that numbers the sequences.
 
@@ -161,6 +163,7 @@ def write_set(
         classes: class names, or None for a set without labels.
         make_tokens: (generator, N, P, label) -> (N, P) uint8.
         seed: of all that is random.
+        fingerprint: what those of the shards are made of.
 
     Returns:
         One dict a sequence as `make_row` makes it, with `layout` and `view` added.
@@ -176,7 +179,9 @@ def write_set(
                     make_row(generator, layout, view, len(classes) if classes else 0, make_tokens) for _ in range(count)
                 ]
                 path = os.path.join(folder, f"part-000-00000-{len(shards):05}.parquet")
-                shards.append(write_shard(path, own, layout, view, len(shards)) | {"layout": layout_number})
+                shards.append(
+                    write_shard(path, own, layout, view, len(shards), fingerprint) | {"layout": layout_number}
+                )
                 rows += [row | {"layout": layout_number, "view": view} for row in own]
     with open(os.path.join(folder, "shards.parquet"), "wb") as file:
         file.write(table_bytes(shards, SHARD_TABLE_SCHEMA))

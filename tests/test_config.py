@@ -178,7 +178,7 @@ RULES += [
     (
         {"sequence_length": 30000, "tubelet": (8, 128, 128)},
         "--sequence-length 30000 with --tubelet 8,128,128: 11796480000 bytes a sequence; "
-        "Parquet holds at most 2147483647; choose a shorter sequence or a smaller tubelet",
+        "pyarrow reads back at most 268435455; choose a shorter sequence or a smaller tubelet",
     ),
     (
         {"resolution": "side:9-8"},

@@ -1,14 +1,12 @@
 """Promises of trainer.data: what was stored comes out, once an epoch, in an order that a run can take up again."""
 
 import json
-import os
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,8 +17,7 @@ from synthetic_set import SMALL_LAYOUT, Row, write_set
 import trainer.data
 import trainer.order
 from schemas import FormatError, Layout
-from schemas.manifest import SHARD_TABLE_SCHEMA, table_bytes
-from trainer.data import Batch, PackedShards, first_labels
+from trainer.data import Batch, PackedShards
 
 NUM_ROWS = 13
 
@@ -278,58 +275,3 @@ def test_wrong_arguments_are_named(labelled: tuple[str, list[Row]]) -> None:
             PackedShards(folder, **options)
         assert not isinstance(caught.value, FormatError)
         assert str(caught.value).count(";") == 2  # what is wrong; the rule; what to do
-
-
-def test_a_set_that_is_not_whole_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="no manifest.json; a finished set has one"):
-        PackedShards(str(tmp_path / "nowhere"), batch_size=1)
-    write_set(str(tmp_path))
-    os.remove(tmp_path / "part-000-00000-00002.parquet")
-    with pytest.raises(FormatError, match=r"part-000-00000-00002\.parquet: no such file"):
-        list(PackedShards(str(tmp_path), batch_size=1))
-    os.remove(tmp_path / "shards.parquet")
-    with pytest.raises(FormatError, match=r"shards\.parquet: cannot be read"):
-        PackedShards(str(tmp_path), batch_size=1)
-    os.remove(tmp_path / "manifest.json")
-    with pytest.raises(FormatError, match="no manifest.json"):
-        PackedShards(str(tmp_path), batch_size=1)
-
-
-def test_shards_that_contradict_the_tables_are_named(tmp_path: Path) -> None:
-    write_set(str(tmp_path), classes=("a", "b"))
-    table = pq.read_table(tmp_path / "shards.parquet")
-    manifest = (tmp_path / "manifest.json").read_text()
-
-    rows = table.to_pylist()
-    rows[1]["num_sequences"] = 3
-    (tmp_path / "shards.parquet").write_bytes(table_bytes(rows, SHARD_TABLE_SCHEMA))
-    with pytest.raises(FormatError, match=r"00001\.parquet: 4 sequences; the shard table says 3"):
-        list(PackedShards(str(tmp_path), batch_size=1))
-    (tmp_path / "shards.parquet").write_bytes(table_bytes(table.to_pylist(), SHARD_TABLE_SCHEMA))
-
-    (tmp_path / "manifest.json").write_text(manifest.replace('"max_segments": 5', '"max_segments": 6'))
-    with pytest.raises(FormatError, match="its layout is not the manifest's"):
-        list(PackedShards(str(tmp_path), batch_size=1))
-
-    data = json.loads(manifest)
-    (tmp_path / "manifest.json").write_text(json.dumps(data | {"classes": ["a"]}))
-    with pytest.raises(FormatError, match=r"row \d: label 1; the manifest has 1 classes"):
-        list(PackedShards(str(tmp_path), batch_size=1))
-
-
-def test_a_row_whose_counts_contradict_its_segments_is_named(tmp_path: Path) -> None:
-    write_set(str(tmp_path))
-    path = tmp_path / "part-000-00000-00001.parquet"
-    table = pq.read_table(path)
-    counts = table["num_tokens"].to_pylist()
-    counts[2] += 1
-    at = table.schema.get_field_index("num_tokens")
-    pq.write_table(table.set_column(at, table.schema.field("num_tokens"), pa.array(counts, pa.int32())), path)
-    with pytest.raises(FormatError, match=r"00001\.parquet row 2: .* segments with .* tokens, counted as"):
-        list(PackedShards(str(tmp_path), batch_size=1))
-
-
-@given(st.lists(st.lists(st.integers(0, 9), max_size=3), max_size=8), st.integers(0, 3))
-def test_first_label_of_each_list(lists: list[list[int]], skipped: int) -> None:
-    labels = pa.array(lists, pa.list_(pa.int32()))[skipped:]  # a slice has offsets that do not begin at 0
-    assert first_labels(labels).tolist() == [each[0] if each else -1 for each in lists[skipped:]]

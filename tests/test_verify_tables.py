@@ -113,7 +113,7 @@ def test_totals_of_another_shape_are_a_problem(own: Path, totals: Any) -> None:
 
 def test_a_folder_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     (found,) = verify(str(tmp_path / "nothing"))
-    assert found.startswith(f"{tmp_path}/nothing: no manifest.json; ")
+    assert found.startswith(f"{tmp_path}/nothing: no packed set; ")
 
 
 def test_the_list_ends_at_its_limit_and_says_so(own: Path) -> None:

@@ -17,139 +17,30 @@ import functools
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
-from schemas import FormatError, Layout, Manifest, Shard, read_manifest, read_shard_table, sequence_digest
+from schemas import FormatError, Layout, Manifest, read_manifest, read_shard_table, sequence_digest
+from schemas.manifest import dataset_digest
 from schemas.storage import join
+from trainer.opened import NO_LABEL, OpenShard, open_shard
 from trainer.order import SHUFFLE_WINDOW, epoch_order
 
 Batch = dict[str, torch.Tensor]
 
-NO_LABEL = -1
 # what an empty sequence or slot holds where it is not 0
 EMPTY = {"labels": NO_LABEL, "index": -1}
-
-SEGMENT_FIELDS = ("start", "num_tokens", "grid_t", "grid_h", "grid_w", "labels")
-# parts of a nested column are read alone, so captions and timestamps are never loaded
-METADATA_COLUMNS = [
-    "num_tokens",
-    "num_segments",
-    "digest",
-    *(f"segments.list.element.{field}" for field in SEGMENT_FIELDS),
-]
-
-
-@dataclass(frozen=True, eq=False)
-class OpenShard:
-    """An open shard and what its small columns say of its R sequences of at most S segments.
-
-    Attributes:
-        shard: gives the arrays of single rows.
-        counts: `num_tokens`, `num_segments` (R,), `starts`, `lengths`, `labels` (R, S), `grids` (R, S, 3),
-            under the names and in the dtypes they have in a batch.
-        digests_R: stored xxh3_64 of each row.
-    """
-
-    shard: Shard
-    counts: dict[str, npt.NDArray[Any]]
-    digests_R: npt.NDArray[np.uint64]
-
-
-def open_shard(path: str, layout: Layout, num_sequences: int, num_classes: int | None) -> OpenShard:
-    """Returns a shard with its small columns as arrays.
-
-    Args:
-        path: the shard's file.
-        layout: the layout the manifest gives it.
-        num_sequences: how many rows the shard table gives it.
-        num_classes: labels lie below it; None where the set has no classes.
-
-    Raises:
-        FormatError: the file is missing, is another than the tables say, or contradicts itself.
-    """
-    try:
-        shard = Shard(path)
-    except FileNotFoundError as error:
-        raise FormatError(
-            f"{path}: no such file; every shard of the shard table is there in a finished set; "
-            "copy it again or finish the set with build --resume"
-        ) from error
-    if shard.layout != layout:
-        raise FormatError(f"{path}: its layout is not the manifest's; one set has one manifest; rebuild this shard")
-    if shard.num_sequences != num_sequences:
-        raise FormatError(
-            f"{path}: {shard.num_sequences} sequences; the shard table says {num_sequences}; rebuild this shard"
-        )
-    table = shard.read_metadata(METADATA_COLUMNS)
-    num_tokens_R, num_segments_R = table["num_tokens"].to_numpy(), table["num_segments"].to_numpy()
-    segments = table["segments"].combine_chunks()
-    fields = segments.flatten()
-    rows_M = pc.list_parent_indices(segments).to_numpy()  # row of each of the shard's M segments
-    in_row_R = np.bincount(rows_M, minlength=num_sequences)
-    slots_M = np.arange(len(rows_M)) - (np.cumsum(in_row_R) - in_row_R)[rows_M]
-    lengths_M = fields.field("num_tokens").to_numpy()
-    tokens_R = np.bincount(rows_M, weights=lengths_M, minlength=num_sequences)
-    wrong_R = (
-        (in_row_R != num_segments_R)
-        | (in_row_R > layout.max_segments)
-        | (tokens_R != num_tokens_R)
-        | (tokens_R > layout.sequence_length)
-    )
-    if wrong_R.any():
-        row = int(np.argmax(wrong_R))
-        raise FormatError(
-            f"{path} row {row}: {in_row_R[row]} segments with {tokens_R[row]:.0f} tokens, counted as "
-            f"{num_segments_R[row]} with {num_tokens_R[row]}; they agree and fit {layout.max_segments} segments "
-            f"and {layout.sequence_length} tokens in a sound row; rebuild this shard"
-        )
-    labels_M = first_labels(fields.field("labels"))
-    if num_classes is not None and (labels_M >= num_classes).any():
-        worst = int(np.argmax(labels_M))
-        raise FormatError(
-            f"{path} row {rows_M[worst]}: label {labels_M[worst]}; the manifest has {num_classes} classes; rebuild the set"
-        )
-
-    def by_slot(values_M: npt.NDArray[Any], dtype: type, empty: int = 0) -> npt.NDArray[Any]:
-        values_RS = np.full((num_sequences, layout.max_segments, *values_M.shape[1:]), empty, dtype)
-        values_RS[rows_M, slots_M] = values_M
-        return values_RS
-
-    grids_M3 = np.stack([fields.field(f"grid_{axis}").to_numpy() for axis in "thw"], axis=1)
-    return OpenShard(
-        shard,
-        {
-            "num_tokens": num_tokens_R.astype(np.int32),
-            "num_segments": num_segments_R.astype(np.int32),
-            "starts": by_slot(fields.field("start").to_numpy(), np.int32),
-            "lengths": by_slot(lengths_M, np.int32),
-            "grids": by_slot(grids_M3, np.int32),
-            "labels": by_slot(labels_M, np.int64, NO_LABEL),
-        },
-        table["digest"].to_numpy(),
-    )
-
-
-def first_labels(labels: pa.ListArray) -> npt.NDArray[np.int64]:
-    """Returns the first label of each list, (M,) int64, or -1 where it is empty."""
-    offsets = labels.offsets.to_numpy()
-    filled_M = offsets[:-1] < offsets[1:]
-    first_M = np.full(len(labels), NO_LABEL, np.int64)
-    first_M[filled_M] = labels.values.to_numpy()[offsets[:-1][filled_M]]
-    return first_M
 
 
 class PackedShards:
     """The batches of a packed set, epoch after epoch.
 
     Iterating runs from where the loader stands to the end of its epoch; the next iteration is the next
-    epoch. One iteration at a time. Do not wrap it in torch's DataLoader: it has its own threads.
+    epoch. One iteration at a time: a new one ends the one before, whose next batch is an error. It has its own
+    threads: the workers of torch's DataLoader, each of which would read the whole epoch, are refused.
 
     A batch is a dict of tensors, B sequences of L tokens of width P and at most S segments:
 
@@ -233,7 +124,13 @@ class PackedShards:
         self._num_threads, self._prefetch, self._pin_memory = num_threads, prefetch, pin_memory
 
         table = read_shard_table(path)
-        self._files: list[str] = table["path"].to_pylist()
+        digest = dataset_digest(self.manifest.layouts, table["digest"].to_pylist())
+        if digest != self.manifest.dataset_digest:
+            raise FormatError(
+                f"{path}: manifest.json is of the set {self.manifest.dataset_digest}, shards.parquet of {digest}; a set has its own "
+                "tables; copy it again, or finish it with build --resume"
+            )
+        self._table: list[dict[str, Any]] = table.to_pylist()
         counts = table["num_sequences"].to_numpy()
         # first_index[i] is the number of shard i's first sequence
         self._first_index = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -253,6 +150,7 @@ class PackedShards:
                 f"a step is at most that; use {fewest // world_size} or less"
             )
         self.epoch, self._batch = epoch, 0
+        self._iteration = 0
         # evicted shards are closed by their last reader's reference, never under its hands
         self._open = functools.lru_cache(maxsize=2 * SHUFFLE_WINDOW)(self._open_number)
 
@@ -261,7 +159,19 @@ class PackedShards:
         return self._num_batches(self.epoch)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yields the rest of the epoch; errors of the reading threads are raised at the batch they belong to."""
+        """Yields the rest of the epoch; errors of the reading threads are raised at the batch they belong to.
+
+        Raises:
+            RuntimeError: in one of several workers of a DataLoader, or where another iteration has begun since.
+        """
+        worker = torch.utils.data.get_worker_info()
+        if worker is not None and worker.num_workers > 1:
+            raise RuntimeError(
+                f"{self.path}: read by {worker.num_workers} workers of a DataLoader; each would read the whole epoch; PackedShards "
+                "has threads of its own (num_threads): iterate over it directly"
+            )
+        self._iteration += 1
+        iteration = self._iteration
         epoch, first, size = self.epoch, self._batch, self.batch_size * self._world_size
         order = self._order(epoch)
         numbers = range(first, self._num_batches(epoch))
@@ -274,6 +184,11 @@ class PackedShards:
                     indices = order[upcoming * size : (upcoming + 1) * size]
                     waiting.append(threads.submit(self._read_batch, indices[self._rank :: self._world_size]))
                 batch = waiting.popleft().result()
+                if iteration != self._iteration:
+                    raise RuntimeError(
+                        f"{self.path}: another iteration has begun, or the place was set; both would read the same batches; "
+                        "make a second PackedShards to read twice"
+                    )
                 # before the yield, so that a state taken while this batch is in use names the next one
                 last = number == numbers[-1]
                 self.epoch, self._batch = (epoch + 1, 0) if last else (epoch, number + 1)
@@ -282,15 +197,15 @@ class PackedShards:
             threads.shutdown(wait=True, cancel_futures=True)
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next iteration begin at the first batch of an epoch."""
-        self.epoch, self._batch = epoch, 0
+        """Makes the next iteration begin at the first batch of an epoch; one that is under way ends."""
+        self._go_to(epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the loader stands, as JSON values: the next batch, and all that decides its content."""
         return self._identity() | {"epoch": self.epoch, "batch": self._batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes the next iteration begin at the very batch that was next when the state was taken.
+        """Makes the next iteration begin at the very batch that was next when the state was taken; one under way ends.
 
         Raises:
             ValueError: the state is of another set, or of a loader that cuts other batches.
@@ -301,7 +216,22 @@ class PackedShards:
                     f"{self.path}: {name} is {value}, the saved state has {state.get(name)}; "
                     "a run resumes on the same set with the same batches; use the same one, or start anew"
                 )
-        self.epoch, self._batch = state["epoch"], state["batch"]
+        self._go_to(state["epoch"], state["batch"])
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses copies in other processes, which would all read the whole epoch.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"{self.path}: PackedShards cannot be sent to another process; each would read the whole epoch; make one in each "
+            "process, with its rank and world_size"
+        )
+
+    def _go_to(self, epoch: int, batch: int) -> None:
+        self._iteration += 1
+        self.epoch, self._batch = epoch, batch
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -329,10 +259,8 @@ class PackedShards:
         return epoch_order(self._first_index, self._shards(epoch), self.manifest.balance_group or 1, key)
 
     def _open_number(self, number: int) -> OpenShard:
-        path = join(self.path, self._files[number])
-        num_sequences = int(self._first_index[number + 1] - self._first_index[number])
-        classes = self.manifest.classes
-        return open_shard(path, self.layout, num_sequences, None if classes is None else len(classes))
+        entry, classes = self._table[number], self.manifest.classes
+        return open_shard(join(self.path, entry["path"]), self.layout, entry, None if classes is None else len(classes))
 
     def _new_batch(self) -> Batch:
         """Returns a batch that holds nothing yet, not even zeros: every byte is written once."""

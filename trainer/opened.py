@@ -1,0 +1,135 @@
+"""Opens a shard for reading: what its small columns say, as arrays, and whether it is the one that the tables mean."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas import FormatError, Layout, Shard
+
+NO_LABEL = -1
+
+SEGMENT_FIELDS = ("start", "num_tokens", "grid_t", "grid_h", "grid_w", "labels")
+# parts of a nested column are read alone, so captions and timestamps are never loaded
+METADATA_COLUMNS = [
+    "num_tokens",
+    "num_segments",
+    "digest",
+    *(f"segments.list.element.{field}" for field in SEGMENT_FIELDS),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class OpenShard:
+    """An open shard and what its small columns say of its R sequences of at most S segments.
+
+    Attributes:
+        shard: gives the arrays of single rows.
+        counts: `num_tokens`, `num_segments` (R,), `starts`, `lengths`, `labels` (R, S), `grids` (R, S, 3),
+            under the names and in the dtypes they have in a batch.
+        digests_R: stored xxh3_64 of each row.
+    """
+
+    shard: Shard
+    counts: dict[str, npt.NDArray[Any]]
+    digests_R: npt.NDArray[np.uint64]
+
+
+def open_shard(path: str, layout: Layout, entry: dict[str, Any], num_classes: int | None) -> OpenShard:
+    """Returns a shard with its small columns as arrays.
+
+    Args:
+        path: the shard's file.
+        layout: the layout the manifest gives it.
+        entry: its row of the shard table.
+        num_classes: labels lie below it; None where the set has no classes.
+
+    Raises:
+        FormatError: the file is missing, is another than the tables say, or contradicts itself.
+    """
+    try:
+        shard = Shard(path)
+    except FileNotFoundError as error:
+        raise FormatError(
+            f"{path}: no such file; every shard of the shard table is there in a finished set; "
+            "copy it again or finish the set with build --resume"
+        ) from error
+    if shard.layout != layout:
+        raise FormatError(f"{path}: its layout is not the manifest's; one set has one manifest; rebuild this shard")
+    own = shard.metadata
+    found = {name: own.get(name) for name in ("group", "view", "fingerprint")}
+    for name, value in (found | {"num_sequences": shard.num_sequences}).items():
+        if value != entry[name]:
+            raise FormatError(
+                f"{path}: {name} is {value}; the shard table says {entry[name]}; a set has its own shards, each under its own "
+                "name; copy the set again, or finish it with build --resume"
+            )
+    try:
+        return _read_small_columns(shard, layout, num_classes)
+    except (KeyError, TypeError, ValueError, IndexError, pa.ArrowException) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{path}: cannot be read ({error!r}); the shard is broken; rebuild it") from error
+
+
+def _read_small_columns(shard: Shard, layout: Layout, num_classes: int | None) -> OpenShard:
+    path, num_sequences = shard.path, shard.num_sequences
+    table = shard.read_metadata(METADATA_COLUMNS)
+    num_tokens_R, num_segments_R = table["num_tokens"].to_numpy(), table["num_segments"].to_numpy()
+    segments = table["segments"].combine_chunks()
+    fields = segments.flatten()
+    rows_M = pc.list_parent_indices(segments).to_numpy()  # row of each of the shard's M segments
+    in_row_R = np.bincount(rows_M, minlength=num_sequences)
+    slots_M = np.arange(len(rows_M)) - (np.cumsum(in_row_R) - in_row_R)[rows_M]
+    lengths_M = fields.field("num_tokens").to_numpy()
+    tokens_R = np.bincount(rows_M, weights=lengths_M, minlength=num_sequences)
+    wrong_R = (
+        (in_row_R != num_segments_R)
+        | (in_row_R > layout.max_segments)
+        | (tokens_R != num_tokens_R)
+        | (tokens_R > layout.sequence_length)
+    )
+    if wrong_R.any():
+        row = int(np.argmax(wrong_R))
+        raise FormatError(
+            f"{path} row {row}: {in_row_R[row]} segments with {tokens_R[row]:.0f} tokens, counted as "
+            f"{num_segments_R[row]} with {num_tokens_R[row]}; they agree and fit {layout.max_segments} segments "
+            f"and {layout.sequence_length} tokens in a sound row; rebuild this shard"
+        )
+    labels_M = first_labels(fields.field("labels"))
+    if num_classes is not None and (labels_M >= num_classes).any():
+        worst = int(np.argmax(labels_M))
+        raise FormatError(
+            f"{path} row {rows_M[worst]}: label {labels_M[worst]}; the manifest has {num_classes} classes; rebuild the set"
+        )
+
+    def by_slot(values_M: npt.NDArray[Any], dtype: type, empty: int = 0) -> npt.NDArray[Any]:
+        values_RS = np.full((num_sequences, layout.max_segments, *values_M.shape[1:]), empty, dtype)
+        values_RS[rows_M, slots_M] = values_M
+        return values_RS
+
+    grids_M3 = np.stack([fields.field(f"grid_{axis}").to_numpy() for axis in "thw"], axis=1)
+    return OpenShard(
+        shard,
+        {
+            "num_tokens": num_tokens_R.astype(np.int32),
+            "num_segments": num_segments_R.astype(np.int32),
+            "starts": by_slot(fields.field("start").to_numpy(), np.int32),
+            "lengths": by_slot(lengths_M, np.int32),
+            "grids": by_slot(grids_M3, np.int32),
+            "labels": by_slot(labels_M, np.int64, NO_LABEL),
+        },
+        table["digest"].to_numpy(),
+    )
+
+
+def first_labels(labels: pa.ListArray) -> npt.NDArray[np.int64]:
+    """Returns the first label of each list, (M,) int64, or -1 where it is empty."""
+    offsets = labels.offsets.to_numpy()
+    filled_M = offsets[:-1] < offsets[1:]
+    first_M = np.full(len(labels), NO_LABEL, np.int64)
+    first_M[filled_M] = labels.values.to_numpy()[offsets[:-1][filled_M]]
+    return first_M

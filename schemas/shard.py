@@ -115,7 +115,10 @@ class Shard:
         if start is None:
             value = self._cached(group).column(column)[row_in_group].as_buffer()
         else:
-            value = self._file.read_at(width, start + row_in_group * width)
+            try:
+                value = self._file.read_at(width, start + row_in_group * width)
+            except pa.ArrowException as error:  # a place beyond what a file can have
+                raise self._broken(error) from error
         if len(value) != width:
             raise FormatError(
                 f"{self.path} row {row}: {column} has {len(value)} bytes of {width}; the file is cut short; rebuild this shard"
@@ -167,7 +170,7 @@ class Shard:
             headers = chunk.total_compressed_size - rows * width
             # two pages, even without checksums, need six bytes more
             most = _PAGE_HEADER_BYTES + 2 * _varint_bytes(rows * width) + _varint_bytes(rows)
-            one_page = plain and 0 < headers <= most
+            one_page = plain and 0 < headers <= most and chunk.data_page_offset > 0
             starts.append(chunk.data_page_offset + headers if one_page else None)
         return starts
 

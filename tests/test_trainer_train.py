@@ -16,7 +16,7 @@ from trainer import checkpoint
 from trainer.cli import main
 from trainer.config import Config
 from trainer.data import PackedShards
-from trainer.evaluate import evaluate, evaluation_shards
+from trainer.evaluate import evaluate, evaluation_set
 from trainer.losses import classification_loss
 from trainer.train import learning_rate
 from trainer.vit import NaViT
@@ -110,7 +110,7 @@ def test_evaluation_counts_every_sequence_once_whatever_the_batch_size(labelled:
     results = []
     for size in (1, 5, 13, 99):
         config = Config(folder, batch_size=size)
-        results.append(evaluate(model, evaluation_shards(trained, folder, config), config, torch.device("cpu")))
+        results.append(evaluate(model, evaluation_set(trained, folder, config), config, torch.device("cpu")))
     labels = [segment["labels"] for row in rows for segment in row["segments"]]
     total = torch.zeros((), dtype=torch.float64)
     for batch in PackedShards(folder, batch_size=1, shuffle=False):
@@ -137,18 +137,6 @@ def test_evaluation_alone_changes_nothing_and_repeats_the_result_of_its_run(
     assert lines[0]["eval_loss"] == trained["eval_loss"]
     run(capsys, *alone, "--batch-size", "2")  # the batches of the training are not gone on with
     assert {path.name: path.read_bytes() for path in Path(folder).iterdir()} == before
-
-
-def test_a_set_without_any_label_trains_without_nan(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, labelled: tuple[str, list[Row]]
-) -> None:
-    folder = str(tmp_path / "set")
-    write_set(folder)
-    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
-    (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest | {"classes": ["dark", "light"]}))
-    lines = run(capsys, folder, "--steps", "3", "--log-every", "1", "--eval", folder, *SMALL)
-    assert [line["loss"] for line in lines[:-1]] == [0, 0, 0]
-    assert lines[-1]["eval_loss"] is None and lines[-1]["eval_accuracy"] is None
 
 
 def test_the_log_counts_real_tokens_and_never_padding(
@@ -200,10 +188,10 @@ def test_mistakes_end_in_one_line_and_their_exit_status(
     write_set(other_layout, layouts=(Layout(24, 5, (1, 4, 1)),), classes=("dark", "light"))
     capsys.readouterr()
 
-    fails(capsys, 1, "nowhere: no manifest.json; a finished set has one", str(tmp_path / "nowhere"))
+    fails(capsys, 1, "nowhere: no packed set; a set is a folder with manifest.json", str(tmp_path / "nowhere"))
     fails(capsys, 1, "no such checkpoint", folder, "--resume", str(tmp_path / "nothing.pt"))
     # before the first step, so not after hours
-    fails(capsys, 1, "no manifest.json", folder, "--log-every", "1", "--eval", str(tmp_path / "nowhere"), *SMALL)
+    fails(capsys, 1, "no packed set", folder, "--log-every", "1", "--eval", str(tmp_path / "nowhere"), *SMALL)
     fails(capsys, 2, "batch size 14: ", folder, "--batch-size", "14")
     fails(capsys, 2, "no layout 3", folder, "--layout", "3")
     fails(capsys, 2, "--steps -1: too small", folder, "--steps", "-1")
@@ -218,15 +206,14 @@ def test_mistakes_end_in_one_line_and_their_exit_status(
     fails(capsys, 2, "--dim 32: the checkpoint's model has 16", folder, "--resume", run_folder, "--dim", "32")
     fails(capsys, 2, "trained on a set with digest", unlabelled, "--resume", run_folder)
     resumed = [folder, "--resume", run_folder]
-    fails(capsys, 2, "batch_size is 2, the saved state has 3", *resumed, "--batch-size", "2")
+    fails(capsys, 2, "batch_size is 2, the saved state has 3", *resumed, "--batch-size", "2", "--steps", "4")
     evaluated = [*resumed, "--steps", "0", "--eval"]
     fails(capsys, 2, "tubelet (1, 4, 1); the model was trained on (1, 2, 2)", *evaluated, other_layout)
-    fails(capsys, 2, "classes None; the model was trained on ('dark', 'light')", *evaluated, unlabelled)
-    fails(capsys, 1, "loss is nan", folder, "--steps", "4", "--lr", "1e30", *SMALL)
+    fails(capsys, 2, "no classes; the model tells 2 apart; build the set with --labels folder", *evaluated, unlabelled)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no manifest.json"):
+    with pytest.raises(ValueError, match="no packed set"):
         main([str(tmp_path), "--debug"])
 
 

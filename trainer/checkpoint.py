@@ -4,6 +4,7 @@ A file is written under a temporary name, flushed to the disk, and renamed; a re
 one. It is read with `weights_only`: tensors, numbers and strings, no code.
 """
 
+import errno
 import os
 import re
 import uuid
@@ -20,6 +21,11 @@ CHECKPOINT_VERSION = 1
 def checkpoints(folder: str) -> list[str]:
     """Returns the names of the checkpoints in a folder by step; empty where there is no such folder."""
     return sorted(name for name in os.listdir(folder) if NAME.fullmatch(name)) if os.path.isdir(folder) else []
+
+
+def step_of(name: str) -> int:
+    """Returns the step that a checkpoint's name tells."""
+    return int(name[5:13])
 
 
 def save(folder: str, step: int, state: dict[str, Any]) -> str:
@@ -54,6 +60,36 @@ def save(folder: str, step: int, state: dict[str, Any]) -> str:
     return path
 
 
+def check_folder(folder: str) -> None:
+    """Makes a folder for checkpoints, before hours go into one that cannot be written.
+
+    Raises:
+        ValueError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ValueError(
+            f"--checkpoint {folder}: no folder that can be written ({error.strerror}); checkpoints are files in one; name another"
+        ) from error
+
+
+def find(path: str) -> str:
+    """Returns the file that a path means: a checkpoint, or of a folder its newest.
+
+    Raises:
+        FormatError: there is none in the folder.
+    """
+    if not os.path.isdir(path):
+        return path
+    names = checkpoints(path)
+    if not names:
+        raise FormatError(f"{path}: no checkpoint in this folder; they are called step-NNNNNNNN.pt; check the path")
+    return os.path.join(path, names[-1])
+
+
 def load(path: str) -> dict[str, Any]:
     """Returns the state that was saved, tensors on the CPU.
 
@@ -63,11 +99,7 @@ def load(path: str) -> dict[str, Any]:
     Raises:
         FormatError: there is none, or it is broken.
     """
-    if os.path.isdir(path):
-        names = checkpoints(path)
-        if not names:
-            raise FormatError(f"{path}: no checkpoint in this folder; they are called step-NNNNNNNN.pt; check the path")
-        path = os.path.join(path, names[-1])
+    path = find(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         version = state["checkpoint_version"]

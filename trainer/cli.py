@@ -1,7 +1,7 @@
 """The command: options in, log lines and one summary line out, one line for an error.
 
 Results go to stdout, progress to stderr; with --json both are JSON lines on stdout. Exit 0, 1 for a
-failure, 2 for usage, 130 for Ctrl-C.
+failure, 2 for usage, 130 for Ctrl-C, 143 for SIGTERM.
 """
 
 import json
@@ -11,10 +11,13 @@ from typing import Any
 
 from schemas import FormatError
 from trainer.config import make_parser
+from trainer.stop import Interrupted
 from trainer.train import train
 
 FORMATS = {
     "step": "step {}",
+    "resumed": "resumed from {}",
+    "taken_over": "taken over: {}",
     "steps": "{} steps",
     "loss": "loss {:.4f}",
     "tokens_per_s": "{:,.0f} real tokens/s",
@@ -55,8 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         summary = train(typed, log)
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return error.status
     except KeyboardInterrupt:
-        print("interrupted; --resume the last checkpoint to go on", file=sys.stderr)
+        # before the first step, after the last, or the second Ctrl-C
+        print("interrupted; a run goes on with --resume where it has a checkpoint", file=sys.stderr)
         return 130
     except Exception as error:
         if typed.get("debug"):

@@ -5,12 +5,13 @@ Shapes, patch size, mean, std and classes are no options: they stand in the set'
 
 import argparse
 import dataclasses
+import os
 from dataclasses import dataclass
 from typing import Any
 
 
-def option(default: Any, text: str, *, kept: bool = False) -> Any:
-    """Returns a field with its help; `kept` ones are taken from the checkpoint when a run resumes."""
+def option(default: Any, text: str, *, kept: bool = True) -> Any:
+    """Returns a field with its help; `kept` ones are taken from the checkpoint when a run resumes: all but those of the moment."""
     return dataclasses.field(default=default, metadata={"help": text, "kept": kept})
 
 
@@ -23,41 +24,44 @@ class Config:
     # some minutes on two cores at the default size: enough to see the loss fall
     steps: int = option(200, "train up to this step, counted from the run's first; 0 only evaluates")
     # a handful of sequences is what the demo set has; each holds many examples already
-    batch_size: int = option(4, "sequences in a batch", kept=True)
-    layout: int = option(0, "number of the layout to train on", kept=True)
-    seed: int = option(0, "of weights, order and masks", kept=True)
+    batch_size: int = option(4, "sequences in a batch")
+    layout: int = option(0, "number of the layout to train on")
+    seed: int = option(0, "of weights, order and masks")
 
     # ViT-Tiny's width and heads (DeiT, arXiv:2012.12877, table 1) at a third of its depth, for CPUs
-    dim: int = option(192, "width of the model", kept=True)
-    depth: int = option(4, "transformer blocks", kept=True)
-    heads: int = option(3, "attention heads; they divide --dim", kept=True)
+    dim: int = option(192, "width of the model")
+    depth: int = option(4, "transformer blocks")
+    heads: int = option(3, "attention heads; they divide --dim")
     # MAE, arXiv:2111.06377, figure 5
-    mask_share: float = option(0.75, "share of each example's tokens to hide, for sets without classes", kept=True)
+    mask_share: float = option(0.75, "share of each example's tokens to hide, for sets without classes")
 
     # DeiT's 5e-4 for 512 images a batch, table 9: a few packed sequences hold some dozens
-    lr: float = option(3e-4, "learning rate at its peak", kept=True)
+    lr: float = option(3e-4, "learning rate at its peak")
     # the time constant 1 / (1 - beta2) of AdamW's second moment
-    warmup_steps: int = option(20, "steps of linear warm-up", kept=True)
+    warmup_steps: int = option(20, "steps of linear warm-up")
     schedule_steps: int | None = option(
-        None, "step at which the cosine reaches 0; default: --steps. Set it to train one schedule in parts", kept=True
+        None, "step at which the cosine reaches 0; default: --steps. Set it to train one schedule in parts"
     )
     # DeiT, table 9, and MAE, table 8
-    weight_decay: float = option(0.05, "AdamW's weight decay; matrices only", kept=True)
+    weight_decay: float = option(0.05, "AdamW's weight decay; matrices only")
     # ViT, arXiv:2010.11929, appendix B.1
-    clip_norm: float = option(1.0, "clip the norm of the gradient to this", kept=True)
+    clip_norm: float = option(1.0, "clip the norm of the gradient to this")
 
-    device: str = option("auto", "auto, cpu, cuda or cuda:N; auto is cuda where there is one")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N; auto is cuda where there is one", kept=False)
     # about 0.8 of full reading speed (benchmarks/loader.py), and a changed byte is found before it is trained on
     verify: bool = option(True, "check the digest of every sequence read")
     checkpoint: str | None = option(None, "folder for checkpoints; one is always written at the end")
     checkpoint_every: int = option(500, "steps between checkpoints")
     resume: str | None = option(
-        None, "checkpoint file, or folder (its newest); keeps that run's options unless they are given anew"
+        None,
+        "checkpoint file, or folder (its newest); keeps that run's options unless they are given anew, and writes its "
+        "checkpoints beside that one",
+        kept=False,
     )
     eval: str | None = option(None, "evaluate on this packed set at the end")
     log_every: int = option(10, "steps between log lines")
-    json: bool = option(False, "log and summary as JSON lines on stdout")
-    debug: bool = option(False, "show the traceback of an error")
+    json: bool = option(False, "log and summary as JSON lines on stdout", kept=False)
+    debug: bool = option(False, "show the traceback of an error", kept=False)
 
     def __post_init__(self) -> None:
         """Checks what needs no file.
@@ -100,7 +104,11 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m trainer",
         description="Train a small NaViT on packed shards: classification where the set has classes, else "
         "reconstruction of masked patches. Shapes, patch size, mean, std and classes come from the set's manifest.",
-        epilog="Evaluate alone: python -m trainer SHARDS --eval OTHER --resume CHECKPOINT --steps 0",
+        epilog="""examples:
+  python -m trainer shards/ --steps 1000 --checkpoint runs/a
+  python -m trainer shards/ --resume runs/a
+  python -m trainer shards/ --resume runs/a --steps 0 --eval val-shards/""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -119,8 +127,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def resumed(typed: dict[str, Any], saved: dict[str, Any]) -> Config:
+def resumed(typed: dict[str, Any], saved: dict[str, Any], path: str) -> Config:
     """Returns the options of a run that resumes: those typed now, then the saved run's, then the defaults.
+
+    Its checkpoints go where the one that it resumes lies, wherever that was copied to.
+
+    Args:
+        typed: by name.
+        saved: options of the run, from its checkpoint.
+        path: of that checkpoint.
 
     Raises:
         ValueError: one typed now would change the shape of the model.
@@ -131,4 +146,17 @@ def resumed(typed: dict[str, Any], saved: dict[str, Any]) -> Config:
                 f"{flag(name)} {typed[name]}: the checkpoint's model has {saved[name]}; a resumed model keeps its shape; "
                 "leave the option out"
             )
-    return Config(**{name: saved[name] for name in KEPT if name in saved} | typed)
+    kept = {name: saved[name] for name in KEPT if name in saved}
+    return Config(**kept | {"checkpoint": os.path.dirname(path) or "."} | typed)
+
+
+def taken_over(typed: dict[str, Any], saved: dict[str, Any], config: Config) -> str:
+    """Returns the options that a resumed run has of the saved one, as they would be typed, and how its schedule changed."""
+    told = []
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        if field.name in KEPT and field.name not in typed and value != field.default:
+            told.append({True: flag(field.name), False: f"--no-{field.name}"}.get(value, f"{flag(field.name)} {value}"))
+    if config.schedule_steps is None and config.steps not in (0, saved["steps"]):
+        told.append(f"(the learning rate now ends at step {config.steps}, not {saved['steps']})")
+    return " ".join(told)

@@ -5,7 +5,7 @@ the result does not depend on the batch size but for rounding. A set of several 
 first. Masks are drawn anew from the seed, so that two evaluations hide the same tokens.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from trainer.config import Config
 from trainer.data import Batch, PackedShards
 from trainer.losses import Loss, classification_loss, draw_mask, reconstruction_loss
+from trainer.opened import NO_LABEL
 from trainer.vit import NaViT, Output
 
 
@@ -46,12 +47,19 @@ def forward_loss(
     return output, reconstruction_loss(output.pixels_BLP, wanted_BLP, mask_BL), batch
 
 
-def evaluation_shards(trained: PackedShards, path: str, config: Config) -> PackedShards:
-    """Returns the batches to evaluate on; checks now what would be found out only after the training.
+class EvaluationSet(NamedTuple):
+    """The batches to evaluate on. `numbers_K` turns their labels into the model's, its last entry "none" into none."""
+
+    shards: PackedShards
+    numbers_K: torch.Tensor | None
+
+
+def evaluation_set(trained: PackedShards, path: str, config: Config) -> EvaluationSet:
+    """Returns what to evaluate on; checks now what would be found out only after the training.
 
     Args:
         trained: the set the model is trained on.
-        path: the set to evaluate on.
+        path: the set to evaluate on; its classes are some of the trained ones, by name and in any order.
         config: gives layout, batch size (cut to the size of the set) and device.
 
     Raises:
@@ -64,26 +72,45 @@ def evaluation_shards(trained: PackedShards, path: str, config: Config) -> Packe
         ("tubelet", trained.layout.tubelet, shards.layout.tubelet),
         ("channels", trained.layout.channels, shards.layout.channels),
         ("token dtype", trained.layout.token_dtype, shards.layout.token_dtype),
-        ("classes", trained.manifest.classes, shards.manifest.classes),
     ):
         if value != found:
             raise ValueError(f"{path}: {name} {found}; the model was trained on {value}; evaluate on a set built alike")
-    return PackedShards(path, batch_size=min(config.batch_size, len(shards)), **options)
+    numbers_K = _class_numbers(trained, shards)
+    return EvaluationSet(PackedShards(path, batch_size=min(config.batch_size, len(shards)), **options), numbers_K)
+
+
+def _class_numbers(trained: PackedShards, shards: PackedShards) -> torch.Tensor | None:
+    known, found = trained.manifest.classes, shards.manifest.classes
+    if known is None:
+        # masked patches are all there is to judge
+        return None
+    if found is None:
+        raise ValueError(
+            f"{shards.path}: no classes; the model tells {len(known)} apart; build the set with --labels folder --classes {trained.path}"
+        )
+    if strange := sorted(set(found) - set(known)):
+        raise ValueError(
+            f"{shards.path}: class {strange[0]}{f' and {len(strange) - 1} more' if len(strange) > 1 else ''}; the model does not know "
+            f"it; evaluate on classes of {trained.path}: build the set with --labels folder --classes {trained.path}"
+        )
+    numbers = {name: number for number, name in enumerate(known)}
+    return torch.tensor([*(numbers[name] for name in found), NO_LABEL])
 
 
 @torch.no_grad()
-def evaluate(model: NaViT, shards: PackedShards, config: Config, device: torch.device) -> dict[str, Any]:
+def evaluate(model: NaViT, evaluated: EvaluationSet, config: Config, device: torch.device) -> dict[str, Any]:
     """Returns loss, accuracy (with classes), and what was counted, over all of a set.
 
     Args:
         model: on the device; its mode is put back.
-        shards: from `evaluation_shards`.
+        evaluated: from `evaluation_set`.
         config: gives seed and share of the masks.
         device: where the model is.
 
     Raises:
         FormatError: a shard is missing or broken.
     """
+    shards = evaluated.shards
     generator = torch.Generator().manual_seed(config.seed)
     total = correct = torch.zeros((), device=device, dtype=torch.float64)
     count = torch.zeros((), device=device, dtype=torch.int64)
@@ -95,6 +122,9 @@ def evaluate(model: NaViT, shards: PackedShards, config: Config, device: torch.d
         num_sequences += int((batch["index"] >= 0).sum())
         num_segments += int(batch["num_segments"].sum())
         num_tokens += int(batch["num_tokens"].sum())
+        if evaluated.numbers_K is not None:
+            # no label is -1, and so the last
+            batch["labels"] = evaluated.numbers_K[batch["labels"]]
         output, loss, batch = forward_loss(model, batch, device, config.mask_share, generator)
         total, count = total + loss.total, count + loss.count
         if output.logits_BSK is not None:

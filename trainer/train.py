@@ -5,13 +5,15 @@
 The learning rate is a pure function of the step (linear warm-up, then half a cosine to 0), so there is no
 scheduler whose state could be lost. All that a run is stands in its checkpoint: weights, AdamW's moments,
 the generator of the masks, where the loader stands, and the options. On the CPU a run that stopped and
-resumed is bit for bit the run that did not.
+resumed is bit for bit the run that did not. Loss and gradient are judged before each update, which costs one wait
+for the device a step, so no weights that are not numbers are ever saved.
 
 Throughput counts real tokens: padding is work, but no progress.
 """
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +21,10 @@ from typing import Any
 import torch
 
 from trainer import checkpoint
-from trainer.config import Config, resumed
-from trainer.data import PackedShards
-from trainer.evaluate import evaluate, evaluation_shards, forward_loss
+from trainer.config import Config, resumed, taken_over
+from trainer.data import Batch, PackedShards
+from trainer.evaluate import evaluate, evaluation_set, forward_loss
+from trainer.stop import Interrupted, noted_signals
 from trainer.vit import NaViT
 
 Log = Callable[[dict[str, Any]], None]
@@ -78,19 +81,18 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, Any]:
         log: called with each log line's values.
 
     Raises:
-        ValueError: the options do not fit each other, the set or the checkpoint.
+        ValueError: the options do not fit each other, the set or the checkpoint; or a step has nothing to learn from.
         FormatError: the set or the checkpoint is missing, unfinished or broken.
-        FloatingPointError: the loss is no longer a number.
+        FloatingPointError: loss, gradient or weights are no longer numbers.
+        Interrupted: a signal came; the last whole step is saved.
     """
+    check_alone()
     config = Config(**typed)
     saved = checkpoint.load(config.resume) if config.resume else None
     if saved is not None:
-        config = resumed(typed, saved["config"])
-    elif config.checkpoint and (names := checkpoint.checkpoints(config.checkpoint)):
-        raise ValueError(
-            f"--checkpoint {config.checkpoint}: holds {names[-1]} of another run; a new run has a folder of its own; "
-            "--resume it, or name another folder"
-        )
+        config = resumed(typed, saved["config"], checkpoint.find(config.resume))
+    if config.checkpoint and config.steps:
+        check_later_steps(config, saved)
     device = choose_device(config.device)
     loader = PackedShards(
         config.shards,
@@ -101,7 +103,7 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, Any]:
         verify=config.verify,
         pin_memory=device.type == "cuda",
     )
-    eval_shards = evaluation_shards(loader, config.eval, config) if config.eval else None
+    evaluated = evaluation_set(loader, config.eval, config) if config.eval else None
     classes = loader.manifest.classes
     torch.manual_seed(config.seed)
     model = NaViT(
@@ -118,68 +120,71 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, Any]:
         step = saved["step"]
         if step < config.steps:
             loader.load_state_dict(saved["loader"])
+            kept = taken_over(typed, saved["config"], config)
+            log({"step": step, "resumed": checkpoint.find(typed["resume"]), "taken_over": kept or None})
+        elif evaluated is None:
+            raise ValueError(
+                f"--resume {typed['resume']}: done with step {step} of {config.steps}; nothing is left to do; give more --steps, "
+                "or --eval"
+            )
+    if config.checkpoint and step < config.steps:
+        checkpoint.check_folder(config.checkpoint)
 
-    def save() -> None:
-        if config.checkpoint:
-            state = {
-                "config": dataclasses.asdict(config),
-                "dataset_digest": loader.manifest.dataset_digest,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "loader": loader.state_dict(),
-                "mask_generator": mask_generator.get_state(),
-            }
-            checkpoint.save(config.checkpoint, step, state)
+    def save() -> str | None:
+        if not config.checkpoint:
+            return None
+        check_finite(model, step)
+        state = {
+            "config": dataclasses.asdict(config) | {"eval": absolute(config.eval)},
+            "dataset_digest": loader.manifest.dataset_digest,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "loader": loader.state_dict(),
+            "mask_generator": mask_generator.get_state(),
+        }
+        return checkpoint.save(config.checkpoint, step, state)
 
     slots_in_batch = config.batch_size * loader.layout.sequence_length
     begun = window_begun = time.perf_counter()
     run_tokens = window_tokens = run_steps = window_steps = 0
-    window_loss = torch.zeros((), device=device)
-    loss_value: float | None = None
+    window_loss, loss_value = 0.0, None
     model.train()
-    while step < config.steps:
-        for batch in loader:
-            num_tokens = int(batch["num_tokens"].sum())
-            _, loss, _ = forward_loss(model, batch, device, config.mask_share, mask_generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.mean.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            rate = learning_rate(step, config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            step += 1
+    with noted_signals() as stop:
+        while step < config.steps:
+            for batch in loader:
+                num_tokens = int(batch["num_tokens"].sum())
+                rate = learning_rate(step, config)
+                loss, norm = update(model, optimizer, batch, rate, step + 1, config, mask_generator)
+                step += 1
 
-            window_loss += loss.mean.detach()
-            run_steps, window_steps = run_steps + 1, window_steps + 1
-            run_tokens, window_tokens = run_tokens + num_tokens, window_tokens + num_tokens
-            if step % config.log_every == 0 or step == config.steps:
-                loss_value = window_loss.item() / window_steps  # waits for the device, so the clock below is honest
-                if not math.isfinite(loss_value):
-                    raise FloatingPointError(
-                        f"step {step}: loss is {loss_value}; training needs a finite one; lower --lr and resume an earlier checkpoint"
+                window_loss += loss
+                run_steps, window_steps = run_steps + 1, window_steps + 1
+                run_tokens, window_tokens = run_tokens + num_tokens, window_tokens + num_tokens
+                if step % config.log_every == 0 or step == config.steps:
+                    now = time.perf_counter()
+                    loss_value = window_loss / window_steps
+                    log(
+                        {
+                            "step": step,
+                            "loss": loss_value,
+                            "tokens_per_s": window_tokens / (now - window_begun),
+                            "efficiency": window_tokens / (window_steps * slots_in_batch),
+                            "lr": rate,
+                            "grad_norm": norm,
+                        }
                     )
-                now = time.perf_counter()
-                log(
-                    {
-                        "step": step,
-                        "loss": loss_value,
-                        "tokens_per_s": window_tokens / (now - window_begun),
-                        "efficiency": window_tokens / (window_steps * slots_in_batch),
-                        "lr": rate,
-                        "grad_norm": norm.item(),
-                    }
-                )
-                window_loss.zero_()
-                window_tokens = window_steps = 0
-                window_begun = time.perf_counter()
-            if step % config.checkpoint_every == 0 and step < config.steps:
-                save()
-            if step == config.steps:
-                break
+                    window_loss, window_tokens, window_steps = 0.0, 0, 0
+                    window_begun = time.perf_counter()
+                if stop.number is not None:
+                    raise Interrupted(interruption(step, save()), stop.number)
+                if step == config.steps:
+                    break
+                if step % config.checkpoint_every == 0:
+                    save()
+        if run_steps:
+            save()
     summary: dict[str, Any] = {"steps": step, "loss": loss_value, "device": str(device)}
     if run_steps:
-        save()
         seconds = time.perf_counter() - begun
         summary |= {
             "real_tokens": run_tokens,
@@ -187,9 +192,114 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, Any]:
             "efficiency": run_tokens / (run_steps * slots_in_batch),
             "seconds": seconds,
         }
-    if eval_shards is not None:
-        summary |= evaluate(model, eval_shards, config, device)
+    if evaluated is not None:
+        summary |= evaluate(model, evaluated, config, device)
     return summary
+
+
+def update(
+    model: NaViT,
+    optimizer: torch.optim.AdamW,
+    batch: Batch,
+    rate: float,
+    step: int,
+    config: Config,
+    mask_generator: torch.Generator,
+) -> tuple[float, float]:
+    """Makes one step and returns its loss and the norm of its gradient; waits for the device once.
+
+    Args:
+        model: on its device, in training mode.
+        optimizer: of its parameters.
+        batch: on the CPU.
+        rate: learning rate.
+        step: its number, from 1, for errors.
+        config: gives share of the masks and clipping.
+        mask_generator: on the CPU.
+
+    Raises:
+        ValueError: nothing in the batch counts; the weights are unchanged.
+        FloatingPointError: loss or gradient is not finite; the weights are unchanged.
+    """
+    device = next(model.parameters()).device
+    _, loss, _ = forward_loss(model, batch, device, config.mask_share, mask_generator)
+    optimizer.zero_grad(set_to_none=True)
+    loss.mean.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    loss_value, norm_value, count = torch.stack([loss.mean.detach(), norm, loss.count]).tolist()
+    if not count:
+        what = "no segment has a label" if model.reconstruct is None else "no token is hidden"
+        raise ValueError(
+            f"{config.shards}: {what} in the {config.batch_size} sequences of step {step}, so there is nothing to learn; a "
+            "step needs one; use a larger --batch-size, or build the set with labels for all inputs"
+        )
+    if not math.isfinite(loss_value) or not math.isfinite(norm_value):
+        raise FloatingPointError(
+            f"step {step}: loss is {loss_value}, its gradient {norm_value}; training needs finite ones, so the step was not made; "
+            "lower --lr and resume an earlier checkpoint"
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return loss_value, norm_value
+
+
+def absolute(path: str | None) -> str | None:
+    """Returns a path or URI that means the same in another folder, where the run may go on."""
+    return path if path is None or "://" in path else os.path.abspath(path)
+
+
+def interruption(step: int, path: str | None) -> str:
+    """Returns what is told of a run that a signal ended."""
+    saved = f"saved as {path}; --resume it to go on" if path else "not saved, since no --checkpoint was given"
+    return f"interrupted: step {step} is done and {saved}"
+
+
+def check_alone() -> None:
+    """Checks that this process trains by itself.
+
+    Raises:
+        ValueError: torchrun or a scheduler started several.
+    """
+    count = os.environ.get("WORLD_SIZE", "")
+    if count.isdecimal() and int(count) > 1:
+        raise ValueError(
+            f"WORLD_SIZE {count}: each process would train on the same batches and write the same files; this trainer is one "
+            "process; start it without torchrun"
+        )
+
+
+def check_finite(model: NaViT, step: int) -> None:
+    """Checks weights before they are saved.
+
+    Raises:
+        FloatingPointError: one is not finite.
+    """
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise FloatingPointError(
+                f"step {step}: weights {name} are not finite, and were not saved; checkpoints hold numbers; lower --lr and resume "
+                "an earlier one"
+            )
+
+
+def check_later_steps(config: Config, saved: dict[str, Any] | None) -> None:
+    """Checks that a run does not mix its checkpoints with those of another.
+
+    Raises:
+        ValueError: the folder holds some of another run, or of later steps than the resumed one.
+    """
+    names = checkpoint.checkpoints(config.checkpoint or "")
+    if names and saved is None:
+        raise ValueError(
+            f"--checkpoint {config.checkpoint}: holds {names[-1]} of another run; a new run has a folder of its own; "
+            "--resume it, or name another folder"
+        )
+    if names and saved is not None and checkpoint.step_of(names[-1]) > saved["step"]:
+        raise ValueError(
+            f"--resume of step {saved['step']}: {config.checkpoint} holds {names[-1]}, which is later; a run that goes back has a "
+            "folder of its own; name it with --checkpoint"
+        )
 
 
 def check_same_set(saved: dict[str, Any], loader: PackedShards, config: Config) -> None:

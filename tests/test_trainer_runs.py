@@ -1,0 +1,232 @@
+"""Promises about a run as a whole: what it is told it keeps, what it did it saves, and nothing that is no number."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from synthetic_set import SMALL_LAYOUT, label_tokens, write_set
+from test_trainer_train import SMALL, fails, one_thread, run, states_equal
+
+from trainer import checkpoint
+from trainer.cli import main
+from trainer.config import Config
+from trainer.data import PackedShards
+from trainer.evaluate import evaluate, evaluation_set
+from trainer.train import check_finite
+from trainer.vit import NaViT
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES = ("dark", "light")
+
+__all__ = ["one_thread"]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("sets") / "labelled")
+    write_set(folder, classes=CLASSES, make_tokens=label_tokens)
+    return folder
+
+
+def test_several_processes_are_refused_before_anything_is_written(
+    labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    fails(
+        capsys,
+        2,
+        "WORLD_SIZE 2: each process would train on the same batches",
+        labelled,
+        "--checkpoint",
+        str(tmp_path / "run"),
+    )
+    assert os.listdir(tmp_path) == []
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    run(capsys, labelled, "--steps", "1", *SMALL)
+
+
+def test_a_resumed_run_keeps_every_option_and_says_so(
+    labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "run")
+    options = ["--lr", "0.01", "--eval", labelled, "--checkpoint-every", "2", "--log-every", "3", "--no-verify"]
+    run(capsys, labelled, "--steps", "9", "--checkpoint", str(tmp_path / "whole"), *options, *SMALL)
+    # a run that was killed behind its sixth step, in another folder of the disk
+    os.makedirs(folder)
+    os.rename(tmp_path / "whole/step-00000006.pt", f"{folder}/step-00000006.pt")
+    first, *logs, summary = run(capsys, labelled, "--resume", folder)
+    assert first == {
+        "event": "log",
+        "step": 6,
+        "resumed": f"{folder}/step-00000006.pt",
+        "taken_over": (
+            "--steps 9 --batch-size 3 --dim 16 --depth 2 --heads 2 --lr 0.01 --no-verify "
+            f"--checkpoint {folder} --checkpoint-every 2 --eval {labelled} --log-every 3"
+        ),
+    }
+    assert [line["step"] for line in logs] == [9] and summary["steps"] == 9 and "eval_accuracy" in summary
+    assert checkpoint.checkpoints(folder) == ["step-00000006.pt", "step-00000008.pt", "step-00000009.pt"]
+    one, other = (checkpoint.load(f"{place}/step-00000009.pt") for place in (tmp_path / "whole", folder))
+    for part in ("model", "optimizer", "loader"):
+        assert states_equal(one[part], other[part]), part
+    kept = other["config"] | {"checkpoint": one["config"]["checkpoint"], "resume": None, "device": "cpu"}
+    assert kept == one["config"]
+
+
+def test_a_run_that_is_done_or_goes_back_says_so(
+    labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "run")
+    run(capsys, labelled, "--steps", "4", "--checkpoint", folder, "--checkpoint-every", "2", *SMALL)
+    before = os.listdir(folder)
+    told = f"--resume {folder}: done with step 4 of 4; nothing is left to do; give more --steps, or --eval"
+    fails(capsys, 2, told, labelled, "--resume", folder)
+    back = f"{folder}/step-00000002.pt"
+    told = f"--resume of step 2: {folder} holds step-00000004.pt, which is later; a run that goes back has a folder of its own"
+    fails(capsys, 2, told, labelled, "--resume", back)
+    assert os.listdir(folder) == before
+    run(capsys, labelled, "--resume", back, "--checkpoint", str(tmp_path / "again"))
+    first = run(capsys, labelled, "--resume", folder, "--steps", "6")[0]
+    assert first["taken_over"].endswith("(the learning rate now ends at step 6, not 4)")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_last_whole_step(number: int, status: int, labelled: str, tmp_path: Path) -> None:
+    folder, command = str(tmp_path / "run"), [sys.executable, "-m", "trainer", labelled, *SMALL]
+    options = ["--steps", "100000", "--schedule-steps", "100000", "--log-every", "1", "--lr", "0.001"]
+    process = subprocess.Popen(
+        [*command, *options, "--checkpoint", folder],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while not process.stderr.readline().startswith("step 5 "):
+        assert process.poll() is None
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (status, "")
+    (name,) = checkpoint.checkpoints(folder)
+    step = checkpoint.step_of(name)
+    assert (
+        err.splitlines()[-1] == f"interrupted: step {step} is done and saved as {folder}/{name}; --resume it to go on"
+    )
+    # it is the state that a run has which nobody disturbed
+    assert (
+        main([labelled, *SMALL, *options, "--steps", str(step), "--checkpoint", str(tmp_path / "whole"), "--json"]) == 0
+    )
+    one, other = checkpoint.load(folder), checkpoint.load(str(tmp_path / "whole"))
+    for part in ("model", "optimizer", "loader", "mask_generator"):
+        assert states_equal(one[part], other[part]), part
+
+
+def test_a_signal_without_a_folder_says_that_nothing_is_saved(labelled: str) -> None:
+    command = [sys.executable, "-m", "trainer", labelled, *SMALL, "--steps", "100000", "--log-every", "1"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1].endswith("is done and not saved, since no --checkpoint was given")
+
+
+@pytest.mark.parametrize("rate", ["1e6", "1e30"])
+def test_weights_that_are_no_numbers_are_never_saved(
+    rate: str, labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "run")
+    arguments = [labelled, "--lr", rate, "--steps", "6", "--checkpoint-every", "1", "--warmup-steps", "0", *SMALL]
+    status = main([*arguments, "--checkpoint", folder])
+    captured = capsys.readouterr()
+    assert status == 1, captured.err
+    last = captured.err.splitlines()[-1]
+    assert last.startswith("step ") and last.endswith(
+        ("lower --lr and resume an earlier checkpoint", "resume an earlier one")
+    )
+    for name in checkpoint.checkpoints(folder):
+        for tensor in checkpoint.load(f"{folder}/{name}")["model"].values():
+            assert torch.isfinite(tensor).all(), name
+
+
+def test_weights_that_an_update_broke_are_not_saved(labelled: str) -> None:
+    model = NaViT(SMALL_LAYOUT, 2, dim=16, depth=1, heads=2)
+    check_finite(model, 3)
+    with torch.no_grad():
+        model.blocks[0].widen.weight[0, 0] = float("inf")
+    with pytest.raises(
+        FloatingPointError, match=r"^step 3: weights blocks\.0\.widen\.weight are not finite, and were not saved"
+    ):
+        check_finite(model, 3)
+
+
+def relabel(folder: Path, classes: tuple[str, ...]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"classes": list(classes)}))
+
+
+def test_a_step_with_nothing_to_learn_from_is_an_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_set(str(tmp_path / "set"))
+    relabel(tmp_path / "set", CLASSES)
+    folder = str(tmp_path / "set")
+    told = (
+        f"{folder}: no segment has a label in the 3 sequences of step 1, so there is nothing to learn; a step needs one"
+    )
+    fails(capsys, 2, told, folder, "--steps", "3", "--checkpoint", str(tmp_path / "run"), *SMALL)
+    assert os.listdir(tmp_path / "run") == []
+    relabel(tmp_path / "set", ())
+    write_set(str(tmp_path / "bare"))
+    told = "no token is hidden in the 3 sequences of step 1"
+    fails(capsys, 2, told, str(tmp_path / "bare"), "--mask-share", "0.001", "--steps", "3", *SMALL)
+
+
+@pytest.mark.parametrize("what", ["file", "below a file"])
+def test_a_checkpoint_folder_that_cannot_be_is_told_before_the_training(
+    what: str, labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    place = str(tmp_path / "file") if what == "file" else str(tmp_path / "file/run")
+    told = f"--checkpoint {place}: no folder that can be written ("
+    fails(capsys, 2, told, labelled, "--steps", "2", "--log-every", "1", "--checkpoint", place, *SMALL)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_split_with_fewer_classes_in_another_order_is_judged_by_their_names(labelled: str, tmp_path: Path) -> None:
+    trained = PackedShards(labelled, batch_size=1)
+    torch.manual_seed(0)
+    model = NaViT(SMALL_LAYOUT, 2, dim=16, depth=1, heads=2)
+
+    def judged(classes: tuple[str, ...], **options: Any) -> dict[str, Any]:
+        folder = tmp_path / "-".join(classes)
+        write_set(str(folder), make_tokens=label_tokens, classes=CLASSES, **options)
+        relabel(folder, classes)
+        config = Config(str(folder))
+        found = evaluate(model, evaluation_set(trained, str(folder), config), config, torch.device("cpu"))
+        return {name: value for name, value in found.items() if name != "eval"}
+
+    same, turned = judged(CLASSES), judged(CLASSES[::-1])
+    # each label now means the other class, which a model of two classes gets right where it was wrong
+    assert turned["eval_accuracy"] == pytest.approx(1 - same["eval_accuracy"])
+    assert turned["eval_counted"] == same["eval_counted"]
+    with pytest.raises(ValueError, match=r"class zebu; the model does not know it; evaluate on classes of .*--classes"):
+        judged(("dark", "zebu"))
+
+
+def test_a_split_without_one_of_the_classes_is_judged(
+    labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    part = str(tmp_path / "light")
+    # one class, whose number here is 0 and in training 1
+    write_set(
+        part, classes=("dark",), make_tokens=lambda g, n, p, label: label_tokens(g, n, p, 1 if label == 0 else -1)
+    )
+    relabel(Path(part), ("light",))
+    lines = run(capsys, labelled, "--steps", "60", "--lr", "0.01", "--eval", part, *SMALL)
+    assert lines[-1]["eval_accuracy"] == 1

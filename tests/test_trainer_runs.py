@@ -18,7 +18,8 @@ from trainer.cli import main
 from trainer.config import Config
 from trainer.data import PackedShards
 from trainer.evaluate import evaluate, evaluation_set
-from trainer.train import check_finite
+from trainer.stop import Interrupted
+from trainer.train import check_finite, train
 from trainer.vit import NaViT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,34 +98,47 @@ def test_a_run_that_is_done_or_goes_back_says_so(
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_the_last_whole_step(number: int, status: int, labelled: str, tmp_path: Path) -> None:
-    folder, command = str(tmp_path / "run"), [sys.executable, "-m", "trainer", labelled, *SMALL]
-    options = ["--steps", "100000", "--schedule-steps", "100000", "--log-every", "1", "--lr", "0.001"]
-    process = subprocess.Popen(
-        [*command, *options, "--checkpoint", folder],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    while not process.stderr.readline().startswith("step 5 "):
-        assert process.poll() is None
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (status, "")
+def test_a_signal_saves_the_last_whole_step(
+    number: int, status: int, labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder, handlers = str(tmp_path / "run"), [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    sizes = {"dim": 16, "depth": 2, "heads": 2, "batch_size": 3, "device": "cpu"}
+    typed = sizes | {"shards": labelled, "steps": 9, "log_every": 1, "lr": 0.001}
+
+    def log(values: dict[str, Any]) -> None:
+        if values["step"] == 5:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted) as ended:
+        train(typed | {"checkpoint": folder}, log)
     (name,) = checkpoint.checkpoints(folder)
     step = checkpoint.step_of(name)
-    assert (
-        err.splitlines()[-1] == f"interrupted: step {step} is done and saved as {folder}/{name}; --resume it to go on"
-    )
-    # it is the state that a run has which nobody disturbed
-    assert (
-        main([labelled, *SMALL, *options, "--steps", str(step), "--checkpoint", str(tmp_path / "whole"), "--json"]) == 0
-    )
+    assert 5 <= step < 9 and ended.value.status == status
+    assert str(ended.value) == f"interrupted: step {step} is done and saved as {folder}/{name}; --resume it to go on"
+    assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    # and going on from there gives the run that nobody disturbed
+    run(capsys, labelled, "--resume", folder)
+    train(typed | {"checkpoint": str(tmp_path / "whole")}, lambda values: None)
     one, other = checkpoint.load(folder), checkpoint.load(str(tmp_path / "whole"))
+    assert one["step"] == other["step"] == 9
     for part in ("model", "optimizer", "loader", "mask_generator"):
         assert states_equal(one[part], other[part]), part
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_ends_as_shells_expect_of_a_signal(number: int, status: int, labelled: str, tmp_path: Path) -> None:
+    folder, command = str(tmp_path / "run"), [sys.executable, "-m", "trainer", labelled, *SMALL]
+    options = ["--steps", "100000", "--log-every", "1", "--checkpoint", folder]
+    process = subprocess.Popen(
+        [*command, *options], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    (name,) = checkpoint.checkpoints(folder)
+    assert (process.returncode, out) == (status, "")
+    assert err.splitlines()[-1].endswith(f" is done and saved as {folder}/{name}; --resume it to go on")
 
 
 def test_a_signal_without_a_folder_says_that_nothing_is_saved(labelled: str) -> None:

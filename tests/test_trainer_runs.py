@@ -76,6 +76,8 @@ def test_a_resumed_run_keeps_every_option_and_says_so(
     one, other = (checkpoint.load(f"{place}/step-00000009.pt") for place in (tmp_path / "whole", folder))
     for part in ("model", "optimizer", "loader"):
         assert states_equal(one[part], other[part]), part
+    # the set to judge on, too, where nothing but that is asked for
+    assert run(capsys, labelled, "--resume", folder, "--steps", "0")[-1]["eval_accuracy"] == summary["eval_accuracy"]
     kept = other["config"] | {"checkpoint": one["config"]["checkpoint"], "resume": None, "device": "cpu"}
     assert kept == one["config"]
 

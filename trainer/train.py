@@ -87,10 +87,8 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, Any]:
         Interrupted: a signal came; the last whole step is saved.
     """
     check_alone()
-    config = Config(**typed)
-    saved = checkpoint.load(config.resume) if config.resume else None
-    if saved is not None:
-        config = resumed(typed, saved["config"], checkpoint.find(config.resume))
+    saved = checkpoint.load(typed["resume"]) if typed.get("resume") else None
+    config = Config(**typed) if saved is None else resumed(typed, saved["config"], checkpoint.find(typed["resume"]))
     if config.checkpoint and config.steps:
         check_later_steps(config, saved)
     device = choose_device(config.device)

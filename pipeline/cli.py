@@ -162,11 +162,13 @@ def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
 def _plan(values: argparse.Namespace, beam_arguments: list[str]) -> int:
     config = PlanConfig(**typed_options(PlanConfig, values))
     config.check()
+    from pipeline.prediction import print_prediction
+
     launch, *_, runner = _import_pipeline()
     _show(
         launch.predict(values.inputs, values.output, config, runner.parse_beam_options(beam_arguments)),
         values.json,
-        _print_prediction,
+        print_prediction,
     )
     return 0
 
@@ -243,30 +245,6 @@ def _show(result: dict[str, Any], as_json: bool, show: Any) -> None:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
         show(result, sys.stdout)
-
-
-def _print_prediction(made: dict[str, Any], out: Any) -> None:
-    from pipeline.report_text import arrangement_lines
-
-    planned = made["planned"]
-    lines = {
-        "inputs": f"{made['num_inputs']:,} ({made['num_rejected_inputs']:,} rejected)",
-        "ignored": ", ".join(f"{count:,} {why}" for why, count in made["ignored"].items()) or "none",
-        "rejects": ", ".join(f"{count:,} {why}" for why, count in made["rejects"].items()) or "none",
-        "examples": f"{planned['num_segments']:,}",
-        "tokens": f"{planned['num_tokens']:,}",
-        "sequences": f"{planned['num_sequences']:,}",
-        "efficiency": f"{made['efficiency']:.4f}",
-        "shards": f"{planned['num_shards']:,}, about {made['predicted_bytes'] / 1e6:,.0f} MB",
-        "to decode": f"{planned['source_px'] / 1e6:,.0f} Mpx, about {made['predicted_decode_core_s'] / 60:,.1f} minutes of one core",
-    }
-    for bound in made["bounds"]:
-        gap = bound["num_sequences"] - bound["bound"]
-        lines[f"bound, view {bound['view']}"] = f"{bound['bound']:,} sequences, " + (
-            "proven optimal" if not gap else f"gap {gap:,}"
-        )
-    for name, value in [*lines.items(), *arrangement_lines(made)]:
-        print(f"{name:<23}{value}", file=out)
 
 
 def _write(path: str, write: Any) -> None:

@@ -19,6 +19,7 @@ from pipeline.options import output_affecting
 from pipeline.packing import bound_of_histogram
 from pipeline.records import Reject
 from pipeline.shards import ShardResult
+from pipeline.sizes import merge_sizes
 from pipeline.transforms import CLASSES_NAME, RESULTS_NAME
 from schemas.manifest import (
     MANIFEST_NAME,
@@ -36,7 +37,7 @@ REPORT_PAGE_NAME = "report.html"
 
 
 def planned_totals(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the totals over all groups: inputs, rejects, ignored by suffix, planned counts."""
+    """Returns the totals over all groups: inputs, rejects, ignored by suffix, planned counts and sizes."""
     ignored: Counter[str] = Counter()
     shards = [plan.ShardPlan(*shard) for summary in summaries for shard in summary["shards"]]
     for summary in summaries:
@@ -52,6 +53,7 @@ def planned_totals(summaries: list[dict[str, Any]]) -> dict[str, Any]:
             "num_tokens": sum(shard.num_tokens for shard in shards),
             "source_px": sum(summary["source_px"] for summary in summaries),
         },
+        "sizes": merge_sizes(summary.get("sizes") for summary in summaries),
     }
 
 

@@ -127,6 +127,7 @@ def predict(
             "predicted_bytes": planned["num_sequences"] * plan.sequence_bytes(config),
             "predicted_decode_core_s": planned["source_px"] / DECODED_PX_PER_S,
             "rejects": dict(sorted(told.items())),
+            "config": output_affecting(build_config),
         }
     finally:
         if temporary:
@@ -239,15 +240,19 @@ def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: P
     shards = [ShardPlan(*shard) for summary in plan.read_summaries(folder) for shard in summary["shards"]]
     # from here on the set is unfinished
     files.remove(files.join(folder, MANIFEST_NAME))
-    wanted = {shard.name for shard in shards}
+    examples = {shard.name: shard.num_segments for shard in shards}
     versions = library_versions(config.media_backend)
-    with bar("writing shards", len(shards), "shards") as tell:
+
+    def done() -> int:
+        return sum(examples.get(name, 0) for name in files.names(folder))
+
+    with bar("writing shards", sum(examples.values()), "examples", done()) as tell:
         _run(
             folder,
             lambda pipeline: shard_graph(pipeline, shards, roots, folder, config, versions),
             config,
             options,
-            lambda: tell(len(wanted.intersection(files.names(folder)))),
+            lambda: tell(done()),
         )
 
 

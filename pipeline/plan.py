@@ -2,10 +2,10 @@
 
 A group's references are sorted (a shuffle delivers them in any order), cut into equal chunks of at most
 `--group-size`, each chunk is packed alone (drawn sizes move a little so that bins fill exactly), its bins are
-shuffled and divided evenly over shards. With `--balance-group W` the bins of all chunks of a view are put into groups
-of W of near-equal cost instead, and whole groups are divided over shards. All of it is counts and names; the result is a Parquet file a group,
-one row group a shard, whose metadata holds the group's totals. Within 0.1 point of a global plan, at any number
-of examples.
+shuffled and divided evenly over shards, by their bytes and by their decoding. With `--balance-group W` the bins of
+all chunks of a view are put into groups of W of near-equal cost instead, and whole groups are divided over shards.
+All of it is counts and names; the result is a Parquet file a group, one row group a shard, whose metadata holds the
+group's totals. Within 0.1 point of a global plan, at any number of examples.
 """
 
 import json
@@ -30,6 +30,7 @@ from pipeline.packing.elastic import Menus, fill
 from pipeline.packing.instance import histogram_of, read_instance
 from pipeline.records import Clash, Ignored, Outcome, Reference, Reject
 from pipeline.sample import draw, menu, shuffled
+from pipeline.sizes import count_sizes
 from schemas.geometry import ceil_div
 from schemas.manifest import REJECT_TABLE_SCHEMA, canonical_json
 from schemas.sequence import sequence_schema
@@ -38,6 +39,15 @@ from schemas.sequence import sequence_schema
 GENERATION = 0
 
 PLAN_FOLDER = "plan"
+
+# A small set is cut into shards of a few hundred examples, or some five seconds of one core's decoding (at 90 million
+# pixels a second, launch.DECODED_PX_PER_S), so that every core has work and none is lost to opening files: that takes
+# some 10 ms each. Once a view has as many shards as the largest machines have cores, more would only be more files.
+FEW_EXAMPLES = 256
+FEW_PX = 450_000_000
+ENOUGH_SHARDS = 256
+# and whatever the set: five minutes of decoding are as much as a killed worker should lose
+MOST_PX = 27_000_000_000
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -100,7 +110,7 @@ def group_of(key: str, seed: int, num_groups: int) -> int:
 
 
 def plan_group(
-    group: int, members: Iterable[Outcome], config: PlanConfig, classes: tuple[str, ...] | None
+    group: int, members: Iterable[Outcome], config: PlanConfig, classes: tuple[str, ...] | None, num_groups: int = 1
 ) -> GroupPlan:
     """Returns the plan of one group; the order of its members does not matter.
 
@@ -109,6 +119,7 @@ def plan_group(
         members: References, Rejects, Ignored and Clashes whose keys fall into this group.
         config: of the build.
         classes: names of the labels in order, or None.
+        num_groups: of the set; they share the number of shards that is enough.
     """
     references: list[Reference] = []
     rejects: set[Reject] = set()
@@ -128,6 +139,7 @@ def plan_group(
     chunks: list[dict[str, Any]] = []
     histograms: dict[str, dict[str, int]] = {}
     numbers = None if classes is None else {name: number for number, name in enumerate(classes)}
+    realised: list[Reference] = []
     for view in range(config.views):
         seen = [reference for reference in references if reference.view == view]
         lengths: Counter[int] = Counter()
@@ -137,10 +149,11 @@ def plan_group(
             lengths.update(reference.num_tokens for members in bins for reference in members)
             chunks.append({"view": view, "num_examples": len(chunk), "num_sequences": len(bins), "bound": bound})
             packed.append(bins)
+            realised += [reference for members in bins for reference in members]
         if config.balance_group:
             packed = [_balanced([members for bins in packed for members in bins], config, group, view)]
         for bins in packed:
-            for part in _parts(bins, config):
+            for part in _parts(bins, config, num_groups):
                 rows = [row for sequence, members in enumerate(part) for row in _rows(sequence, members, numbers)]
                 tokens = sum(reference.num_tokens for members in part for reference in members)
                 shard_plans.append(ShardPlan(group, len(shards), view, len(shards), len(part), len(rows), tokens))
@@ -153,6 +166,7 @@ def plan_group(
         ),
         "num_rejects": len(rejects),
         "source_px": sum(_source_px(reference) for reference in references),
+        "sizes": count_sizes(realised, config.tubelet, config.clip_frames),
         "ignored": dict(sorted(ignored.items())),
         "clashes": sorted([clash.key, *sorted(clash.paths)] for clash in clashes),
         "histograms": histograms,
@@ -279,11 +293,18 @@ def _balanced(bins: list[list[Reference]], config: PlanConfig, group: int, view:
     return [found[bin_number] for bin_number in balanced.order.tolist()]
 
 
-def _parts(bins: list[list[Reference]], config: PlanConfig) -> Iterator[list[list[Reference]]]:
-    """Yields bins divided evenly over as many shards as their bytes need; groups of --balance-group stay whole."""
+def _parts(bins: list[list[Reference]], config: PlanConfig, num_groups: int) -> Iterator[list[list[Reference]]]:
+    """Yields bins divided evenly over as many shards as they need; groups of --balance-group stay whole.
+
+    They need enough for their bytes and their decoding, and in a small set enough for many cores. Nothing here knows
+    how many there are: the cut is part of the bytes.
+    """
     size = config.balance_group or 1
     groups = [bins[start : start + size] for start in range(0, len(bins), size)]
-    for part in _even(groups, ceil_div(len(bins) * sequence_bytes(config), config.shard_bytes)):
+    px = sum(_source_px(reference) for members in bins for reference in members)
+    by_bytes = ceil_div(len(bins) * sequence_bytes(config), config.shard_bytes)
+    few = max(ceil_div(sum(map(len, bins)), FEW_EXAMPLES), ceil_div(px, FEW_PX))
+    for part in _even(groups, max(by_bytes, ceil_div(px, MOST_PX), min(few, ceil_div(ENOUGH_SHARDS, num_groups)))):
         yield [members for group in part for members in group]
 
 

@@ -27,20 +27,30 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def bar(what: str, total: int | None, unit: str, out: TextIO | None = None) -> Iterator[Callable[[int], None]]:
+def bar(
+    what: str, total: int | None, unit: str, done: int = 0, out: TextIO | None = None
+) -> Iterator[Callable[[int], None]]:
     """Yields a function to be told how much is done in all.
 
     Args:
         what: the work, as the line begins.
         total: how much there is, or None if nobody knows.
         unit: of what is counted, plural.
+        done: how much is done already, and says nothing about how fast it goes.
         out: where to, standard error if left out.
     """
     out = out or sys.stderr
     if out.isatty():
         layout = "{desc}: {elapsed}" if total is None else None
         with tqdm(
-            total=total, desc=what, unit=f" {unit}", delay=DELAY_S, file=out, leave=False, bar_format=layout
+            total=total,
+            initial=done,
+            desc=what,
+            unit=f" {unit}",
+            delay=DELAY_S,
+            file=out,
+            leave=False,
+            bar_format=layout,
         ) as shown:
             yield lambda done: shown.update(done - shown.n) if total is not None else shown.refresh()
         return
@@ -51,7 +61,9 @@ def bar(what: str, total: int | None, unit: str, out: TextIO | None = None) -> I
         now = time.monotonic()
         if now - told[0] >= LINE_EVERY_S:
             told[0] = now
-            amount = f"{now - started:.0f} s" if total is None else f"{done} of {total} {unit}, {now - started:.0f} s"
+            amount = (
+                f"{now - started:.0f} s" if total is None else f"{done:,} of {total:,} {unit}, {now - started:.0f} s"
+            )
             print(f"{what}: {amount}", file=out, flush=True)
 
     yield tell

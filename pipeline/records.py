@@ -73,7 +73,8 @@ class Reference(NamedTuple):
     """One view of an example: what planning needs, and no pixels.
 
     `side` is the drawn effective side in px, from which elastic fill may depart; 0 where the size is not drawn or
-    was shrunk to a cap, and is to stay.
+    was shrunk to a cap, and is to stay. `uncapped_tokens` is how many it would have had without the cap; 0 where that
+    made nothing smaller.
     """
 
     example: Example
@@ -82,6 +83,7 @@ class Reference(NamedTuple):
     wanted_height: int
     wanted_width: int
     grid: Grid
+    uncapped_tokens: int = 0
 
     @property
     def num_tokens(self) -> int:

@@ -21,7 +21,7 @@ from pipeline.distribution import add_unique, distribution
 from pipeline.files import join
 from pipeline.records import PARTIAL_VIDEO
 from pipeline.report_text import print_report
-from pipeline.sample import SLACK_PERCENT
+from pipeline.sizes import SIZE_NAMES
 from schemas import FormatError, Layout, Manifest, Shard
 
 __all__ = ["make_report", "print_report"]
@@ -66,6 +66,8 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
         totals = _totals(manifest.totals, stored, _num_rejected_inputs(rejects))
         bounds = [_bound(entry) for entry in manifest.bounds]
         efficiency = _efficiency(scan, manifest, totals["planned"])
+        # a set of an older plan has none
+        sizes = manifest.totals.get("sizes") and {name: manifest.totals["sizes"][name] for name in SIZE_NAMES}
     except (AttributeError, KeyError, TypeError) as error:
         raise FormatError(
             f"{join(folder, 'manifest.json')}: broken totals or bounds ({error!r}); it holds what docs/format.md lists; "
@@ -82,7 +84,7 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
         "attention_cost_per_sequence": scan.attention(),
         **arrangement.figures(),
         "frames": scan.frames | {"clip_duration_s": round(scan.clip_duration_s, 3)},
-        "sizes": {"num_shrunk": scan.num_shrunk, "num_upscaled": scan.num_upscaled},
+        "sizes": sizes,
         "classes": _classes(scan, manifest.classes),
         "layouts": [layout.to_json() for layout in manifest.layouts],
         "config": manifest.config,
@@ -111,11 +113,10 @@ def _scan_shard(
             f"{path}: no such file; shards.parquet lists it; write it again with build --resume"
         ) from error
     layout = opened.layout
-    cap = manifest.config.get("max_tokens_per_example") or layout.sequence_length
     scan.add_sequences(table, layout)
     segments = table["segments"].combine_chunks()
     examples = segments.flatten()
-    scan.add_segments(examples, layout, cap)
+    scan.add_segments(examples)
     arrangement.add_shard(
         (shard["group"], shard["view"], shard["layout"]),
         examples.field("num_tokens").to_numpy(zero_copy_only=False).astype(np.int64),
@@ -136,8 +137,6 @@ class _Scan:
     labels: Counter[int] = dataclasses.field(default_factory=Counter)
     frames: Counter[str] = dataclasses.field(default_factory=lambda: Counter(dict.fromkeys(_FRAMES, 0)))
     num_labelled: int = 0
-    num_shrunk: int = 0
-    num_upscaled: int = 0
     capacity: int = 0
     full_attention: int = 0
     clip_duration_s: float = 0.0
@@ -159,8 +158,8 @@ class _Scan:
         self._count("examples_per_sequence", segments)
         self._count("sequence_fill", (tokens * FILL_STEPS + length // 2) // length)
 
-    def add_segments(self, segments: pa.StructArray, layout: Layout, cap: int) -> None:
-        """Counts what belongs to single examples; `cap` is most tokens of one."""
+    def add_segments(self, segments: pa.StructArray) -> None:
+        """Counts what belongs to single examples."""
 
         def column(name: str) -> np.ndarray:
             return segments.field(name).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -172,10 +171,8 @@ class _Scan:
         self._count("effective_side_px", np.rint(np.sqrt(area)).astype(np.int64))
         self._count("aspect_error", aspect_error(height, width, source_height, source_width))
         self._count("scale", np.rint(np.sqrt(area / source_area) * RATIO_STEPS).astype(np.int64))
-        self.num_upscaled += int((area > source_area).sum())
         wanted_area = column("wanted_height") * column("wanted_width")
         self._count("side_change", np.rint(abs(np.sqrt(area / wanted_area) - 1) * RATIO_STEPS).astype(np.int64))
-        self.num_shrunk += int(_shrunk(column("grid_t"), area, wanted_area, layout, cap).sum())
         self._count_frames(segments, column("num_frames"), column("num_repeated_frames"))
         labels = segments.field("labels")
         self.num_labelled += int((labels.value_lengths().to_numpy(zero_copy_only=False) > 0).sum())
@@ -220,18 +217,6 @@ class _Scan:
         )
         self.frames.update(dict(zip(_FRAMES, map(int, values), strict=True)))
         self.clip_duration_s += math.fsum(segments.field("clip_duration_s").drop_null().to_pylist())
-
-
-def _shrunk(steps: np.ndarray, area: np.ndarray, wanted_area: np.ndarray, layout: Layout, cap: int) -> np.ndarray:
-    """Returns which examples --oversize shrink made smaller, (N,) bool.
-
-    They have clearly fewer tokens than wanted *and* about as many as the cap allows: rounding tiny or very long
-    pictures to the grid also loses tokens, but far below the cap.
-    """
-    patch = layout.tubelet[1] * layout.tubelet[2]
-    tokens, least_percent = area // patch, 100 - SLACK_PERCENT
-    below_wanted = tokens < wanted_area * least_percent // (patch * 100)
-    return below_wanted & (tokens * 100 >= cap // steps * least_percent)
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline import report_charts
 from pipeline.report_text import fraction, number, size, verdict
+from pipeline.sizes import size_facts
 
 _UNITS = {"tokens_per_example": "tokens", "effective_side_px": "px"}
 
@@ -48,7 +49,9 @@ def render_html(report: dict[str, Any]) -> str:
     }
     against = report_charts.fractions("efficiency", bars, "efficiency: real tokens / (sequences × sequence length)")
     template = environment.from_string(_PAGE)
-    return template.render(r=report, charts=charts, against=Markup(against), verdict=verdict, style=Markup(_STYLE))
+    facts = size_facts(report["sizes"], report["config"]) if report["sizes"] else []
+    values = {"charts": charts, "against": Markup(against), "facts": facts, "verdict": verdict}
+    return template.render(r=report, style=Markup(_STYLE), **values)
 
 
 def _compact(value: Any) -> str:
@@ -175,8 +178,6 @@ than the efficiency at the bound. “As planned” counts examples that failed o
 <tr><td>{{ name }}</td><td class="n">{{ planned[key] | number }}</td><td class="n">{{ stored[key] | number }}</td></tr>
 {% endfor %}
 <tr><td>Full sequences</td><td></td><td class="n">{{ stored.num_full_sequences | number }}</td></tr>
-<tr><td>Examples shrunk to the cap</td><td></td><td class="n">{{ r.sizes.num_shrunk | number }}</td></tr>
-<tr><td>Examples enlarged from their source</td><td></td><td class="n">{{ r.sizes.num_upscaled | number }}</td></tr>
 <tr><td>Frames in clips</td><td></td><td class="n">{{ r.frames.num_clip_frames | number }}</td></tr>
 <tr><td>Frames repeated to fill clips and tubelets</td><td></td><td class="n">
 {{- r.frames.num_repeated_clip_frames | number }}</td></tr>
@@ -187,6 +188,21 @@ than the efficiency at the bound. “As planned” counts examples that failed o
 {{- cost.fraction_of_full | fraction }}</td></tr>
 </table></div>
 </section>
+
+{% if facts %}
+<section>
+<h2>Made to fit</h2>
+<p>What planning did to examples that are larger than the cap, smaller than the size drawn, or shorter or slower than
+the clips asked for.</p>
+<div class="scroll"><table>
+<tr><th>What</th><th>Examples</th><th>In words</th></tr>
+{% for name, count, words in facts %}
+<tr><td>{{ name | capitalize }}</td><td class="one-line">{{ count }}</td>
+<td>{% for line in words %}{{ line }}{% if not loop.last %}<br>{% endif %}{% endfor %}</td></tr>
+{% endfor %}
+</table></div>
+</section>
+{% endif %}
 
 <section>
 <h2>Balance and mixing</h2>

@@ -3,8 +3,11 @@
 Keys and class names come from the files of others: control characters are escaped, and wide ones counted as two.
 """
 
+import textwrap
 import unicodedata
 from typing import Any, TextIO
+
+from pipeline.sizes import size_facts
 
 WIDTH = 80
 BAR_WIDTH = 40
@@ -115,6 +118,17 @@ def arrangement_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
+def size_lines(report: dict[str, Any], width: int) -> list[tuple[str, str]]:
+    """Returns what a report or a plan says of shrunk, enlarged and cut examples, as names and values of at most `width`."""
+    lines: list[tuple[str, str]] = []
+    for name, count, words in size_facts(report["sizes"], report["config"]) if report["sizes"] else []:
+        # what is short stands on one line
+        texts = [f"{count}: {words[0]}"] if words and len(count) + len(words[0]) + 2 <= width else [count, *words[:1]]
+        values = [line for text in texts + words[1:] for line in textwrap.wrap(text, width, break_on_hyphens=False)]
+        lines += zip([name, *[""] * len(values)], values, strict=False)
+    return lines
+
+
 def _stored(report: dict[str, Any]) -> list[str]:
     planned, stored, frames = report["totals"]["planned"], report["totals"]["stored"], report["frames"]
     rows = [("", "planned", "stored")]
@@ -145,10 +159,7 @@ def _sizes(report: dict[str, Any]) -> list[str]:
         ("scale from source", "scale", fraction),
     ):
         lines.append(f"  {title:<22}" + "".join(f"{show(report[key][name]):>9}" for name in names))
-    sizes, total = report["sizes"], report["totals"]["stored"]["num_segments"]
-    lines.append(_pair("shrunk to the cap", f"{sizes['num_shrunk']:,} of {total:,} examples"))
-    lines.append(_pair("enlarged", f"{sizes['num_upscaled']:,} of {total:,} examples"))
-    return lines
+    return lines + [_pair(name, value) for name, value in size_lines(report, WIDTH - _LABEL_WIDTH - 2)]
 
 
 def _tokens(report: dict[str, Any]) -> list[str]:

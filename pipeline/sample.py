@@ -156,15 +156,16 @@ def sample(example: Example, view: int, rule: Resolution, patch: Grid, cap: int,
         side = rule.low + (draw(seed, example.example_id, view) * (rule.high - rule.low + 1) >> 64)
         wanted = size_of_side(side, height, width)
         h, w = nearest_grid(height, width, Fraction(side * side, patch[1] * patch[2]), _NO_CAP, patch[1:])
+    uncapped = 0
     if steps * h * w > cap:
         if oversize == "reject" or steps > cap:
             return reject(example.source.key, "sample", "oversize", _oversize(steps, h * w, cap, oversize))
-        side = 0
+        side, uncapped = 0, steps * h * w
         h, w = nearest_grid(height, width, Fraction(cap // steps), cap // steps, patch[1:])
     if max(steps, h, w) > MAX_GRID:
         detail = f"grid {steps}x{h}x{w}; positions are int16, so at most {MAX_GRID} a side; use a larger --tubelet"
         return reject(example.source.key, "sample", "oversize", detail)
-    return Reference(example, view, side, *wanted, (steps, h, w))
+    return Reference(example, view, side, *wanted, (steps, h, w), uncapped)
 
 
 def menu(reference: Reference, slack: Fraction, patch: Grid, cap: int) -> dict[int, tuple[int, Grid]]:

@@ -173,12 +173,12 @@ class Sample(beam.PTransform):
 
 @dataclass
 class Group(beam.PTransform):
-    """Outcomes to groups of about --group-size examples; clips and views of one source meet."""
+    """Outcomes to groups of about --group-size examples, by (number, how many there are); clips and views of one source meet."""
 
     config: PlanConfig
     label: str | None = field(default=None, init=False, repr=False)
 
-    def expand(self, sampled: beam.PCollection[Outcome]) -> beam.PCollection[tuple[int, Iterable[Outcome]]]:
+    def expand(self, sampled: beam.PCollection[Outcome]) -> beam.PCollection[tuple[tuple[int, int], Iterable[Outcome]]]:
         seed, size = self.config.seed, self.config.group_size
         num_groups = (
             sampled
@@ -190,7 +190,7 @@ class Group(beam.PTransform):
             sampled
             | "group of"
             >> beam.Map(
-                lambda found, groups: (group_of(_key_of(found), seed, groups), found),
+                lambda found, groups: ((group_of(_key_of(found), seed, groups), groups), found),
                 beam.pvalue.AsSingleton(num_groups),
             )
             | "meet" >> beam.GroupByKey()
@@ -234,11 +234,12 @@ class KeepPlan(beam.PTransform):
     classes: Any
     label: str | None = field(default=None, init=False, repr=False)
 
-    def expand(self, groups: beam.PCollection[tuple[int, Iterable[Outcome]]]) -> beam.PCollection[None]:
+    def expand(self, groups: beam.PCollection[tuple[tuple[int, int], Iterable[Outcome]]]) -> beam.PCollection[None]:
         folder, config = self.folder, self.config
 
-        def run(group: tuple[int, Iterable[Outcome]], classes: tuple[str, ...] | None) -> None:
-            write_group_plan(plan_group(group[0], group[1], config, classes), folder)
+        def run(group: tuple[tuple[int, int], Iterable[Outcome]], classes: tuple[str, ...] | None) -> None:
+            (number, num_groups), members = group
+            write_group_plan(plan_group(number, members, config, classes, num_groups), folder)
 
         return groups | beam.Map(run, None if self.classes is None else beam.pvalue.AsSingleton(self.classes))
 

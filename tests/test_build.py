@@ -4,18 +4,23 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import apache_beam as beam
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from conftest import SMALL, Result, start
 
-from pipeline import files, shards, transforms
+from pipeline import files, launch, shards, transforms
 from pipeline.media import image
 from pipeline.media.resize import resolved
 
@@ -281,10 +286,18 @@ def test_plan_predicts_the_build_and_decodes_nothing(
     predicted, manifest = json.loads(planned.out), json.loads((reference / "manifest.json").read_text())
     assert predicted["planned"] == manifest["totals"]["planned"]
     assert predicted["bounds"] == manifest["bounds"]
+    report = json.loads((reference / "report.json").read_text())
+    assert predicted["sizes"] == manifest["totals"]["sizes"] == report["sizes"]
     assert abs(predicted["predicted_bytes"] / manifest["totals"]["stored"]["bytes"] - 1) < 0.02
     kept = run("plan", *sorted(media.iterdir()), "--workers", 1, *SMALL, "--output", tmp_path / "shards")
     assert kept.code == 0, kept.err
     assert "proven optimal" in kept.out or "gap" in kept.out
+    sizes = predicted["sizes"]
+    assert f"{sizes['num_shrunk_clips']} of {sizes['num_clips']} clips" in kept.out
+    assert f"--sequence-length {sizes['cap_for_all']} shrinks none\n" in kept.out
+    longer = ("--sequence-length", sizes["cap_for_all"])
+    again = run("plan", *sorted(media.iterdir()), "--workers", 1, *SMALL, *longer)
+    assert re.search(r"^shrunk to the cap +none$", again.out, re.MULTILINE), again.err
     monkeypatch.undo()
     built = run("build", "--output", tmp_path / "shards", "--workers", 1, *SMALL, "--resume")
     assert built.code == 0, built.err
@@ -297,6 +310,40 @@ def test_a_pattern_that_excludes_nothing_is_told(media: Path, run: Run) -> None:
     assert ended.code == 0
     rule = "leaves out nothing; it is matched with whole keys, such as photos/cat/1.jpg; check it"
     assert ended.err == f"warning: --exclude webp: {rule}\nwarning: --exclude */none/*: {rule}\n"
+
+
+def test_progress_counts_examples(
+    reference: Path, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[tuple[object, ...]] = []
+    told: list[int] = []
+
+    @contextmanager
+    def bar(*arguments: object) -> Iterator[Callable[[int], None]]:
+        bars.append(arguments)
+        yield told.append
+
+    monkeypatch.setattr(launch, "bar", bar)
+    # a tick after each finished shard: what is told is then known
+    monkeypatch.setattr(launch.runner, "run", lambda add, workers, options, tick, every: (tick(), _run(add), tick()))
+    planned = json.loads((reference / "manifest.json").read_text())["totals"]["planned"]["num_segments"]
+    command = ("build", *sorted(media.iterdir()), "--output", tmp_path / "shards", "--workers", 1, *SMALL)
+    assert run(*command).code == 0
+    assert bars[-1] == ("writing shards", planned, "examples", 0)
+    assert told[-2:] == [0, planned]
+    # half of it is there already
+    shards = pq.read_table(tmp_path / "shards/shards.parquet").to_pylist()
+    for shard in shards[4:]:
+        (tmp_path / "shards" / shard["path"]).unlink()
+    (tmp_path / "shards/manifest.json").unlink()
+    assert run(*command, "--resume").code == 0
+    assert bars[-1] == ("writing shards", planned, "examples", sum(shard["num_segments"] for shard in shards[:4]))
+    assert told[-1] == planned
+
+
+def _run(add_graph: Callable[..., None]) -> None:
+    with beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([])) as pipeline:
+        add_graph(pipeline)
 
 
 def test_views_limit_exclude_and_deep_tubelets(media: Path, tmp_path: Path, run: Run) -> None:

@@ -10,7 +10,7 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planned import make_reference
+from planned import make_example, make_reference
 
 from pipeline import plan as plan_module
 from pipeline.config import BuildConfig, PlanConfig
@@ -165,6 +165,51 @@ def test_shards_of_a_balanced_set_hold_whole_groups_but_the_last(
     assert [[shard.num_sequences for shard in told if shard.view == view] for view in (0, 1)] == [sizes, sizes]
 
 
+def cut(members: list[Outcome], num_groups: int = 1, **more: Any) -> list[ShardPlan]:
+    """Returns the shards of a group of photos or clips under the default options."""
+    plan = plan_group(0, members, dataclasses.replace(PlanConfig(resolution_slack=0), **more), None, num_groups)
+    return [ShardPlan(*shard) for shard in plan.summary["shards"]]
+
+
+def photos(count: int, height: int, width: int) -> list[Outcome]:
+    """Returns pictures of 108 tokens each, sized as given."""
+    return [
+        Reference(make_example(f"{n}.jpg", height=height, width=width), 0, 0, height, width, (1, 9, 12))
+        for n in range(count)
+    ]
+
+
+def test_a_set_that_fits_one_shard_is_cut_into_shards_of_a_few_hundred_pictures() -> None:
+    # 2,000 of 500x375: 223 sequences, 180 MB, four seconds of decoding
+    shards = cut(photos(2000, 375, 500))
+    assert len(shards) == 8 and {shard.num_sequences for shard in shards} == {27, 28}
+    assert len(cut(photos(256, 375, 500))) == 1
+    assert [shard._replace(group=0) for shard in shards] == cut(photos(2000, 375, 500)[::-1], workers=99)
+
+
+def test_large_pictures_and_clips_are_cut_finer_by_their_pixels() -> None:
+    # 12 megapixels: 37 are 450 million
+    assert len(cut(photos(200, 3000, 4000))) == 6
+    clips: list[Outcome] = [
+        Reference(
+            make_example(f"{n}.mp4", height=1080, width=1920, frame_pts=tuple(range(16))), 0, 0, 1, 1, (16, 6, 10)
+        )
+        for n in range(27)
+    ]
+    # 27 x 33 million pixels, in one sequence each
+    assert [shard.num_sequences for shard in cut(clips)] == [13, 14]
+
+
+def test_shards_of_a_large_set_are_as_large_as_their_bytes_allow() -> None:
+    # one of 100 groups: 256 shards are enough for the set, so 3 for this group; bytes decide where they need more
+    members = photos(2000, 375, 500)
+    assert len(cut(members, 100)) == 3
+    assert [len(cut(members, groups)) for groups in (256, 10_000)] == [1, 1]
+    assert len(cut(members, 10_000, shard_bytes=20_000_000)) == 9
+    # and the time that one task takes: 2,000 of 50 megapixels are 18 minutes
+    assert len(cut(photos(2000, 5000, 10_000), 10_000)) == 4
+
+
 @settings(max_examples=60, deadline=None)
 @given(members=arrivals(), size=st.integers(1, 4))
 def test_balancing_loses_nothing_and_keeps_every_limit(members: list[Outcome], size: int) -> None:
@@ -182,7 +227,8 @@ def test_balancing_loses_nothing_and_keeps_every_limit(members: list[Outcome], s
         assert max(sequences.values()) <= config.max_segments and max(tokens.values()) <= config.sequence_length
 
 
-def test_stored_groups_cost_nearly_the_same() -> None:
+def test_stored_groups_cost_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "FEW_EXAMPLES", 400)  # one shard
     lengths = [1 + n * n % 12 for n in range(400)]
     members = [make_reference(f"{n}", (1, 1, length)) for n, length in enumerate(lengths)]
     config = dataclasses.replace(CONFIG, max_segments=9, group_size=1000, shard_bytes=10**6, views=1)

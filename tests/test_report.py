@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_set import CONFIG, accept_file, build_small_set, change_manifest, stored_rows
 
-from pipeline import sample
+from pipeline import plan, sample
 from pipeline.distribution import MAX_BINS, distribution
 from pipeline.records import Example, Reference, Source
 from pipeline.report import make_report, print_report
@@ -56,6 +56,12 @@ def printed(report: dict[str, Any]) -> str:
     print_report(report, out)
     out.seek(0)
     return out.read()
+
+
+def planned_rows(folder: Path) -> list[dict[str, Any]]:
+    """Returns every planned example of a set."""
+    shards = [plan.ShardPlan(*shard) for summary in plan.read_summaries(str(folder)) for shard in summary["shards"]]
+    return [row for shard in shards for row in plan.read_shard_rows(str(folder), shard)]
 
 
 def rejected(key: str) -> list[dict[str, str]]:
@@ -141,23 +147,44 @@ def test_aspect_error_and_scale_compare_the_stored_size_with_the_source(
     check_distribution(report["aspect_error"], errors, tolerance=1e-4)
     check_distribution(report["scale"], scales, tolerance=1e-4)
     check_distribution(report["side_change"], changes, tolerance=1e-4)
-    assert report["sizes"]["num_upscaled"] == sum(scale > 1 for scale in scales) > 0
 
 
-def test_shrunk_examples_are_those_that_the_cap_made_smaller(
-    report: dict[str, Any], segments: list[dict[str, Any]]
-) -> None:
-    rule, shrunk = sample.Resolution.parse(CONFIG.resolution), 0
-    for segment in segments:
-        size = segment["source_height"], segment["source_width"]
-        frames = tuple(range(len(segment["timestamps_s"])))
-        example = Example(Source(segment["source"], 0, "", 1), 0, segment["example_id"], *size, frames)
+def test_shrunk_examples_are_those_that_the_cap_made_smaller(packed: Path, report: dict[str, Any]) -> None:
+    rule, wanted = sample.Resolution.parse(CONFIG.resolution), []
+    for row in planned_rows(packed):
+        size = row["source_height"], row["source_width"]
+        example = Example(Source(row["key"], 0, "", 1), 0, row["example_id"], *size, tuple(row["frame_pts"]))
         free = sample.sample(example, 0, rule, CONFIG.tubelet, 30_000, "shrink", CONFIG.seed)
         assert isinstance(free, Reference)
-        wanted = segment["wanted_height"] * segment["wanted_width"] / 64
-        # a grid within 12 % of what was wanted is as good as any
-        shrunk += free.num_tokens != segment["num_tokens"] < 0.88 * wanted * segment["grid_t"]
-    assert report["sizes"]["num_shrunk"] == shrunk > 0
+        wanted.append(free.num_tokens)
+    # some by less than the 12 % that grids may depart from what was drawn
+    assert report["sizes"]["num_shrunk"] == sum(tokens > CONFIG.sequence_length for tokens in wanted) > 1
+    assert report["sizes"]["cap_for_all"] == max(wanted)
+
+
+def test_the_report_and_its_page_say_what_was_made_to_fit(packed: Path, report: dict[str, Any]) -> None:
+    sizes, rows = report["sizes"], planned_rows(packed)
+    assert (sizes["num_examples"], sizes["num_clips"]) == (len(rows), 1)
+    text = printed(report)
+    page = " ".join(_Page(render_html(report)).words.split())
+    for words in (
+        f"{sizes['num_shrunk']} of {len(rows) - 1} images",
+        f"the worst to {sizes['shrunk_side_min']:.2f}",
+        f"--sequence-length {sizes['cap_for_all']} shrinks none",
+        f"{sizes['num_upscaled']} of {len(rows) - 1} images",
+    ):
+        assert words in text
+        assert words in page
+
+
+def test_a_set_of_an_older_plan_has_a_report(packed: Path) -> None:
+    totals = {name: value for name, value in read_manifest(str(packed)).totals.items() if name != "sizes"}
+    report = report_of(packed, totals=totals)
+    assert report["sizes"] is None
+    assert "shrunk" not in printed(report)
+    assert "Made to fit" not in render_html(report)
+    with pytest.raises(FormatError, match="broken totals or bounds"):
+        report_of(packed, totals=totals | {"sizes": {"num_shrunk": 1}})
 
 
 def test_attention_cost_is_the_sum_of_squared_lengths(report: dict[str, Any], rows: list[dict[str, Any]]) -> None:

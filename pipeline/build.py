@@ -7,7 +7,7 @@ starts there.
 
 import apache_beam as beam
 
-from pipeline.config import PlanConfig
+from pipeline.config import BuildConfig, PlanConfig
 from pipeline.plan import ShardPlan
 from pipeline.source import Input
 from pipeline.transforms import ClassNames, Dedupe, Group, KeepPlan, KeepResults, ListInputs, Materialise, Probe, Sample
@@ -40,7 +40,7 @@ def shard_graph(
     shards: list[ShardPlan],
     roots: list[str],
     folder: str,
-    config: PlanConfig,
+    config: BuildConfig,
     versions: dict[str, str],
 ) -> None:
     """Adds plan -> materialise -> results to a pipeline.

@@ -10,10 +10,12 @@ import json
 import logging
 import os
 import sys
+import warnings
 from importlib import metadata
 from typing import Any, NoReturn
 
 from pipeline.config import BuildConfig, PlanConfig
+from pipeline.files import told
 from pipeline.options import Parser, add_options, typed_options
 from pipeline.progress import say
 from schemas.errors import FormatError
@@ -43,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _failed(error, 1, debug)
     except ValueError as error:
         return _failed(error, 2, debug)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
+        return _failed(error, 1, debug, told(error))
+    except RuntimeError as error:
         return _failed(error, 1, debug)
     except KeyboardInterrupt as error:
         say(f"interrupted; {error}" if error.args else "interrupted; a build goes on with --resume")
@@ -124,7 +128,7 @@ def _parser() -> Parser:
         "train",
         "beam,fast,heif",
     )
-    setup.add_argument("extras", nargs="?", metavar="EXTRA[,EXTRA]", help="beam, fast, gcp, heif, train, test")
+    setup.add_argument("extras", nargs="?", metavar="EXTRA[,EXTRA]", help="beam, aws, fast, gcp, heif, train, test")
     return parser
 
 
@@ -229,8 +233,12 @@ def _setup(values: argparse.Namespace, _: list[str]) -> int:
 
 
 def _import_pipeline() -> tuple[Any, Any, Any, Any]:
-    # Beam logs at import that it lacks the cloud libraries nobody asked for
-    logging.getLogger().setLevel(logging.ERROR)
+    # Beam, the clients of the stores and gRPC tell of every try, and at import of what nobody asked for; what matters
+    # comes as an error, and is told in one line
+    if "--debug" not in sys.argv:
+        logging.disable(logging.CRITICAL)
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from pipeline import launch, report, resume, runner
     except ModuleNotFoundError as error:
@@ -269,8 +277,8 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _failed(error: BaseException, code: int, debug: bool) -> int:
+def _failed(error: BaseException, code: int, debug: bool, text: str = "") -> int:
     if debug:
         raise error
-    say(str(error) or type(error).__name__)
+    say(text or str(error) or type(error).__name__)
     return code

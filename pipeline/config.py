@@ -339,6 +339,12 @@ class BuildConfig(PlanConfig):
         affects_output=False,
         lasting=False,
     )
+    retry_rejects: bool = option(
+        False,
+        "with --resume: write anew the shards that lack examples which could not be read or decoded",
+        affects_output=False,
+        lasting=False,
+    )
     overwrite: bool = option(
         False,
         "replace the set in this output once the new one is planned; files of others are kept",
@@ -349,6 +355,10 @@ class BuildConfig(PlanConfig):
     def check(self) -> None:
         """Checks every rule that needs no input; raises ValueError as PlanConfig.check does."""
         super().check()
+        if self.retry_rejects and not self.resume:
+            raise ValueError(
+                "--retry-rejects: a new build has none yet; it goes with --resume; add it, or leave this out"
+            )
         if self.resume and self.overwrite:
             raise ValueError(
                 "--resume --overwrite: one keeps what the other deletes; give at most one; --resume goes on, --overwrite starts anew"

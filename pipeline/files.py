@@ -1,6 +1,6 @@
 """The only door to storage: list, read, write whole or not at all.
 
-Local paths go through `os`; URIs (gs://, s3://, hdfs://) through Beam's filesystems, imported when the
+Local paths go through `os`; URIs (gs://, s3://, hdfs://) through `remote`, which imports Beam's filesystems when the
 first URI is met, so that local tools start without Beam. Names of local files may hold bytes that are not
 UTF-8: they travel as Python's surrogate escapes.
 """
@@ -15,6 +15,13 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
+
+from pipeline import remote
+
+# nothing more can be written, here or anywhere below the folder
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+# and the machine is short of something, which is no fault of the file
+NEVER_RETRIED = _FULL | {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 # the first read of a header; a JPEG's size and orientation lie within it unless a large profile comes first
 READ_BYTES = 64 * 1024
@@ -79,23 +86,33 @@ def match(root: str, pattern: str) -> Iterator[Found | Unlistable]:
         if os.path.isdir(root):
             yield from _walk_local(root, "", (os.path.realpath(root),), parts, start)
         return
-    for result in _beam().match([join(root, "**")]):
-        for found in result.metadata_list:
-            relative = found.path[len(root.rstrip("/")) + 1 :]
-            places = start
-            for name in relative.split("/"):
-                places = _after(parts, places, name)
-            # names that end in a slash are the folder marks of some tools
-            if len(parts) in places and not relative.endswith("/"):
-                yield Found(relative, found.size_in_bytes)
+    for path, size_bytes in remote.listed(join(root, "**")):
+        relative = path[len(root.rstrip("/")) + 1 :]
+        places = start
+        for name in relative.split("/"):
+            places = _after(parts, places, name)
+        # names that end in a slash are the folder marks of some tools
+        if len(parts) in places and not relative.endswith("/"):
+            yield Found(relative, size_bytes)
 
 
 def find(root: str, name: str) -> Found:
     """Returns one file by its name below a root, whether it is there or not."""
     if not is_uri(root):
         return _found(root, name)
-    result = next(iter(_beam().match([join(root, name)])))
-    return Found(name, result.metadata_list[0].size_in_bytes if result.metadata_list else 0)
+    found = remote.listed(join(root, name))
+    return Found(name, found[0][1] if found else 0)
+
+
+def is_there(root: str) -> bool:
+    """Returns whether there is anything below a root; what an unmounted disk leaves is an empty folder."""
+    try:
+        if is_uri(root):
+            return bool(remote.listed(join(root, "**"), limit=1))
+        with os.scandir(root) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
 
 
 def open_read(path: str) -> IO[bytes]:
@@ -108,21 +125,12 @@ def open_read(path: str) -> IO[bytes]:
     """
     if not is_uri(path):
         return open(path, "rb", buffering=READ_BYTES, opener=_open_regular)
-    from apache_beam.io.filesystem import CompressionTypes
-
-    try:
-        file = _beam().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    except Exception as error:  # each store has its own; only "not there" means something to us
-        if not exists(path):
-            raise FileNotFoundError(errno.ENOENT, "no such object", path) from error
-        raise OSError(errno.EIO, str(error), path) from error
-    return io.BufferedReader(_Remote(path, file), READ_BYTES)
+    return io.BufferedReader(remote.Remote(path), READ_BYTES)
 
 
 def read(path: str) -> bytes:
-    """Returns a file's content; raises as `open_read` does."""
-    with open_read(path) as file:
-        return file.read()
+    """Returns a file's content, tried again while that may help; raises as `open_read` does."""
+    return retried(_read, path) if is_uri(path) else _read(path)
 
 
 def lasting(error: OSError) -> str | None:
@@ -145,15 +153,26 @@ def retried(call: Callable[..., Any], *args: Any) -> Any:
     from apache_beam.utils.retry import with_exponential_backoff
 
     def may_pass(error: BaseException) -> bool:
-        return isinstance(error, OSError) and lasting(error) is None
+        return isinstance(error, OSError) and lasting(error) is None and error.errno not in NEVER_RETRIED
 
     decorate = with_exponential_backoff(num_retries=4, initial_delay_secs=0.5, retry_filter=may_pass)
     return decorate(call)(*args)
 
 
+def is_full(error: OSError) -> bool:
+    """Returns whether an error says that nothing more can be written."""
+    return error.errno in _FULL
+
+
+def told(error: OSError) -> str:
+    """Returns what an error of storage says in one line, with the file that it is about."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason
+
+
 def exists(path: str) -> bool:
     """Returns whether there is a file (or local folder) of this name."""
-    return _beam().exists(path) if is_uri(path) else os.path.exists(path)
+    return remote.exists(path) if is_uri(path) else os.path.exists(path)
 
 
 def names(folder: str) -> list[str]:
@@ -172,8 +191,7 @@ def make_folder(folder: str) -> None:
 def remove(path: str) -> None:
     """Deletes a file if it is there."""
     if is_uri(path):
-        if _beam().exists(path):
-            _beam().delete([path])
+        remote.remove(path)
     else:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
@@ -190,9 +208,9 @@ def writing(path: str) -> Iterator[IO[bytes]]:
     temporary = f"{folder}{slash}.{name}.{uuid.uuid4().hex}.tmp"
     try:
         if is_uri(path):
-            with _beam().create(temporary) as file:
+            with remote.created(temporary) as file:
                 yield file
-            _beam().rename([temporary], [path])
+            remote.rename(temporary, path)
         else:
             with open(temporary, "wb") as file:
                 yield file
@@ -200,15 +218,22 @@ def writing(path: str) -> Iterator[IO[bytes]]:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
             _sync_folder(folder + slash or ".")
-    except BaseException:
-        remove(temporary)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            # a full disk is told of no file, and nobody knows the temporary one
+            error.filename = path
+        # what is left there when even that fails is swept by the next run, and the first error is the one to tell
+        with contextlib.suppress(OSError):
+            remove(temporary)
         raise
 
 
 def write(path: str, data: bytes) -> None:
-    """Writes a whole file at once; see `writing`."""
-    with writing(path) as file:
-        file.write(data)
+    """Writes a whole file at once, to a store tried again while that may help; see `writing`."""
+    if is_uri(path):
+        retried(_write, path, data)
+    else:
+        _write(path, data)
 
 
 def sweep(folder: str) -> None:
@@ -240,38 +265,14 @@ def locked(folder: str) -> Iterator[bool]:
         os.close(handle)
 
 
-class _Remote(io.RawIOBase):
-    """A file of Beam's filesystems that fails as a local one does: a store's own errors would look like bad content."""
+def _read(path: str) -> bytes:
+    with open_read(path) as file:
+        return file.read()
 
-    def __init__(self, path: str, file: IO[bytes]) -> None:
-        self._path = path
-        self._file = file
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            data = self._file.read(len(buffer))
-        except Exception as error:  # each store has its own
-            raise OSError(errno.EIO, str(error), self._path) from error
-        buffer[: len(data)] = data
-        return len(data)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._file.seek(offset, whence)
-        return self._file.tell()
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
+def _write(path: str, data: bytes) -> None:
+    with writing(path) as file:
+        file.write(data)
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -353,9 +354,3 @@ def _sync_folder(folder: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _beam() -> Any:
-    from apache_beam.io.filesystems import FileSystems
-
-    return FileSystems

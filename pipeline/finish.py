@@ -6,6 +6,7 @@ unfinished, so everything else is there before it.
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -109,8 +110,16 @@ def read_results(folder: str) -> list[ShardResult]:
     return [result._replace(rejects=[Reject(*row) for row in result.rejects]) for result in results]
 
 
-def finish(folder: str, config: PlanConfig, results: list[ShardResult]) -> dict[str, Any]:
-    """Writes the tables, the report and the manifest of a set whose shards are all there; returns the report."""
+def finish(
+    folder: str,
+    config: PlanConfig,
+    results: list[ShardResult],
+    accepted: Callable[[dict[str, Any]], bool] = lambda report: True,
+) -> dict[str, Any]:
+    """Writes the tables and the report of a set whose shards are all there, and the manifest if the report is accepted.
+
+    Returns the report.
+    """
     summaries = list(plan.read_summaries(folder))
     # views and clips of one broken input fail alike: one row says it
     rejects = sorted({*plan.read_rejects(folder), *(reject for result in results for reject in result.rejects)})
@@ -140,5 +149,6 @@ def finish(folder: str, config: PlanConfig, results: list[ShardResult]) -> dict[
     told = report.make_report(folder, manifest, shards, rejected)
     files.write(files.join(folder, REPORT_NAME), json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n")
     files.write(files.join(folder, REPORT_PAGE_NAME), report_html.render_html(told).encode())
-    files.write(files.join(folder, MANIFEST_NAME), manifest.to_bytes())
+    if accepted(told):
+        files.write(files.join(folder, MANIFEST_NAME), manifest.to_bytes())
     return told

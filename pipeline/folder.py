@@ -75,7 +75,7 @@ def run_record(folder: str) -> dict[str, Any]:
 def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
     """Writes run.json, before anything else is."""
     record = {
-        "started": _now(),
+        "started": now(),
         "host": platform.node(),
         "machine": platform.machine(),
         "python": platform.python_version(),
@@ -90,11 +90,16 @@ def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
     files.write(files.join(folder, RUN_NAME), json.dumps(record, indent=2).encode() + b"\n")
 
 
-def note_end(folder: str) -> None:
-    """Notes in run.json that the build is finished."""
+def note(folder: str, **more: Any) -> None:
+    """Adds to run.json."""
     path = files.join(folder, RUN_NAME)
-    record = json.loads(files.read(path)) | {"finished": _now()}
+    record = json.loads(files.read(path)) | more
     files.write(path, json.dumps(record, indent=2).encode() + b"\n")
+
+
+def now() -> str:
+    """Returns the time for the record."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def sweep(folder: str) -> None:
@@ -174,7 +179,3 @@ def _shard_names(folder: str) -> list[str]:
 def _remove_empty(place: str) -> None:
     if not files.is_uri(place) and os.path.isdir(place) and not os.listdir(place):
         os.rmdir(place)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -6,6 +6,7 @@ finished. What stands in the output meanwhile, and who looks after it, is told i
 
 import dataclasses
 import json
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -25,9 +26,10 @@ from pipeline.plan import PLAN_FOLDER, ShardPlan
 from pipeline.progress import bar, warn
 from pipeline.records import PARTIAL_VIDEO
 from pipeline.resume import plan_is_kept, warn_of_new_inputs
+from pipeline.shards import ShardResult
 from pipeline.source import EXCLUDED, Input, parse_input
 from pipeline.transforms import RESULTS_NAME, library_versions
-from schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME
+from schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME, RUN_NAME
 
 # the reject fraction of fewer inputs says little
 MIN_INPUTS_FOR_REJECT_FRACTION = 100
@@ -65,16 +67,16 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
             _write_shards(folder, [given.root for given in parsed], config, options)
             results = finish.read_results(folder)
             _check_failures(results, folder)
-            report = finish.finish(folder, config, results)
+            report = finish.finish(folder, config, results, lambda told: not _too_many_rejects(told, config))
             files.remove(files.join(folder, RESULTS_NAME))
-            output.note_end(folder)
+            output.note(folder, finished=output.now())
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(f"{folder} is unfinished; build --output {folder} --resume goes on") from error
         return report
 
 
 def check_rejects(told: dict[str, Any], config: BuildConfig, folder: str) -> None:
-    """Fails a build that is finished but for too many rejects; duplicates were asked for, and do not count.
+    """Fails a build that has everything but a manifest, for its many rejects.
 
     Args:
         told: the report of the build.
@@ -84,13 +86,20 @@ def check_rejects(told: dict[str, Any], config: BuildConfig, folder: str) -> Non
     Raises:
         BuildFailed: more than --max-reject-fraction of the inputs were rejected.
     """
+    if rejects := _too_many_rejects(told, config):
+        raise BuildFailed(
+            f"{folder}: {rejects} of {told['totals']['num_inputs']} inputs rejected; --max-reject-fraction is "
+            f"{config.max_reject_fraction}, so no manifest was written; see {REJECT_TABLE_NAME}; to accept them: build --output "
+            f"{folder} --resume --max-reject-fraction X"
+        )
+
+
+def _too_many_rejects(told: dict[str, Any], config: BuildConfig) -> int:
+    """Returns how many inputs were rejected if that is too many, else 0; duplicates were asked for, and do not count."""
     duplicates = sum(row["num_rejects"] for row in told["rejects"] if row["reason"] == "duplicate")
     inputs, rejects = told["totals"]["num_inputs"], told["totals"]["num_rejected_inputs"] - duplicates
-    if inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and rejects > config.max_reject_fraction * inputs:
-        raise BuildFailed(
-            f"{folder}: {rejects} of {inputs} inputs rejected; --max-reject-fraction is {config.max_reject_fraction}; "
-            f"the set is complete without them: see {REJECT_TABLE_NAME}, or raise it"
-        )
+    too_many = inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and rejects > config.max_reject_fraction * inputs
+    return rejects if too_many else 0
 
 
 def predict(
@@ -176,6 +185,7 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
         summaries = list(plan.read_summaries(place))
         warnings = _check_plan(summaries, inputs, config)
         _check_not_all_rejected(place, summaries)
+        _check_readable(place, summaries, config)
     except (BuildFailed, ValueError, OSError, KeyboardInterrupt) as error:
         if config.overwrite:
             output.clear_next(folder)
@@ -236,6 +246,19 @@ def _check_not_all_rejected(folder: str, summaries: list[dict[str, Any]]) -> Non
     )
 
 
+def _check_readable(folder: str, summaries: list[dict[str, Any]], config: BuildConfig) -> None:
+    """Keeps no plan that was made while storage failed: it would leave out for ever what could not be read then."""
+    lost = sorted(row for row in plan.read_rejects(folder) if row.reason in ("unreadable", "not_found"))
+    num_inputs = finish.planned_totals(summaries)["num_inputs"]
+    num_lost = len({row.key for row in lost})
+    if num_inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and num_lost > config.max_reject_fraction * num_inputs:
+        raise BuildFailed(
+            f"{folder}: {num_lost} of {num_inputs} inputs cannot be read (first: {lost[0].key}: {lost[0].detail}); "
+            f"--max-reject-fraction is {config.max_reject_fraction}, so the plan is not kept; see to the storage and go on with "
+            "--resume, or raise it"
+        )
+
+
 def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: PipelineOptions | None) -> None:
     shards = [ShardPlan(*shard) for summary in plan.read_summaries(folder) for shard in summary["shards"]]
     # from here on the set is unfinished
@@ -262,13 +285,30 @@ def _run(folder: str, add_graph: Any, config: BuildConfig, options: PipelineOpti
     try:
         runner.run(add_graph, config.workers, options, tick, every_s)
     except runner.PipelineFailed as error:
+        if error.traceback:
+            raise _bug(folder, str(error), error.traceback) from error
         raise BuildFailed(str(error)) from error
 
 
-def _check_failures(results: list[Any], folder: str) -> None:
+def _check_failures(results: list[ShardResult], folder: str) -> None:
     failed = [result for result in results if result.failure]
+    for result in failed:
+        if result.traceback:
+            text = f"{result.failure}, writing {result.path}"
+            raise _bug(folder, text, result.traceback) from RuntimeError(result.traceback)
     if failed:
         raise BuildFailed(
             f"{files.join(folder, failed[0].path)}: not written ({failed[0].failure}); {len(failed)} of {len(results)} shards failed, "
             "so the set has no manifest; run the same command with --resume"
         )
+
+
+def _bug(folder: str, text: str, traceback: str) -> BuildFailed:
+    """Returns the error of a bug of ours, whose traceback is kept in the record of the build."""
+    output.note(folder, traceback=traceback)
+    places = re.findall(r'File "[^"]*?((?:pipeline|schemas)/[^"]+)", line (\d+)', traceback)
+    where = f" ({places[-1][0]} line {places[-1][1]})" if places else ""
+    return BuildFailed(
+        f"bug in patchpack: {text}{where}; this is no fault of the data; please report it with the traceback, which --debug "
+        f"shows and {files.join(folder, RUN_NAME)} keeps"
+    )

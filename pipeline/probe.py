@@ -42,7 +42,7 @@ def probe(
         animated: "clip" to make clips of animated pictures, too.
 
     Raises:
-        OSError: the storage failed in a way that may pass; not for missing or forbidden files.
+        OSError: it cannot be read.
     """
     try:
         with files.open_read(path) as file:
@@ -70,12 +70,6 @@ def probe(
                 examples = clips_of(source, header, rule, seed, _extra(header))
     except DecodeError as error:
         return [reject(source.key, "probe", error.reason, error)]
-    except OSError as error:
-        reason = files.lasting(error)
-        if reason is None:
-            raise
-        detail = "listed, but not there when probed" if reason == "not_found" else error.strerror
-        return [reject(source.key, "probe", reason, detail)]
     pixels = examples[0].source_height * examples[0].source_width
     if pixels > max_pixels:
         size = f"{examples[0].source_height}x{examples[0].source_width}"

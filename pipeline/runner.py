@@ -12,6 +12,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from traceback import format_exception
 from typing import Any
 
 import apache_beam as beam
@@ -32,8 +33,24 @@ _REFUSED_RUNNERS = {
 }
 
 
+# a failed look-up, a wrong type, a wrong call: what no input and no storage raises
+_BUGS = frozenset(
+    "ArithmeticError AssertionError AttributeError ImportError IndexError KeyError LookupError ModuleNotFoundError NameError "
+    "NotImplementedError OverflowError RecursionError StopIteration TypeError UnboundLocalError UnicodeDecodeError "
+    "UnicodeEncodeError ValueError ZeroDivisionError".split()
+)
+
+
 class PipelineFailed(RuntimeError):
-    """A pipeline did not finish; the message is one line."""
+    """A pipeline did not finish; the message is one line.
+
+    Attributes:
+        traceback: of a bug of ours; empty where the reason is another.
+    """
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
 
 
 def parse_beam_options(arguments: list[str]) -> PipelineOptions | None:
@@ -148,7 +165,7 @@ def run(
         while not ended.wait(tick_every_s):
             tick()
     if failure:
-        raise PipelineFailed(_one_line(failure[0])) from failure[0]
+        raise _described(failure[0]) from failure[0]
 
 
 def _local(workers: int) -> beam.Pipeline:
@@ -192,9 +209,15 @@ def _watched_workers(failure: list[BaseException], ended: threading.Event) -> It
         threading.excepthook = before
 
 
-def _one_line(error: BaseException) -> str:
-    """Returns what a Beam failure says, without the tracebacks that Beam puts into its messages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    # the last line of a remote traceback: "SomeError: text [while running 'step']"
+def _described(error: BaseException) -> PipelineFailed:
+    """Returns what a failure of Beam's says, in one line, without the tracebacks that Beam puts into its messages."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    # the last line of a remote traceback: "module.SomeError: text [while running 'step']"
     last = re.sub(r"\s*\[while running .*\]$", "", lines[-1])
-    return re.sub(r"^(?:[A-Za-z_.]+\.)?[A-Za-z_]*(?:Error|Exception): ", "", last)
+    found = re.match(r"(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*): ?", last)
+    if "Traceback (most recent call last)" in text and found and found[1] in _BUGS:
+        return PipelineFailed(last, text)
+    if type(error).__name__ in _BUGS:
+        return PipelineFailed(f"{type(error).__name__}: {last}", "".join(format_exception(error)))
+    return PipelineFailed(re.sub(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]*(?:Error|Exception|Gone|Fits): ", "", last))

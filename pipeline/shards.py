@@ -25,6 +25,7 @@ from pipeline.media import SNIFF_BYTES, DecodeError, image, kind_of, video
 from pipeline.options import output_affecting
 from pipeline.patchify import patchify
 from pipeline.plan import ShardPlan
+from pipeline.reading import read_input
 from pipeline.records import Reject, Source, reject
 from pipeline.shared_clips import SharedClips
 from pipeline.source import source_path
@@ -44,7 +45,7 @@ _WRITER_OPTIONS = {
 
 
 class ShardResult(NamedTuple):
-    """What writing a shard gave; `failure` says why there is none."""
+    """What writing a shard gave; `failure` says why there is none, with a traceback where that is a bug of ours."""
 
     path: str
     digest: str
@@ -58,6 +59,7 @@ class ShardResult(NamedTuple):
     num_tokens: int
     rejects: list[Reject]
     failure: str
+    traceback: str
 
 
 def fingerprint(rows: list[dict[str, Any]], config: PlanConfig, versions: dict[str, str]) -> str:
@@ -81,6 +83,7 @@ def write_shard(
     folder: str,
     config: PlanConfig,
     versions: dict[str, str],
+    retry_rejects: bool = False,
 ) -> ShardResult:
     """Writes a shard, unless it is there already, and returns its totals.
 
@@ -91,13 +94,14 @@ def write_shard(
         folder: the output.
         config: of the build.
         versions: of the libraries that decide bytes.
+        retry_rejects: whether a finished shard that lacks examples is written anew; else only if their files are back.
 
     Raises:
         OSError: storage failed for good; no shard is left under the name.
     """
     path, expected = files.join(folder, shard.name), fingerprint(rows, config, versions)
     found = _finished(path, shard, expected)
-    if found:
+    if found and not (found.rejects and (retry_rejects or _are_back(found.rejects, rows, roots))):
         return found
     layout = config.layout
     rejects: list[Reject] = []
@@ -153,6 +157,24 @@ def _finished(path: str, shard: ShardPlan, expected: str) -> ShardResult | None:
     return _result(shard, metadata, digest.hexdigest(), size)
 
 
+def _are_back(rejects: list[Reject], rows: list[dict[str, Any]], roots: list[str]) -> bool:
+    """Returns whether a file that could not be read when its shard was written can be now, and is the planned one."""
+    missing = {row.key for row in rejects if row.reason in ("not_found", "unreadable")}
+    for row in (row for row in rows if row["key"] in missing):
+        try:
+            with files.open_read(source_path(_source_of(row), roots)) as file:
+                if file.seek(0, io.SEEK_END) == row["size_bytes"] and file.seek(0) == 0 and file.read(1):
+                    return True
+        except OSError:
+            # as before
+            continue
+    return False
+
+
+def _source_of(row: dict[str, Any]) -> Source:
+    return Source(row["key"], row["root"], os.fsdecode(row["path"]), row["size_bytes"])
+
+
 def _result(shard: ShardPlan, metadata: dict[str, Any], digest: str, size: int) -> ShardResult:
     totals = metadata["totals"]
     return ShardResult(
@@ -168,6 +190,7 @@ def _result(shard: ShardPlan, metadata: dict[str, Any], digest: str, size: int) 
         num_tokens=totals["num_tokens"],
         rejects=[Reject(**row) for row in metadata["rejects"]],
         failure="",
+        traceback="",
     )
 
 
@@ -213,15 +236,6 @@ def _fill(
         except DecodeError as error:
             rejects.append(reject(row["key"], "materialise", error.reason, error))
             continue
-        except OSError as error:
-            reason = files.lasting(error)
-            # it could be read when it was probed: a permission that is gone may come back, and --resume with it
-            if reason is None or isinstance(error, PermissionError):
-                raise
-            gone = "probed, but not there when its shard was written"
-            detail = gone if reason == "not_found" else error.strerror
-            rejects.append(reject(row["key"], "materialise", reason, detail))
-            continue
         grid = (row["grid_t"], row["grid_h"], row["grid_w"])
         end = start + grid[0] * grid[1] * grid[2]
         number += 1
@@ -241,16 +255,16 @@ def decode_examples(rows: Sequence[dict[str, Any]], roots: list[str], config: Pl
     """Returns the frames of planned rows of one source, each at its planned size, (T, H, W, 3) uint8.
 
     Raises:
-        DecodeError: the content is broken, or is not what was probed.
-        FileNotFoundError: it is gone.
+        DecodeError: the content is broken, is not what was probed, or cannot be read.
         OSError: storage failed, retries included.
     """
     first = rows[0]
-    source = Source(first["key"], first["root"], os.fsdecode(first["path"]), first["size_bytes"])
+    source = _source_of(first)
     clips = [
         video.Wanted(tuple(row["frame_pts"]), *_frame_size(row, config), tuple(row["entry_pts"] or ())) for row in rows
     ]
-    frames, size = files.retried(isolated, config, _read_frames, source, source_path(source, roots), clips, config)
+    path = source_path(source, roots)
+    frames, size = read_input(roots[source.root], isolated, config, _read_frames, source, path, clips, config)
     if size != (first["source_height"], first["source_width"]):
         raise DecodeError(
             "changed", f"{size[0]}x{size[1]} now, {first['source_height']}x{first['source_width']} when probed"

@@ -4,6 +4,7 @@ Elements are the tuples of `records`; each stage turns its own kind into the nex
 so that every input reaches the plan as something.
 """
 
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -14,13 +15,14 @@ import xxhash
 from apache_beam.metrics import Metrics
 
 from pipeline import files
-from pipeline.config import PlanConfig
+from pipeline.config import BuildConfig, PlanConfig
 from pipeline.dedupe import content_of, keep_least, with_digest
 from pipeline.isolation import isolated
 from pipeline.labels import label_of
 from pipeline.media import DecodeError
 from pipeline.plan import ShardPlan, group_of, plan_group, read_shard_rows, write_group_plan
 from pipeline.probe import probe
+from pipeline.reading import StorageGone, read_input
 from pipeline.records import Clash, Example, Ignored, Outcome, Reference, Source, reject
 from pipeline.sample import Resolution, sample
 from pipeline.shards import ShardResult, write_shard
@@ -119,17 +121,12 @@ class Probe(beam.PTransform):
                 return [found]
             path = source_path(found, roots)
             rule = (config.clip_rule, config.max_pixels, config.max_bytes, config.seed, config.animated)
+            root = roots[found.root]
             try:
-                probed = files.retried(isolated, config, probe, found, path, *rule)
-                return files.retried(with_digest, probed, path) if config.dedupe == "digest" else probed
+                probed = read_input(root, isolated, config, probe, found, path, *rule)
+                return read_input(root, with_digest, probed, path) if config.dedupe == "digest" else probed
             except DecodeError as error:
-                # of the helper; what probing itself finds is a reject already
                 return [reject(found.key, "probe", error.reason, error)]
-            except OSError as error:
-                # gone between the two
-                if (reason := files.lasting(error)) is None:
-                    raise
-                return [reject(found.key, "probe", reason, error.strerror)]
 
         return listed | beam.FlatMap(run).with_output_types(Any)
 
@@ -250,7 +247,7 @@ class Materialise(beam.PTransform):
 
     folder: str
     roots: list[str]
-    config: PlanConfig
+    config: BuildConfig
     versions: dict[str, str]
     label: str | None = field(default=None, init=False, repr=False)
 
@@ -259,7 +256,7 @@ class Materialise(beam.PTransform):
 
 
 class _MaterialiseFn(beam.DoFn):
-    def __init__(self, folder: str, roots: list[str], config: PlanConfig, versions: dict[str, str]) -> None:
+    def __init__(self, folder: str, roots: list[str], config: BuildConfig, versions: dict[str, str]) -> None:
         self._folder, self._roots, self._config, self._versions = folder, roots, config, versions
 
     def setup(self) -> None:
@@ -276,27 +273,53 @@ class _MaterialiseFn(beam.DoFn):
 
     def process(self, shard: ShardPlan) -> Iterator[ShardResult]:
         try:
-            rows = read_shard_rows(self._folder, shard)
-            result = write_shard(shard, rows, self._roots, self._folder, self._config, self._versions)
-        except Exception as error:  # whatever storage raises: the shard failed, the others go on, --resume tries again
-            empty = {name: 0 for name in ("bytes", "layout", "num_sequences", "num_segments", "num_tokens")}
-            failure = f"{type(error).__name__}: {error}"
-            yield ShardResult(
-                path=shard.name,
-                digest="",
-                fingerprint="",
-                group=shard.group,
-                view=shard.view,
-                rejects=[],
-                failure=failure,
-                **empty,
-            )
+            result = self._written(shard)
+        except NothingFits:
+            raise
+        except (OSError, MemoryError) as error:
+            # the shard failed, the others go on, --resume tries again
+            result = _failed(shard, files.told(error) if isinstance(error, OSError) else "out of memory")
+        except Exception as error:  # a bug of ours, which may be of this shard alone
+            result = _failed(shard, f"{type(error).__name__}: {error}", traceback.format_exc())
+        if result.failure:
+            yield result
             return
         for name in ("num_sequences", "num_segments", "num_tokens", "bytes"):
             Metrics.counter("patchpack", name).inc(getattr(result, name))
         for row in result.rejects:
             Metrics.counter("patchpack", f"rejects_{row.reason}").inc()
         yield result
+
+    def _written(self, shard: ShardPlan) -> ShardResult:
+        """Returns what writing a shard gave; once more where an error of storage may pass.
+
+        Raises:
+            NothingFits: so that no further shard is worth its decoding.
+            OSError: storage failed.
+        """
+        for is_last in (False, True):
+            try:
+                rows = read_shard_rows(self._folder, shard)
+                where = (self._roots, self._folder, self._config, self._versions)
+                return write_shard(shard, rows, *where, retry_rejects=self._config.retry_rejects)
+            except OSError as error:
+                if files.is_full(error):
+                    raise NothingFits(
+                        f"{files.told(error)}; nothing more can be written, so the build stops here; free space and go on with --resume"
+                    ) from error
+                if is_last or isinstance(error, StorageGone):
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+
+class NothingFits(RuntimeError):
+    """The disk is full: this ends the pipeline, and not the shard alone."""
+
+
+def _failed(shard: ShardPlan, failure: str, traceback: str = "") -> ShardResult:
+    empty = {name: 0 for name in ("bytes", "layout", "num_sequences", "num_segments", "num_tokens")}
+    names = {"digest": "", "fingerprint": "", "failure": failure, "traceback": traceback}
+    return ShardResult(path=shard.name, group=shard.group, view=shard.view, rejects=[], **names, **empty)
 
 
 @dataclass

@@ -8,6 +8,8 @@ import os
 import pyarrow as pa
 import pyarrow.fs
 
+from schemas.errors import FormatError
+
 
 def join(folder: str, name: str) -> str:
     """Returns the path of a file inside a set's folder, which is a local path or a URI."""
@@ -19,10 +21,16 @@ def open_file(path: str) -> pa.NativeFile:
 
     Raises:
         FileNotFoundError: there is no such file.
+        FormatError: there is no such store.
         OSError: it cannot be read.
     """
     if "://" in path:
-        filesystem, inner = pyarrow.fs.FileSystem.from_uri(path)
+        try:
+            filesystem, inner = pyarrow.fs.FileSystem.from_uri(path)
+        except pa.ArrowInvalid as error:
+            raise FormatError(
+                f"{path}: cannot be opened ({error}); sets lie in folders, gs://, s3:// or hdfs://; check the URI"
+            ) from error
         return filesystem.open_input_file(inner)
     return pa.OSFile(path)
 

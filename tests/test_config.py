@@ -53,14 +53,15 @@ def test_build_takes_every_option_of_plan_with_the_same_default() -> None:
     plan = {field.name: (field.default, field.metadata) for field in dataclasses.fields(PlanConfig)}
     build = {field.name: (field.default, field.metadata) for field in dataclasses.fields(BuildConfig)}
     assert plan.items() <= build.items()
-    assert build.keys() - plan.keys() == {"resume", "overwrite"}
+    assert build.keys() - plan.keys() == {"resume", "overwrite", "retry_rejects"}
 
 
 def test_the_record_leaves_out_only_what_cannot_change_a_byte() -> None:
     recorded = output_affecting(BuildConfig())
     names = {field.name for field in dataclasses.fields(BuildConfig)}
     assert names - recorded.keys() == {
-        "workers", "classes", "resume", "overwrite", "max_reject_fraction", "decode_cache_bytes", "decode_isolation", "decode_timeout_s"
+        "workers", "classes", "retry_rejects", "resume", "overwrite",
+        "max_reject_fraction", "decode_cache_bytes", "decode_isolation", "decode_timeout_s"
     }  # fmt: skip
     assert json.loads(json.dumps(recorded)) == recorded
     # so that a build goes on from a kept plan

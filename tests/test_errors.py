@@ -118,12 +118,17 @@ def test_too_many_rejects_fail_a_build_that_is_otherwise_finished(tmp_path: Path
     ended = run(*command)
     assert (ended.code, ended.err) == (
         1,
-        f"{tmp_path}/shards: 2 of 100 inputs rejected; --max-reject-fraction is 0.01; "
-        "the set is complete without them: see rejects.parquet, or raise it\n",
+        f"{tmp_path}/shards: 2 of 100 inputs rejected; --max-reject-fraction is 0.01, so no manifest was written; see "
+        f"rejects.parquet; to accept them: build --output {tmp_path}/shards --resume --max-reject-fraction X\n",
     )
     assert "98" in ended.out
+    assert not (tmp_path / "shards/manifest.json").exists()
+    written = next((tmp_path / "shards").glob("part-*")).stat().st_mtime_ns
+    again = ("build", "--output", tmp_path / "shards", "--workers", 1, "--resume")
+    assert run(*again).code == 1
+    assert run(*again, "--max-reject-fraction", 0.02).code == 0
+    assert next((tmp_path / "shards").glob("part-*")).stat().st_mtime_ns == written
     assert run("verify", tmp_path / "shards").code == 0
-    assert run(*command, "--resume", "--max-reject-fraction", 0.02).code == 0
 
 
 def test_nothing_but_rejects_is_a_failure_that_names_the_first(tmp_path: Path, run: Run) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("schemas", "pipeline", "trainer")
 
 # the graph, what runs it, and `files`, when it meets the first URI
-MAY_IMPORT_BEAM = {f"pipeline/{name}.py" for name in "transforms build launch runner worker files cli".split()}
+MAY_IMPORT_BEAM = {f"pipeline/{name}.py" for name in "transforms build launch runner worker files remote cli".split()}
 MAY_IMPORT_ORTOOLS = {"pipeline/packing/master.py"}
 
 

@@ -36,12 +36,15 @@ def helper():
 def test_a_helper_answers_as_the_functions_themselves(helper: Helper, tmp_path: Path) -> None:
     write_files(tmp_path, {"a.jpg": photo(), "b.mp4": video(), "c.jpg": b"text", "d.jpg": photo()[:-9]})
     rule = (ClipRule(), 10**8, 10**8)
-    for name in ("a.jpg", "b.mp4", "c.jpg", "d.jpg", "not there.jpg"):
+    for name in ("a.jpg", "b.mp4", "c.jpg", "d.jpg"):
         path = tmp_path / name
         source = Source(name, 0, name, path.stat().st_size if path.exists() else 0)
         found = helper.call(probe, source, str(path), *rule)
         assert found == probe(source, str(path), *rule)
         assert type(found[0]) is type(probe(source, str(path), *rule)[0])
+    for call in (helper.call, lambda call, *args: call(*args)):
+        with pytest.raises(FileNotFoundError):
+            call(probe, Source("e.jpg", 0, "e.jpg", 0), str(tmp_path / "e.jpg"), *rule)
     for name, pts in (("a.jpg", ()), ("b.mp4", found_pts(tmp_path / "b.mp4"))):
         source = Source(name, 0, name, (tmp_path / name).stat().st_size)
         wanted = [Wanted(pts, 32, 48)]

@@ -73,11 +73,13 @@ def test_a_split_gets_the_class_numbers_of_its_training_set(animals: Path, tmp_p
     assert "classes" not in manifest["config"]
     assert labels_of(tmp_path / "out-val") == {"dog0.png": [1], "yak1.png": [2]}
     # and a build that goes on keeps them, whatever became of that set
-    resumed = run("build", "--output", tmp_path / "out-val", "--resume")
+    resumed = run("build", "--output", tmp_path / "out-val", "--resume", "--workers", 1)
     assert (resumed.code, resumed.err) == (0, "")
     assert json.loads((tmp_path / "out-val/manifest.json").read_text()) == manifest
     (tmp_path / "two.txt").write_text("yak\ndog\n")
-    other = run("build", "--output", tmp_path / "out-val", "--resume", "--classes", tmp_path / "two.txt")
+    other = run(
+        "build", "--output", tmp_path / "out-val", "--resume", "--workers", 1, "--classes", tmp_path / "two.txt"
+    )
     assert other.code == 2
     assert other.err.startswith("--classes: 2 names now, others than the 3 in the kept plan of ")
 

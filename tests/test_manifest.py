@@ -32,6 +32,7 @@ MANIFEST = Manifest(
 SHARD = {
     "path": "part-000-00000-00000.parquet",
     "digest": "ab" * 16,
+    "fingerprint": "cd" * 16,
     "bytes": 1234,
     "group": 0,
     "view": 0,

@@ -105,7 +105,7 @@ def test_what_ends_the_writing_says_that_the_new_set_is_unfinished(
     )
     monkeypatch.undo()
     assert not list(old.glob("part-*.parquet")) and not (old / "manifest.json").exists()
-    assert run("build", "--output", old, "--resume").code == 0
+    assert run("build", "--output", old, "--resume", "--workers", 1).code == 0
     assert run("build", media / "other", "--output", media / "new", *OPTIONS).code == 0
     assert contents(old) == contents(media / "new")
     assert (old / "mine.txt").read_text() == "keep"
@@ -168,5 +168,5 @@ def test_an_overwrite_that_was_killed_while_planning_is_swept_by_the_next_build(
     (old / "plan-next/plan/part-000-00000.parquet").write_bytes(b"half a plan")
     before = contents(old)
     # the set that is there goes on as if nothing had been tried
-    assert run("build", "--output", old, "--resume").code == 0
+    assert run("build", "--output", old, "--resume", "--workers", 1).code == 0
     assert contents(old) == {name: data for name, data in before.items() if not name.startswith("plan-next")}

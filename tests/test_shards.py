@@ -163,7 +163,7 @@ def _text(path: Path, row: Row) -> None:
 
 # what happens to a file after it was probed, the reason that is told, and the detail where it is ours
 HARM: list[tuple[Callable[[Path, Row], None], str, str | None]] = [
-    (_delete, "not_found", "probed, but not there when its shard was written"),
+    (_delete, "not_found", "not there"),
     (_grow, "changed", "{more} bytes now, {bytes} when probed"),
     (_other_pixels, "changed", "36x24 now, 24x36 when probed"),
     (_truncate, "broken", None),
@@ -206,6 +206,8 @@ def test_a_sequence_that_loses_all_its_examples_stays_as_an_empty_row(work: Work
 def test_a_shard_that_loses_everything_is_a_shard_of_empty_rows(work: Work) -> None:
     for row in work.rows:
         (work.media / row["key"]).unlink()
+    # an empty folder would be a disk that is gone
+    (work.media / "other").touch()
     result = work.write()
     assert [row["num_segments"] for row in read_rows(work.path)] == [0, 0, 0, 0]
     assert [told.key for told in result.rejects] == [row["key"] for row in work.rows]

@@ -154,10 +154,11 @@ def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
         # before Beam is loaded
         config.check()
     launch, resume, report, runner = _import_pipeline()
+    options = runner.parse_beam_options(beam_arguments)
     if config.resume:
         config = resume.resumed(typed, values.output)
         config.check()
-    made = launch.build(values.inputs, values.output, config, runner.parse_beam_options(beam_arguments))
+    made = launch.build(values.inputs, values.output, config, options)
     _show(made, values.json, report.print_report)
     launch.check_rejects(made, config, values.output)
     return 0
@@ -238,7 +239,8 @@ def _import_pipeline() -> tuple[Any, Any, Any, Any]:
     if "--debug" not in sys.argv:
         logging.disable(logging.CRITICAL)
         warnings.simplefilter("ignore")
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        for name, value in (("GRPC_VERBOSITY", "NONE"), ("PYTHONWARNINGS", "ignore")):
+            os.environ.setdefault(name, value)
     try:
         from pipeline import launch, report, resume, runner
     except ModuleNotFoundError as error:

@@ -153,7 +153,9 @@ def retried(call: Callable[..., Any], *args: Any) -> Any:
     from apache_beam.utils.retry import with_exponential_backoff
 
     def may_pass(error: BaseException) -> bool:
-        return isinstance(error, OSError) and lasting(error) is None and error.errno not in NEVER_RETRIED
+        if not isinstance(error, OSError) or remote.EXHAUSTED in getattr(error, "__notes__", ()):
+            return False
+        return lasting(error) is None and error.errno not in NEVER_RETRIED
 
     decorate = with_exponential_backoff(num_retries=4, initial_delay_secs=0.5, retry_filter=may_pass)
     return decorate(call)(*args)

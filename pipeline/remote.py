@@ -8,11 +8,16 @@ by themselves; reading is tried again by whoever reads the whole file.
 import contextlib
 import errno
 import io
+import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 # which extra brings what reads a scheme
 _EXTRAS = {"gs": "gcp", "s3": "aws"}
+# a call that fails only after so long has been tried again and again by the store's own client
+_PATIENCE_S = 20.0
+EXHAUSTED = "tried by the client of the store for long"
+
 # fetched by name from servers that list nothing
 _WEB = ("http", "https", "ftp")
 
@@ -151,10 +156,14 @@ def _tried(path: str, call: Callable[[], Any]) -> Any:
 
 
 def _once(path: str, call: Callable[..., Any], *args: Any) -> Any:
+    begun = time.monotonic()
     try:
         return call(*args)
     except Exception as error:
-        raise _as_os_error(error, path) from error
+        raised = _as_os_error(error, path)
+        if time.monotonic() - begun > _PATIENCE_S and isinstance(raised, OSError):
+            raised.add_note(EXHAUSTED)
+        raise raised from error
 
 
 def _as_os_error(error: Exception, path: str) -> Exception:

@@ -17,6 +17,7 @@ from typing import Any
 
 import apache_beam as beam
 import grpc
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
@@ -54,7 +55,9 @@ class PipelineFailed(RuntimeError):
 
 
 def parse_beam_options(arguments: list[str]) -> PipelineOptions | None:
-    """Returns the options given after `--`, or None for the local runner.
+    """Returns the options given after `--`, or None for the local runner; hands them to Beam's filesystems, too.
+
+    S3's client asks for options even where there are none.
 
     Raises:
         ValueError: Beam knows no such option, or the runner is one that is not offered.
@@ -62,6 +65,7 @@ def parse_beam_options(arguments: list[str]) -> PipelineOptions | None:
     known, unknown = _beam_parser().parse_known_args(arguments)
     if unknown:
         raise ValueError(f"{unknown[0]}: no option of Beam's; options after -- go to Beam; put ours before --")
+    FileSystems.set_options(PipelineOptions(arguments))
     if not arguments:
         return None
     _check_runner(known.runner)

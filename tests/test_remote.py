@@ -15,7 +15,7 @@ from test_files import MemoryFileSystem
 
 import schemas.manifest
 import schemas.shard
-from pipeline import files
+from pipeline import files, remote
 
 Run = Callable[..., Result]
 
@@ -194,3 +194,21 @@ def test_a_store_without_credentials_is_told_how_to_get_them(
         "mem://bucket/raw/media: no credentials for mem:// (Your default credentials were not found.); a store must know who asks; "
         "log in to the store\n",
     )
+
+
+def test_what_the_client_of_a_store_has_tried_for_long_is_not_tried_again(
+    store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, no_waiting: None
+) -> None:
+    calls = []
+
+    def fail(self: MemoryFileSystem, path: str) -> None:
+        calls.append(path)
+        raise RuntimeError("timeout of 120 s exceeded")
+
+    monkeypatch.setattr(MemoryFileSystem, "exists", fail)
+    for patience_s, tries in ((20.0, 5), (-1.0, 1)):
+        calls.clear()
+        monkeypatch.setattr(remote, "_PATIENCE_S", patience_s)
+        with pytest.raises(OSError, match="timeout of 120 s exceeded"):
+            files.exists("mem://bucket/x")
+        assert len(calls) == tries

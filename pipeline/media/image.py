@@ -1,7 +1,7 @@
 """Images: the header for planning, the pixels for the shard.
 
 JPEG is decoded by simplejpeg (libjpeg-turbo) in strict mode, which reports damage that Pillow passes over, and no larger
-than needed (see `jpeg`); everything else by Pillow. Order of the steps, each where it touches the fewest pixels that it
+than needed (see `jpeg`); where only its header is odd, without the oddity (`jpeg_header`). Everything else by Pillow. Order of the steps, each where it touches the fewest pixels that it
 may: decode, palette and alpha (`colour.flat`), resize, profile (`colour.to_srgb`), orientation (EXIF). Pictures that
 Pillow decodes are resized in strips of rows, so that what Pillow holds of them is the only whole copy.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.media import animated, colour, damage, heif, jpeg
+from pipeline.media import animated, colour, damage, heif, jpeg, jpeg_header
 from pipeline.media.errors import DecodeError
 from pipeline.media.reader import Reader
 from pipeline.media.resize import resize, resize_strips
@@ -97,6 +97,18 @@ def decode(
     Raises:
         DecodeError: decoding would hold more, or the decoder reports any error; damaged data is never filled in.
     """
+    try:
+        return _decoded(data, height, width, quality, backend, max_pixels)
+    except DecodeError as error:
+        clean = jpeg_header.cleaned(data) if error.reason == "broken" else None
+        if clean is None:
+            raise
+    return _decoded(clean, height, width, quality, backend, max_pixels)
+
+
+def _decoded(
+    data: bytes, height: int, width: int, quality: str, backend: str, max_pixels: int | None
+) -> tuple[np.ndarray, tuple[int, int]]:
     with _opened(io.BytesIO(data)) as picture:
         _check_pixels(picture, max_pixels)
         orientation = _orientation(picture)

@@ -106,6 +106,10 @@ class PlanConfig:
     exclude: tuple[str, ...] = option(
         (), "leave out inputs whose key matches; may be repeated", metavar="GLOB", repeat=True
     )
+    any_suffix: bool = option(
+        False,
+        "try every file of a folder that is not hidden, whatever its suffix: its content decides; globs always do",
+    )
     limit: int | None = option(None, "take a seeded sample of N inputs", parse=int, metavar="N")
     seed: int = option(0, "seed of every draw", parse=int, metavar="N")
     # packing gets no better above this (within 0.1 point of a global plan), and a group fits any worker

@@ -31,7 +31,7 @@ from pipeline.media import DecodeError
 LENGTH = struct.Struct("<Q")
 
 # rows that may come back, by name: a closed list, as nothing else is ever sent
-_ROWS = {row.__name__: row for row in (records.Source, records.Example, records.Reject)}
+_ROWS = {row.__name__: row for row in (records.Source, records.Example, records.Reject, records.Ignored)}
 
 # what Linux grants everyone
 _PIPE_BYTES = 2**20

@@ -27,7 +27,7 @@ from pipeline.progress import bar, warn
 from pipeline.records import PARTIAL_VIDEO
 from pipeline.resume import plan_is_kept, warn_of_new_inputs
 from pipeline.shards import ShardResult
-from pipeline.source import EXCLUDED, Input, parse_input
+from pipeline.source import EXCLUDED, NO_SUFFIX, Input, parse_input
 from pipeline.transforms import RESULTS_NAME, library_versions
 from schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME, RUN_NAME
 
@@ -221,9 +221,11 @@ def _check_plan(summaries: list[dict[str, Any]], inputs: list[Input], config: Bu
     totals = finish.planned_totals(summaries)
     if not totals["num_inputs"]:
         ignored = ", ".join(f"{count} {why}" for why, count in totals["ignored"].items())
+        by_suffix = any(why == NO_SUFFIX or why.startswith(".") for why in totals["ignored"])
         raise ValueError(
             f"{', '.join(given.named for given in inputs)}: no media found{f' (ignored: {ignored})' if ignored else ''}; "
             "at least one image or video is needed; check the path"
+            + (", or add --any-suffix to try files whatever their suffix" if by_suffix else "")
         )
     warnings = [
         f"--exclude {pattern}: leaves out nothing; it is matched with whole keys, such as photos/cat/1.jpg; check it"

@@ -12,8 +12,9 @@ import xxhash
 from pipeline import files
 from pipeline.media import SNIFF_BYTES, DecodeError, described, image, kind_of, timeline
 from pipeline.media.clips import ClipRule, take_clip
-from pipeline.records import PARTIAL_VIDEO, Example, Outcome, Source, reject
+from pipeline.records import PARTIAL_VIDEO, Example, Ignored, Outcome, Source, reject
 from pipeline.sample import draw
+from pipeline.source import NO_MEDIA, is_guess
 
 
 def example_id(key: str, clip: int) -> str:
@@ -30,7 +31,7 @@ def probe(
     seed: int = 0,
     animated: str = "first",
 ) -> list[Outcome]:
-    """Returns the examples of one input, or its reject.
+    """Returns the examples of one input, or its reject, or that it is no media where nobody said it were.
 
     Args:
         source: as listed.
@@ -46,6 +47,9 @@ def probe(
     """
     try:
         with files.open_read(path) as file:
+            if is_guess(source) and kind_of(file.read(SNIFF_BYTES)) == "unknown":
+                # no reject: a README or an archive beside the photos says nothing against them
+                return [Ignored(source.key, NO_MEDIA)]
             size_bytes = file.seek(0, io.SEEK_END)
             if size_bytes > max_bytes:
                 raise DecodeError("too_large", f"{size_bytes} bytes; --max-bytes is {max_bytes}")

@@ -18,8 +18,8 @@ from pipeline.config import BuildConfig
 from pipeline.folder import PLAN_NAME, plan_home, run_record
 from pipeline.options import flag, jsonable, output_affecting
 from pipeline.progress import bar
-from pipeline.records import Ignored
-from pipeline.source import BEYOND_LIMIT, Input, list_input
+from pipeline.records import Ignored, Source
+from pipeline.source import BEYOND_LIMIT, Input, is_guess, list_input
 from pipeline.transforms import CLASSES_NAME
 from schemas.manifest import canonical_json
 
@@ -84,8 +84,9 @@ def warn_of_new_inputs(folder: str, inputs: list[Input], config: BuildConfig) ->
     with bar("looking for new inputs", None, "inputs") as tell:
         try:
             for given in inputs:
-                for found in list_input(given, config.exclude):
-                    if isinstance(found, Ignored):
+                for found in list_input(given, config.exclude, config.any_suffix):
+                    # a plan keeps no keys of what it ignored, by content neither
+                    if isinstance(found, Ignored) or (isinstance(found, Source) and is_guess(found)):
                         continue
                     num_now += 1
                     place = np.searchsorted(planned, _hash(found.key))

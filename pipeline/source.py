@@ -1,8 +1,9 @@
 """Stage 1: which files are there, and what each is called.
 
 A key is an input's path below what the user named, prefixed by that name, so that equal folders have
-equal keys wherever they stand. Folders and globs contribute files with a media suffix; a file named
-by itself is always tried. Everything else is counted, by suffix.
+equal keys wherever they stand. Folders contribute files with a media suffix, or all with --any-suffix; globs
+what they match; a file named by itself is always tried. Everything else is counted, by suffix. Where content
+decides, what turns out to be no media is ignored too (`is_guess`), unless its suffix says that it is.
 """
 
 import fnmatch
@@ -14,13 +15,20 @@ from typing import NamedTuple
 from pipeline import files
 from pipeline.records import Ignored, Reject, Source, reject
 
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif .hif".split())
-VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .flv .wmv .ogv .3gp".split())
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif .hif .mpo .apng".split()
+)
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .qt .f4v .3gp .3g2 .mkv .webm .avi .divx .mpg .mpeg .mpe .m1v .m2v .vob .ts .mts .m2ts .m2t .flv "
+    ".wmv .asf .ogv .ogm".split()
+)
 MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 HIDDEN = "(hidden)"
 EXCLUDED = "(excluded by {})"
 BEYOND_LIMIT = "(beyond --limit)"
+NO_MEDIA = "(no media by content)"
+NO_SUFFIX = "(no suffix)"
 
 # what holds or lists media and is none itself
 _CONTAINERS = {
@@ -95,12 +103,13 @@ def parse_input(number: int, text: str) -> Input:
     return Input(number, path, path.rpartition("/")[2], "", False)
 
 
-def list_input(given: Input, exclude: tuple[str, ...]) -> Iterator[Source | Ignored | Reject]:
+def list_input(given: Input, exclude: tuple[str, ...], any_suffix: bool = False) -> Iterator[Source | Ignored | Reject]:
     """Yields everything one input contributes.
 
     Args:
         given: as parsed.
         exclude: globs over keys (`*` crosses folders); what they match is counted, not read.
+        any_suffix: whether files of folders are tried whatever their suffix.
 
     Raises:
         OSError: the input itself cannot be listed.
@@ -110,7 +119,7 @@ def list_input(given: Input, exclude: tuple[str, ...]) -> Iterator[Source | Igno
         if isinstance(found, files.Unlistable):
             yield reject(key, "list", "unreadable", found.detail)
             continue
-        why = None if given.single else _why_ignored(found.relative)
+        why = None if given.single else _why_ignored(found.relative, given.pattern, any_suffix)
         matching = next((pattern for pattern in exclude if fnmatch.fnmatchcase(key, pattern)), None)
         if matching is not None:
             why = EXCLUDED.format(matching)
@@ -120,6 +129,12 @@ def list_input(given: Input, exclude: tuple[str, ...]) -> Iterator[Source | Igno
             yield reject(key, "list", "not_a_file", "a pipe, socket or device; only regular files are read")
         else:
             yield Source(key, given.number, found.relative, found.size_bytes)
+
+
+def is_guess(source: Source) -> bool:
+    """Returns whether a file was taken though neither its suffix nor its user says that it is media."""
+    # only files named by themselves have keys without a folder
+    return "/" in source.key and _suffix(source.key) not in MEDIA_SUFFIXES
 
 
 def source_path(source: Source, roots: list[str]) -> str:
@@ -160,9 +175,18 @@ def _key(given: Input, relative: str) -> str:
     return printable(f"{given.prefix}/{relative}" if given.prefix else relative)
 
 
-def _why_ignored(relative: str) -> str | None:
+def _why_ignored(relative: str, pattern: str, any_suffix: bool) -> str | None:
     parts = relative.split("/")
-    if any(part.startswith(".") for part in parts):
-        return HIDDEN
-    suffix = os.path.splitext(parts[-1])[1].lower()
-    return None if suffix in MEDIA_SUFFIXES else printable(suffix) or "(no suffix)"
+    # as in shells: a wildcard does not stand for a leading dot, one that is written does
+    asked = [component for component in pattern.split("/") if component.startswith(".")]
+    for part in parts:
+        if part.startswith(".") and not any(fnmatch.fnmatchcase(part, component) for component in asked):
+            return HIDDEN
+    if pattern or any_suffix:
+        return None
+    suffix = _suffix(relative)
+    return None if suffix in MEDIA_SUFFIXES else printable(suffix) or NO_SUFFIX
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path.rpartition("/")[2])[1].lower()

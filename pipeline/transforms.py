@@ -62,7 +62,9 @@ class ListInputs(beam.PTransform):
     label: str | None = field(default=None, init=False, repr=False)
 
     def expand(self, inputs: beam.PCollection[Input]) -> beam.PCollection[Outcome]:
-        listed = inputs | "list" >> beam.FlatMap(list_input, self.config.exclude).with_output_types(Any)
+        listed = inputs | "list" >> beam.FlatMap(
+            list_input, self.config.exclude, self.config.any_suffix
+        ).with_output_types(Any)
         if self.config.limit is not None:
             listed = listed | "limit" >> _Limit(self.config.limit, self.config.seed)
         return (

@@ -205,15 +205,10 @@ def test_the_shared_orientations_show_one_scene() -> None:
 
 
 @pytest.mark.skipif(not SHARED_MEDIA.is_dir(), reason=f"{SHARED_MEDIA} is not there")
-def test_every_shared_image_is_decoded_or_refused_with_a_reason() -> None:
-    decoded_count = 0
-    for path in sorted((SHARED_MEDIA / "images").iterdir()):
+def test_every_shared_image_is_decoded() -> None:
+    paths = sorted((SHARED_MEDIA / "images").iterdir())
+    for path in paths:
         data = path.read_bytes()
-        try:
-            _, size = image.decode(data, 32, 32)
-        except DecodeError as error:
-            assert error.reason in REASONS, path.name
-        else:
-            assert size == image.probe(io.BytesIO(data)), path.name
-            decoded_count += 1
-    assert decoded_count >= 50
+        _, size = image.decode(data, 32, 32)
+        assert size == image.probe(io.BytesIO(data)), path.name
+    assert len(paths) >= 50

@@ -15,6 +15,7 @@ from media_files import exif_of, pixels, saved
 from PIL import Image
 
 from pipeline import transforms
+from pipeline.config import PlanConfig
 from pipeline.media import DecodeError, heif, image, kind_of, resize
 from pipeline.media.clips import ClipRule
 from pipeline.probe import probe
@@ -115,3 +116,14 @@ def test_pixels_are_counted_by_what_decoding_holds_of_them() -> None:
             image.decode(data, 16, 16, max_pixels=most - 1)
         with pytest.raises(DecodeError, match="--max-pixels"):
             image.decode_animation(data, (0,), 16, 16, max_pixels=most - 1)
+
+
+def test_phones_largest_heic_pictures_pass_by_default() -> None:
+    class Header:
+        format, info = "HEIF", {}
+
+        def __init__(self, width: int, height: int) -> None:
+            self.width, self.height = width, height
+
+    for width, height in ((8064, 6048), (8192, 6144)):
+        image._check_pixels(Header(width, height), PlanConfig.max_pixels)

@@ -6,11 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import pytest
 from media_files import photo, write_files, write_odd_entries, write_odd_names
+from PIL import Image
 
 from pipeline import files
-from pipeline.records import Ignored, Reject, Source
+from pipeline.media.clips import ClipRule
+from pipeline.probe import probe
+from pipeline.records import Example, Ignored, Reject, Source
 from pipeline.source import list_input, parse_input, printable, source_path
 
 
@@ -24,9 +28,9 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def listed(text: str | Path, *exclude: str) -> list[Source | Ignored | Reject]:
+def listed(text: str | Path, *exclude: str, any_suffix: bool = False) -> list[Source | Ignored | Reject]:
     """Returns all that one argument contributes, as a command would read it."""
-    return list(list_input(parse_input(0, str(text)), exclude))
+    return list(list_input(parse_input(0, str(text)), exclude, any_suffix))
 
 
 def keys(found: list[Source | Ignored | Reject], kind: type = Source) -> list[str]:
@@ -42,6 +46,7 @@ ALL_KEYS = [
     "photos/sub/deep/d.mp4",
     "photos/sub/deep/e.mkv",
 ]
+OTHER_KEYS = ["photos/notes.txt", "photos/sub/Makefile", "photos/sub/list.TXT"]
 
 
 def test_a_folder_gives_its_media_under_keys_that_begin_with_its_name(photos: Path) -> None:
@@ -92,16 +97,19 @@ def test_excluded_files_are_counted_not_read(photos: Path) -> None:
     ("pattern", "expected"),
     [
         ("*.jpg", ["photos/a.jpg"]),
-        ("*", ["photos/a.jpg", "photos/b.PNG"]),
+        ("*", ["photos/a.jpg", "photos/b.PNG", "photos/notes.txt"]),
         ("?.jpg", ["photos/a.jpg"]),
         ("[ab].*", ["photos/a.jpg", "photos/b.PNG"]),
         ("*/*.webp", ["photos/sub/c.webp"]),
-        ("**", ALL_KEYS),
-        ("**/*", ALL_KEYS),
+        ("**", sorted([*ALL_KEYS, *OTHER_KEYS])),
+        ("**/*", sorted([*ALL_KEYS, *OTHER_KEYS])),
         ("**/*.jpg", ["photos/2024 [May]/f.jpg", "photos/a.jpg"]),
         ("**/deep/*.mp4", ["photos/sub/deep/d.mp4"]),
         ("**/**/d.*", ["photos/sub/deep/d.mp4"]),
-        ("*/**", ["photos/2024 [May]/f.jpg", "photos/sub/c.webp", "photos/sub/deep/d.mp4", "photos/sub/deep/e.mkv"]),
+        ("*/**", sorted([ALL_KEYS[0], *ALL_KEYS[3:], *OTHER_KEYS[1:]])),
+        (".*", ["photos/.hidden.jpg"]),
+        ("sub/.h/*", [".h/i.jpg"]),
+        ("**/.h/*", ["photos/sub/.h/i.jpg"]),
         ("nothing*.jpg", []),
         ("no/such/folder/*.jpg", []),
     ],
@@ -119,11 +127,58 @@ def test_keys_of_a_glob_begin_at_the_last_folder_without_wildcards(photos: Path)
     assert keys(listed(photos.parent / "ph*" / "a.jpg")) == ["somewhere/photos/a.jpg"]
 
 
-def test_a_glob_ignores_by_suffix_too(photos: Path) -> None:
-    assert Counter(outcome.why for outcome in listed(photos / "*") if isinstance(outcome, Ignored)) == {
-        ".txt": 1,
-        "(hidden)": 1,
-    }
+def test_a_glob_takes_whatever_it_matches_but_hidden_files(photos: Path) -> None:
+    assert keys(listed(photos / "*.txt")) == ["photos/notes.txt"]
+    assert Counter(outcome.why for outcome in listed(photos / "*") if isinstance(outcome, Ignored)) == {"(hidden)": 1}
+
+
+def test_a_folder_gives_every_file_that_is_not_hidden_where_any_suffix_will_do(photos: Path) -> None:
+    found = listed(photos, any_suffix=True)
+    assert keys(found) == sorted([*ALL_KEYS, *OTHER_KEYS])
+    assert {outcome.why for outcome in found if isinstance(outcome, Ignored)} == {"(hidden)"}
+
+
+def test_content_decides_where_no_suffix_does_and_what_is_no_media_is_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "crawl"
+    write_files(folder, {"1f": photo(), "2.dat": photo(), "README.md": b"# hello", "done": b"", "bad.jpg": b"# hello"})
+    for text, any_suffix in ((folder, True), (folder / "*", False)):
+        found = {}
+        for source in listed(text, any_suffix=any_suffix):
+            (found[source.key],) = probe(source, str(tmp_path / source.key), ClipRule(), 10**6, 10**6)
+        assert {key: type(outcome) for key, outcome in found.items()} == {
+            "crawl/1f": Example,
+            "crawl/2.dat": Example,
+            "crawl/README.md": Ignored,
+            "crawl/done": Ignored,
+            "crawl/bad.jpg": Reject,
+        }
+        assert found["crawl/done"].why == "(no media by content)" and found["crawl/bad.jpg"].reason == "unknown_format"
+    (single,) = listed(folder / "README.md")
+    assert probe(single, str(folder / "README.md"), ClipRule(), 10**6)[0].reason == "unknown_format"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "format", "codec"),
+    [
+        ("3g2", "3g2", "libx264"), ("f4v", "f4v", "libx264"), ("qt", "mov", "libx264"), ("divx", "avi", "mpeg4"),
+        ("m2v", "mpeg2video", "mpeg2video"), ("m1v", "mpeg1video", "mpeg1video"), ("vob", "vob", "mpeg2video"),
+        ("mpe", "mpeg", "mpeg1video"), ("m2t", "mpegts", "mpeg2video"), ("asf", "asf", "mpeg4"), ("ogm", "ogg", "libvpx"),
+    ],
+)  # fmt: skip
+def test_less_usual_suffixes_of_videos_are_listed_and_their_containers_opened(
+    tmp_path: Path, suffix: str, format: str, codec: str
+) -> None:
+    path = tmp_path / "clips" / f"a.{suffix}"
+    path.parent.mkdir()
+    with av.open(str(path), "w", format=format) as container:
+        stream = container.add_stream(codec, rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(30):
+            container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (64, 48), (8 * number, 90, 90)))))
+        container.mux(stream.encode(None))
+    (source,) = listed(path.parent)
+    (example,) = probe(source, str(path), ClipRule(1, 4), 10**6)
+    assert isinstance(example, Example) and (example.source_height, example.source_width) == (48, 64)
 
 
 def test_a_single_file_is_tried_whatever_its_suffix(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

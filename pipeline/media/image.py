@@ -1,7 +1,7 @@
 """Images: the header for planning, the pixels for the shard.
 
 JPEG is decoded by simplejpeg (libjpeg-turbo) in strict mode, which reports damage that Pillow passes over, and no larger
-than needed (see `jpeg`); everything else by Pillow. Order of the steps, each where it touches the fewest pixels that it
+than needed (see `jpeg`); where only its header is odd, without the oddity (`jpeg_header`). Everything else by Pillow. Order of the steps, each where it touches the fewest pixels that it
 may: decode, palette and alpha (`colour.flat`), resize, profile (`colour.to_srgb`), orientation (EXIF). Pictures that
 Pillow decodes are resized in strips of rows, so that what Pillow holds of them is the only whole copy.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.media import animated, colour, damage, heif, jpeg
+from pipeline.media import animated, colour, damage, heif, jpeg, jpeg_header
 from pipeline.media.errors import DecodeError
 from pipeline.media.reader import Reader
 from pipeline.media.resize import resize, resize_strips
@@ -28,8 +28,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 Image.MAX_IMAGE_PIXELS = None
 
 # most bytes a pixel while a format is decoded (measured: benchmarks/media.py --only memory), where they are not the
-# four of Pillow's pictures. --max-pixels counts pixels of four bytes, so that it bounds memory
-_BYTES_A_PIXEL = {"WEBP": 17, "AVIF": 10, "HEIF": 10, "TIFF": 10}
+# four of Pillow's pictures. HEIC of 8064x6048: 7.4 with 8 bits, 7.8 with 10, and a worker of 870 MB at most with torch and
+# two decodes one after another; 9 lets phones' 48 and 50 megapixels pass by default. --max-pixels counts pixels of four bytes, so that it bounds memory
+_BYTES_A_PIXEL = {"WEBP": 17, "AVIF": 10, "HEIF": 9, "TIFF": 10}
 _USUAL_BYTES_A_PIXEL = 4
 
 # rows of a picture that are made flat and resized at once, in pixels: 12 MB of RGBA
@@ -97,6 +98,18 @@ def decode(
     Raises:
         DecodeError: decoding would hold more, or the decoder reports any error; damaged data is never filled in.
     """
+    try:
+        return _decoded(data, height, width, quality, backend, max_pixels)
+    except DecodeError as error:
+        clean = jpeg_header.cleaned(data) if error.reason == "broken" else None
+        if clean is None:
+            raise
+    return _decoded(clean, height, width, quality, backend, max_pixels)
+
+
+def _decoded(
+    data: bytes, height: int, width: int, quality: str, backend: str, max_pixels: int | None
+) -> tuple[np.ndarray, tuple[int, int]]:
     with _opened(io.BytesIO(data)) as picture:
         _check_pixels(picture, max_pixels)
         orientation = _orientation(picture)

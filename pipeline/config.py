@@ -164,6 +164,12 @@ class PlanConfig:
         "installed, the processor has AVX2 and no remote runner is given",
         choices=("auto", "pillow", "fast"),
     )
+    # of what is left once odd headers are mended, nearly every warning comes with wrong pixels (benchmarks/jpeg_warnings.py)
+    on_decoder_warning: str = option(
+        "reject",
+        "JPEGs whose decoder warns of damage: reject them, or keep what it made of them; segments and report then tell",
+        choices=("reject", "keep"),
+    )
     # what most readers do, and what a folder of photos means
     animated: str = option(
         "first",

@@ -8,7 +8,9 @@ that is kept of single ones), and equal sets give equal reports on every machine
 
 import dataclasses
 import heapq
+import json
 import math
+import re
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -32,6 +34,7 @@ REPORT_VERSION = 1
 FILL_STEPS = 1_000_000
 RATIO_STEPS = 10_000
 MAX_CLASSES = 20
+MAX_WARNINGS = 5
 MAX_SAMPLE_KEYS = 3
 
 _TOTALS = ("num_sequences", "num_segments", "num_tokens", "num_full_sequences", "num_empty_sequences")
@@ -85,6 +88,7 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
         **arrangement.figures(),
         "frames": scan.frames | {"clip_duration_s": round(scan.clip_duration_s, 3)},
         "sizes": sizes,
+        "decoder_warnings": scan.decoder_warnings(),
         "classes": _classes(scan, manifest.classes),
         "layouts": [layout.to_json() for layout in manifest.layouts],
         "config": manifest.config,
@@ -136,6 +140,7 @@ class _Scan:
     counts: dict[str, Counter[int]] = dataclasses.field(default_factory=lambda: defaultdict(Counter))
     labels: Counter[int] = dataclasses.field(default_factory=Counter)
     frames: Counter[str] = dataclasses.field(default_factory=lambda: Counter(dict.fromkeys(_FRAMES, 0)))
+    warnings: Counter[str] = dataclasses.field(default_factory=Counter)
     num_labelled: int = 0
     capacity: int = 0
     full_attention: int = 0
@@ -174,6 +179,10 @@ class _Scan:
         wanted_area = column("wanted_height") * column("wanted_width")
         self._count("side_change", np.rint(abs(np.sqrt(area / wanted_area) - 1) * RATIO_STEPS).astype(np.int64))
         self._count_frames(segments, column("num_frames"), column("num_repeated_frames"))
+        told = segments.field("extra").drop_null()
+        for extra in told.filter(pc.match_substring(told, "decoder_warning")).to_pylist():
+            # numbers differ from file to file, and say nothing here
+            self.warnings[re.sub(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b", "N", json.loads(extra)["decoder_warning"])] += 1
         labels = segments.field("labels")
         self.num_labelled += int((labels.value_lengths().to_numpy(zero_copy_only=False) > 0).sum())
         add_unique(self.labels, labels.flatten().to_numpy(zero_copy_only=False))
@@ -190,6 +199,11 @@ class _Scan:
             "side_change": distribution(counts["side_change"], RATIO_STEPS),
             "scale": distribution(counts["scale"], RATIO_STEPS),
         }
+
+    def decoder_warnings(self) -> dict[str, Any]:
+        """Returns how many examples are kept in spite of a warning, and the most frequent ones, numbers left out."""
+        first = sorted(self.warnings.items(), key=lambda item: (-item[1], item[0]))[:MAX_WARNINGS]
+        return {"num_examples": self.warnings.total(), "texts": dict(first)}
 
     def attention(self) -> dict[str, Any]:
         """Returns the cost of attention inside segments, in pairs of tokens (the sum of n^2)."""

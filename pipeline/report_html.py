@@ -178,6 +178,13 @@ than the efficiency at the bound. “As planned” counts examples that failed o
 <tr><td>{{ name }}</td><td class="n">{{ planned[key] | number }}</td><td class="n">{{ stored[key] | number }}</td></tr>
 {% endfor %}
 <tr><td>Full sequences</td><td></td><td class="n">{{ stored.num_full_sequences | number }}</td></tr>
+{% if r.decoder_warnings.num_examples %}
+<tr><td>Decoder warnings kept
+{% for text, count in r.decoder_warnings.texts.items() %}
+<br><span class="soft"><bdi>{{ text }}</bdi>: {{ count | number }}</span>
+{% endfor %}
+</td><td></td><td class="n">{{ r.decoder_warnings.num_examples | number }}</td></tr>
+{% endif %}
 <tr><td>Frames in clips</td><td></td><td class="n">{{ r.frames.num_clip_frames | number }}</td></tr>
 <tr><td>Frames repeated to fill clips and tubelets</td><td></td><td class="n">
 {{- r.frames.num_repeated_clip_frames | number }}</td></tr>

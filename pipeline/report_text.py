@@ -140,6 +140,10 @@ def _stored(report: dict[str, Any]) -> list[str]:
     if frames["num_clips"]:
         clips = f"{frames['num_clips']:,} of {frames['num_clip_frames']:,} frames"
         lines.append(_pair("clips", f"{clips}, {frames['num_repeated_clip_frames']:,} of them repeated"))
+    warned = report["decoder_warnings"]
+    if warned["num_examples"]:
+        lines.append(_pair("decoder warnings kept", f"{warned['num_examples']:,} examples"))
+        lines += [f"    {count:>9,}  {fitted(text, WIDTH - 15)}" for text, count in warned["texts"].items()]
     lines.append(_pair("full sequences", number(stored["num_full_sequences"])))
     if stored["num_empty_sequences"]:
         lines.append(_pair("empty sequences", f"{stored['num_empty_sequences']:,}  every example failed"))

@@ -203,9 +203,10 @@ def _row_groups(
     for row in rows:
         sequences[row["sequence"]].append(row)
     size = rows_per_group(layout)
+    warned: dict[tuple[str, int], str] = {}
     shared = SharedClips(
         rows,
-        lambda together: decode_examples(together, roots, config),
+        lambda together: decode_examples(together, roots, config, warned),
         lambda row: len(row["frame_pts"]) * math.prod(_frame_size(row, config)) * 3,
         config.decode_cache_bytes,
     )
@@ -215,7 +216,9 @@ def _row_groups(
             name: np.zeros((len(members), *shape), dtype) for name, (dtype, shape) in array_columns(layout).items()
         }
         segments = [
-            list(_fill(planned, {name: array[place] for name, array in arrays.items()}, shared, config, rejects))
+            list(
+                _fill(planned, {name: array[place] for name, array in arrays.items()}, shared, config, rejects, warned)
+            )
             for place, planned in enumerate(members)
         ]
         yield _table(arrays, segments, layout)
@@ -227,6 +230,7 @@ def _fill(
     shared: SharedClips,
     config: PlanConfig,
     rejects: list[Reject],
+    warned: dict[tuple[str, int], str],
 ) -> Iterator[dict[str, Any]]:
     """Writes one sequence's examples into its row of the buffers; yields the segments that are there."""
     start = number = 0
@@ -242,7 +246,7 @@ def _fill(
         patchify(frames_THWC, config.tubelet, arrays["tokens"][start:end])
         arrays["segment_ids"][start:end] = number
         arrays["positions"][start:end] = grid_positions(grid)
-        yield _segment(row, start, end - start, config)
+        yield _segment(row, start, end - start, config, warned.get((row["example_id"], row["view"]), ""))
         start = end
 
 
@@ -251,8 +255,15 @@ def decode_example(row: dict[str, Any], roots: list[str], config: PlanConfig) ->
     return decode_examples([row], roots, config)[0]
 
 
-def decode_examples(rows: Sequence[dict[str, Any]], roots: list[str], config: PlanConfig) -> list[np.ndarray]:
+def decode_examples(
+    rows: Sequence[dict[str, Any]],
+    roots: list[str],
+    config: PlanConfig,
+    warned: dict[tuple[str, int], str] | None = None,
+) -> list[np.ndarray]:
     """Returns the frames of planned rows of one source, each at its planned size, (T, H, W, 3) uint8.
+
+    What a decoder warned of, where that is kept, is added to `warned` by (example_id, view).
 
     Raises:
         DecodeError: the content is broken, is not what was probed, or cannot be read.
@@ -264,11 +275,13 @@ def decode_examples(rows: Sequence[dict[str, Any]], roots: list[str], config: Pl
         video.Wanted(tuple(row["frame_pts"]), *_frame_size(row, config), tuple(row["entry_pts"] or ())) for row in rows
     ]
     path = source_path(source, roots)
-    frames, size = read_input(roots[source.root], isolated, config, _read_frames, source, path, clips, config)
+    frames, size, warning = read_input(roots[source.root], isolated, config, _read_frames, source, path, clips, config)
     if size != (first["source_height"], first["source_width"]):
         raise DecodeError(
             "changed", f"{size[0]}x{size[1]} now, {first['source_height']}x{first['source_width']} when probed"
         )
+    if warning and warned is not None:
+        warned.update({(row["example_id"], row["view"]): warning for row in rows})
     return frames
 
 
@@ -278,7 +291,7 @@ def _frame_size(row: dict[str, Any], config: PlanConfig) -> tuple[int, int]:
 
 def _read_frames(
     source: Source, path: str, clips: list[video.Wanted], config: PlanConfig
-) -> tuple[list[np.ndarray], tuple[int, int]]:
+) -> tuple[list[np.ndarray], tuple[int, int], str]:
     with files.open_read(path) as file:
         size = file.seek(0, io.SEEK_END)
         if size != source.size_bytes:
@@ -286,19 +299,21 @@ def _read_frames(
         file.seek(0)
         if kind_of(file.read(SNIFF_BYTES)) == "video":
             file.seek(0)
-            return video.decode_clips(file, clips, config.max_pixels)
+            return *video.decode_clips(file, clips, config.max_pixels), ""
         file.seek(0)
         data = file.read()
     # --max-pixels again: the file may be another one of as many bytes
     how = (config.media_backend, config.max_pixels)
     if not clips[0].pts:
-        frames_THWC, picture_size = image.decode(data, clips[0].height, clips[0].width, config.decode_quality, *how)
-        return [frames_THWC], picture_size
+        warned: list[str] | None = [] if config.on_decoder_warning == "keep" else None
+        wanted = (clips[0].height, clips[0].width, config.decode_quality)
+        frames_THWC, picture_size = image.decode(data, *wanted, *how, warned)
+        return [frames_THWC], picture_size, "; ".join(warned or ())
     decoded = [image.decode_animation(data, clip.pts, clip.height, clip.width, *how) for clip in clips]
-    return [frames_THWC for frames_THWC, _ in decoded], decoded[0][1]
+    return [frames_THWC for frames_THWC, _ in decoded], decoded[0][1], ""
 
 
-def _segment(row: dict[str, Any], start: int, num_tokens: int, config: PlanConfig) -> dict[str, Any]:
+def _segment(row: dict[str, Any], start: int, num_tokens: int, config: PlanConfig, warning: str) -> dict[str, Any]:
     """Returns the stored record of one segment."""
     seconds = [pts * row["time_base_num"] / row["time_base_den"] for pts in row["frame_pts"]]
     num_frames = max(1, len(seconds))
@@ -330,7 +345,7 @@ def _segment(row: dict[str, Any], start: int, num_tokens: int, config: PlanConfi
         "num_frames": num_frames,
         "num_repeated_frames": row["grid_t"] * config.tubelet[0] - (len(set(seconds)) or 1),
         "kept_fraction": 1.0,
-        "extra": row["extra"] or None,
+        "extra": canonical_json({"decoder_warning": warning}).decode() if warning else row["extra"] or None,
     }
 
 

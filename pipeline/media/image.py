@@ -1,9 +1,10 @@
 """Images: the header for planning, the pixels for the shard.
 
 JPEG is decoded by simplejpeg (libjpeg-turbo) in strict mode, which reports damage that Pillow passes over, and no larger
-than needed (see `jpeg`); where only its header is odd, without the oddity (`jpeg_header`). Everything else by Pillow. Order of the steps, each where it touches the fewest pixels that it
-may: decode, palette and alpha (`colour.flat`), resize, profile (`colour.to_srgb`), orientation (EXIF). Pictures that
-Pillow decodes are resized in strips of rows, so that what Pillow holds of them is the only whole copy.
+than needed (see `jpeg`); where only its header is odd, without the oddity (`jpeg_header`). Everything else is decoded by
+Pillow. Order of the steps, each where it touches the fewest pixels that it may: decode, palette and alpha
+(`colour.flat`), resize, profile (`colour.to_srgb`), orientation (EXIF). Pictures that Pillow decodes are resized in strips
+of rows, so that what Pillow holds of them is the only whole copy.
 """
 
 import io
@@ -28,14 +29,16 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 Image.MAX_IMAGE_PIXELS = None
 
 # most bytes a pixel while a format is decoded (measured: benchmarks/media.py --only memory), where they are not the
-# four of Pillow's pictures. HEIC of 8064x6048: 7.4 with 8 bits, 7.8 with 10, and a worker of 870 MB at most with torch and
-# two decodes one after another; 9 lets phones' 48 and 50 megapixels pass by default. --max-pixels counts pixels of four bytes, so that it bounds memory
+# four of Pillow's pictures. HEIC of 8064x6048: 7.4 with 8 bits, 7.8 with 10, and a worker of 870 MB at most with torch
+# and two decodes one after another; 9 lets phones' 48 and 50 megapixels pass by default. --max-pixels counts pixels of
+# four bytes, so that it bounds memory
 _BYTES_A_PIXEL = {"WEBP": 17, "AVIF": 10, "HEIF": 9, "TIFF": 10}
 _USUAL_BYTES_A_PIXEL = 4
 
 # rows of a picture that are made flat and resized at once, in pixels: 12 MB of RGBA
 _STRIP_PX = 3 * 2**20
 
+_JPEG_START = b"\xff\xd8\xff"
 _ORIENTATION_TAG = 0x0112
 # EXIF 2.32, section 4.6.4, tag Orientation: whether rows and columns change places, then which of them are turned round
 _UPRIGHT = {
@@ -84,6 +87,7 @@ def decode(
     quality: str = "default",
     backend: str = "pillow",
     max_pixels: int | None = None,
+    warned: list[str] | None = None,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Returns a picture as (1, height, width, 3) uint8, upright, sRGB, and its oriented source size.
 
@@ -94,21 +98,39 @@ def decode(
         quality: how far JPEGs may be decoded smaller, a key of `jpeg.LEAST_RATIO`.
         backend: what resizes, see `resize`.
         max_pixels: as for `probe`.
+        warned: where a JPEG's decoder warns of damage, its words go here and the picture is what it made of it; without,
+            that is an error.
 
     Raises:
-        DecodeError: decoding would hold more, or the decoder reports any error; damaged data is never filled in.
+        DecodeError: decoding would hold more, or the decoder reports any error; damaged data is filled in only for `warned`.
     """
+    how = (height, width, quality, backend, max_pixels)
     try:
-        return _decoded(data, height, width, quality, backend, max_pixels)
+        return _decoded(data, *how)
     except DecodeError as error:
-        clean = jpeg_header.cleaned(data) if error.reason == "broken" else None
-        if clean is None:
+        if error.reason != "broken" or not data.startswith(_JPEG_START):
             raise
-    return _decoded(clean, height, width, quality, backend, max_pixels)
+        first = error
+    if clean := jpeg_header.cleaned(data):
+        try:
+            return _decoded(clean, *how)
+        except DecodeError as error:
+            first = error
+    if warned is None:
+        raise first
+    found = _decoded(data, *how, strict=False)
+    warned.append(str(first))
+    return found
 
 
 def _decoded(
-    data: bytes, height: int, width: int, quality: str, backend: str, max_pixels: int | None
+    data: bytes,
+    height: int,
+    width: int,
+    quality: str,
+    backend: str,
+    max_pixels: int | None,
+    strict: bool = True,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     with _opened(io.BytesIO(data)) as picture:
         _check_pixels(picture, max_pixels)
@@ -117,9 +139,9 @@ def _decoded(
         source_size = _oriented_size(picture, orientation)
         target = (width, height) if orientation in _SIDEWAYS else (height, width)
         mode = colour.resized_mode(picture)
-        if picture.format in ("JPEG", "MPO") and jpeg.can_decode(data):
+        if picture.format in ("JPEG", "MPO") and jpeg.can_decode(data, strict):
             source = (picture.height, picture.width)
-            pixels = jpeg.decode(data, mode, source, target, quality, padded=backend != "fast")
+            pixels = jpeg.decode(data, mode, source, target, quality, padded=backend != "fast", strict=strict)
             small_HWC = resize(pixels, *target, backend)
             # Adobe's convention, which Pillow takes for granted: CMYK is stored inverted
             small_HWC = 255 - small_HWC if mode == "CMYK" else small_HWC

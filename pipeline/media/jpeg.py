@@ -44,14 +44,14 @@ def _is_enough(source: tuple[int, int], target: tuple[int, int], quality: str, d
     return ratio is not None and all(have >= ratio * divisor * want for have, want in zip(source, target, strict=True))
 
 
-def can_decode(data: bytes) -> bool:
+def can_decode(data: bytes, strict: bool = True) -> bool:
     """Returns whether libjpeg-turbo's interface takes a JPEG; it refuses rare sound ones, as CMYK with 4:2:0.
 
     Raises:
         ValueError: the header is damaged.
     """
     try:
-        simplejpeg.decode_jpeg_header(data, strict=True)
+        simplejpeg.decode_jpeg_header(data, strict=strict)
     except ValueError as error:
         if "subsampling" in str(error):
             return False
@@ -60,7 +60,13 @@ def can_decode(data: bytes) -> bool:
 
 
 def decode(
-    data: bytes, mode: str, source: tuple[int, int], target: tuple[int, int], quality: str, padded: bool = False
+    data: bytes,
+    mode: str,
+    source: tuple[int, int],
+    target: tuple[int, int],
+    quality: str,
+    padded: bool = False,
+    strict: bool = True,
 ) -> Pixels:
     """Returns a JPEG's pixels at the scale that the target needs; CMYK with 0 as no ink.
 
@@ -71,12 +77,13 @@ def decode(
         target: (height, width) of the resize, not yet turned upright.
         quality: a key of LEAST_RATIO.
         padded: whether RGB is wanted in four bytes a pixel, as Pillow keeps it.
+        strict: whether a warning of libjpeg's is an error; else what it fills in is taken.
 
     Raises:
         DecodeError: the file shows another size than its header.
         ValueError: any other damage.
     """
-    if simplejpeg.decode_jpeg_header(data, strict=True)[:2] != source:
+    if simplejpeg.decode_jpeg_header(data, strict=strict)[:2] != source:
         raise DecodeError("broken", "two headers of different sizes")
     divisor = scale_for(source, target, quality)
     # libjpeg rounds up
@@ -87,7 +94,7 @@ def decode(
         fastupsample=_is_enough(source, target, quality, 1),
         min_height=height if divisor > 1 else 0,
         min_width=width if divisor > 1 else 0,
-        strict=True,
+        strict=strict,
     )
     if pixels_HWC.shape[:2] != (height, width):
         raise DecodeError("broken", f"decoded to {pixels_HWC.shape[0]}x{pixels_HWC.shape[1]}, not {height}x{width}")

@@ -19,7 +19,7 @@ from hostile_tiff import tiff_cases
 from media_files import animated_gif, photo, pixels, saved, video
 from PIL import Image
 
-from pipeline.media import SNIFF_BYTES, DecodeError, image, kind_of
+from pipeline.media import SNIFF_BYTES, DecodeError, image, jpeg_header, kind_of
 from pipeline.media.clips import clip_times
 from pipeline.media.timeline import probe
 from pipeline.media.video import decode_clip
@@ -190,8 +190,12 @@ def image_complaint(data: bytes) -> str:
     """Returns what a strict decoder says against a picture; empty for nothing."""
     try:
         if data.startswith(b"\xff\xd8"):
-            colours = simplejpeg.decode_jpeg_header(data)[2]
-            simplejpeg.decode_jpeg(data, "CMYK" if colours in ("CMYK", "YCCK") else "RGB", strict=True)
+            colours = simplejpeg.decode_jpeg_header(data, strict=False)[2]
+            space = "CMYK" if colours in ("CMYK", "YCCK") else "RGB"
+            # an odd header is mended, which must not show
+            mended_HWC = simplejpeg.decode_jpeg(jpeg_header.cleaned(data) or data, space, strict=True)
+            if not np.array_equal(mended_HWC, simplejpeg.decode_jpeg(data, space, strict=False)):
+                return "packed, but mending its header changed its pixels"
         with Image.open(io.BytesIO(data)) as picture:
             picture.load()
         if data.startswith(SIGNATURE):

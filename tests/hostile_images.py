@@ -68,7 +68,7 @@ def jpeg_cases() -> list[Case]:
         ("restarts_swapped", "broken", restarts.replace(b"\xff\xd1", b"\xff\xd5", 1)),
         ("restart_missing", "broken", restarts.replace(b"\xff\xd1", b"", 1)),
         ("flipped_marker", "broken", jpeg.replace(b"\xff\xda", b"\xff\x25")),
-        ("bytes_before_marker", "broken", jpeg.replace(frame, b"\x12\x34" + frame)),
+        ("bytes_before_marker", PACKED, jpeg.replace(frame, b"\x12\x34" + frame)),
         ("fill_before_marker", PACKED, jpeg.replace(frame, b"\xff\xff\xff" + frame)),
         ("trailing_garbage", PACKED, jpeg + b"garbage" * 100), ("trailing_zeros", PACKED, jpeg + bytes(5000)),
         ("twice", PACKED, jpeg + jpeg), ("archive_behind", PACKED, jpeg + b"PK\3\4" + bytes(100)),
@@ -105,10 +105,10 @@ def jpeg_cases() -> list[Case]:
         ("segments_many", "broken", jpeg[:2] + segment(0xE5, b"") * 90_000 + jpeg[2:]),
         ("orientation_0", PACKED, photo(SIZE, orientation=0)), ("orientation_9", PACKED, photo(SIZE, orientation=9)),
         ("profile_of_text", PACKED, saved(PICTURE, "JPEG", quality=92, icc_profile=b"this is no profile" * 20)),
-        ("profile_in_parts_missing", "broken", jpeg[:2] + segment(0xE2, b"ICC_PROFILE\0\2\3" + bytes(200)) + jpeg[2:]),
+        ("profile_in_parts_missing", PACKED, jpeg[:2] + segment(0xE2, b"ICC_PROFILE\0\2\3" + bytes(200)) + jpeg[2:]),
         ("xmp_of_noise", PACKED, jpeg[:2] + segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<<<" * 9) + jpeg[2:]),
         ("many_pictures_lying", PACKED, jpeg[:2] + segment(0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff") + jpeg[2:]),
-        ("jfif_lying", "broken", jpeg.replace(b"JFIF\0\1\1", b"JFIF\0\xff\xff")),
+        ("jfif_lying", PACKED, jpeg.replace(b"JFIF\0\1\1", b"JFIF\0\xff\xff")),
     ]  # fmt: skip
     return [Case(f"jpeg/{name}.jpg", end, data, SHOWS if end == PACKED and not name.startswith(("grey", "cmyk")) else None)
             for name, end, data in cases]  # fmt: skip

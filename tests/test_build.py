@@ -209,7 +209,7 @@ def test_a_storage_error_fails_its_shard_and_resume_completes(
 
     def failing(path: str) -> object:
         if path == str(victim):
-            raise OSError(errno.EIO, "the disk is tired")
+            raise OSError(errno.EMFILE, "too many open files", path)
         return opened(path)
 
     monkeypatch.setattr(shards.files, "open_read", failing)
@@ -220,7 +220,7 @@ def test_a_storage_error_fails_its_shard_and_resume_completes(
     ended = run(*command)
     assert ended.code == 1
     assert ended.err.startswith(f"{tmp_path}/shards/part-000-")
-    assert "the disk is tired); 1 of " in ended.err
+    assert f"({victim}: too many open files); 1 of " in ended.err
     assert ended.err.endswith("so the set has no manifest; run the same command with --resume\n")
     assert ended.err.count("\n") == 1
     assert not (tmp_path / "shards/manifest.json").exists()

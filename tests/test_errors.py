@@ -36,7 +36,8 @@ def test_wrong_use_is_one_line_and_exit_2(case: str, media: Path, tmp_path: Path
         ),
         "nothing": (
             (f"{tmp_path}/full/*.txt",),
-            f"{tmp_path}/full/*.txt: no media found (ignored: 1 .txt); at least one image or video is needed; check the path",
+            f"{tmp_path}/full/*.txt: no media found (ignored: 1 (no media by content)); at least one image or video is needed; check "
+            "the path",
         ),
         "clash": (
             (picture, picture),

@@ -20,6 +20,7 @@ from pipeline.media import DecodeError, damage, image, timeline
 from pipeline.media.clips import ClipRule
 from pipeline.patchify import patchify
 from pipeline.probe import probe
+from pipeline.reading import read_input
 from pipeline.records import REASONS, Example, Reject, Source
 from pipeline.shards import decode_example
 
@@ -32,7 +33,11 @@ def ended(path: Path, name: str) -> str | np.ndarray:
     """Returns the reason of a file's reject, or its frames at 48 x 64, (T, H, W, 3) uint8."""
     size_bytes = os.path.getsize(path) if os.path.isfile(path) else 0
     source = Source("key", 0, name, size_bytes)
-    found, *partial = probe(source, str(path), CONFIG.clip_rule, CONFIG.max_pixels, CONFIG.max_bytes)
+    try:
+        options = (CONFIG.clip_rule, CONFIG.max_pixels, CONFIG.max_bytes)
+        found, *partial = read_input(str(path.parent), probe, source, str(path), *options)
+    except DecodeError as error:
+        return error.reason
     assert all(row.reason == "partial" for row in partial)
     if isinstance(found, Reject):
         assert found.detail and "\n" not in found.detail

@@ -231,9 +231,10 @@ def test_links_that_lead_back_end(photos: Path) -> None:
     (photos / "sub" / "up").symlink_to(photos)
     (photos / "sub" / "deep" / "self").symlink_to(photos / "sub" / "deep")
     (photos / "itself").symlink_to(photos / "itself")
-    for text in (photos, photos / "**"):
+    # a glob takes the link that leads to itself, too; reading it is a reject
+    for text, expected in ((photos, ALL_KEYS), (photos / "**", sorted([*ALL_KEYS, *OTHER_KEYS, "photos/itself"]))):
         found = listed(text)
-        assert keys(found) == ALL_KEYS
+        assert keys(found) == expected
         assert len(found) < 30
 
 

@@ -38,6 +38,9 @@ def test_a_warning_is_an_error_unless_somebody_keeps_it() -> None:
     # what is there is as in the whole picture
     sound_THWC = image.decode(whole, 48, 64, warned=warned)[0]
     assert np.array_equal(shown_THWC[:, :20], sound_THWC[:, :20]) and len(warned) == 1
+    # with an odd header as well
+    odd = whole[:-300].replace(b"\xff\xdb", b"\x12\x34\xff\xdb", 1)
+    assert np.array_equal(image.decode(odd, 48, 64, warned=[])[0], shown_THWC)
     with pytest.raises(DecodeError):
         image.decode(b"\xff\xd8\xff no picture", 48, 64, warned=warned)
     assert len(warned) == 1

@@ -111,14 +111,16 @@ def decode(
         if error.reason != "broken" or not data.startswith(_JPEG_START):
             raise
         first = error
-    if clean := jpeg_header.cleaned(data):
+    clean = jpeg_header.cleaned(data)
+    if clean is not None:
         try:
             return _decoded(clean, *how)
         except DecodeError as error:
             first = error
     if warned is None:
         raise first
-    found = _decoded(data, *how, strict=False)
+    # simplejpeg takes no odd header, however lenient
+    found = _decoded(clean or data, *how, strict=False)
     warned.append(str(first))
     return found
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,3 +107,13 @@ def test_of_a_file_of_several_jpegs_the_first_picture_is_taken() -> None:
     for odd in (data, data[:BEHIND_JFIF] + b"?>" + data[BEHIND_JFIF:], data[: -len(data) // 4]):
         shown_THWC, size = image.decode(odd, *SIZE, "exact")
         assert size == SIZE and np.array_equal(shown_THWC[0], lenient_HWC)
+
+
+def test_a_file_of_several_pictures_gives_its_first(tmp_path: Path) -> None:
+    """As stereo cameras and phones write them; what follows the first picture is no stray data."""
+    first, second = (Image.new("RGB", (96, 64), colour) for colour in ("red", "blue"))
+    path = tmp_path / "two.mpo"
+    first.save(path, "MPO", append_images=[second], save_all=True, quality=95)
+    shown_THWC, size = image.decode(path.read_bytes(), 32, 48)
+    assert size == (64, 96)
+    assert np.abs(shown_THWC[0].astype(int) - (254, 0, 0)).max() <= 3

@@ -12,9 +12,9 @@ import tempfile
 from collections import Counter
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from pipeline import files, finish, plan, runner
+from pipeline import files, finish, plan, remote, runner
 from pipeline import folder as output
 from pipeline.build import plan_graph, shard_graph
 from pipeline.config import BuildConfig, PlanConfig
@@ -56,6 +56,7 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
         ValueError: the inputs or the output cannot be used so.
         BuildFailed: a shard failed, or a worker died.
     """
+    _check_stores(folder, inputs, options)
     parsed = _inputs(inputs, folder, config)
     config = _with_backend(config, options)
     with output.held(folder, config):
@@ -117,6 +118,7 @@ def predict(
     folder = folder or temporary or ""
     try:
         build_config = BuildConfig(**{name: getattr(config, name) for name in PlanConfig.__dataclass_fields__})
+        _check_stores(folder, inputs, options)
         parsed = _inputs(inputs, folder, build_config)
         build_config = _with_backend(build_config, options)
         with output.held(folder, build_config):
@@ -141,6 +143,16 @@ def predict(
     finally:
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_stores(folder: str, inputs: list[str], options: PipelineOptions | None) -> None:
+    """Asks the stores that this machine will need; inputs of other runners are read by their workers."""
+    if options is None:
+        named = [folder, *inputs]
+    else:
+        cloud = options.view_as(GoogleCloudOptions)
+        named = [folder, *filter(None, [cloud.temp_location, cloud.staging_location])]
+    remote.check_answers([name for name in named if files.is_uri(name)])
 
 
 def _inputs(texts: list[str], folder: str, config: BuildConfig) -> list[Input]:

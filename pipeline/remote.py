@@ -8,6 +8,8 @@ by themselves; reading is tried again by whoever reads the whole file.
 import contextlib
 import errno
 import io
+import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -18,8 +20,39 @@ _EXTRAS = {"gs": "gcp", "s3": "aws"}
 _PATIENCE_S = 20.0
 EXHAUSTED = "tried by the client of the store for long"
 
+# how long the first look at a store may take: clients of stores try for minutes where nothing answers at all
+FIRST_ANSWER_S = 45.0
+
 # fetched by name from servers that list nothing
 _WEB = ("http", "https", "ftp")
+
+
+def check_answers(uris: list[str]) -> None:
+    """Asks every store once, and waits for an answer, whatever it is: what it says is judged where it matters.
+
+    Raises:
+        UnreadableScheme: nothing that is installed reads a URI.
+        OSError: a store did not answer for `FIRST_ANSWER_S`.
+    """
+    # one a bucket: "s3://bucket" of "s3://bucket/raw/**"
+    for place in sorted({"/".join(uri.split("/")[:3]) for uri in uris}):
+        uri = next(uri for uri in uris if uri.startswith(place))
+        beam, answered = _filesystems(uri), threading.Event()
+        # clients take the name of an object, and no pattern
+        name = re.split(r"[*?\[]", uri)[0].rstrip("/")
+
+        def ask(beam: Any = beam, name: str = name, answered: threading.Event = answered) -> None:
+            with contextlib.suppress(Exception):
+                beam.exists(name)
+            answered.set()
+
+        threading.Thread(target=ask, name=f"first look at {place}", daemon=True).start()
+        if not answered.wait(FIRST_ANSWER_S):
+            raise OSError(
+                errno.ETIMEDOUT,
+                f"no answer within {FIRST_ANSWER_S:.0f} s; a build needs its stores; check the network and the name",
+                place,
+            )
 
 
 def listed(pattern: str, limit: int | None = None) -> list[tuple[str, int]]:
@@ -198,6 +231,7 @@ def _filesystems(path: str) -> Any:
     Raises:
         UnreadableScheme: none does.
     """
+    from apache_beam.io.filesystem import BeamIOError
     from apache_beam.io.filesystems import FileSystems
 
     scheme = path.partition("://")[0]
@@ -207,9 +241,11 @@ def _filesystems(path: str) -> Any:
         )
     try:
         FileSystems.get_filesystem(path)
-    except ValueError as error:
+    except (ValueError, BeamIOError) as error:
         if scheme in _EXTRAS:
             way = f"it needs the extra {_EXTRAS[scheme]}; ./run_pipeline.sh setup {_EXTRAS[scheme]}"
+        elif scheme == "hdfs":
+            way = "it needs the package hdfs, and --hdfs_host, --hdfs_port and --hdfs_user behind --"
         else:
             way = "stores are gs://, s3:// and hdfs://; check the URI"
         raise UnreadableScheme(f"{path}: nothing that is installed here reads {scheme}://; {way}") from error

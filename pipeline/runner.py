@@ -9,9 +9,11 @@ import logging
 import os
 import re
 import shlex
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from traceback import format_exception
 from typing import Any
 
@@ -21,6 +23,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
+from apache_beam.utils import processes
 
 import pipeline as package
 from pipeline.options import Parser
@@ -33,6 +36,9 @@ _REFUSED_RUNNERS = {
     "InteractiveRunner": "it is for notebooks",
 }
 
+
+# how long a job server may take to answer its first call
+JOB_SERVER_ANSWER_S = 15.0
 
 # a failed look-up, a wrong type, a wrong call: what no input and no storage raises
 _BUGS = frozenset(
@@ -92,6 +98,8 @@ def parse_beam_options(arguments: list[str]) -> PipelineOptions | None:
     options = PipelineOptions(arguments, save_main_session=False)
     if known.runner == "DataflowRunner":
         _check_dataflow(options)
+    if known.runner == "PortableRunner" or known.job_endpoint:
+        _check_job_server(known.job_endpoint, f"--runner {known.runner}")
     return options
 
 
@@ -131,6 +139,38 @@ def _check_dataflow(options: PipelineOptions) -> None:
         raise ValueError("--runner DataflowRunner: no --region; a job runs in one; add --region R behind --")
 
 
+def _check_job_server(endpoint: str | None, runner: str) -> None:
+    """Checks that something listens where the job is to go, which Beam asks only after minutes, and waits for.
+
+    Raises:
+        ValueError: no endpoint is named.
+        OSError: nothing answers there.
+    """
+    if endpoint == "embed":
+        return
+    if not endpoint:
+        raise ValueError(f"{runner}: no --job_endpoint; a job goes to a server; add --job_endpoint HOST:PORT behind --")
+    with grpc.insecure_channel(endpoint) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=JOB_SERVER_ANSWER_S)
+        except grpc.FutureTimeoutError:
+            raise OSError(
+                f"--job_endpoint {endpoint}: nothing answers there within {JOB_SERVER_ANSWER_S:.0f} s; a job goes to a job "
+                "server of Beam's; start it, or check host and port"
+            ) from None
+
+
+@contextlib.contextmanager
+def _quiet_staging() -> Iterator[None]:
+    """Keeps what the sdist's making says for Beam's workers off the screen: where it fails, Beam's error holds it."""
+    before = processes.check_output
+    processes.check_output = partial(before, stderr=subprocess.STDOUT)
+    try:
+        yield
+    finally:
+        processes.check_output = before
+
+
 def run(
     add_graph: Callable[[beam.Pipeline], None],
     workers: int,
@@ -164,7 +204,7 @@ def run(
         finally:
             ended.set()
 
-    with _watched_workers(failure, ended):
+    with _watched_workers(failure, ended), _quiet_staging():
         threading.Thread(target=target, name="pipeline", daemon=True).start()
         while not ended.wait(tick_every_s):
             tick()

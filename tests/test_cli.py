@@ -86,6 +86,10 @@ ANOTHER = "use another runner; leave it out to run on this machine"
             "--runner DataflowRunner: no --region; a job runs in one; add --region R behind --",
         ),
         (
+            "--runner PortableRunner",
+            "--runner PortableRunner: no --job_endpoint; a job goes to a server; add --job_endpoint HOST:PORT behind --",
+        ),
+        (
             "--runner FlinkRunner --template_location gs://b/t",
             "--template_location gs://b/t: would store the job and not run it; a build looks at its plan before it goes on; "
             "leave it out",

@@ -1,6 +1,7 @@
 """Builds from and into an object store, through Beam's filesystems: a dictionary stands in for the store."""
 
 import io
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -212,3 +213,35 @@ def test_what_the_client_of_a_store_has_tried_for_long_is_not_tried_again(
         with pytest.raises(OSError, match="timeout of 120 s exceeded"):
             files.exists("mem://bucket/x")
         assert len(calls) == tries
+
+
+def test_a_store_that_never_answers_is_told_in_one_line(
+    store: dict[str, bytes], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forever = threading.Event()
+    monkeypatch.setattr(MemoryFileSystem, "exists", lambda self, path: forever.wait())
+    monkeypatch.setattr(remote, "FIRST_ANSWER_S", 0.1)
+    line = "mem://bucket: no answer within 0 s; a build needs its stores; check the network and the name\n"
+    try:
+        for arguments in (
+            ("build", "mem://bucket/raw/**", "--output", tmp_path / "out"),
+            ("build", tmp_path, "--output", "mem://bucket/sets/one"),
+            ("plan", "mem://bucket/raw/*.jpg"),
+        ):
+            ended = run(*arguments)
+            assert (ended.code, ended.err) == (1, line), arguments
+    finally:
+        forever.set()
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_first_look_at_a_store_takes_any_answer(store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(self: MemoryFileSystem, path: str) -> bool:
+        asked.append(path)
+        raise PermissionError("403")
+
+    monkeypatch.setattr(MemoryFileSystem, "exists", refuse)
+    remote.check_answers(["mem://bucket/raw/**", "mem://bucket/raw/a.jpg", "mem://other/a/?[b]"])
+    assert asked == ["mem://bucket/raw", "mem://other/a"]

@@ -1,0 +1,61 @@
+"""What Beam would say in a hundred lines, or only after minutes, is one line, and soon."""
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
+from conftest import Result
+
+from pipeline import runner
+
+Run = Callable[..., Result]
+
+
+def test_a_job_server_that_is_not_there_is_told_in_one_line(
+    media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "JOB_SERVER_ANSWER_S", 0.2)
+    given = ("--runner", "PortableRunner", "--job_endpoint", "localhost:1")
+    ended = run("build", media, "--output", tmp_path / "out", "--", *given)
+    assert (ended.code, ended.err) == (
+        1,
+        "--job_endpoint localhost:1: nothing answers there within 0 s; a job goes to a job server of Beam's; start it, or check "
+        "host and port\n",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_server_that_is_there_is_taken() -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    endpoint = f"localhost:{server.add_insecure_port('localhost:0')}"
+    server.start()
+    try:
+        options = runner.parse_beam_options(["--runner", "PortableRunner", "--job_endpoint", endpoint])
+    finally:
+        server.stop(None)
+    assert isinstance(options, PipelineOptions)
+    assert options.view_as(PortableOptions).job_endpoint == endpoint
+
+
+def test_what_is_said_while_packages_are_staged_is_kept_off_the_screen(capfd: pytest.CaptureFixture[str]) -> None:
+    from apache_beam.utils import processes
+
+    talks = [
+        sys.executable,
+        "-c",
+        "import sys; print('* Building sdist...', file=sys.stderr); sys.exit(len(sys.argv) - 1)",
+    ]
+    said: list[bytes] = []
+
+    def stage(pipeline: object) -> None:
+        said.append(processes.check_output(talks))
+        processes.check_output([*talks, "fails"])
+
+    with pytest.raises(runner.PipelineFailed, match="Building sdist"):
+        runner.run(stage, 1, None, lambda: None, 0.1)
+    assert said == [b"* Building sdist...\n"]
+    assert capfd.readouterr().err == ""

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Everything starts here. Without arguments: sets up .venv, draws sample media, builds shards, prints the report.
 #   ./run_pipeline.sh                     the first run, in demo/
-#   ./run_pipeline.sh COMMAND ...         build, plan, report, inspect, verify; see ./run_pipeline.sh --help
+#   ./run_pipeline.sh COMMAND ...         build, plan, report, inspect, verify, train; see ./run_pipeline.sh --help
 #   ./run_pipeline.sh setup EXTRA[,...]   only sets up .venv, with these extras (beam, aws, fast, gcp, heif, train, test)
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 venv=$root/.venv
-# neither a pipeline/ in the user's folder nor one in site-packages may win
-export PYTHONSAFEPATH=1 PYTHONPATH=$root
+# no module in the user's folder may win; and this is how the command is typed
+export PYTHONSAFEPATH=1 PATCHPACK_COMMAND=./run_pipeline.sh
 
 find_python() {
     local candidate found=
@@ -44,14 +44,14 @@ setup() {
 demo() {
     cd "$root"
     setup beam
-    "$venv/bin/python" -m pipeline.demo demo/media
-    "$venv/bin/python" -m pipeline build demo/media --output demo/shards --labels folder --resume
+    "$venv/bin/python" -m patchpack.pipeline.demo demo/media
+    "$venv/bin/python" -m patchpack build demo/media --output demo/shards --labels folder --resume
     cat <<'NEXT'
 
 The shards are in demo/shards, the report is in demo/shards/report.html. What comes next:
 
   ./run_pipeline.sh setup train
-  .venv/bin/python -m trainer demo/shards --steps 50
+  ./run_pipeline.sh train demo/shards --steps 50
   ./run_pipeline.sh inspect demo/shards 0 --image sequence.png
   ./run_pipeline.sh build PATH/TO/YOUR/MEDIA --output shards
 NEXT
@@ -63,6 +63,6 @@ case "${1-}" in
     *)
         # any installed set of extras will do: report, inspect and verify need no Beam
         compgen -G "$venv/.installed-*" >/dev/null || setup beam
-        exec "$venv/bin/python" -m pipeline "$@"
+        exec "$venv/bin/python" -m patchpack "$@"
         ;;
 esac

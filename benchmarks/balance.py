@@ -21,10 +21,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from elastic import draw_menus  # noqa: E402
 
-from pipeline.packing import pack  # noqa: E402
-from pipeline.packing.balance import Steps, balance, groups  # noqa: E402
-from pipeline.packing.elastic import fill  # noqa: E402
-from pipeline.packing.exchange import attention_costs  # noqa: E402
+from patchpack.pipeline.packing import pack  # noqa: E402
+from patchpack.pipeline.packing.balance.balance import Steps, balance, groups  # noqa: E402
+from patchpack.pipeline.packing.balance.swap import attention_costs  # noqa: E402
+from patchpack.pipeline.packing.counts.elastic import fill  # noqa: E402
 
 SETS = (
     ("side_uniform_64_256", (256, 512, 1024, 4096)),

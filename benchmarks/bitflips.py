@@ -20,11 +20,12 @@ import av
 import numpy as np
 from PIL import Image
 
-from pipeline.media import DecodeError, image
-from pipeline.media.clips import clip_times
-from pipeline.media.timeline import probe
-from pipeline.media.video import decode_clip
-from pipeline.transforms import library_versions
+from patchpack.pipeline.execution.transforms import library_versions
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.video.clips import clip_times
+from patchpack.pipeline.media.video.decode import decode_clip
+from patchpack.pipeline.media.video.timeline import probe
 
 SIDE = 512
 IMAGES = {

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.transforms import library_versions
+from patchpack.pipeline.execution.transforms import library_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
@@ -29,10 +29,11 @@ ROUNDS = 3
 LOOP = """
 import json, sys
 from pathlib import Path
-from pipeline import plan, shards
-from pipeline.config import PlanConfig
+from patchpack.pipeline.stages import plan
+from patchpack.pipeline.stages import write as shards
+from patchpack.pipeline.config import PlanConfig
 folder, views = sys.argv[1:]
-roots = json.loads((Path(folder) / "run.json").read_text())["roots"]
+roots = json.loads((Path(folder) / "_run.json").read_text())["roots"]
 config = PlanConfig(views=int(views), media_backend="pillow")
 for summary in plan.read_summaries(folder):
     for shard in map(plan.ShardPlan._make, summary["shards"]):
@@ -84,7 +85,7 @@ def _medians(name: str, folder: str, views: int, scratch: Path) -> tuple[float, 
         "--max-reject-fraction",
         "1",
     ]
-    _run([sys.executable, "-m", "pipeline", "plan", folder, "--output", str(planned), *rules])
+    _run([sys.executable, "-m", "patchpack", "plan", folder, "--output", str(planned), *rules])
     rounds = []
     for _ in range(ROUNDS):
         output = scratch / "output"
@@ -93,7 +94,17 @@ def _medians(name: str, folder: str, views: int, scratch: Path) -> tuple[float, 
         if name == "loop":
             command = [sys.executable, "-c", LOOP, str(output), str(views)]
         else:
-            command = [sys.executable, "-m", "pipeline", "build", folder, "--output", str(output), *rules, "--resume"]
+            command = [
+                sys.executable,
+                "-m",
+                "patchpack.pipeline",
+                "build",
+                folder,
+                "--output",
+                str(output),
+                *rules,
+                "--resume",
+            ]
             command += ["--workers", name]
         rounds.append(_run(command))
     cpu, wall = zip(*rounds, strict=True)
@@ -103,7 +114,7 @@ def _medians(name: str, folder: str, views: int, scratch: Path) -> tuple[float, 
 def _run(command: list[str]) -> tuple[float, float]:
     """Returns the CPU seconds of a command and all its processes, and its wall seconds."""
     before, began = os.times(), time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:4])}: exit {done.returncode}\n{done.stderr}")
     after = os.times()

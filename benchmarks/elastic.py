@@ -20,10 +20,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.packing import pack  # noqa: E402
-from pipeline.packing.closing import Menu  # noqa: E402
-from pipeline.packing.elastic import Menus, fill  # noqa: E402
-from pipeline.sample import nearest_grid  # noqa: E402
+from patchpack.pipeline.packing import pack  # noqa: E402
+from patchpack.pipeline.packing.counts.closing import Menu  # noqa: E402
+from patchpack.pipeline.packing.counts.elastic import Menus, fill  # noqa: E402
+from patchpack.pipeline.stages.sample import nearest_grid  # noqa: E402
 
 CAPACITIES = (256, 512, 1024, 2048, 4096)
 ASPECTS = (

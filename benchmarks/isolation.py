@@ -13,14 +13,14 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.config import PlanConfig
-from pipeline.isolation import Helper, Limits
-from pipeline.media import DecodeError
-from pipeline.media.video import Wanted
-from pipeline.probe import probe
-from pipeline.records import Example, Source
-from pipeline.shards import _read_frames
-from pipeline.transforms import library_versions
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.execution.sandbox import Helper, Limits
+from patchpack.pipeline.execution.transforms import library_versions
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.video.decode import Wanted
+from patchpack.pipeline.stages.probe import probe
+from patchpack.pipeline.stages.records import Example, Source
+from patchpack.pipeline.stages.write import _read_frames
 
 ROUNDS = 5
 

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.media import DecodeError, image, jpeg_header
-from pipeline.transforms import library_versions
+from patchpack.pipeline.execution.transforms import library_versions
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.image import jpeg_header
 
 SIDE = 160
 FOLDER = Path(__file__).resolve().parents[2] / "shared/media/images"

@@ -26,8 +26,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from synthetic_set import write_set  # noqa: E402
 
-from schemas import Layout, read_shard_table  # noqa: E402
-from trainer.data import PackedShards  # noqa: E402
+from patchpack.schemas import Layout, read_shard_table  # noqa: E402
+from patchpack.trainer.data import PackedShards  # noqa: E402
 
 BATCH_SIZE = 8
 PASSES = 3

@@ -28,15 +28,17 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from pipeline.config import PlanConfig
-from pipeline.media import DecodeError, image, jpeg
-from pipeline.media.resize import Pixels, resize, resolved
-from pipeline.patchify import patchify
-from pipeline.probe import probe
-from pipeline.records import Example, Source
-from pipeline.sample import nearest_grid
-from pipeline.shards import decode_example
-from pipeline.transforms import library_versions
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.execution.transforms import library_versions
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.image import jpeg
+from patchpack.pipeline.media.patchify import patchify
+from patchpack.pipeline.media.resize import Pixels, resize, resolved
+from patchpack.pipeline.stages.probe import probe
+from patchpack.pipeline.stages.records import Example, Source
+from patchpack.pipeline.stages.sample import nearest_grid
+from patchpack.pipeline.stages.write import decode_example
 
 SECTIONS = ("ratios", "shared", "quality", "backends", "throughput", "memory")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "media"

@@ -14,7 +14,6 @@ a few cases of each.
 import argparse
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import resource
 import statistics
@@ -29,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.packing import Packing, check_certificate, check_packing, pack
+from patchpack.pipeline.packing import Packing, check_certificate, check_packing, pack
 
 LENGTHS = Path(__file__).resolve().parents[2] / "shared" / "lengths"
 CAPACITIES = {
@@ -223,9 +222,8 @@ def tell_memory(_: bool) -> None:
     for name, capacity in (("side_uniform_64_256", 256), ("side_uniform_64_256", 1024), ("native_photos_16384", 16384)):
         for method in ("best-fit", "auto"):
             code = f"import packing; packing.tell_peak({name!r}, {capacity}, {method!r})"
-            root = Path(__file__).resolve().parents[1]
             done = subprocess.run(
-                [sys.executable, "-c", code], cwd=Path(__file__).parent, env=os.environ | {"PYTHONPATH": str(root)}, check=True,
+                [sys.executable, "-c", code], cwd=Path(__file__).parent, check=True,
                 capture_output=True, text=True,
             )  # fmt: skip
             print(f"{name:<24} {capacity:>5} {method:<8} {done.stdout.strip()}", flush=True)

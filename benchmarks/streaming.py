@@ -16,8 +16,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.packing import pack  # noqa: E402
-from pipeline.packing.streaming import Stream  # noqa: E402
+from patchpack.pipeline.packing import pack  # noqa: E402
+from patchpack.pipeline.packing.streaming import Stream  # noqa: E402
 
 SETS = (("side_uniform_64_256", 1024), ("images_and_clips_4096", 4096), ("native_photos_4096", 4096))
 LOOKBACKS = (1, 4, 16, 64, 256)

@@ -33,11 +33,11 @@ sys.path.append(str(ROOT / "tests"))
 from media_files import video  # noqa: E402
 from video_oracles import psnr, reference_pixels  # noqa: E402
 
-from pipeline.media.clips import ClipRule, take_clip  # noqa: E402
-from pipeline.media.picture import Scaler, colour_of, oriented_size  # noqa: E402
-from pipeline.media.timeline import VideoHeader, probe  # noqa: E402
-from pipeline.media.video import Wanted, decode_clip, decode_clips  # noqa: E402
-from pipeline.patchify import patchify  # noqa: E402
+from patchpack.pipeline.media.patchify import patchify  # noqa: E402
+from patchpack.pipeline.media.video.clips import ClipRule, take_clip  # noqa: E402
+from patchpack.pipeline.media.video.decode import Wanted, decode_clip, decode_clips  # noqa: E402
+from patchpack.pipeline.media.video.frame import Scaler, colour_of, oriented_size  # noqa: E402
+from patchpack.pipeline.media.video.timeline import VideoHeader, probe  # noqa: E402
 
 ROUNDS = 5
 SIDE, TUBELET = 256, (1, 16, 16)

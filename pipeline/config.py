@@ -5,11 +5,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.labels import read_class_names
-from pipeline.media.clips import PLACEMENTS, SLOW_POLICIES, ClipRule
-from pipeline.options import amount, flag, option
-from pipeline.sample import Resolution
-from schemas.geometry import MAX_GRID, MAX_ROW_BYTES, Layout
+from patchpack.options import amount, flag, option, settle
+from patchpack.pipeline.media.video.clips import PLACEMENTS, SLOW_POLICIES, ClipRule
+from patchpack.pipeline.stages.labels import read_class_names
+from patchpack.pipeline.stages.sample import Resolution
+from patchpack.schemas.geometry import MAX_GRID, MAX_ROW_BYTES, Layout
 
 
 def _integers(count: int) -> Any:
@@ -229,12 +229,13 @@ class PlanConfig:
         """Most seconds for one file in a helper: ten times what the slowest sound files took us."""
         return 60.0 if self.decode_timeout_s is None else self.decode_timeout_s
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Checks every rule that needs no input.
 
         Raises:
             ValueError: naming the option, the value, the rule and the way out.
         """
+        settle(self)
         least = {
             "sequence_length": "no token fits",
             "max_segments": "no example fits",
@@ -362,9 +363,9 @@ class BuildConfig(PlanConfig):
         lasting=False,
     )
 
-    def check(self) -> None:
-        """Checks every rule that needs no input; raises ValueError as PlanConfig.check does."""
-        super().check()
+    def __post_init__(self) -> None:
+        """Checks every rule that needs no input; raises ValueError as `PlanConfig` does."""
+        super().__post_init__()
         if self.retry_rejects and not self.resume:
             raise ValueError(
                 "--retry-rejects: a new build has none yet; it goes with --resume; add it, or leave this out"

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import av
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import files
-from pipeline.options import Parser
+from patchpack.options import Parser
+from patchpack.pipeline.storage import files
 
 NUM_IMAGES = 44
 
@@ -98,7 +98,9 @@ def draw_media(folder: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Draws into the folder named on the command line; returns the exit status."""
-    parser = Parser(prog="python -m pipeline.demo", description="Draws sample images and videos into class folders.")
+    parser = Parser(
+        prog="python -m patchpack.pipeline.demo", description="Draws sample images and videos into class folders."
+    )
     parser.add_argument("folder", help="where to; what is there already is kept")
     folder = parser.parse_args(arguments).folder
     try:

@@ -4,11 +4,11 @@ Imports numpy, pyarrow and xxhash; nothing of the pipeline and nothing of the tr
 `docs/format.md` says the same in words, for readers without this code.
 """
 
-from schemas.errors import FormatError
-from schemas.geometry import Layout
-from schemas.manifest import Manifest, read_manifest, read_shard_table
-from schemas.sequence import check_sequence, sequence_digest, sequence_schema
-from schemas.shard import Shard
+from patchpack.schemas.errors import FormatError
+from patchpack.schemas.geometry import Layout
+from patchpack.schemas.manifest import Manifest, read_manifest, read_shard_table
+from patchpack.schemas.sequence import check_sequence, sequence_digest, sequence_schema
+from patchpack.schemas.shard import Shard
 
 __all__ = [
     "FormatError",

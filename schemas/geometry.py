@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from schemas.errors import FormatError
+from patchpack.schemas.errors import FormatError
 
 Grid = tuple[int, int, int]  # tubelets along (time, height, width)
 

@@ -12,19 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from schemas.errors import FormatError
-from schemas.geometry import Layout
-from schemas.storage import join, open_file, read_bytes
+from patchpack.schemas.errors import FormatError
+from patchpack.schemas.geometry import Layout
+from patchpack.schemas.storage import join, open_file, read_bytes
 
 FORMAT_VERSION = 1
 # names of optional features this reader understands; version 1 has none
 UNDERSTOOD: frozenset[str] = frozenset()
 
 MANIFEST_NAME = "manifest.json"
+# sequences alone, so that other readers of Parquet can be given the folder
+SEQUENCES_FOLDER = "sequences"
 SHARD_TABLE_NAME = "shards.parquet"
 REJECT_TABLE_NAME = "rejects.parquet"
 # the first file of a build: a folder without it was never one
-RUN_NAME = "run.json"
+RUN_NAME = "_run.json"
 
 SHARD_TABLE_SCHEMA = pa.schema(
     [

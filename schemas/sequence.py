@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from schemas.errors import FormatError
-from schemas.geometry import Layout, grid_positions
+from patchpack.schemas.errors import FormatError
+from patchpack.schemas.geometry import Layout, grid_positions
 
 SEGMENT_DTYPE = np.dtype("<i2")
 POSITION_DTYPE = np.dtype("<i2")

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.errors import FormatError
-from schemas.geometry import Layout, ceil_div
-from schemas.manifest import check_version
-from schemas.sequence import array_columns
-from schemas.storage import open_file
+from patchpack.schemas.errors import FormatError
+from patchpack.schemas.geometry import Layout, ceil_div
+from patchpack.schemas.manifest import check_version
+from patchpack.schemas.sequence import array_columns
+from patchpack.schemas.storage import open_file
 
 METADATA_KEY = b"patchpack"
 

@@ -8,7 +8,7 @@ import os
 import pyarrow as pa
 import pyarrow.fs
 
-from schemas.errors import FormatError
+from patchpack.schemas.errors import FormatError
 
 
 def join(folder: str, name: str) -> str:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 from small_set import build_small_set
 
-from pipeline import cli
-from pipeline.demo import draw_media
+from patchpack import command
+from patchpack.pipeline.demo import draw_media
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,7 +43,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     def call(*arguments: object) -> Result:
         capsys.readouterr()
         try:
-            code = cli.main([str(argument) for argument in arguments])
+            code = command.main([str(argument) for argument in arguments])
         except SystemExit as end:
             code = int(end.code or 0)
         captured = capsys.readouterr()
@@ -55,9 +55,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 def start(*arguments: object, cwd: Path = ROOT, path: Path = ROOT) -> subprocess.Popen[str]:
     """Starts a command of the pipeline in a process group of its own; `path` is where Python also looks for modules."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *map(str, arguments)],
+        [sys.executable, "-m", "patchpack", *map(str, arguments)],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{path}", "PYTHONSAFEPATH": "1"},
+        env=os.environ | {"PYTHONPATH": str(path), "PYTHONSAFEPATH": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,6 +1,6 @@
 """Mutated media: what our decoding says of each, against an independent strict decode of the same bytes.
 
-Runs in a helper process (see `pipeline.isolation`), so that a decoder that crashes or hangs is a finding and not the
+Runs in a helper process (see `pipeline.execution.sandbox`), so that a decoder that crashes or hangs is a finding and not the
 end of the test. Everything is a function of a seed.
 """
 
@@ -19,11 +19,13 @@ from hostile_tiff import tiff_cases
 from media_files import animated_gif, photo, pixels, saved, video
 from PIL import Image
 
-from pipeline.media import SNIFF_BYTES, DecodeError, image, jpeg_header, kind_of
-from pipeline.media.clips import clip_times
-from pipeline.media.timeline import probe
-from pipeline.media.video import decode_clip
-from pipeline.records import REASONS
+from patchpack.pipeline.media import SNIFF_BYTES, DecodeError, kind_of
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.image import jpeg_header
+from patchpack.pipeline.media.video.clips import clip_times
+from patchpack.pipeline.media.video.decode import decode_clip
+from patchpack.pipeline.media.video.timeline import probe
+from patchpack.pipeline.stages.records import REASONS
 
 # small ones, so that mutants cannot ask for much either
 MAX_PIXELS = 10_000_000

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 from ortools.sat.python import cp_model
 
-from pipeline.packing import Packing
+from patchpack.pipeline.packing import Packing
 
 
 def questions(max_size: int, max_capacity: int = 12, min_resources: int = 1, max_resources: int = 1) -> Any:

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import xxhash
 from PIL import Image
 
-from pipeline.config import PlanConfig
-from pipeline.plan import ShardPlan
-from pipeline.records import Example, Reference, Source
-from pipeline.shards import ShardResult, write_shard
-from schemas import check_sequence
-from schemas.sequence import array_columns
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.stages.plan import ShardPlan
+from patchpack.pipeline.stages.records import Example, Reference, Source
+from patchpack.pipeline.stages.write import ShardResult, write_shard
+from patchpack.schemas import check_sequence
+from patchpack.schemas.sequence import array_columns
 
 PICTURE_SIZE = (24, 36)
 CONFIG = PlanConfig(tubelet=(1, 4, 4), sequence_length=20, max_segments=4, mean=(0.1, 0.2, 0.3))
@@ -117,7 +117,7 @@ class Work:
     @property
     def path(self) -> Path:
         """Where the shard is written."""
-        return self.output / "part-000-00002-00001.parquet"
+        return self.output / "sequences/part-000-00002-00001.parquet"
 
     def write(self, config: PlanConfig = CONFIG) -> ShardResult:
         """Writes the shard."""
@@ -129,8 +129,8 @@ class Work:
         return next(row for row in self.rows if row["key"] == name)
 
     def left_over(self) -> list[str]:
-        """Returns the names in the output folder."""
-        return sorted(os.listdir(self.output))
+        """Returns the names of shards in the output folder."""
+        return sorted(f"sequences/{name}" for name in os.listdir(self.output / "sequences"))
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -5,4 +5,4 @@ set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/run_pipeline.sh" setup test
 cd "$root"
-PYTHONSAFEPATH=1 PYTHONPATH=$root exec "$root/.venv/bin/python" -m pytest "$@"
+PYTHONSAFEPATH=1 exec "$root/.venv/bin/python" -m pytest "$@"

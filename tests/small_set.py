@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import xxhash
 from PIL import Image
 
-from pipeline import finish, plan, probe, sample, shards, source
-from pipeline.config import BuildConfig
-from pipeline.records import Example, Ignored, Outcome, Source
-from schemas import Layout, Manifest, read_manifest, read_shard_table, sequence_digest
-from schemas.manifest import SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
-from schemas.sequence import array_columns
+from patchpack.pipeline.config import BuildConfig
+from patchpack.pipeline.stages import finish, plan, probe, sample
+from patchpack.pipeline.stages import list as source
+from patchpack.pipeline.stages import write as shards
+from patchpack.pipeline.stages.records import Example, Ignored, Outcome, Source
+from patchpack.schemas import Layout, Manifest, read_manifest, read_shard_table, sequence_digest
+from patchpack.schemas.manifest import SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
+from patchpack.schemas.sequence import array_columns
 
 NUM_GROUPS = 2
 NUM_IMAGES = 22
@@ -44,8 +46,8 @@ def build_small_set(folder: Path) -> Path:
     """Draws media below a folder and returns the finished set made of them."""
     media, output = folder / "media", folder / "set"
     _draw_media(media)
-    (output / "plan").mkdir(parents=True)
-    (output / "plan" / "classes.json").write_text(json.dumps(CLASSES))
+    (output / "_plan").mkdir(parents=True)
+    (output / "_plan" / "classes.json").write_text(json.dumps(CLASSES))
     given = source.parse_input(0, str(media))
     groups: list[list[Outcome]] = [[] for _ in range(NUM_GROUPS)]
     for listed in source.list_input(given, ()):

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from schemas import Layout, Manifest, sequence_digest, sequence_schema
-from schemas.manifest import FORMAT_VERSION, SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
+from patchpack.schemas import Layout, Manifest, sequence_digest, sequence_schema
+from patchpack.schemas.manifest import FORMAT_VERSION, SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
 
 SMALL_LAYOUT = Layout(sequence_length=24, max_segments=5, tubelet=(1, 2, 2), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 
@@ -129,7 +129,7 @@ def write_shard(path: str, rows: list[Row], layout: Layout, view: int, index: in
     with open(path, "rb") as file:
         content = file.read()
     return {
-        "path": os.path.basename(path),
+        "path": f"sequences/{os.path.basename(path)}",
         "digest": xxhash.xxh3_128_hexdigest(content),
         "fingerprint": own["fingerprint"],
         "bytes": len(content),
@@ -172,13 +172,14 @@ def write_set(
     generator = np.random.default_rng(seed)
     rows: list[Row] = []
     shards: list[Row] = []
+    os.makedirs(os.path.join(folder, "sequences"), exist_ok=True)
     for layout_number, layout in enumerate(layouts):
         for view in range(num_views):
             for count in rows_per_shard:
                 own = [
                     make_row(generator, layout, view, len(classes) if classes else 0, make_tokens) for _ in range(count)
                 ]
-                path = os.path.join(folder, f"part-000-00000-{len(shards):05}.parquet")
+                path = os.path.join(folder, f"sequences/part-000-00000-{len(shards):05}.parquet")
                 shards.append(
                     write_shard(path, own, layout, view, len(shards), fingerprint) | {"layout": layout_number}
                 )

@@ -12,12 +12,13 @@ import small_set
 from packing_oracles import slow_correlation
 from small_set import CONFIG, build_small_set
 
-from pipeline import finish
-from pipeline.report import make_report, print_report
-from pipeline.report_html import render_html
-from pipeline.verify import verify
-from schemas import read_manifest, read_shard_table
-from schemas.manifest import REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, read_table
+from patchpack.pipeline.report.html import render_html
+from patchpack.pipeline.report.scan import make_report
+from patchpack.pipeline.report.text import print_report
+from patchpack.pipeline.stages import finish
+from patchpack.pipeline.verification.dataset import verify
+from patchpack.schemas import read_manifest, read_shard_table
+from patchpack.schemas.manifest import REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, read_table
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing_oracles import assert_valid
 
-from pipeline.packing import Packing, pack
-from pipeline.packing.balance import Balanced, Steps, balance, groups, random_ratio
-from pipeline.packing.exchange import Bins, Repair, attention_costs
+from patchpack.pipeline.packing import Packing, pack
+from patchpack.pipeline.packing.balance.balance import Balanced, Steps, balance, groups, random_ratio
+from patchpack.pipeline.packing.balance.swap import Bins, Repair, attention_costs
 
 cost_lists = st.lists(st.integers(1, 10**12), max_size=40)
 
@@ -161,7 +161,7 @@ def test_what_came_out_worse_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> No
         def run(self) -> None:
             self.bins.exchange(0, self.bins.members[0][:1], 1, self.bins.members[1][:0])
 
-    monkeypatch.setattr("pipeline.packing.balance.Repair", Spoil)
+    monkeypatch.setattr("patchpack.pipeline.packing.balance.balance.Repair", Spoil)
     balanced = balance([5, 5, 1, 1, 4, 4], np.array([1, 1, 0, 0, 2, 2]), 12, 3)
     assert balanced.bin_index.tolist() == [1, 1, 0, 0, 2, 2]
 

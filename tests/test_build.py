@@ -20,23 +20,26 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from conftest import SMALL, Result, start
 
-from pipeline import files, launch, shards, transforms
-from pipeline.media import image
-from pipeline.media.resize import resolved
+from patchpack.pipeline.execution import launch, transforms
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.resize import resolved
+from patchpack.pipeline.stages import write as shards
+from patchpack.pipeline.storage import files
 
 Run = Callable[..., Result]
 
 
 def digests(folder: Path) -> dict[str, str]:
     """Returns a digest of every file that equal builds have equal."""
-    names = [path for path in folder.iterdir() if path.is_file() and path.name not in ("run.json", "report.html")]
+    places = [*folder.iterdir(), *(folder / "sequences").iterdir()]
+    names = [path for path in places if path.is_file() and path.name not in ("_run.json", "report.html")]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(names)}
 
 
 def wait_for_shards(output: Path, count: int) -> None:
     """Waits until a build has finished some shards; fails after a minute."""
     for _ in range(600):
-        if len(list(output.glob("part-*.parquet"))) >= count:
+        if len(list(output.glob("sequences/part-*.parquet"))) >= count:
             return
         time.sleep(0.1)
     pytest.fail(f"no {count} shards within a minute")
@@ -69,9 +72,9 @@ def test_a_killed_build_resumes_to_the_same_bytes(reference: Path, media: Path, 
     wait_for_shards(output, 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    (output / ".part-000-00000-00000.parquet.0123.tmp").write_bytes(b"half a shard")
+    (output / "sequences/.part-000-00000-00000.parquet.0123.tmp").write_bytes(b"half a shard")
     assert not (output / "manifest.json").exists()
-    done = {path: path.stat().st_mtime_ns for path in output.glob("part-*.parquet")}
+    done = {path: path.stat().st_mtime_ns for path in output.glob("sequences/part-*.parquet")}
 
     refused = run("report", output)
     assert (refused.code, refused.err) == (
@@ -124,7 +127,7 @@ def _is_worker_of(entry: str, launcher: int) -> bool:
         parent = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return False
-    return b"pipeline.worker" in command and parent == launcher
+    return b"patchpack.pipeline.execution.worker" in command and parent == launcher
 
 
 def test_every_input_is_packed_rejected_or_ignored(media: Path, tmp_path: Path, run: Run) -> None:
@@ -160,7 +163,7 @@ def test_every_input_is_packed_rejected_or_ignored(media: Path, tmp_path: Path, 
     assert (totals["num_inputs"], totals["num_rejects"]) == (good + 7, 5)
     stored = [
         segment["source"]
-        for path in sorted((tmp_path / "shards").glob("part-*.parquet"))
+        for path in sorted((tmp_path / "shards").glob("sequences/part-*.parquet"))
         for row in pq.read_table(path, columns=["segments"])["segments"].to_pylist()
         for segment in row
     ]
@@ -172,7 +175,7 @@ def test_every_input_is_packed_rejected_or_ignored(media: Path, tmp_path: Path, 
 def test_no_tokens_are_invented_at_the_edges_of_an_example(media: Path, reference: Path) -> None:
     """Every stored segment equals its source, decoded and cut by a loop that knows nothing of the pipeline."""
     seen = 0
-    for path in sorted(reference.glob("part-*.parquet")):
+    for path in sorted(reference.glob("sequences/part-*.parquet")):
         for row in pq.read_table(path).to_pylist():
             tokens = np.frombuffer(row["tokens"], np.uint8).reshape(512, 16, 16, 3)
             for segment in row["segments"]:
@@ -193,12 +196,16 @@ def test_overwrite_replaces_the_set_and_keeps_foreign_files(
 ) -> None:
     shutil.copytree(reference, tmp_path / "shards")
     (tmp_path / "shards/mine.txt").write_text("keep")
-    (tmp_path / "shards/part-mine.parquet").write_text("keep")
+    (tmp_path / "shards/sequences/part-mine.parquet").write_text("keep")
     ended = run("build", media, "--output", tmp_path / "shards", "--workers", 1, "--overwrite")
     assert ended.code == 0, ended.err
-    assert (tmp_path / "shards/mine.txt").read_text() == (tmp_path / "shards/part-mine.parquet").read_text() == "keep"
+    assert (
+        (tmp_path / "shards/mine.txt").read_text()
+        == (tmp_path / "shards/sequences/part-mine.parquet").read_text()
+        == "keep"
+    )
     listed = set(pq.read_table(tmp_path / "shards/shards.parquet")["path"].to_pylist())
-    assert {path.name for path in (tmp_path / "shards").glob("part-0*.parquet")} == listed
+    assert {f"sequences/{path.name}" for path in (tmp_path / "shards").glob("sequences/part-0*.parquet")} == listed
 
 
 def test_a_storage_error_fails_its_shard_and_resume_completes(
@@ -219,7 +226,7 @@ def test_a_storage_error_fails_its_shard_and_resume_completes(
     command = ("build", *sorted(media.iterdir()), "--output", tmp_path / "shards", "--workers", 1, *SMALL)
     ended = run(*command)
     assert ended.code == 1
-    assert ended.err.startswith(f"{tmp_path}/shards/part-000-")
+    assert ended.err.startswith(f"{tmp_path}/shards/sequences/part-000-")
     assert f"({victim}: too many open files); 1 of " in ended.err
     assert ended.err.endswith("so the set has no manifest; run the same command with --resume\n")
     assert ended.err.count("\n") == 1
@@ -270,7 +277,9 @@ def test_sequences_longer_than_a_position_can_count(media: Path, tmp_path: Path,
     ended = run("build", picture, "--output", tmp_path / "shards", "--workers", 1, *options)
     assert ended.code == 0, ended.err
     assert run("verify", tmp_path / "shards").code == 0
-    (row,) = pq.read_table(next((tmp_path / "shards").glob("part-*")), columns=["num_tokens", "segments"]).to_pylist()
+    (row,) = pq.read_table(
+        next((tmp_path / "shards").glob("sequences/part-*")), columns=["num_tokens", "segments"]
+    ).to_pylist()
     assert 32_767 < row["num_tokens"] <= 40_000
 
 
@@ -362,7 +371,7 @@ def test_views_limit_exclude_and_deep_tubelets(media: Path, tmp_path: Path, run:
     assert manifest["totals"]["num_inputs"] == 20
     assert [bound["view"] for bound in manifest["bounds"]] == [0, 1]
     by_view: dict[int, dict[str, int]] = {0: {}, 1: {}}
-    for path in sorted(output.glob("part-*.parquet")):
+    for path in sorted(output.glob("sequences/part-*.parquet")):
         for row in pq.read_table(path, columns=["segments", "num_segments"]).to_pylist():
             assert row["num_segments"] <= 5
             for segment in row["segments"]:

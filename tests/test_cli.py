@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Result
+from conftest import Result
 
 Run = Callable[..., Result]
 
@@ -20,7 +20,7 @@ def test_help_names_every_command_and_each_command_has_examples(run: Run) -> Non
     for command in COMMANDS:
         assert f"\n    {command} " in told
         own = run(command, "--help").out
-        assert f"\nexamples:\n  ./run_pipeline.sh {command} " in own
+        assert f"\nexamples:\n  patchpack {command} " in own
 
 
 def test_every_example_is_understood(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ BEHIND = "an option of Beam's before --; those come last; write ... --"
 )
 def test_what_is_not_known_is_told_with_what_is_near(typed: str, told: str, run: Run) -> None:
     ended = run(*typed.split())
-    assert (ended.code, ended.err) == (2, f"{told}; see run_pipeline.sh {typed.split()[0]} --help\n")
+    assert (ended.code, ended.err) == (2, f"{told}; see patchpack {typed.split()[0]} --help\n")
 
 
 def test_setup_says_where_it_belongs(run: Run) -> None:
@@ -152,8 +152,8 @@ def test_a_report_or_picture_that_cannot_be_written_is_told_before_anything_is_r
 
 def test_a_picture_is_written_though_nobody_reads_the_words(packed: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "inspect", packed, "0", "--image", tmp_path / "0.png"],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
+        [sys.executable, "-m", "patchpack", "inspect", packed, "0", "--image", tmp_path / "0.png"],
+        env=os.environ | {"PYTHONSAFEPATH": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

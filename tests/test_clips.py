@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.media import DecodeError
-from pipeline.media.clips import Clip, ClipRule, is_slow, take_clip
-from pipeline.media.timeline import VideoHeader
-from pipeline.probe import clips_of
-from pipeline.records import Example, Reference, Source
-from pipeline.sample import Resolution, sample
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.video.clips import Clip, ClipRule, is_slow, take_clip
+from patchpack.pipeline.media.video.timeline import VideoHeader
+from patchpack.pipeline.stages.probe import clips_of
+from patchpack.pipeline.stages.records import Example, Reference, Source
+from patchpack.pipeline.stages.sample import Resolution, sample
 
 
 def header_of(pts: list[int], base: int = 1000, last: int | None = None, entries: tuple[int, ...] = ()) -> VideoHeader:

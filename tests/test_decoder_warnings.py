@@ -10,7 +10,8 @@ import pytest
 from conftest import Result
 from media_files import photo
 
-from pipeline.media import DecodeError, image
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.image import decode as image
 
 Run = Callable[..., Result]
 
@@ -60,7 +61,7 @@ def test_what_is_kept_with_a_warning_is_recorded_and_counted(
     assert (built.code, built.err) == (0, "")
     extras = {
         segment["source"]: segment["extra"]
-        for path in (tmp_path / "kept").glob("part-*")
+        for path in (tmp_path / "kept").glob("sequences/part-*")
         for segments in pq.read_table(path, columns=["segments"])["segments"].to_pylist()
         for segment in segments
     }

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from media_files import photo, video, write_files
 
-from pipeline import dedupe
-from pipeline.records import Example, Outcome, Reject, Source
+from patchpack.pipeline.stages import dedupe
+from patchpack.pipeline.stages.records import Example, Outcome, Reject, Source
 
 
 def examples(key: str, digest: str, clips: int = 1) -> list[Outcome]:
@@ -65,7 +65,7 @@ def test_a_build_keeps_one_of_equal_files(workers: int, tmp_path: Path, run) -> 
         ("media/g.jpg", "probe", "empty", "0 bytes"),
         ("media/h.jpg", "probe", "empty", "0 bytes"),
     ]
-    segments = pq.read_table(next((tmp_path / "set").glob("part-*.parquet")))["segments"].to_pylist()
+    segments = pq.read_table(next((tmp_path / "set").glob("sequences/part-*.parquet")))["segments"].to_pylist()
     packed = sorted(segment["source"] for row in segments for segment in row)
     assert packed == ["media/a/two.png", "media/d.mp4", "media/d.mp4", "media/f.jpg"]
 

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline import demo
-from pipeline.demo import draw_media
-from pipeline.media import clips, image, kind_of, timeline, video
+from patchpack.pipeline import demo
+from patchpack.pipeline.demo import draw_media
+from patchpack.pipeline.media import kind_of
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.video import clips, timeline
+from patchpack.pipeline.media.video import decode as video
 
 ROOT = str(Path(__file__).parent.parent)
 CLASSES = ["checks", "circles", "stripes", "triangles"]
@@ -120,13 +123,12 @@ def test_a_second_call_draws_nothing(media: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_command_draws_and_says_so_in_one_line(tmp_path: Path, media: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": ROOT}
-    command = [sys.executable, "-m", "pipeline.demo"]
-    done = subprocess.run([*command, str(media)], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "patchpack.pipeline.demo"]
+    done = subprocess.run([*command, str(media)], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{media}: 48 files\n", "")
     (tmp_path / "file").write_bytes(b"x")
-    done = subprocess.run([*command, str(tmp_path / "file")], env=environment, capture_output=True, text=True)
+    done = subprocess.run([*command, str(tmp_path / "file")], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout == "" and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"{tmp_path / 'file'}: ")
-    assert subprocess.run(command, env=environment, capture_output=True).returncode == 2
+    assert subprocess.run(command, capture_output=True).returncode == 2

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.packing import Packing, check_packing, pack
-from pipeline.packing.closing import Menu, choose
-from pipeline.packing.elastic import DEBT, ElasticPacking, Menus, fill
-from pipeline.sample import nearest_grid
+from patchpack.pipeline.packing import Packing, check_packing, pack
+from patchpack.pipeline.packing.counts.closing import Menu, choose
+from patchpack.pipeline.packing.counts.elastic import DEBT, ElasticPacking, Menus, fill
+from patchpack.pipeline.stages.sample import nearest_grid
 
 CAPACITY = 24
 

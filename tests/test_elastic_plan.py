@@ -8,10 +8,10 @@ from fractions import Fraction
 import pytest
 from planned import make_example
 
-from pipeline.config import PlanConfig
-from pipeline.plan import GroupPlan, plan_group
-from pipeline.records import Reference
-from pipeline.sample import Resolution, menu, nearest_grid, sample
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.stages.plan import GroupPlan, plan_group
+from patchpack.pipeline.stages.records import Reference
+from patchpack.pipeline.stages.sample import Resolution, menu, nearest_grid, sample
 
 CONFIG = PlanConfig(sequence_length=1024)
 PATCH = (1, 16, 16)

@@ -11,7 +11,7 @@ import pytest
 from conftest import SMALL, Result
 from PIL import Image
 
-from pipeline import transforms
+from patchpack.pipeline.execution import transforms
 
 Run = Callable[..., Result]
 
@@ -51,7 +51,7 @@ def test_wrong_use_is_one_line_and_exit_2(case: str, media: Path, tmp_path: Path
         ),
         "unknown": (
             (media, "--sequence-lenght", 4),
-            "--sequence-lenght: no such option; the nearest is --sequence-length; see run_pipeline.sh build --help",
+            "--sequence-lenght: no such option; the nearest is --sequence-length; see patchpack build --help",
         ),
         "beam": (
             (media, "--", "--max-segments", "3"),
@@ -124,11 +124,11 @@ def test_too_many_rejects_fail_a_build_that_is_otherwise_finished(tmp_path: Path
     )
     assert "98" in ended.out
     assert not (tmp_path / "shards/manifest.json").exists()
-    written = next((tmp_path / "shards").glob("part-*")).stat().st_mtime_ns
+    written = next((tmp_path / "shards").glob("sequences/part-*")).stat().st_mtime_ns
     again = ("build", "--output", tmp_path / "shards", "--workers", 1, "--resume")
     assert run(*again).code == 1
     assert run(*again, "--max-reject-fraction", 0.02).code == 0
-    assert next((tmp_path / "shards").glob("part-*")).stat().st_mtime_ns == written
+    assert next((tmp_path / "shards").glob("sequences/part-*")).stat().st_mtime_ns == written
     assert run("verify", tmp_path / "shards").code == 0
 
 
@@ -139,7 +139,7 @@ def test_nothing_but_rejects_is_a_failure_that_names_the_first(tmp_path: Path, r
     assert (ended.code, ended.err) == (
         1,
         f"{tmp_path}/shards: nothing to write, all 1 inputs were rejected (first: bad/a.jpg: empty, 0 bytes); "
-        "at least one must be readable; see plan/rejects-*.parquet\n",
+        "at least one must be readable; see _plan/rejects-*.parquet\n",
     )
 
 
@@ -148,7 +148,9 @@ def test_a_worker_of_other_versions_fails_with_one_line(
     workers: int, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = transforms.library_versions("pillow")
-    monkeypatch.setattr("pipeline.launch.library_versions", lambda backend: mine | {"pillow": "1.0"})
+    monkeypatch.setattr(
+        "patchpack.pipeline.execution.launch.library_versions", lambda backend: mine | {"pillow": "1.0"}
+    )
     ended = run("build", media, "--output", tmp_path / "shards", "--workers", workers, "--media-backend", "pillow")
     assert ended.code == 1
     assert (

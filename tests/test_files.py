@@ -16,10 +16,10 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
 from apache_beam.utils import retry
 from media_files import photo, video
 
-from pipeline import files
-from pipeline.media import image
-from pipeline.media import timeline as video_media
-from pipeline.source import list_input, parse_input
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.video import timeline as video_media
+from patchpack.pipeline.stages.list import list_input, parse_input
+from patchpack.pipeline.storage import files
 
 ROOT = str(Path(__file__).parent.parent)
 
@@ -168,11 +168,11 @@ def test_a_write_that_is_killed_is_swept_and_nothing_else_is(tmp_path: Path) -> 
     files.write(str(tmp_path / ".hidden"), b"x")
     files.write(str(tmp_path / "notes.tmp"), b"x")
     script = (
-        "import os, sys; from pipeline import files\n"
+        "import os, sys; from patchpack.pipeline.storage import files\n"
         f"with files.writing({str(tmp_path / 'part.parquet')!r}) as file:\n"
         "    file.write(b'half'); file.flush(); os._exit(9)"
     )
-    assert subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": ROOT}).returncode == 9
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 9
     assert len(os.listdir(tmp_path)) == 4
     files.sweep(str(tmp_path))
     assert files.names(str(tmp_path)) == [".hidden", "kept.parquet", "notes.tmp"]
@@ -194,13 +194,12 @@ def test_a_missing_file_is_file_not_found(folder: str) -> None:
 
 def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
     script = (
-        "import sys; from pipeline import files\n"
+        "import sys; from patchpack.pipeline.storage import files\n"
         f"with files.locked({str(tmp_path)!r}) as mine:\n"
         "    print(mine, flush=True); sys.stdin.readline()"
     )
-    environment = os.environ | {"PYTHONPATH": ROOT}
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None and other.stdin is not None
         assert other.stdout.readline() == "True\n"
@@ -370,11 +369,10 @@ def test_errors_of_a_store_are_os_errors_never_bad_content(store: dict[str, byte
 
 def test_local_tools_start_without_beam(tmp_path: Path) -> None:
     script = (
-        "import sys, json; from pipeline import files, source\n"
+        "import sys, json; from patchpack.pipeline.storage import files; from patchpack.pipeline.stages import list as source\n"
         f"files.write({str(tmp_path / 'a.jpg')!r}, b'x')\n"
         f"list(source.list_input(source.parse_input(0, {str(tmp_path)!r}), ()))\n"
         "print(json.dumps([name for name in sys.modules if name.startswith('apache_beam')]))"
     )
-    environment = os.environ | {"PYTHONPATH": ROOT}
-    done: Any = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    done: Any = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert json.loads(done.stdout) == [], done.stderr

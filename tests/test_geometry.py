@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import FormatError, Layout
-from schemas.geometry import ceil_div, grid_of, grid_positions
+from patchpack.schemas import FormatError, Layout
+from patchpack.schemas.geometry import ceil_div, grid_of, grid_positions
 
 LAYOUT = Layout(sequence_length=24, max_segments=5, tubelet=(2, 4, 8), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 

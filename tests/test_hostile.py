@@ -15,14 +15,17 @@ from hostile_png import chunk, chunks, png
 from media_files import photo, saved
 from PIL import Image
 
-from pipeline.config import PlanConfig
-from pipeline.media import DecodeError, damage, image, timeline
-from pipeline.media.clips import ClipRule
-from pipeline.patchify import patchify
-from pipeline.probe import probe
-from pipeline.reading import read_input
-from pipeline.records import REASONS, Example, Reject, Source
-from pipeline.shards import decode_example
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.image import damage
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.patchify import patchify
+from patchpack.pipeline.media.video import timeline
+from patchpack.pipeline.media.video.clips import ClipRule
+from patchpack.pipeline.stages.probe import probe
+from patchpack.pipeline.stages.records import REASONS, Example, Reject, Source
+from patchpack.pipeline.stages.write import decode_example
+from patchpack.pipeline.storage.reading import read_input
 
 CONFIG = PlanConfig()
 CORPUS = corpus()
@@ -102,7 +105,7 @@ def test_files_over_max_bytes_are_not_read(tmp_path: Path, monkeypatch: pytest.M
     (found,) = probe(source, str(tmp_path / "a.jpg"), ClipRule(), 10**6, size)
     assert isinstance(found, Example)
     # no reading at all: the content would not survive it
-    monkeypatch.setattr("pipeline.probe.kind_of", lambda head: 1 / 0)
+    monkeypatch.setattr("patchpack.pipeline.stages.probe.kind_of", lambda head: 1 / 0)
     (found,) = probe(source, str(tmp_path / "a.jpg"), ClipRule(), 10**6, size - 1)
     assert isinstance(found, Reject)
     assert (found.reason, found.detail) == ("too_large", f"{size} bytes; --max-bytes is {size - 1}")

@@ -16,9 +16,9 @@ from hostile_files import corpus, write_corpus, write_places
 from media_files import hostile_contents, photo, write_files
 from PIL import Image
 
-from pipeline import launch
-from pipeline.source import printable
-from schemas.manifest import read_manifest
+from patchpack.pipeline.execution import launch
+from patchpack.pipeline.stages.list import printable
+from patchpack.schemas.manifest import read_manifest
 
 # what the issue allows a worker, Beam and all else included
 MAX_BYTES = 10**9
@@ -36,7 +36,7 @@ def built(*arguments: object) -> tuple[int, int]:
 def stored_pictures(folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Yields every segment of a set and its first frame, (H, W, 3) uint8."""
     layout = read_manifest(str(folder)).layouts[0]
-    for path in sorted(folder.glob("part-*.parquet")):
+    for path in sorted(folder.glob("sequences/part-*.parquet")):
         table = pq.read_table(path, columns=["tokens", "segments"])
         for row, segments in zip(table["tokens"], table["segments"].to_pylist(), strict=True):
             tokens_LP = np.frombuffer(row.as_py(), np.uint8).reshape(layout.sequence_length, -1)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hostile_fuzz import findings, mutant, originals
 
-from pipeline.isolation import Helper, Limits
-from pipeline.media import DecodeError
+from patchpack.pipeline.execution.sandbox import Helper, Limits
+from patchpack.pipeline.media import DecodeError
 
 # of each original; 36 originals
 NUM_MUTANTS = 200

@@ -17,8 +17,9 @@ from media_files import (
 )
 from PIL import Image, ImageOps, PngImagePlugin
 
-from pipeline.media import DecodeError, image, kind_of
-from pipeline.records import REASONS
+from patchpack.pipeline.media import DecodeError, kind_of
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.stages.records import REASONS
 
 KINDS = [
     ("JPEG", "RGB"),

@@ -9,12 +9,13 @@ import pytest
 from media_files import animated_gif, photo, pixels, saved
 from PIL import Image
 
-from pipeline.config import PlanConfig
-from pipeline.media import DecodeError, image
-from pipeline.media.clips import ClipRule
-from pipeline.probe import probe
-from pipeline.records import Example, Source
-from pipeline.shards import decode_example
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.video.clips import ClipRule
+from patchpack.pipeline.stages.probe import probe
+from patchpack.pipeline.stages.records import Example, Source
+from patchpack.pipeline.stages.write import decode_example
 
 SIZE = (40, 60)
 

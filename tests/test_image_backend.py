@@ -14,12 +14,15 @@ from conftest import SMALL
 from media_files import exif_of, pixels, saved
 from PIL import Image
 
-from pipeline import transforms
-from pipeline.config import PlanConfig
-from pipeline.media import DecodeError, heif, image, kind_of, resize
-from pipeline.media.clips import ClipRule
-from pipeline.probe import probe
-from pipeline.records import Source
+from patchpack.pipeline import versions
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.execution import transforms
+from patchpack.pipeline.media import DecodeError, kind_of, resize
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.image import heif
+from patchpack.pipeline.media.video.clips import ClipRule
+from patchpack.pipeline.stages.probe import probe
+from patchpack.pipeline.stages.records import Source
 
 Run = Callable[..., Any]
 
@@ -58,18 +61,18 @@ def test_a_resumed_build_keeps_the_planned_backend(
     monkeypatch.setattr(resize, "_torch", lambda: pytest.fail("asked for torch"))
     assert run(*command, "--resume").code == 0
     assert json.loads((tmp_path / "shards/manifest.json").read_text())["config"]["media_backend"] == "pillow"
-    assert json.loads((tmp_path / "shards/plan/plan.json").read_text())["config"]["media_backend"] == "pillow"
+    assert json.loads((tmp_path / "shards/_plan/plan.json").read_text())["config"]["media_backend"] == "pillow"
     other = run(*command, "--resume", "--media-backend", "auto", "--decode-quality", "exact")
     assert other.code == 2 and "--decode-quality" in other.err
 
 
 def test_a_worker_without_torch_fails_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.config import PlanConfig
+    from patchpack.pipeline.config import PlanConfig
 
-    launcher = transforms.library_versions("fast")
-    assert set(launcher) - set(transforms.library_versions("pillow")) == {"torch"}
+    launcher = versions.library_versions("fast")
+    assert set(launcher) - set(versions.library_versions("pillow")) == {"torch"}
     worker = transforms._MaterialiseFn("", [], PlanConfig(media_backend="fast"), launcher | {"torch": "2.0"})
-    monkeypatch.setattr(transforms, "_version", lambda name: "none" if name == "torch" else launcher[name])
+    monkeypatch.setattr(versions, "_version", lambda name: "none" if name == "torch" else launcher[name])
     with pytest.raises(RuntimeError, match=r"^worker: torch none \(launcher: 2.0\); [^\n]*$"):
         worker.setup()
 

@@ -8,7 +8,9 @@ import pytest
 from media_files import SHARED_MEDIA, photo, pixels, saved
 from PIL import Image, ImageCms
 
-from pipeline.media import DecodeError, colour, image
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.image import colour
+from patchpack.pipeline.media.image import decode as image
 
 # Adobe RGB (1998) adapted to D50, as its own profile states it; sRGB likewise (IEC 61966-2-1)
 ADOBE_TO_XYZ = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])

@@ -9,7 +9,9 @@ import pytest
 from media_files import SHARED_MEDIA, photo, pixels, saved
 from PIL import Image, ImageCms
 
-from pipeline.media import DecodeError, animated, image, jpeg_header, kind_of
+from patchpack.pipeline.media import DecodeError, kind_of
+from patchpack.pipeline.media.image import animated, jpeg_header
+from patchpack.pipeline.media.image import decode as image
 
 SIZE = (48, 72)
 SOUND = photo(SIZE)

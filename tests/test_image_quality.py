@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from media_files import SHARED_MEDIA, exif_of, photo, saved
 from PIL import Image
 
-from pipeline.media import DecodeError, image, jpeg
-from pipeline.media.resize import Pixels, resize, resize_strips
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.image import jpeg
+from patchpack.pipeline.media.resize import Pixels, resize, resize_strips
 
 # --decode-quality -> least dB at the 5th percentile and of the worst picture (issue 4)
 LEAST_DB = {"exact": (55, 53), "default": (50.7, 47), "fast": (45, 42)}

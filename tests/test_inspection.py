@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from small_set import CLASSES, CONFIG, read_rows, rewrite_shard, stored_rows
 
-from pipeline import inspection_picture
-from pipeline.inspection import describe, draw, print_description
-from pipeline.media import image
-from pipeline.patchify import unpatchify
-from schemas import FormatError, read_shard_table
+from patchpack.pipeline.inspection import image as inspection_picture
+from patchpack.pipeline.inspection.sequence import describe, draw, print_description
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.patchify import unpatchify
+from patchpack.schemas import FormatError, read_shard_table
 
 
 def names(folder: Path) -> list[str]:

@@ -9,18 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from media_files import photo, video, write_files
 
-from pipeline import files
-from pipeline.config import PlanConfig
-from pipeline.isolation import Helper, Limits, isolated
-from pipeline.media import DecodeError
-from pipeline.media.clips import ClipRule
-from pipeline.media.video import Wanted
-from pipeline.probe import probe
-from pipeline.records import Source
-from pipeline.shards import _read_frames
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.execution.sandbox import Helper, Limits, isolated
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.video.clips import ClipRule
+from patchpack.pipeline.media.video.decode import Wanted
+from patchpack.pipeline.stages.probe import probe
+from patchpack.pipeline.stages.records import Source
+from patchpack.pipeline.stages.write import _read_frames
+from patchpack.pipeline.storage import files
 
 ENOUGH = Limits(60, 2**32)
 
@@ -117,12 +116,12 @@ def test_errors_of_the_storage_come_back_as_themselves(helper: Helper, tmp_path:
 
 def test_a_helper_ends_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import os, sys, time; from pipeline.isolation import Helper, Limits; one = Helper(Limits(2, 2**32)); "
+        "import os, sys, time; from patchpack.pipeline.execution.sandbox import Helper, Limits; one = Helper(Limits(2, 2**32)); "
         "print(one.call(os.getpid), flush=True); sys.stdin.readline(); one.call(time.sleep, 1000)"
     )
     for busy in (False, True):
         parent = subprocess.Popen(
-            [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+            [sys.executable, "-c", code], text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         assert parent.stdout and parent.stdin

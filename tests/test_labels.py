@@ -9,7 +9,7 @@ import pytest
 from conftest import Result
 from PIL import Image
 
-from pipeline.labels import check_labels, label_gaps, label_of, read_class_names
+from patchpack.pipeline.stages.labels import check_labels, label_gaps, label_of, read_class_names
 
 Run = Callable[..., Result]
 
@@ -31,7 +31,7 @@ def labels_of(output: Path) -> dict[str, list[int]]:
     """Returns the stored labels by file name."""
     return {
         segment["source"].rpartition("/")[2]: segment["labels"]
-        for path in output.glob("part-*.parquet")
+        for path in output.glob("sequences/part-*.parquet")
         for segments in pq.read_table(path, columns=["segments"])["segments"].to_pylist()
         for segment in segments
     }

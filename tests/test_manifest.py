@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from schemas import FormatError, Layout, Manifest, read_manifest, read_shard_table
-from schemas.manifest import (
+from patchpack.schemas import FormatError, Layout, Manifest, read_manifest, read_shard_table
+from patchpack.schemas.manifest import (
     REJECT_TABLE_SCHEMA,
     SHARD_TABLE_SCHEMA,
     canonical_json,
@@ -30,7 +30,7 @@ MANIFEST = Manifest(
     config={"resolution": "native", "exclude": ["*.gif"]},
 )
 SHARD = {
-    "path": "part-000-00000-00000.parquet",
+    "path": "sequences/part-000-00000-00000.parquet",
     "digest": "ab" * 16,
     "fingerprint": "cd" * 16,
     "bytes": 1234,
@@ -76,7 +76,7 @@ def test_a_folder_without_a_manifest_is_unfinished_or_no_set(tmp_path: Path) -> 
     file, begun = tmp_path / "file", tmp_path / "begun"
     file.touch()
     begun.mkdir()
-    (begun / "run.json").write_text("{}")
+    (begun / "_run.json").write_text("{}")
     for folder in (tmp_path, tmp_path / "missing", file):
         assert refusal(read_manifest, str(folder)) == (
             f"{folder}: no packed set; a set is a folder with manifest.json; check the path"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing_oracles import slow_correlation
 
-from pipeline.packing.mixing import Mixing
+from patchpack.pipeline.packing.balance.mixing import Mixing
 
 Bins = list[list[tuple[int, int]]]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pipeline.options import Parser, add_options, amount, option, output_affecting, typed_options
+from patchpack.options import Parser, add_options, amount, option, output_affecting, typed_options
 
 
 def _pair(text: str) -> tuple[int, ...]:

@@ -11,8 +11,9 @@ from conftest import Result
 from PIL import Image
 from test_resume import snapshot
 
-from pipeline import files, launch, transforms
-from pipeline import folder as output_folder
+from patchpack.pipeline.execution import folder as output_folder
+from patchpack.pipeline.execution import launch, transforms
+from patchpack.pipeline.storage import files
 
 Run = Callable[..., Result]
 
@@ -42,7 +43,7 @@ def old(media: Path, run: Run) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Returns what equal builds have equal."""
-    return {name: data for name, (data, _) in snapshot(folder).items() if name not in ("run.json", "mine.txt")}
+    return {name: data for name, (data, _) in snapshot(folder).items() if name not in ("_run.json", "mine.txt")}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_what_ends_the_writing_says_that_the_new_set_is_unfinished(
         f"interrupted; {old} is unfinished; build --output {old} --resume goes on\n",
     )
     monkeypatch.undo()
-    assert not list(old.glob("part-*.parquet")) and not (old / "manifest.json").exists()
+    assert not list(old.glob("sequences/part-*.parquet")) and not (old / "manifest.json").exists()
     assert run("build", "--output", old, "--resume", "--workers", 1).code == 0
     assert run("build", media / "other", "--output", media / "new", *OPTIONS).code == 0
     assert contents(old) == contents(media / "new")
@@ -119,8 +120,8 @@ def test_a_run_that_dies_anywhere_while_sets_change_places_can_go_on(
     old: Path, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every call that changes a file is made the last one, in turn."""
-    assert run("plan", media / "other", "--output", old / "plan-next", *OPTIONS).code == 0
-    planned = {name.removeprefix("plan-next/"): data for name, (data, _) in snapshot(old / "plan-next").items()}
+    assert run("plan", media / "other", "--output", old / "_plan-next", *OPTIONS).code == 0
+    planned = {name.removeprefix("_plan-next/"): data for name, (data, _) in snapshot(old / "_plan-next").items()}
     changing = {name: getattr(files, name) for name in ("remove", "write")}
 
     def taken_over(folder: Path, calls: int) -> int:
@@ -142,7 +143,7 @@ def test_a_run_that_dies_anywhere_while_sets_change_places_can_go_on(
             output_folder.settle(str(folder))
         except Died:
             # some complete plan is there to go on from
-            assert (Path(output_folder.plan_home(str(folder))) / "plan/plan.json").exists()
+            assert (Path(output_folder.plan_home(str(folder))) / "_plan/plan.json").exists()
         finally:
             for name, call in changing.items():
                 monkeypatch.setattr(files, name, call)
@@ -164,9 +165,9 @@ def test_a_run_that_dies_anywhere_while_sets_change_places_can_go_on(
 def test_an_overwrite_that_was_killed_while_planning_is_swept_by_the_next_build(
     old: Path, media: Path, run: Run
 ) -> None:
-    (old / "plan-next/plan").mkdir(parents=True)
-    (old / "plan-next/plan/part-000-00000.parquet").write_bytes(b"half a plan")
+    (old / "_plan-next/_plan").mkdir(parents=True)
+    (old / "_plan-next/_plan/part-000-00000.parquet").write_bytes(b"half a plan")
     before = contents(old)
     # the set that is there goes on as if nothing had been tried
     assert run("build", "--output", old, "--resume", "--workers", 1).code == 0
-    assert contents(old) == {name: data for name, data in before.items() if not name.startswith("plan-next")}
+    assert contents(old) == {name: data for name, data in before.items() if not name.startswith("_plan-next")}

@@ -10,7 +10,7 @@ import pytest
 from apache_beam.runners.portability.stager import Stager
 from conftest import ROOT
 
-from pipeline.runner import parse_beam_options
+from patchpack.pipeline.execution.runner import parse_beam_options
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_the_sdist_holds_every_module_and_imports_in_an_empty_folder(sdist: Path
         packed = {name.partition("/")[2] for name in archive.getnames()}
     modules = {
         str(path.relative_to(ROOT))
-        for folder in ("pipeline", "schemas", "trainer")
+        for folder in ("patchpack", "pipeline", "schemas", "trainer")
         for path in (ROOT / folder).rglob("*.py")
     }
     assert modules <= packed
@@ -35,7 +35,10 @@ def test_the_sdist_holds_every_module_and_imports_in_an_empty_folder(sdist: Path
         check=True,
         cwd=tmp_path,
     )
-    code = "import pipeline.transforms, pipeline.shards, schemas, trainer; print(pipeline.__file__, pipeline.transforms.library_versions())"
+    code = (
+        "import patchpack.pipeline.execution.transforms as transforms, patchpack.schemas, patchpack.trainer; "
+        "print(patchpack.__file__, transforms.library_versions())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

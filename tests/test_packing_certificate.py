@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing_oracles import fewest_bins, questions
 
-from pipeline.packing import Certificate, Packing, check_certificate, pack
-from pipeline.packing.bounds import closed_form_bound, rounded_bound, threshold_bound
-from pipeline.packing.certificate import bound_of
-from pipeline.packing.instance import Histogram, histogram_of, read_instance
+from patchpack.pipeline.packing import Certificate, Packing, check_certificate, pack
+from patchpack.pipeline.packing.bounds import closed_form_bound, rounded_bound, threshold_bound
+from patchpack.pipeline.packing.certificate import bound_of
+from patchpack.pipeline.packing.instance import Histogram, histogram_of, read_instance
 
 
 def most_valuable(histogram: Histogram, duals: list[int]) -> int:

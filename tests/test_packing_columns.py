@@ -8,13 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.packing import check_certificate
-from pipeline.packing.bounds import closed_form_bound
-from pipeline.packing.columns import improve
-from pipeline.packing.greedy import best_fit
-from pipeline.packing.instance import Histogram, histogram_of, read_instance
-from pipeline.packing.master import Master
-from pipeline.packing.pricing import ONE, Meter, NarrowTable, Pattern, Shape, WideTable, first_fit, price, shape_of
+from patchpack.pipeline.packing import check_certificate
+from patchpack.pipeline.packing.bounds import closed_form_bound
+from patchpack.pipeline.packing.exact.columns import improve
+from patchpack.pipeline.packing.exact.master import Master
+from patchpack.pipeline.packing.exact.pricing import (
+    ONE,
+    Meter,
+    NarrowTable,
+    Pattern,
+    Shape,
+    WideTable,
+    first_fit,
+    price,
+    shape_of,
+)
+from patchpack.pipeline.packing.greedy import best_fit
+from patchpack.pipeline.packing.instance import Histogram, histogram_of, read_instance
 
 
 def meter() -> Meter:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing_oracles import best_fit_one_by_one, questions
 
-from pipeline.packing.fill import fill
-from pipeline.packing.greedy import best_fit, best_fit_rows, decreasing_orders, fold
-from pipeline.packing.instance import Histogram, histogram_of, read_instance
-from pipeline.packing.slots import BLOCK_BITS, Patterns, assign
+from patchpack.pipeline.packing.exact.fill import fill
+from patchpack.pipeline.packing.greedy import best_fit, best_fit_rows, decreasing_orders, fold
+from patchpack.pipeline.packing.instance import Histogram, histogram_of, read_instance
+from patchpack.pipeline.packing.slots import BLOCK_BITS, Patterns, assign
 
 
 def assert_packs(histogram: Histogram, patterns: Patterns) -> None:

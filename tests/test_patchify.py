@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planned import slow_tokens
 
-from pipeline.patchify import patchify, unpatchify
+from patchpack.pipeline.media.patchify import patchify, unpatchify
 
 side = st.integers(1, 4)
 tubelets = st.tuples(st.integers(1, 3), side, side)

@@ -10,9 +10,9 @@ import pytest
 from media_files import SHARED_MEDIA, number_shown, video
 from video_oracles import WEIGHTS, psnr, reference_pixels
 
-from pipeline.media.picture import Colour, Scaler, colour_of, oriented_size
-from pipeline.media.timeline import probe
-from pipeline.media.video import decode_clip
+from patchpack.pipeline.media.video.decode import decode_clip
+from patchpack.pipeline.media.video.frame import Colour, Scaler, colour_of, oriented_size
+from patchpack.pipeline.media.video.timeline import probe
 
 # issue "Media": the worst of all clips
 LEAST_DB = 45.0

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planned import make_example, make_reference
 
-from pipeline import plan as plan_module
-from pipeline.config import BuildConfig, PlanConfig
-from pipeline.plan import (
+from patchpack.pipeline.config import BuildConfig, PlanConfig
+from patchpack.pipeline.stages import plan as plan_module
+from patchpack.pipeline.stages.plan import (
     PLAN_SCHEMA,
     GroupPlan,
     ShardPlan,
@@ -26,9 +26,9 @@ from pipeline.plan import (
     sequence_bytes,
     write_group_plan,
 )
-from pipeline.records import Clash, Ignored, Outcome, Reference, reject
-from pipeline.sample import shuffled
-from pipeline.shards import fingerprint
+from patchpack.pipeline.stages.records import Clash, Ignored, Outcome, Reference, reject
+from patchpack.pipeline.stages.sample import shuffled
+from patchpack.pipeline.stages.write import fingerprint
 
 # 12 tokens and at most 2 examples a sequence; 5 examples a chunk; 2 sequences of 240 bytes a shard
 CONFIG = PlanConfig(
@@ -184,7 +184,7 @@ def test_a_set_that_fits_one_shard_is_cut_into_shards_of_a_few_hundred_pictures(
     shards = cut(photos(2000, 375, 500))
     assert len(shards) == 8 and {shard.num_sequences for shard in shards} == {27, 28}
     assert len(cut(photos(256, 375, 500))) == 1
-    assert [shard._replace(group=0) for shard in shards] == cut(photos(2000, 375, 500)[::-1], workers=99)
+    assert [shard._replace(group=0) for shard in shards] == cut(photos(2000, 375, 500)[::-1], workers=3)
 
 
 def test_large_pictures_and_clips_are_cut_finer_by_their_pixels() -> None:
@@ -279,7 +279,7 @@ def test_a_group_depends_on_seed_and_key_alone(key: str, seed: int, groups: int)
 @given(members=arrivals())
 def test_a_plan_survives_its_file(tmp_path_factory: pytest.TempPathFactory, members: list[Outcome]) -> None:
     folder = str(tmp_path_factory.mktemp("out"))
-    os.mkdir(f"{folder}/plan")
+    os.mkdir(f"{folder}/_plan")
     plans = [plan_group(group, members[group::2], CONFIG, None) for group in (0, 1)]
     for plan in reversed(plans):
         write_group_plan(plan, folder)
@@ -294,9 +294,9 @@ def test_the_bytes_of_a_plan_depend_on_nothing_but_the_plan(tmp_path: Path) -> N
     members = [make_reference(f"{n}", (1, 2, 2)) for n in range(7)]
     contents = []
     for name, arrived in (("a", members), ("b", members[::-1])):
-        (tmp_path / name / "plan").mkdir(parents=True)
+        (tmp_path / name / "_plan").mkdir(parents=True)
         write_group_plan(plan_group(0, arrived, CONFIG, None), str(tmp_path / name))
-        contents.append({path.name: path.read_bytes() for path in (tmp_path / name / "plan").iterdir()})
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / name / "_plan").iterdir()})
     assert contents[0] == contents[1]
     assert set(contents[0]) == {"part-000-00000.parquet", "rejects-000-00000.parquet"}
 
@@ -317,7 +317,7 @@ def test_a_fingerprint_ignores_where_the_files_are() -> None:
     moved = [row | {"root": 5, "path": b"elsewhere"} for row in ROWS]
     assert fingerprint(moved, CONFIG, {"numpy": "2"}) == fingerprint(ROWS, CONFIG, {"numpy": "2"})
     config = BuildConfig(**dataclasses.asdict(CONFIG), resume=True)
-    others = dataclasses.replace(config, workers=99, resume=False, overwrite=True, max_reject_fraction=1.0)
+    others = dataclasses.replace(config, workers=3, resume=False, overwrite=True, max_reject_fraction=1.0)
     assert fingerprint(ROWS, config, {}) == fingerprint(ROWS, others, {}) == fingerprint(ROWS, CONFIG, {})
 
 

@@ -18,14 +18,15 @@ from media_files import (
     write_odd_names,
 )
 
-from pipeline import files
-from pipeline.media import DecodeError, image
-from pipeline.media.clips import ClipRule
-from pipeline.media.video import decode_clip
-from pipeline.probe import example_id, probe
-from pipeline.reading import read_input
-from pipeline.records import REASONS, Example, Outcome, Reject, Source, reject
-from pipeline.source import list_input, parse_input, source_path
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.video.clips import ClipRule
+from patchpack.pipeline.media.video.decode import decode_clip
+from patchpack.pipeline.stages.list import list_input, parse_input, source_path
+from patchpack.pipeline.stages.probe import example_id, probe
+from patchpack.pipeline.stages.records import REASONS, Example, Outcome, Reject, Source, reject
+from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage.reading import read_input
 
 MAX_PIXELS = 178_956_970
 

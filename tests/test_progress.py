@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from pipeline import progress
+from patchpack.pipeline.execution import progress
 
 
 def test_a_log_tells_what_is_done_of_how_much(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,12 @@ from apache_beam.utils import retry
 from conftest import Result
 from PIL import Image
 
-from pipeline import launch, reading, shards, transforms
-from pipeline.media import DecodeError
-from pipeline.reading import MOST_IN_A_ROW, StorageGone, read_input
+from patchpack.pipeline.errors import BuildFailed
+from patchpack.pipeline.execution import launch, transforms
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.stages import write as shards
+from patchpack.pipeline.storage import reading
+from patchpack.pipeline.storage.reading import MOST_IN_A_ROW, StorageGone, read_input
 
 Run = Callable[..., Result]
 
@@ -42,7 +45,8 @@ def photos(tmp_path: Path) -> Path:
 
 def contents(output: Path) -> dict[str, bytes]:
     """Returns what equal builds have equal."""
-    return {path.name: path.read_bytes() for path in output.iterdir() if path.is_file() and path.name != "run.json"}
+    places = [*output.iterdir(), *(output / "sequences").iterdir()]
+    return {path.name: path.read_bytes() for path in places if path.is_file() and path.name != "_run.json"}
 
 
 def rejects_of(output: Path) -> list[tuple[str, str, str]]:
@@ -145,7 +149,7 @@ def test_a_folder_that_vanishes_fails_the_build_and_resume_completes_it(
     assert ended.code == 1 and ended.err.count("\n") == 1
     assert f"{photos}: gone, or an empty folder; the inputs lie there" in ended.err
     assert "--max-reject-fraction" not in ended.err
-    assert not (tmp_path / "out/manifest.json").exists() and not list((tmp_path / "out").glob("part-*"))
+    assert not (tmp_path / "out/manifest.json").exists() and not list((tmp_path / "out").glob("sequences/part-*"))
     shutil.rmtree(photos, ignore_errors=True)
     (tmp_path / "elsewhere").rename(photos)
     assert run("build", "--output", tmp_path / "out", "--resume", "--workers", 1).code == 0
@@ -159,7 +163,7 @@ def test_a_file_that_is_lost_stays_lost_until_it_is_back(photos: Path, tmp_path:
     command = ("build", "--output", tmp_path / "out", "--resume", "--workers", 1)
     assert run(*command).code == 0
     assert rejects_of(tmp_path / "out") == [("photos/2.png", "materialise", "not_found")]
-    shard = next((tmp_path / "out").glob("part-*"))
+    shard = next((tmp_path / "out").glob("sequences/part-*"))
     written = shard.stat().st_mtime_ns
     assert run(*command).code == 0
     # another file of that name is not the planned one
@@ -249,11 +253,11 @@ def test_a_bug_while_a_shard_is_written_is_called_one(
     ended = run("build", photos, "--output", tmp_path / "out", *OPTIONS)
     assert ended.code == 1 and ended.err.count("\n") == 1
     assert ended.err.startswith(
-        "bug in patchpack: KeyError: 'x', writing part-000-00000-00000.parquet (pipeline/shards.py line "
+        "bug in patchpack: KeyError: 'x', writing sequences/part-000-00000-00000.parquet (pipeline/stages/write.py line "
     )
     assert "this is no fault of the data" in ended.err and "--resume" not in ended.err
-    assert "in _fill" in json.loads((tmp_path / "out/run.json").read_text())["traceback"]
-    with pytest.raises(launch.BuildFailed) as raised:
+    assert "in _fill" in json.loads((tmp_path / "out/_run.json").read_text())["traceback"]
+    with pytest.raises(BuildFailed) as raised:
         run("build", "--output", tmp_path / "out", "--resume", "--workers", 1, "--debug")
     assert "in _fill" in str(raised.value.__cause__)
 
@@ -267,8 +271,10 @@ def test_a_bug_while_planning_is_called_one(
     monkeypatch.setattr(transforms, "sample", wrong)
     ended = run("build", photos, "--output", tmp_path / "out", *OPTIONS)
     assert ended.code == 1 and ended.err.count("\n") == 1
-    assert ended.err.startswith("bug in patchpack: AttributeError: no such thing (pipeline/transforms.py line ")
-    assert "Traceback" in json.loads((tmp_path / "out/run.json").read_text())["traceback"]
+    assert ended.err.startswith(
+        "bug in patchpack: AttributeError: no such thing (pipeline/execution/transforms.py line "
+    )
+    assert "Traceback" in json.loads((tmp_path / "out/_run.json").read_text())["traceback"]
 
 
 def test_bare_numbers_are_told_with_their_file(photos: Path, tmp_path: Path, run: Run) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from pipeline.media import image
-from pipeline.media.resize import resolved
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.resize import resolved
 
 
 def block(document: str, name: str) -> str:
@@ -37,7 +37,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, folder / name)
     bin_folder = folder / ".venv/bin"
     bin_folder.mkdir(parents=True)
-    (bin_folder / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    # installed as an editable install would: the copy's own folders, as rooms of one package
+    installed = shutil.copytree(folder / "patchpack", folder / ".venv/lib/patchpack")
+    for room in ("pipeline", "schemas", "trainer"):
+        (installed / room).symlink_to(folder / room)
+    python = f"PYTHONPATH={shlex.quote(str(installed.parent))} exec {shlex.quote(sys.executable)}"
+    (bin_folder / "python").write_text(f'#!/bin/sh\n{python} "$@"\n')
     # what pip would install is there already; a real installation is the CI machine's first step
     (bin_folder / "pip").write_text("#!/bin/sh\nexit 0\n")
     for tool in ("python", "pip"):
@@ -96,7 +101,6 @@ def test_the_commands_for_own_media_work(checkout: Path, media: Path) -> None:
     spoken = subprocess.run(
         [sys.executable, "-c", code + "    print(tokens.shape, labels.shape)\n"],
         cwd=checkout,
-        env=os.environ | {"PYTHONPATH": str(checkout)},
         capture_output=True,
         text=True,
     )
@@ -106,14 +110,13 @@ def test_the_commands_for_own_media_work(checkout: Path, media: Path) -> None:
 
 def test_the_documented_snippets_read_a_shard_without_our_code(media: Path, tmp_path: Path) -> None:
     built = subprocess.run(
-        [sys.executable, "-m", "pipeline", "build", media, "--output", tmp_path / "shards", "--workers", "1"],
+        [sys.executable, "-m", "patchpack", "build", media, "--output", tmp_path / "shards", "--workers", "1"],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert built.returncode == 0, built.stderr
-    scope: dict[str, object] = {"path": sorted((tmp_path / "shards").glob("part-*.parquet"))[0]}
+    scope: dict[str, object] = {"path": sorted((tmp_path / "shards").glob("sequences/part-*.parquet"))[0]}
     exec(block("docs/format.md", "read-a-shard"), scope)
     modules = re.findall(r"^(?:import|from) (\w+)", block("docs/format.md", "read-a-shard"), re.M)
     assert set(modules) == {"json", "numpy", "pyarrow"}

@@ -14,9 +14,9 @@ from apache_beam.utils import retry
 from conftest import Result
 from test_files import MemoryFileSystem
 
-import schemas.manifest
-import schemas.shard
-from pipeline import files, remote
+import patchpack.schemas.manifest
+import patchpack.schemas.shard
+from patchpack.pipeline.storage import files, remote
 
 Run = Callable[..., Result]
 
@@ -39,7 +39,9 @@ def local(media: Path, tmp_path: Path, run: Run) -> dict[str, bytes]:
     """The files of a set built from local media."""
     built = run("build", media, "--output", tmp_path / "local", *OPTIONS)
     assert built.code == 0, built.err
-    return {path.name: path.read_bytes() for path in (tmp_path / "local").iterdir() if path.is_file()}
+    folder = tmp_path / "local"
+    places = [*folder.iterdir(), *(folder / "sequences").iterdir()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in places if path.is_file()}
 
 
 @pytest.mark.parametrize("named", ["mem://bucket/raw/media", "mem://bucket/raw/media/", "mem://bucket/raw/media/**"])
@@ -56,9 +58,9 @@ def test_a_set_written_to_a_store_is_whole_and_equal(
     store: dict[str, bytes], local: dict[str, bytes], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # sets are read through pyarrow's filesystems, which know no mem://
-    for module in (schemas.manifest, schemas.shard):
+    for module in (patchpack.schemas.manifest, patchpack.schemas.shard):
         monkeypatch.setattr(module, "open_file", lambda path: pa.BufferReader(store[path]))
-    monkeypatch.setattr(schemas.manifest, "read_bytes", lambda path: store[path])
+    monkeypatch.setattr(patchpack.schemas.manifest, "read_bytes", lambda path: store[path])
     built = run("build", "mem://bucket/raw/media", "--output", "mem://bucket/sets/one", *OPTIONS)
     assert built.code == 0, built.err
     written = {path.removeprefix("mem://bucket/sets/one/"): data for path, data in store.items() if "/sets/" in path}
@@ -147,9 +149,9 @@ def test_one_object_with_endless_errors_is_a_reject(
 def test_operations_that_fail_now_and_then_change_nothing(
     operation: str, store: dict[str, bytes], run: Run, monkeypatch: pytest.MonkeyPatch, no_waiting: None
 ) -> None:
-    for module in (schemas.manifest, schemas.shard):
+    for module in (patchpack.schemas.manifest, patchpack.schemas.shard):
         monkeypatch.setattr(module, "open_file", lambda path: pa.BufferReader(store[path]))
-    monkeypatch.setattr(schemas.manifest, "read_bytes", lambda path: store[path])
+    monkeypatch.setattr(patchpack.schemas.manifest, "read_bytes", lambda path: store[path])
     works, calls = getattr(MemoryFileSystem, operation), Counter[str]()
 
     def every_other_time(self: MemoryFileSystem, *args: object, **options: object) -> object:

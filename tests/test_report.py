@@ -22,14 +22,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_set import CONFIG, accept_file, build_small_set, change_manifest, stored_rows
 
-from pipeline import plan, sample
-from pipeline.distribution import MAX_BINS, distribution
-from pipeline.records import Example, Reference, Source
-from pipeline.report import make_report, print_report
-from pipeline.report_html import render_html
-from pipeline.report_text import fitted
-from schemas import FormatError, Shard, read_manifest, read_shard_table
-from schemas.manifest import REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, read_table
+from patchpack.pipeline.report.html import render_html
+from patchpack.pipeline.report.scan import make_report
+from patchpack.pipeline.report.statistics import MAX_BINS, distribution
+from patchpack.pipeline.report.text import fitted, print_report
+from patchpack.pipeline.stages import plan, sample
+from patchpack.pipeline.stages.records import Example, Reference, Source
+from patchpack.schemas import FormatError, Shard, read_manifest, read_shard_table
+from patchpack.schemas.manifest import REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, read_table
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "<script>alert(1)</script>.jpg"
@@ -421,7 +421,8 @@ def test_every_chart_has_a_title_and_axes_with_units(report: dict[str, Any]) -> 
 
 def test_reading_sets_needs_neither_beam_nor_what_draws_the_page() -> None:
     code = (
-        "import sys; from pipeline import inspection, report, report_html, verify; "
+        "import sys; from patchpack.pipeline.inspection import sequence; from patchpack.pipeline.report import html, scan, text; "
+        "from patchpack.pipeline.verification import dataset; "
         "print(sorted({'apache_beam', 'matplotlib', 'jinja2'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -13,8 +13,8 @@ import pytest
 from conftest import Result, start
 from PIL import Image
 
-from pipeline.config import MAX_WORKERS_A_CORE, BuildConfig, default_workers
-from pipeline.options import output_affecting, recorded
+from patchpack.options import output_affecting, recorded
+from patchpack.pipeline.config import MAX_WORKERS_A_CORE, BuildConfig, default_workers
 
 Run = Callable[..., Result]
 
@@ -53,12 +53,12 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
 def kill_while_planning(photos: Path, output: Path) -> None:
     """Starts a build and kills it when its record is there and its plan is not."""
     process = start("build", photos, "--output", output, *OPTIONS)
-    while not (output / "run.json").exists():
+    while not (output / "_run.json").exists():
         assert process.poll() is None
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert not (output / "plan/plan.json").exists()
+    assert not (output / "_plan/plan.json").exists()
 
 
 def test_a_build_killed_while_planning_goes_on_with_its_own_options(photos: Path, tmp_path: Path, run: Run) -> None:
@@ -71,7 +71,7 @@ def test_a_build_killed_while_planning_goes_on_with_its_own_options(photos: Path
     assert one == other
     assert (one["config"]["sequence_length"], one["classes"], one["config"]["exclude"]) == (128, ["a", "b"], ["*7.png"])
     # and those that decide no byte: ten rejects of a hundred would not fail it
-    assert json.loads((output / "run.json").read_text())["options"]["max_reject_fraction"] == 0.5
+    assert json.loads((output / "_run.json").read_text())["options"]["max_reject_fraction"] == 0.5
 
 
 def test_other_options_are_refused_while_planning_as_after_it(photos: Path, tmp_path: Path, run: Run) -> None:
@@ -113,7 +113,7 @@ def test_a_refused_command_changes_nothing(
 ) -> None:
     output = tmp_path / "shards"
     assert run("build", photos, "--output", output, *OPTIONS).code == 0
-    (output / ".part-000-00000-00000.parquet.0123.tmp").write_bytes(b"of a write that was killed")
+    (output / "sequences/.part-000-00000-00000.parquet.0123.tmp").write_bytes(b"of a write that was killed")
     (tmp_path / "other").mkdir()
     before = snapshot(output)
     named = [tmp_path / a if a in ("photos", "other", "nowhere") else a for a in arguments]
@@ -165,7 +165,12 @@ def test_inputs_that_are_new_since_the_plan_are_told(
 
 def test_the_record_of_a_run_gives_back_every_option() -> None:
     config = BuildConfig(
-        tubelet=(2, 8, 8), exclude=("a", "b"), classes=("x", "y"), labels="folder", decode_timeout_s=3.0
+        tubelet=(2, 8, 8),
+        exclude=("a", "b"),
+        classes=("x", "y"),
+        labels="folder",
+        decode_isolation="process",
+        decode_timeout_s=3.0,
     )
     kept = json.loads(json.dumps(recorded(config)))
     back = BuildConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()})

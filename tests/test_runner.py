@@ -10,7 +10,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 from conftest import Result
 
-from pipeline import runner
+from patchpack.pipeline.execution import runner
 
 Run = Callable[..., Result]
 

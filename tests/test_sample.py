@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from planned import make_example
 
-from pipeline.records import Reference, Reject
-from pipeline.sample import Resolution, draw, nearest_grid, sample, shuffled, size_of_side
+from patchpack.pipeline.stages.records import Reference, Reject
+from patchpack.pipeline.stages.sample import Resolution, draw, nearest_grid, sample, shuffled, size_of_side
 
 PATCH = (1, 16, 16)
 Grid = tuple[int, int]

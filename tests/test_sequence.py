@@ -10,8 +10,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import FormatError, Layout, check_sequence, sequence_digest, sequence_schema
-from schemas.sequence import array_columns, rows_per_group
+from patchpack.schemas import FormatError, Layout, check_sequence, sequence_digest, sequence_schema
+from patchpack.schemas.sequence import array_columns, rows_per_group
 
 LAYOUT = Layout(sequence_length=12, max_segments=3, tubelet=(1, 2, 2))
 Row = dict[str, Any]

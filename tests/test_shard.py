@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import FormatError, Layout, Shard, sequence_schema
-from schemas import shard as shard_module
-from schemas.sequence import array_columns
+from patchpack.schemas import FormatError, Layout, Shard, sequence_schema
+from patchpack.schemas import shard as shard_module
+from patchpack.schemas.sequence import array_columns
 
 LAYOUT = Layout(sequence_length=6, max_segments=2, tubelet=(1, 2, 2))
 RAW = ("tokens", "segment_ids", "positions")

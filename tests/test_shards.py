@@ -9,9 +9,9 @@ import pytest
 import xxhash
 from planned import CONFIG, PICTURE_SIZE, PLANNED, VERSIONS, Work, read_rows, slow_tokens, write_picture
 
-from pipeline import shards
-from pipeline.media import image
-from schemas import Shard, sequence_schema
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.stages import write as shards
+from patchpack.schemas import Shard, sequence_schema
 
 Row = dict[str, Any]
 
@@ -98,7 +98,7 @@ def test_a_segment_says_what_it_is(work: Work) -> None:
 def test_the_result_and_the_footer_tell_the_same(work: Work) -> None:
     result = work.write()
     content = work.path.read_bytes()
-    assert (result.path, result.bytes) == (work.path.name, len(content))
+    assert (result.path, result.bytes) == (f"sequences/{work.path.name}", len(content))
     assert result.digest == xxhash.xxh3_128(content).hexdigest()
     with Shard(str(work.path)) as shard:
         metadata = shard.metadata

@@ -18,12 +18,12 @@ import xxhash
 from apache_beam.utils import retry
 from planned import CONFIG, VERSIONS, Work, make_row, slow_tokens
 
-from pipeline import shards
-from pipeline.config import PlanConfig
-from pipeline.media import timeline
-from pipeline.plan import ShardPlan
-from pipeline.shards import write_shard
-from schemas import Layout, Shard
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.media.video import timeline
+from patchpack.pipeline.stages import write as shards
+from patchpack.pipeline.stages.plan import ShardPlan
+from patchpack.pipeline.stages.write import write_shard
+from patchpack.schemas import Layout, Shard
 
 
 @pytest.fixture
@@ -100,7 +100,9 @@ def _no_space(*args: Any) -> None:
 
 @pytest.mark.parametrize("before", [False, True], ids=["fresh", "over an older shard"])
 @pytest.mark.parametrize(
-    ("where", "failing"), [("pipeline.shards._read_frames", _no_handles), ("os.fsync", _no_space)], ids=str
+    ("where", "failing"),
+    [("patchpack.pipeline.stages.write._read_frames", _no_handles), ("os.fsync", _no_space)],
+    ids=str,
 )
 def test_a_storage_error_leaves_no_shard(
     work: Work, where: str, failing: Callable[..., None], before: bool, monkeypatch: pytest.MonkeyPatch
@@ -112,7 +114,7 @@ def test_a_storage_error_leaves_no_shard(
     monkeypatch.setattr(where, failing)
     with pytest.raises(OSError, match="too many|no space"):
         work.write()
-    assert work.left_over() == ([work.path.name] if before else [])
+    assert work.left_over() == ([f"sequences/{work.path.name}"] if before else [])
     assert not before or work.path.read_bytes() == older
     monkeypatch.undo()
     assert work.write().rejects == []
@@ -175,7 +177,7 @@ def test_a_clip_lands_with_its_times(tmp_path: Path) -> None:
     )
     config = PlanConfig(tubelet=(2, 4, 4), sequence_length=48, fps=5.0)
     write_shard(ShardPlan(0, 0, 0, 0, 1, 1, 48), [row], [str(tmp_path)], str(tmp_path), config, VERSIONS)
-    [stored] = pq.read_table(tmp_path / "part-000-00000-00000.parquet").to_pylist()
+    [stored] = pq.read_table(tmp_path / "sequences/part-000-00000-00000.parquet").to_pylist()
     tokens_LP = np.frombuffer(stored["tokens"], np.uint8).reshape(48, 96)
     assert tokens_LP.tolist() == slow_tokens(frames_THWC[[1, 1, 4]], (2, 4, 4)), "lossless, and no resize"
     segment = stored["segments"][0]

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from media_files import video, write_files
 from planned import VERSIONS, make_row
 
-from pipeline import shards
-from pipeline.config import PlanConfig
-from pipeline.media import DecodeError
-from pipeline.media.clips import ClipRule
-from pipeline.plan import ShardPlan
-from pipeline.probe import probe
-from pipeline.records import Example, Source
-from pipeline.shards import write_shard
-from pipeline.shared_clips import SharedClips
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.shared_clips import SharedClips
+from patchpack.pipeline.media.video.clips import ClipRule
+from patchpack.pipeline.stages import write as shards
+from patchpack.pipeline.stages.plan import ShardPlan
+from patchpack.pipeline.stages.probe import probe
+from patchpack.pipeline.stages.records import Example, Source
+from patchpack.pipeline.stages.write import write_shard
 
 CONFIG = PlanConfig(tubelet=(1, 4, 4), sequence_length=160, clips_per_video=4)
 X264 = {"preset": "ultrafast", "crf": "12", "g": "10"}
@@ -44,7 +44,7 @@ def rows_of(folder: Path, name: str, num_clips: int = 4) -> list[Row]:
 
 def written(folder: Path, rows: list[Row], config: PlanConfig) -> tuple[bytes, Any]:
     """Returns the bytes of the shard of these rows, and its result."""
-    path = folder / "part-000-00000-00000.parquet"
+    path = folder / "sequences/part-000-00000-00000.parquet"
     path.unlink(missing_ok=True)
     plan = ShardPlan(0, 0, 0, 0, len({row["sequence"] for row in rows}), len(rows), 0)
     result = write_shard(plan, rows, [str(folder)], str(folder), config, VERSIONS)
@@ -82,7 +82,7 @@ def test_a_broken_clip_leaves_and_the_others_of_its_video_stay(tmp_path: Path) -
     _, result = written(tmp_path, rows, CONFIG)
     [told] = result.rejects
     assert (told.key, told.stage, told.reason) == ("a.mp4", "materialise", "partial")
-    stored = pq.read_table(tmp_path / "part-000-00000-00000.parquet", columns=["num_segments"])
+    stored = pq.read_table(tmp_path / "sequences/part-000-00000-00000.parquet", columns=["num_segments"])
     assert stored["num_segments"].to_pylist() == [1, 1, 0, 1]
 
 

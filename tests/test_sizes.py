@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planned import make_example
 
-from pipeline.config import PlanConfig
-from pipeline.options import output_affecting
-from pipeline.records import Example, Reference
-from pipeline.sample import Resolution, sample
-from pipeline.sizes import count_sizes, merge_sizes, size_facts
+from patchpack.options import output_affecting
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.report.sizes import count_sizes, merge_sizes, size_facts
+from patchpack.pipeline.stages.records import Example, Reference
+from patchpack.pipeline.stages.sample import Resolution, sample
 
 PATCH = (1, 16, 16)
 NATIVE = Resolution.parse("native")

@@ -11,11 +11,11 @@ import pytest
 from media_files import photo, write_files, write_odd_entries, write_odd_names
 from PIL import Image
 
-from pipeline import files
-from pipeline.media.clips import ClipRule
-from pipeline.probe import probe
-from pipeline.records import Example, Ignored, Reject, Source
-from pipeline.source import list_input, parse_input, printable, source_path
+from patchpack.pipeline.media.video.clips import ClipRule
+from patchpack.pipeline.stages.list import list_input, parse_input, printable, source_path
+from patchpack.pipeline.stages.probe import probe
+from patchpack.pipeline.stages.records import Example, Ignored, Reject, Source
+from patchpack.pipeline.storage import files
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.packing.streaming import Stream
+from patchpack.pipeline.packing.streaming import Stream
 
 LIMITS = st.fixed_dictionaries(
     {

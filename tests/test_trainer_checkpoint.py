@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from schemas import FormatError
-from trainer import checkpoint
+from patchpack.schemas import FormatError
+from patchpack.trainer import checkpoint
 
 
 def test_what_is_saved_is_loaded_and_a_folder_means_its_newest(tmp_path: Path) -> None:

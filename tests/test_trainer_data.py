@@ -1,4 +1,4 @@
-"""Promises of trainer.data: what was stored comes out, once an epoch, in an order that a run can take up again."""
+"""Promises of patchpack.trainer.data: what was stored comes out, once an epoch, in an order that a run can take up again."""
 
 import json
 import threading
@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_set import SMALL_LAYOUT, Row, write_set
 
-import trainer.data
-import trainer.order
-from schemas import FormatError, Layout
-from trainer.data import Batch, PackedShards
+import patchpack.trainer.data
+import patchpack.trainer.order
+from patchpack.schemas import FormatError, Layout
+from patchpack.trainer.data import Batch, PackedShards
 
 NUM_ROWS = 13
 
@@ -144,7 +144,7 @@ def test_without_shuffle_the_order_is_that_of_the_shard_table(labelled: tuple[st
 def test_shuffling_mixes_shards_and_stays_inside_its_window(
     labelled: tuple[str, list[Row]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer.order, "SHUFFLE_WINDOW", 2)
+    monkeypatch.setattr(patchpack.trainer.order, "SHUFFLE_WINDOW", 2)
     shard_of = [0] * 3 + [1] * 4 + [2] * 1 + [3] * 5
     mixed = 0
     for epoch in range(8):
@@ -220,7 +220,7 @@ def flip_byte(path: str, offset: int) -> None:
 
 def test_an_error_of_a_reading_thread_reaches_the_caller_and_names_file_and_row(tmp_path: Path) -> None:
     rows = write_set(str(tmp_path), rows_per_shard=(3, 4))
-    path = str(tmp_path / "part-000-00000-00001.parquet")
+    path = str(tmp_path / "sequences/part-000-00000-00001.parquet")
     with open(path, "rb") as file:
         offset = file.read().index(rows[3 + 2]["tokens"].tobytes())
     flip_byte(path, offset + 7)
@@ -256,7 +256,7 @@ def test_a_loader_left_in_the_middle_ends_its_threads_and_reads_no_more_than_pre
 
 def test_a_shard_rewritten_by_another_tool_reads_the_same(tmp_path: Path) -> None:
     rows = write_set(str(tmp_path))
-    for path in tmp_path.glob("part-*.parquet"):
+    for path in tmp_path.glob("sequences/part-*.parquet"):
         pq.write_table(pq.read_table(path), path, compression="zstd")
     check_rows(list(PackedShards(str(tmp_path), batch_size=1)), rows, SMALL_LAYOUT)
 

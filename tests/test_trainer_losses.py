@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.losses import classification_loss, draw_mask, reconstruction_loss
+from patchpack.trainer.losses import classification_loss, draw_mask, reconstruction_loss
 
 
 def test_classification_counts_labelled_segments_only() -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from synthetic_set import SMALL_LAYOUT, Row, make_row, random_tokens
 
-from schemas import Layout
-from trainer.attention import packed_attention, segment_mask
-from trainer.embed import PositionEmbedding, TokenEmbedding
-from trainer.vit import NaViT, Output, pool_segments
+from patchpack.schemas import Layout
+from patchpack.trainer.attention import packed_attention, segment_mask
+from patchpack.trainer.embed import PositionEmbedding, TokenEmbedding
+from patchpack.trainer.vit import NaViT, Output, pool_segments
 
 NUM_CLASSES = 3
 MASKED = 0.4

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_set import Row, write_set
 
-from schemas import FormatError, Layout
-from schemas.manifest import SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
-from trainer.data import Batch, PackedShards
-from trainer.opened import first_labels
+from patchpack.schemas import FormatError, Layout
+from patchpack.schemas.manifest import SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
+from patchpack.trainer.data import Batch, PackedShards
+from patchpack.trainer.opened import first_labels
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_set_that_is_not_whole_is_named(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no packed set; a set is a folder with manifest.json"):
         PackedShards(str(tmp_path / "nowhere"), batch_size=1)
     write_set(str(tmp_path))
-    os.remove(tmp_path / "part-000-00000-00002.parquet")
+    os.remove(tmp_path / "sequences/part-000-00000-00002.parquet")
     with pytest.raises(FormatError, match=r"part-000-00000-00002\.parquet: no such file"):
         list(PackedShards(str(tmp_path), batch_size=1))
     os.remove(tmp_path / "shards.parquet")
@@ -69,7 +69,7 @@ def test_shards_that_contradict_the_tables_are_named(tmp_path: Path) -> None:
 
 def test_a_row_whose_counts_contradict_its_segments_is_named(tmp_path: Path) -> None:
     write_set(str(tmp_path))
-    path = tmp_path / "part-000-00000-00001.parquet"
+    path = tmp_path / "sequences/part-000-00000-00001.parquet"
     table = pq.read_table(path)
     counts = table["num_tokens"].to_pylist()
     counts[2] += 1
@@ -91,7 +91,7 @@ def test_shards_that_are_not_of_this_set_are_named(case: str, tmp_path: Path) ->
     one, other = tmp_path / "one", tmp_path / "other"
     write_set(str(one), rows_per_shard=(3, 3))
     write_set(str(other), rows_per_shard=(3, 3), seed=1, fingerprint="another")
-    first, second = "part-000-00000-00000.parquet", "part-000-00000-00001.parquet"
+    first, second = "sequences/part-000-00000-00000.parquet", "sequences/part-000-00000-00001.parquet"
     told = r"\.parquet: fingerprint is \w+; the shard table says \w+; a set has its own shards, each under its own name"
     if case == "exchanged":
         content = (one / first).read_bytes()
@@ -152,7 +152,7 @@ def test_a_new_iteration_ends_the_one_before(labelled: tuple[str, list[Row]]) ->
 
 def test_a_flipped_byte_of_a_footer_is_told_of_its_file(tmp_path: Path) -> None:
     write_set(str(tmp_path), rows_per_shard=(2,))
-    path = tmp_path / "part-000-00000-00000.parquet"
+    path = tmp_path / "sequences/part-000-00000-00000.parquet"
     content = path.read_bytes()
     size = int.from_bytes(content[-8:-4], "little")
     refused = 0
@@ -161,7 +161,7 @@ def test_a_flipped_byte_of_a_footer_is_told_of_its_file(tmp_path: Path) -> None:
         try:
             list(PackedShards(str(tmp_path), batch_size=1))
         except (FormatError, OSError) as error:
-            assert "part-000-00000-00000.parquet" in str(error), place
+            assert "sequences/part-000-00000-00000.parquet" in str(error), place
             refused += 1
     # the others are names and numbers that no reader looks at
     assert refused > size // 11 // 4

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_set import write_set
 
-import trainer.order
-from schemas import FormatError, read_manifest
-from trainer.data import PackedShards
-from trainer.order import epoch_order
+import patchpack.trainer.order
+from patchpack.schemas import FormatError, read_manifest
+from patchpack.trainer.data import PackedShards
+from patchpack.trainer.order import epoch_order
 
 # shards of whole groups of 2, one of which ends with less
 ROWS_PER_SHARD = (4, 2, 5, 6)
@@ -66,7 +66,7 @@ def test_every_order_has_each_sequence_once_and_keeps_groups(
 ) -> None:
     first_index = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.order, "SHUFFLE_WINDOW", window)
+        patch.setattr(patchpack.trainer.order, "SHUFFLE_WINDOW", window)
         order = epoch_order(first_index, np.arange(len(counts)), size, ("digest", seed)).tolist()
     assert sorted(order) == list(range(sum(counts)))
     whole = [

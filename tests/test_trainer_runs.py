@@ -13,14 +13,14 @@ import torch
 from synthetic_set import SMALL_LAYOUT, label_tokens, write_set
 from test_trainer_train import SMALL, fails, one_thread, run, states_equal
 
-from trainer import checkpoint
-from trainer.cli import main
-from trainer.config import Config
-from trainer.data import PackedShards
-from trainer.evaluate import evaluate, evaluation_set
-from trainer.stop import Interrupted
-from trainer.train import check_finite, train
-from trainer.vit import NaViT
+from patchpack.trainer import checkpoint
+from patchpack.trainer.cli import main
+from patchpack.trainer.config import Config
+from patchpack.trainer.data import PackedShards
+from patchpack.trainer.evaluate import evaluate, evaluation_set
+from patchpack.trainer.stop import Interrupted
+from patchpack.trainer.train import check_finite, train
+from patchpack.trainer.vit import NaViT
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ("dark", "light")
@@ -129,7 +129,7 @@ def test_a_signal_saves_the_last_whole_step(
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_ends_as_shells_expect_of_a_signal(number: int, status: int, labelled: str, tmp_path: Path) -> None:
-    folder, command = str(tmp_path / "run"), [sys.executable, "-m", "trainer", labelled, *SMALL]
+    folder, command = str(tmp_path / "run"), [sys.executable, "-m", "patchpack", "train", labelled, *SMALL]
     options = ["--steps", "100000", "--log-every", "1", "--checkpoint", folder]
     process = subprocess.Popen(
         [*command, *options], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -144,7 +144,7 @@ def test_the_command_ends_as_shells_expect_of_a_signal(number: int, status: int,
 
 
 def test_a_signal_without_a_folder_says_that_nothing_is_saved(labelled: str) -> None:
-    command = [sys.executable, "-m", "trainer", labelled, *SMALL, "--steps", "100000", "--log-every", "1"]
+    command = [sys.executable, "-m", "patchpack", "train", labelled, *SMALL, "--steps", "100000", "--log-every", "1"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr is not None
     process.stderr.readline()

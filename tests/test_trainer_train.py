@@ -1,4 +1,4 @@
-"""Promises of `python -m trainer`: it learns, resumes bit for bit, evaluates every sequence once, and fails in one line."""
+"""Promises of `patchpack train`: it learns, resumes bit for bit, evaluates every sequence once, and fails in one line."""
 
 import json
 import subprocess
@@ -11,15 +11,15 @@ import pytest
 import torch
 from synthetic_set import SMALL_LAYOUT, Row, label_tokens, write_set
 
-from schemas import Layout
-from trainer import checkpoint
-from trainer.cli import main
-from trainer.config import Config
-from trainer.data import PackedShards
-from trainer.evaluate import evaluate, evaluation_set
-from trainer.losses import classification_loss
-from trainer.train import learning_rate
-from trainer.vit import NaViT
+from patchpack.schemas import Layout
+from patchpack.trainer import checkpoint
+from patchpack.trainer.cli import main
+from patchpack.trainer.config import Config
+from patchpack.trainer.data import PackedShards
+from patchpack.trainer.evaluate import evaluate, evaluation_set
+from patchpack.trainer.losses import classification_loss
+from patchpack.trainer.train import learning_rate
+from patchpack.trainer.vit import NaViT
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--dim", "16", "--depth", "2", "--heads", "2", "--batch-size", "3", "--device", "cpu"]
@@ -231,16 +231,16 @@ def test_help_names_every_option_and_unknown_ones_are_usage_errors(capsys: pytes
 
 def test_the_command_runs_alone_and_imports_neither_beam_nor_the_pipeline(labelled: tuple[str, list[Row]]) -> None:
     code = (
-        "import runpy, sys\n"
-        "sys.argv[0] = 'trainer'\n"
+        "import os, runpy, sys\n"
+        "os._exit = sys.exit\n"
         "try:\n"
-        "    runpy.run_module('trainer', run_name='__main__')\n"
+        "    runpy.run_module('patchpack', run_name='__main__')\n"
         "except SystemExit as end:\n"
         "    assert end.code == 0, end.code\n"
-        "found = sorted(name for name in sys.modules if name.split('.')[0] in ('apache_beam', 'pipeline'))\n"
-        "assert 'trainer.train' in sys.modules and not found, found\n"
+        "found = sorted(name for name in sys.modules if name.startswith(('apache_beam', 'patchpack.pipeline')))\n"
+        "assert 'patchpack.trainer.train' in sys.modules and not found, found\n"
     )
-    arguments = [labelled[0], "--steps", "2", *SMALL]
+    arguments = ["train", labelled[0], "--steps", "2", *SMALL]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from small_set import CLASSES, CONFIG, accept_file, change_manifest, read_rows, rewrite_shard
 from verify_set import check, damaged_shard, edit_file, shard_of_another_group, table_of
 
-from pipeline.verify import verify
+from patchpack.pipeline.verification.dataset import verify
 
 Rows = list[dict[str, Any]]
 
@@ -72,9 +72,9 @@ def test_a_deleted_shard_is_found(own: Path, shard: str) -> None:
 
 
 def test_shards_that_no_table_knows_are_found(own: Path, shard: str) -> None:
-    shutil.copy(own / shard, own / "part-000-00009-00000.parquet")
-    (own / ".part-000-00001-00000.parquet.0123.tmp").touch()
-    check(own, ("part-000-00009-00000.parquet", "not in shards.parquet"), (".0123.tmp", "was killed"))
+    shutil.copy(own / shard, own / "sequences/part-000-00009-00000.parquet")
+    (own / "sequences/.part-000-00001-00000.parquet.0123.tmp").touch()
+    check(own, ("sequences/part-000-00009-00000.parquet", "not in shards.parquet"), (".0123.tmp", "was killed"))
 
 
 def test_swapped_shards_are_found(own: Path, shard: str, other: str) -> None:

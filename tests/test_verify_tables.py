@@ -10,9 +10,9 @@ import pytest
 from small_set import CHANGED_KEY, accept_file, change_manifest, write_shard_table
 from verify_set import check, damaged_shard, table_of
 
-from pipeline.verify import verify
-from schemas import read_manifest
-from schemas.manifest import REJECT_TABLE_SCHEMA, table_bytes
+from patchpack.pipeline.verification.dataset import verify
+from patchpack.schemas import read_manifest
+from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, table_bytes
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_a_shard_listed_twice_or_elsewhere_is_found(own: Path, shard: str) -> No
     write_shard_table(own, [*rows, *(row for row in rows if row["path"] == shard)])
     assert [line for line in verify(str(own)) if f"{shard} is listed 2 times" in line]
     write_shard_table(own, [rows[0] | {"path": f"../set/{rows[0]['path']}"}, *rows[1:]])
-    assert [line for line in verify(str(own)) if f"../set/{rows[0]['path']} is not a file name" in line]
+    assert [line for line in verify(str(own)) if f"../set/{rows[0]['path']} is no file in sequences/" in line]
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "shards.parquet", "rejects.parquet"])

@@ -23,12 +23,12 @@ from media_files import (
     without_frames,
 )
 
-from pipeline.media import DecodeError, kind_of
-from pipeline.media.clips import clip_times
-from pipeline.media.reader import Reader
-from pipeline.media.timeline import VideoHeader, probe
-from pipeline.media.video import decode_clip
-from pipeline.records import REASONS
+from patchpack.pipeline.media import DecodeError, kind_of
+from patchpack.pipeline.media.reader import Reader
+from patchpack.pipeline.media.video.clips import clip_times
+from patchpack.pipeline.media.video.decode import decode_clip
+from patchpack.pipeline.media.video.timeline import VideoHeader, probe
+from patchpack.pipeline.stages.records import REASONS
 
 VARIABLE_TIMES_S = (0, 0.05, 0.1, 0.4, 0.41, 0.42, 0.43, 0.8, 1.3, 1.31, 1.5, 1.9, 2.0, 2.4)
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from media_files import hostile_contents, number_shown, remuxed, video
 
-from pipeline.media import DecodeError
-from pipeline.media.clips import ClipRule
-from pipeline.media.timeline import VideoHeader, probe
-from pipeline.media.video import decode_clip
-from pipeline.probe import probe as probe_source
-from pipeline.records import REASONS, Example, Outcome, Reject, Source
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.media.video.clips import ClipRule
+from patchpack.pipeline.media.video.decode import decode_clip
+from patchpack.pipeline.media.video.timeline import VideoHeader, probe
+from patchpack.pipeline.stages.probe import probe as probe_source
+from patchpack.pipeline.stages.records import REASONS, Example, Outcome, Reject, Source
 
 X264 = {"preset": "ultrafast", "crf": "12", "g": "8"}
 X265 = {"x265-params": "log-level=none:keyint=8:bframes=3:pools=none:frame-threads=1"}
@@ -155,7 +155,7 @@ def test_a_frame_that_the_decoder_calls_corrupt_makes_its_clip_partial(monkeypat
         is_corrupt, pts, time_base = True, 0, 1
 
     data = video((96, 128), num_frames=4)
-    monkeypatch.setattr("pipeline.media.video._all_frames", lambda container, stream: [(0, Corrupt())])
+    monkeypatch.setattr("patchpack.pipeline.media.video.decode._all_frames", lambda container, stream: [(0, Corrupt())])
     with pytest.raises(DecodeError, match="the frame at 0.0 s is corrupt") as caught:
         decode_clip(io.BytesIO(data), probed(data).pts, 48, 64)
     assert caught.value.reason == "partial"

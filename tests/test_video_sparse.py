@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from media_files import video
 
-from pipeline.media import video as decoding
-from pipeline.media.entry import may_skip
-from pipeline.media.picture import Scaler
-from pipeline.media.timeline import VideoHeader, probe
-from pipeline.media.video import decode_clip
+from patchpack.pipeline.media.video import decode as decoding
+from patchpack.pipeline.media.video.decode import decode_clip
+from patchpack.pipeline.media.video.frame import Scaler
+from patchpack.pipeline.media.video.random_access import may_skip
+from patchpack.pipeline.media.video.timeline import VideoHeader, probe
 
 NUM_FRAMES = 40
 X264 = {"preset": "veryfast", "g": "9", "crf": "20"}

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from small_set import CONFIG
 
-from pipeline.verify import verify
-from schemas import read_shard_table
+from patchpack.pipeline.verification.dataset import verify
+from patchpack.schemas import read_shard_table
 
 Rows = list[dict[str, Any]]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from schemas import FormatError
+from patchpack.schemas import FormatError
 
 NAME = re.compile(r"step-(\d{8})\.pt")
 CHECKPOINT_VERSION = 1

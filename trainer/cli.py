@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from schemas import FormatError
-from trainer.config import make_parser
-from trainer.stop import Interrupted
-from trainer.train import train
+from patchpack.schemas import FormatError
+from patchpack.trainer.config import make_parser
+from patchpack.trainer.stop import Interrupted
+from patchpack.trainer.train import train
 
 FORMATS = {
     "step": "step {}",
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the trainer and returns its exit status.
 
     Args:
-        arguments: as typed after `python -m trainer`; None takes them from the process.
+        arguments: as typed after `patchpack train`; None takes them from the process.
     """
     typed = vars(make_parser().parse_args(arguments))
 

@@ -1,4 +1,4 @@
-"""Every option of `python -m trainer`: one frozen dataclass is names, types, defaults and help at once.
+"""Every option of `patchpack train`: one frozen dataclass is names, types, defaults and help at once.
 
 Shapes, patch size, mean, std and classes are no options: they stand in the set's manifest.
 """
@@ -101,13 +101,13 @@ def flag(name: str) -> str:
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser; options that are not typed are absent from its result."""
     parser = argparse.ArgumentParser(
-        prog="python -m trainer",
+        prog="patchpack train",
         description="Train a small NaViT on packed shards: classification where the set has classes, else "
         "reconstruction of masked patches. Shapes, patch size, mean, std and classes come from the set's manifest.",
         epilog="""examples:
-  python -m trainer shards/ --steps 1000 --checkpoint runs/a
-  python -m trainer shards/ --resume runs/a
-  python -m trainer shards/ --resume runs/a --steps 0 --eval val-shards/""",
+  patchpack train shards/ --steps 1000 --checkpoint runs/a
+  patchpack train shards/ --resume runs/a
+  patchpack train shards/ --resume runs/a --steps 0 --eval val-shards/""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,

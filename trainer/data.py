@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from schemas import FormatError, Layout, Manifest, read_manifest, read_shard_table, sequence_digest
-from schemas.manifest import dataset_digest
-from schemas.storage import join
-from trainer.opened import NO_LABEL, OpenShard, open_shard
-from trainer.order import SHUFFLE_WINDOW, epoch_order
+from patchpack.schemas import FormatError, Layout, Manifest, read_manifest, read_shard_table, sequence_digest
+from patchpack.schemas.manifest import dataset_digest
+from patchpack.schemas.storage import join
+from patchpack.trainer.opened import NO_LABEL, OpenShard, open_shard
+from patchpack.trainer.order import SHUFFLE_WINDOW, epoch_order
 
 Batch = dict[str, torch.Tensor]
 

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import nn
 
-from schemas import Layout
+from patchpack.schemas import Layout
 
 NUM_FREQUENCIES = 32
 # longest wavelength 2 pi x 10,000 tokens: Vaswani et al. 2017, section 3.5

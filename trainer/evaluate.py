@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from trainer.config import Config
-from trainer.data import Batch, PackedShards
-from trainer.losses import Loss, classification_loss, draw_mask, reconstruction_loss
-from trainer.opened import NO_LABEL
-from trainer.vit import NaViT, Output
+from patchpack.trainer.config import Config
+from patchpack.trainer.data import Batch, PackedShards
+from patchpack.trainer.losses import Loss, classification_loss, draw_mask, reconstruction_loss
+from patchpack.trainer.opened import NO_LABEL
+from patchpack.trainer.vit import NaViT, Output
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import FormatError, Layout, Shard
+from patchpack.schemas import FormatError, Layout, Shard
 
 NO_LABEL = -1
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from trainer import checkpoint
-from trainer.config import Config, resumed, taken_over
-from trainer.data import Batch, PackedShards
-from trainer.evaluate import evaluate, evaluation_set, forward_loss
-from trainer.stop import Interrupted, noted_signals
-from trainer.vit import NaViT
+from patchpack.trainer import checkpoint
+from patchpack.trainer.config import Config, resumed, taken_over
+from patchpack.trainer.data import Batch, PackedShards
+from patchpack.trainer.evaluate import evaluate, evaluation_set, forward_loss
+from patchpack.trainer.stop import Interrupted, noted_signals
+from patchpack.trainer.vit import NaViT
 
 Log = Callable[[dict[str, Any]], None]
 

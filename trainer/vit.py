@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from schemas import Layout
-from trainer.attention import packed_attention, segment_mask
-from trainer.embed import TokenEmbedding
+from patchpack.schemas import Layout
+from patchpack.trainer.attention import packed_attention, segment_mask
+from patchpack.trainer.embed import TokenEmbedding
 
 MLP_RATIO = 4  # ViT, arXiv:2010.11929, table 1
 INIT_STD = 0.02  # ViT and MAE initialise weights so; BERT, arXiv:1810.04805, before them

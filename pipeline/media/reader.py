@@ -3,7 +3,7 @@
 import io
 from typing import IO
 
-from pipeline.media.errors import DecodeError
+from patchpack.pipeline.media.errors import DecodeError
 
 # Reads that a file of any size may take, and one more for so many of its bytes. An animated GIF takes one for 128 bytes,
 # FFmpeg one for 32 KiB; headers of millions of tiny parts, which cost a decoder minutes and gigabytes, many more

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.packing.certificate import bound_of
-from pipeline.packing.instance import Histogram
-from pipeline.packing.result import Certificate
+from patchpack.pipeline.packing.certificate import bound_of
+from patchpack.pipeline.packing.instance import Histogram
+from patchpack.pipeline.packing.result import Certificate
 
 # Lengths times roundings looked at by `rounded_bound`: about 0.2 s. Above the capacity its proof is too long.
 MAX_ROUNDED = 2**25

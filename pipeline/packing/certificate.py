@@ -19,8 +19,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.packing.instance import Capacity, Instance, Lengths, histogram_of, read_instance
-from pipeline.packing.result import Certificate, Packing
+from patchpack.pipeline.packing.instance import Capacity, Instance, Lengths, histogram_of, read_instance
+from patchpack.pipeline.packing.result import Certificate, Packing
 
 # Cells of a knapsack table touched by one proof; 2**35 take about half a minute.
 MAX_WORK = 2**35

@@ -20,8 +20,8 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.packing.instance import Histogram, Instance
-from pipeline.packing.slots import Patterns, random_words
+from patchpack.pipeline.packing.instance import Histogram, Instance
+from patchpack.pipeline.packing.slots import Patterns, random_words
 
 
 class _Groups:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.packing.instance import Capacity, Instance, Lengths, read_instance
+from patchpack.pipeline.packing.instance import Capacity, Instance, Lengths, read_instance
 
 
 @dataclass(frozen=True, eq=False)  # a generated == would ask an array for one truth value

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.packing.instance import MAX_TABLE, Histogram
+from patchpack.pipeline.packing.instance import MAX_TABLE, Histogram
 
 BLOCK_BITS = 17
 RUN = 1024

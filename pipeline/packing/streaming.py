@@ -18,7 +18,7 @@ At K = 64 a delay of at most 256 examples adds 0.0003 to 0.0033, one of 64 adds 
 
 import bisect
 
-from pipeline.packing.instance import MAX_CAPACITY, read_integer
+from patchpack.pipeline.packing.instance import MAX_CAPACITY, read_integer
 
 
 class Stream:

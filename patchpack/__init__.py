@@ -1,0 +1,89 @@
+"""patchpack: images and videos of any size in, pre-packed fixed-shape sequences out.
+
+The public face. Names are looked up when they are first used, so that `import patchpack` loads neither Beam nor torch:
+
+    build, plan, report, verify     what the commands of these names do, as functions
+    pack, check_packing             token counts in, bins out, with a proof
+    PackedShards                    batches of torch tensors from a dataset
+    read_manifest, Shard, ...       a dataset without torch
+
+The rooms behind it: `schemas` (what is written), `pipeline` (offline: writes it), `trainer` (online: reads it).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from patchpack.api import build, plan, report, verify
+    from patchpack.pipeline.config import BuildConfig, PlanConfig
+    from patchpack.pipeline.errors import BuildFailed, TooManyRejects
+    from patchpack.pipeline.media.errors import DecodeError
+    from patchpack.pipeline.packing import Packing, check_packing, pack
+    from patchpack.schemas import (
+        FormatError,
+        Layout,
+        Manifest,
+        Shard,
+        read_manifest,
+        read_shard_table,
+        sequence_schema,
+    )
+    from patchpack.trainer.data import Batch, PackedShards
+    from patchpack.version import __version__
+
+_HOMES = {
+    "patchpack.api": ("build", "plan", "report", "verify"),
+    "patchpack.pipeline.config": ("BuildConfig", "PlanConfig"),
+    "patchpack.pipeline.errors": ("BuildFailed", "TooManyRejects"),
+    "patchpack.pipeline.media.errors": ("DecodeError",),
+    "patchpack.pipeline.packing": ("Packing", "check_packing", "pack"),
+    "patchpack.schemas": (
+        "FormatError",
+        "Layout",
+        "Manifest",
+        "Shard",
+        "read_manifest",
+        "read_shard_table",
+        "sequence_schema",
+    ),
+    "patchpack.trainer.data": ("Batch", "PackedShards"),
+    "patchpack.version": ("__version__",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Batch",
+    "BuildConfig",
+    "BuildFailed",
+    "DecodeError",
+    "FormatError",
+    "Layout",
+    "Manifest",
+    "PackedShards",
+    "Packing",
+    "PlanConfig",
+    "Shard",
+    "TooManyRejects",
+    "__version__",
+    "build",
+    "check_packing",
+    "pack",
+    "plan",
+    "read_manifest",
+    "read_shard_table",
+    "report",
+    "sequence_schema",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

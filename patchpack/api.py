@@ -1,0 +1,153 @@
+"""What the commands do, as functions: the same options, by name; the same results, as plain data.
+
+An option is a keyword of the name that `--help` shows, with underscores: `build(..., sequence_length=2048)`. Values are
+those of `BuildConfig` and `PlanConfig`, which check them when they are made. Beam is imported by `build` and `plan` only.
+"""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from patchpack.pipeline.config import BuildConfig, PlanConfig
+
+Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+def build(
+    inputs: Inputs, output: str | os.PathLike[str], *, beam_options: Sequence[str] = (), **options: Any
+) -> dict[str, Any]:
+    """Builds a dataset and returns its report.
+
+    Args:
+        inputs: folders, files, globs or URIs; empty with `resume=True` takes those of the build before.
+        output: folder or URI of the dataset.
+        beam_options: as typed behind `--`, such as `["--runner", "DataflowRunner", ...]`; empty runs on this machine.
+        options: of `BuildConfig`.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: an option, an input or the output cannot be used so; nothing was changed.
+        BuildFailed: a shard was not written, or too many inputs were rejected (`TooManyRejects`, with the report).
+        OSError: storage failed.
+    """
+    folder = os.fspath(output)
+    # before Beam is loaded
+    config = None if options.get("resume") else BuildConfig(**options)
+    with _root_logger_kept():
+        launch, resume, runner = import_execution()
+        beam = runner.parse_beam_options(list(beam_options))
+        if config is None:
+            config = resume.resumed(options, folder)
+        return launch.build(_listed(inputs), folder, config, beam)
+
+
+def plan(
+    inputs: Inputs,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    beam_options: Sequence[str] = (),
+    **options: Any,
+) -> dict[str, Any]:
+    """Plans a build without decoding and returns what it would give: sequences, efficiency, bytes, decoding time.
+
+    Args:
+        inputs: as for `build`.
+        output: where the plan is saved, so that `build(..., resume=True)` can go on from it; None saves nothing.
+        beam_options: as for `build`.
+        options: of `PlanConfig`.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: an option, an input or the output cannot be used so.
+        BuildFailed: planning failed.
+        OSError: storage failed.
+    """
+    config = PlanConfig(**options)
+    with _root_logger_kept():
+        launch, _, runner = import_execution()
+        beam = runner.parse_beam_options(list(beam_options))
+        return launch.predict(_listed(inputs), None if output is None else os.fspath(output), config, beam)
+
+
+def report(dataset: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns how well a finished dataset is packed, and what was left out: the content of report.json.
+
+    Raises:
+        FormatError: there is no finished dataset, or it is broken.
+    """
+    from patchpack.pipeline.report.scan import make_report
+    from patchpack.schemas.manifest import (
+        REJECT_TABLE_NAME,
+        REJECT_TABLE_SCHEMA,
+        read_manifest,
+        read_shard_table,
+        read_table,
+    )
+
+    folder = os.fspath(dataset)
+    manifest = read_manifest(folder)
+    rejects = read_table(folder, REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
+    return make_report(folder, manifest, read_shard_table(folder), rejects)
+
+
+def verify(dataset: str | os.PathLike[str]) -> list[str]:
+    """Reads a dataset again, every byte, and returns what is wrong with it, a line each; empty where nothing is.
+
+    Raises:
+        FormatError: there is no finished dataset.
+    """
+    from patchpack.pipeline.verification.dataset import verify as verify_dataset
+    from patchpack.schemas.manifest import read_manifest
+
+    folder = os.fspath(dataset)
+    read_manifest(folder)
+    return verify_dataset(folder)
+
+
+def import_execution() -> tuple[Any, Any, Any]:
+    """Returns the modules `launch`, `resume` and `runner`, which import Beam.
+
+    Raises:
+        RuntimeError: Beam is not installed.
+    """
+    try:
+        with _quietly():
+            from patchpack.pipeline.execution import launch, resume, runner
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            f"{error.name}: not installed; build and plan need the beam extra; ./run_pipeline.sh setup beam"
+        ) from error
+    return launch, resume, runner
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps off the screen what Beam says while it is imported."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Takes back the handler that Beam gives the root logger whenever it makes options."""
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+
+
+def _listed(inputs: Inputs) -> list[str]:
+    if isinstance(inputs, str | os.PathLike):
+        inputs = [inputs]
+    return [os.fspath(path) for path in inputs]

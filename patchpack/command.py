@@ -1,0 +1,269 @@
+"""What people type: build, plan, report, inspect, verify, train.
+
+Results go to standard output, progress and errors to standard error. Exit 0: done; 1: it failed; 2: it was
+asked for wrongly. Beam's own options come after `--`. Modules are imported by the command that needs them:
+`report`, `inspect` and `verify` run without Beam, and all but `train` without torch.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from typing import Any, NoReturn
+
+import patchpack
+from patchpack.api import import_execution
+from patchpack.options import Parser, add_options, typed_options
+from patchpack.pipeline.config import BuildConfig, PlanConfig
+from patchpack.pipeline.errors import TooManyRejects
+from patchpack.pipeline.execution.progress import say
+from patchpack.pipeline.storage.files import told
+from patchpack.schemas.errors import FormatError
+from patchpack.version import __version__
+
+# the script in the repository names itself
+_PROG = os.environ.get("PATCHPACK_COMMAND", "patchpack")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    values, unknown = _parser().parse_known_args(arguments[:split])
+    if unknown:
+        _refuse(unknown, values)
+    debug = getattr(values, "debug", False)
+    try:
+        if arguments[split + 1 :] and values.command not in ("build", "plan"):
+            raise ValueError(
+                f"{arguments[split + 1]}: {values.command} runs no Beam pipeline; only build and plan take options after --; leave them out"
+            )
+        return values.run(values, arguments[split + 1 :])
+    except BrokenPipeError:
+        # the reader has seen enough (`| head`); what is left goes nowhere
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
+        return 0
+    except FormatError as error:
+        return _failed(error, 1, debug)
+    except ValueError as error:
+        return _failed(error, 2, debug)
+    except OSError as error:
+        return _failed(error, 1, debug, told(error))
+    except RuntimeError as error:
+        return _failed(error, 1, debug)
+    except KeyboardInterrupt as error:
+        say(f"interrupted; {error}" if error.args else "interrupted; a build goes on with --resume")
+        return 130
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog=_PROG,
+        description="Images and videos of any size in; fixed-shape packed sequences of patches out.",
+        epilog=f"{_PROG} COMMAND --help tells a command's options, with examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"patchpack {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+
+    def add(name: str, run: Any, help: str, description: str, *examples: str) -> Parser:
+        command = commands.add_parser(
+            name,
+            help=help,
+            description=description,
+            epilog="\n".join(["examples:", *(f"  {_PROG} {name} {example}" for example in examples)]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run, parser=command)
+        return command
+
+    build = add(
+        *("build", _build, "make a packed set", "Makes a packed set. Beam's options come after --."),
+        "photos/ 'clips/**/*.mp4' --output shards/",
+        "photos/ --output shards/ --labels folder --sequence-length 2048",
+        "--output shards/ --resume",
+        "'gs://b/raw/**' --output gs://b/shards -- --runner DataflowRunner --project P --region R",
+    )
+    build.add_argument(
+        "inputs", nargs="*", metavar="INPUT", help="folder, file, glob or URI; a folder gives its media files"
+    )
+    build.add_argument("--output", required=True, metavar="FOLDER", help="where the set goes: an empty folder or URI")
+    add_options(build, BuildConfig)
+
+    plan = add(
+        *("plan", _plan, "predict efficiency and size; decodes nothing", "Plans a build without decoding."),
+        "photos/ --sequence-length 2048",
+        "photos/ --output shards/  # then: build --output shards/ --resume",
+    )
+    plan.add_argument("inputs", nargs="+", metavar="INPUT", help="folder, file, glob or URI")
+    plan.add_argument("--output", metavar="FOLDER", help="keep the plan here; build --resume goes on from it")
+    add_options(plan, PlanConfig)
+
+    report = add(
+        *("report", _report, "how well a set is packed", "Prints how well a set is packed."),
+        "shards/",
+        "shards/ --html report.html",
+        "shards/ --json",
+    )
+    report.add_argument("shards", metavar="SHARDS", help="a packed set")
+    report.add_argument("--html", metavar="FILE", help="also write the report as one HTML page")
+
+    inspect = add(
+        *("inspect", _inspect, "look into one sequence", "Shows what one sequence holds."),
+        "shards/ 17",
+        "shards/ 17 --image out.png",
+    )
+    inspect.add_argument("shards", metavar="SHARDS", help="a packed set")
+    inspect.add_argument("number", type=int, metavar="N", help="number of the sequence, from 0")
+    inspect.add_argument("--image", metavar="FILE", help="draw the segments, put back together, into this picture")
+
+    verify = add(
+        *("verify", _verify, "re-read everything and check it", "Re-reads a set and checks every rule."), "shards/"
+    )
+    verify.add_argument("shards", metavar="SHARDS", help="a packed set")
+
+    for command in (build, plan, report, inspect, verify):
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+
+    # listed here and run by `entry`: it has a parser of its own, and needs no pipeline
+    commands.add_parser("train", help="train a small NaViT on a packed set", add_help=False)
+
+    setup = add(
+        *("setup", _setup, "install what a task needs into .venv", "Installs extras into .venv."),
+        "train",
+        "beam,fast,heif",
+    )
+    setup.add_argument("extras", nargs="?", metavar="EXTRA[,EXTRA]", help="beam, aws, fast, gcp, heif, train, test")
+    return parser
+
+
+def _refuse(unknown: list[str], values: argparse.Namespace) -> NoReturn:
+    """Ends with exit 2 over arguments that the command does not know."""
+    parser: Parser = values.parser
+    name = next((text.partition("=")[0] for text in unknown if text.startswith("--")), "")
+    if name and values.command in ("build", "plan"):
+        try:
+            *_, runner = import_execution()
+        except RuntimeError:
+            # without Beam there are no options of Beam's
+            parser.refuse(unknown)
+        if name in runner.beam_options():
+            parser.error(f"{name}: an option of Beam's before --; those come last; write ... -- {' '.join(unknown)}")
+    parser.refuse(unknown)
+
+
+def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
+    from patchpack.pipeline.report.text import print_report
+
+    _silence()
+    typed = typed_options(BuildConfig, values)
+    try:
+        made = patchpack.build(values.inputs, values.output, beam_options=beam_arguments, **typed)
+    except TooManyRejects as error:
+        _show(error.report, values.json, print_report)
+        raise
+    _show(made, values.json, print_report)
+    return 0
+
+
+def _plan(values: argparse.Namespace, beam_arguments: list[str]) -> int:
+    from patchpack.pipeline.report.prediction import print_prediction
+
+    _silence()
+    typed = typed_options(PlanConfig, values)
+    made = patchpack.plan(values.inputs, values.output, beam_options=beam_arguments, **typed)
+    _show(made, values.json, print_prediction)
+    return 0
+
+
+def _report(values: argparse.Namespace, _: list[str]) -> int:
+    from patchpack.pipeline.report.html import render_html
+    from patchpack.pipeline.report.text import print_report
+
+    if values.html and os.path.isdir(values.html):
+        raise ValueError(
+            f"--html {values.html}: a folder; the report is one page; name a file in it, such as report.html"
+        )
+    made = patchpack.report(values.shards)
+    if values.html:
+        _write(values.html, lambda: _write_text(values.html, render_html(made)))
+    _show(made, values.json, print_report)
+    return 0
+
+
+def _inspect(values: argparse.Namespace, _: list[str]) -> int:
+    from patchpack.pipeline.inspection import sequence as inspection
+
+    if values.image:
+        inspection.check_picture_name(values.image)
+    description = inspection.describe(values.shards, values.number)
+    if values.image:
+        # before the words, whose reader may leave early
+        picture = inspection.draw(values.shards, values.number)
+        _write(values.image, lambda: picture.save(values.image))
+    _show(description, values.json, inspection.print_description)
+    return 0
+
+
+def _verify(values: argparse.Namespace, _: list[str]) -> int:
+    from patchpack.pipeline.execution.progress import bar
+    from patchpack.pipeline.verification.dataset import verify
+    from patchpack.schemas.manifest import read_manifest, read_shard_table
+
+    read_manifest(values.shards)  # says so in one line where the set is unfinished
+    total = sum(read_shard_table(values.shards)["num_sequences"].to_pylist())
+    with bar("verifying", total, "sequences") as tell:
+        problems = verify(values.shards, tell)
+    if values.json:
+        print(json.dumps({"num_sequences": total, "problems": problems}, indent=2))
+    elif not problems:
+        print(f"{values.shards}: {total} sequences verified, no problem found")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _setup(values: argparse.Namespace, _: list[str]) -> int:
+    raise ValueError(
+        f"setup: not of this program; the script in the repository makes .venv; ./run_pipeline.sh setup {values.extras or 'beam'}"
+    )
+
+
+def _silence() -> None:
+    """Keeps Beam, the clients of the stores and gRPC from telling of every try: what matters comes as one line."""
+    if "--debug" not in sys.argv:
+        logging.disable(logging.CRITICAL)
+        warnings.simplefilter("ignore")
+        for name, value in (("GRPC_VERBOSITY", "NONE"), ("PYTHONWARNINGS", "ignore")):
+            os.environ.setdefault(name, value)
+
+
+def _show(result: dict[str, Any], as_json: bool, show: Any) -> None:
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        show(result, sys.stdout)
+
+
+def _write(path: str, write: Any) -> None:
+    """Writes a file that the user named, and names it where that fails."""
+    try:
+        write()
+    except OSError as error:
+        raise OSError(
+            f"{path}: cannot be written ({error.strerror or error}); check the path and its permissions"
+        ) from error
+
+
+def _write_text(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _failed(error: BaseException, code: int, debug: bool, text: str = "") -> int:
+    if debug:
+        raise error
+    say(text or str(error) or type(error).__name__)
+    return code

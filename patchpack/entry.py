@@ -1,0 +1,37 @@
+"""Where the command `patchpack` and `python -m patchpack` begin."""
+
+import io
+import os
+import sys
+from typing import NoReturn
+
+
+def run() -> NoReturn:
+    """Runs one command and ends the process with its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a terminal without UTF-8 shows a mark where it cannot show a name
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = _main(sys.argv[1:])
+    except KeyboardInterrupt:
+        # before there was anything to interrupt
+        code = 130
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # not sys.exit: where a worker process died, Beam's threads would wait for it for ever
+    os._exit(code)
+
+
+def _main(arguments: list[str]) -> int:
+    if arguments[:1] != ["train"]:
+        from patchpack.command import main
+
+        return main(arguments)
+    try:
+        from patchpack.trainer.cli import main as train
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"{error.name}: not installed; train needs the extra train; ./run_pipeline.sh setup train\n")
+        return 1
+    return train(arguments[1:])

@@ -1,0 +1,19 @@
+"""How a build ends that does not give a dataset."""
+
+from typing import Any
+
+
+class BuildFailed(RuntimeError):
+    """A build or plan did not reach its end; the message is one line."""
+
+
+class TooManyRejects(BuildFailed):
+    """Everything was written but the manifest: more than `max_reject_fraction` of the inputs were rejected.
+
+    Attributes:
+        report: what report.json holds.
+    """
+
+    def __init__(self, message: str, report: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.report = report

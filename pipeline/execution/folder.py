@@ -1,0 +1,196 @@
+"""The output folder: who may write there, the record of the run, and how --overwrite replaces a set.
+
+State in it, in the order it appears: _run.json (options, times, host, roots: whatever may differ between equal
+builds), _plan/ with plan.json last, shards, the tables and the report, manifest.json last. A run that dies leaves a
+prefix of that, and `--resume` goes on behind it.
+
+`--overwrite` plans in _plan-next/, a folder that begins as a set's own does. The old set stays whole until that plan
+is complete; then its manifest goes, its shards, its tables, and the new plan takes its place, plan.json last. A
+run that dies in between has left the complete plan, and `--resume` ends what was begun.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from patchpack.options import recorded
+from patchpack.pipeline.config import BuildConfig
+from patchpack.pipeline.names import (
+    CLASSES_NAME,
+    NEXT_FOLDER,
+    PLAN_FOLDER,
+    PLAN_NAME,
+    REPORT_NAME,
+    REPORT_PAGE_NAME,
+    RESULTS_NAME,
+)
+from patchpack.pipeline.stages import plan
+from patchpack.pipeline.stages.list import Input
+from patchpack.pipeline.stages.plan import ShardPlan
+from patchpack.pipeline.storage import files
+from patchpack.pipeline.versions import library_versions
+from patchpack.schemas import FormatError
+from patchpack.schemas.manifest import (
+    MANIFEST_NAME,
+    REJECT_TABLE_NAME,
+    RUN_NAME,
+    SEQUENCES_FOLDER,
+    SHARD_TABLE_NAME,
+    read_shard_table,
+)
+
+
+@contextmanager
+def held(folder: str, config: BuildConfig) -> Iterator[None]:
+    """Holds an output folder that this build may write to; takes back an empty one that it made for nothing.
+
+    Raises:
+        ValueError: it is a file, another build holds it, or it is not empty and nothing was said of that.
+    """
+    if not files.is_uri(folder) and os.path.lexists(folder) and not os.path.isdir(folder):
+        raise ValueError(f"{folder}: a file; a set is a folder of files; name another --output")
+    made = not files.is_uri(folder) and not os.path.isdir(folder)
+    files.make_folder(folder)
+    try:
+        with files.locked(folder) as mine:
+            if not mine:
+                raise ValueError(
+                    f"{folder}: another build is writing here; one output has one build; wait for it, or choose another --output"
+                )
+            names = files.names(folder)
+            if names and not (config.resume or config.overwrite):
+                raise ValueError(
+                    f"{folder}: not empty ({len(names)} entries); a build starts in an empty output; "
+                    "use --resume to go on, --overwrite to replace the set in it, or another --output"
+                )
+            yield
+    finally:
+        if made and not files.names(folder):
+            os.rmdir(folder)
+
+
+def plan_home(folder: str) -> str:
+    """Returns the folder whose plan and record hold: the output itself, or _plan-next/ where an overwrite got so far."""
+    following = files.join(folder, NEXT_FOLDER)
+    return following if files.exists(files.join(following, PLAN_NAME)) else folder
+
+
+def run_record(folder: str) -> dict[str, Any]:
+    """Returns what _run.json holds of the build that `--resume` would go on with; empty where there is none."""
+    path = files.join(plan_home(folder), RUN_NAME)
+    return json.loads(files.read(path)) if files.exists(path) else {}
+
+
+def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
+    """Writes _run.json, before anything else is."""
+    record = {
+        "started": now(),
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": library_versions(config.media_backend) | {"apache-beam": metadata.version("apache-beam")},
+        "inputs": [given.named for given in inputs],
+        "names": [given.relative for given in inputs],
+        "roots": [given.root for given in inputs],
+        "options": recorded(config),
+        "workers": config.workers,
+    }
+    files.make_folder(files.join(folder, PLAN_FOLDER))
+    files.write(files.join(folder, RUN_NAME), json.dumps(record, indent=2).encode() + b"\n")
+
+
+def note(folder: str, **more: Any) -> None:
+    """Adds to _run.json."""
+    path = files.join(folder, RUN_NAME)
+    record = json.loads(files.read(path)) | more
+    files.write(path, json.dumps(record, indent=2).encode() + b"\n")
+
+
+def now() -> str:
+    """Returns the time for the record."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def sweep(folder: str) -> None:
+    """Deletes what killed writes have left."""
+    for place in (folder, files.join(folder, PLAN_FOLDER), files.join(folder, SEQUENCES_FOLDER)):
+        files.sweep(place)
+
+
+def clear_plan(folder: str) -> None:
+    """Deletes the plan of a folder, if it has one."""
+    place = files.join(folder, PLAN_FOLDER)
+    for name in files.names(place):
+        files.remove(files.join(place, name))
+    _remove_empty(place)
+
+
+def clear_next(folder: str) -> None:
+    """Deletes what an overwrite has planned."""
+    following = files.join(folder, NEXT_FOLDER)
+    # its mark of being complete first
+    files.remove(files.join(following, PLAN_NAME))
+    clear_plan(following)
+    for name in files.names(following):
+        files.remove(files.join(following, name))
+    _remove_empty(following)
+
+
+def settle(folder: str) -> None:
+    """Ends what an overwrite has begun: puts a complete _plan-next/ in the place of the old set, deletes any other.
+
+    A run that dies here leaves what the next call ends.
+    """
+    following = files.join(folder, NEXT_FOLDER)
+    if plan_home(folder) == folder:
+        clear_next(folder)
+        return
+    delete_set(folder)
+    files.make_folder(files.join(folder, PLAN_FOLDER))
+    names = [f"{PLAN_FOLDER}/{name}" for name in files.names(files.join(following, PLAN_FOLDER))]
+    # plan.json last: a plan that has one is whole
+    for name in [RUN_NAME, *(name for name in names if name != PLAN_NAME), PLAN_NAME]:
+        files.write(files.join(folder, name), files.read(files.join(following, name)))
+    clear_next(folder)
+
+
+def delete_set(folder: str) -> None:
+    """Deletes a set, finished or not: the shards its table or plan names, and the files this module names; nothing else."""
+    shards = _shard_names(folder)
+    files.remove(files.join(folder, MANIFEST_NAME))
+    # the tables behind the shards: a run that dies here can still tell which are left
+    own = [
+        REPORT_NAME,
+        REPORT_PAGE_NAME,
+        REJECT_TABLE_NAME,
+        CLASSES_NAME,
+        RESULTS_NAME,
+        PLAN_NAME,
+        SHARD_TABLE_NAME,
+    ]
+    for name in [*shards, *own]:
+        files.remove(files.join(folder, name))
+    sweep(folder)
+    clear_plan(folder)
+    _remove_empty(files.join(folder, SEQUENCES_FOLDER))
+    files.remove(files.join(folder, RUN_NAME))
+
+
+def _shard_names(folder: str) -> list[str]:
+    if files.exists(files.join(folder, SHARD_TABLE_NAME)):
+        try:
+            return read_shard_table(folder)["path"].to_pylist()
+        except FormatError:
+            # broken: the plan it was made from names the same shards
+            pass
+    return [ShardPlan(*shard).name for summary in plan.read_summaries(folder) for shard in summary["shards"]]
+
+
+def _remove_empty(place: str) -> None:
+    if not files.is_uri(place) and os.path.isdir(place) and not os.listdir(place):
+        os.rmdir(place)

@@ -1,0 +1,321 @@
+"""The launcher: from what was asked to a finished set, or to one line that says why not.
+
+Refusals come first and change nothing; then the plan is made, or taken over; then shards are written, and the set is
+finished. What stands in the output meanwhile, and who looks after it, is told in `folder`.
+"""
+
+import dataclasses
+import json
+import re
+import shutil
+import tempfile
+from collections import Counter
+from typing import Any
+
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+
+from patchpack.options import output_affecting
+from patchpack.pipeline.config import BuildConfig, PlanConfig
+from patchpack.pipeline.errors import BuildFailed, TooManyRejects
+from patchpack.pipeline.execution import folder as output
+from patchpack.pipeline.execution import runner
+from patchpack.pipeline.execution.graph import plan_graph, shard_graph
+from patchpack.pipeline.execution.progress import bar, warn
+from patchpack.pipeline.execution.resume import plan_is_kept, warn_of_new_inputs
+from patchpack.pipeline.media.resize import resolved
+from patchpack.pipeline.names import NEXT_FOLDER, PLAN_FOLDER, PLAN_NAME, RESULTS_NAME
+from patchpack.pipeline.stages import finish, plan
+from patchpack.pipeline.stages.labels import check_labels
+from patchpack.pipeline.stages.list import EXCLUDED, NO_SUFFIX, Input, parse_input
+from patchpack.pipeline.stages.plan import ShardPlan
+from patchpack.pipeline.stages.records import PARTIAL_VIDEO
+from patchpack.pipeline.stages.write import ShardResult
+from patchpack.pipeline.storage import files, remote
+from patchpack.pipeline.versions import library_versions
+from patchpack.schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME, RUN_NAME, SEQUENCES_FOLDER
+
+# the reject fraction of fewer inputs says little
+MIN_INPUTS_FOR_REJECT_FRACTION = 100
+
+# source pixels decoded and resized in a second of one core, between images (125 million, median) and clips (67):
+# benchmarks/media.py --only throughput
+DECODED_PX_PER_S = 90e6
+
+
+def build(inputs: list[str], folder: str, config: BuildConfig, options: PipelineOptions | None) -> dict[str, Any]:
+    """Builds a packed set and returns its report.
+
+    Args:
+        inputs: folders, files, globs or URIs; empty with --resume takes those of the first run.
+        folder: where the set goes.
+        config: checked options.
+        options: of a Beam runner, or None for this machine.
+
+    Raises:
+        ValueError: the inputs or the output cannot be used so.
+        BuildFailed: a shard failed, a worker died, or too many inputs were rejected (`TooManyRejects`).
+    """
+    _check_stores(folder, inputs, options)
+    parsed = _inputs(inputs, folder, config)
+    config = _with_backend(config, options)
+    with output.held(folder, config):
+        if config.resume and plan_is_kept(folder, config, parsed):
+            _take_plan_over(parsed, folder, config)
+        else:
+            _make_plan(parsed, folder, config, options)
+        try:
+            _write_shards(folder, [given.root for given in parsed], config, options)
+            results = finish.read_results(folder)
+            _check_failures(results, folder)
+            report = finish.finish(folder, config, results, lambda told: not _too_many_rejects(told, config))
+            files.remove(files.join(folder, RESULTS_NAME))
+            output.note(folder, finished=output.now())
+            _check_rejects(report, config, folder)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(f"{folder} is unfinished; build --output {folder} --resume goes on") from error
+        return report
+
+
+def _check_rejects(told: dict[str, Any], config: BuildConfig, folder: str) -> None:
+    """Fails a build that has everything but a manifest, for its many rejects."""
+    if rejects := _too_many_rejects(told, config):
+        raise TooManyRejects(
+            f"{folder}: {rejects} of {told['totals']['num_inputs']} inputs rejected; --max-reject-fraction is "
+            f"{config.max_reject_fraction}, so no manifest was written; see {REJECT_TABLE_NAME}; to accept them: build --output "
+            f"{folder} --resume --max-reject-fraction X",
+            told,
+        )
+
+
+def _too_many_rejects(told: dict[str, Any], config: BuildConfig) -> int:
+    """Returns how many inputs were rejected if that is too many, else 0; duplicates were asked for, and do not count."""
+    duplicates = sum(row["num_rejects"] for row in told["rejects"] if row["reason"] == "duplicate")
+    inputs, rejects = told["totals"]["num_inputs"], told["totals"]["num_rejected_inputs"] - duplicates
+    too_many = inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and rejects > config.max_reject_fraction * inputs
+    return rejects if too_many else 0
+
+
+def predict(
+    inputs: list[str], folder: str | None, config: PlanConfig, options: PipelineOptions | None
+) -> dict[str, Any]:
+    """Plans without decoding anything, and returns what a build would give.
+
+    The plan is kept where `folder` is given, so that `build --resume` can start from it.
+
+    Raises:
+        ValueError: the inputs or the output cannot be used so.
+        BuildFailed: planning failed.
+    """
+    temporary = tempfile.mkdtemp(prefix="patchpack-plan-") if folder is None else None
+    folder = folder or temporary or ""
+    try:
+        build_config = BuildConfig(**{name: getattr(config, name) for name in PlanConfig.__dataclass_fields__})
+        _check_stores(folder, inputs, options)
+        parsed = _inputs(inputs, folder, build_config)
+        build_config = _with_backend(build_config, options)
+        with output.held(folder, build_config):
+            _make_plan(parsed, folder, build_config, options)
+        summaries = list(plan.read_summaries(folder))
+        totals = finish.planned_totals(summaries)
+        planned, length = totals["planned"], config.sequence_length
+        rejects = list(plan.read_rejects(folder))
+        told = Counter(f"{reject.stage}: {reject.reason}" for reject in rejects)
+        return totals | {
+            "num_rejected_inputs": len({row.key for row in rejects if (row.stage, row.reason) != PARTIAL_VIDEO}),
+            "efficiency": planned["num_tokens"] / (planned["num_sequences"] * length)
+            if planned["num_sequences"]
+            else 0.0,
+            "bounds": finish.global_bounds(summaries, build_config),
+            **finish.planned_arrangement(folder, build_config),
+            "predicted_bytes": planned["num_sequences"] * plan.sequence_bytes(config),
+            "predicted_decode_core_s": planned["source_px"] / DECODED_PX_PER_S,
+            "rejects": dict(sorted(told.items())),
+            "config": output_affecting(build_config),
+        }
+    finally:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_stores(folder: str, inputs: list[str], options: PipelineOptions | None) -> None:
+    """Asks the stores that this machine will need; inputs of other runners are read by their workers."""
+    if options is None:
+        named = [folder, *inputs]
+    else:
+        cloud = options.view_as(GoogleCloudOptions)
+        named = [folder, *filter(None, [cloud.temp_location, cloud.staging_location])]
+    remote.check_answers([name for name in named if files.is_uri(name)])
+
+
+def _inputs(texts: list[str], folder: str, config: BuildConfig) -> list[Input]:
+    if not texts and config.resume:
+        texts = output.run_record(folder).get("inputs", [])
+    if not texts:
+        raise ValueError("no inputs; build takes folders, files, globs or URIs; name at least one")
+    return [parse_input(number, text) for number, text in enumerate(texts)]
+
+
+def _with_backend(config: BuildConfig, options: PipelineOptions | None) -> BuildConfig:
+    """Returns the options with --media-backend decided by this machine, where no earlier build did.
+
+    Raises:
+        ValueError: torch is needed, and is not here.
+    """
+    backend = config.media_backend
+    if backend == "auto" and options is not None:
+        # what this machine has says nothing about a remote runner's, which install the base dependencies only
+        backend = "pillow"
+    return dataclasses.replace(config, media_backend=resolved(backend))
+
+
+def _take_plan_over(inputs: list[Input], folder: str, config: BuildConfig) -> None:
+    """Makes the output ready to go on from the plan that is there."""
+    output.settle(folder)
+    output.sweep(folder)
+    output.write_record(folder, inputs, config)
+    if warning := warn_of_new_inputs(folder, inputs, config):
+        warn(warning)
+
+
+def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: PipelineOptions | None) -> None:
+    """Makes the plan; with --overwrite beside the old set, which it replaces once it is complete."""
+    place = files.join(folder, NEXT_FOLDER) if config.overwrite else folder
+    output.clear_next(folder)
+    output.clear_plan(place)
+    output.write_record(place, inputs, config)
+    try:
+        with bar("planning", None, "groups") as tell:
+            _run(place, lambda pipeline: plan_graph(pipeline, inputs, place, config), config, options, lambda: tell(0))
+        summaries = list(plan.read_summaries(place))
+        warnings = _check_plan(summaries, inputs, config)
+        _check_not_all_rejected(place, summaries)
+        _check_readable(place, summaries, config)
+    except (BuildFailed, ValueError, OSError, KeyboardInterrupt) as error:
+        if config.overwrite:
+            output.clear_next(folder)
+            raise type(error)(f"{error}; {folder} is as it was".removeprefix("; ")) from error
+        if isinstance(error, ValueError):
+            # a build that goes on keeps its record: what is wrong may be mended
+            (output.clear_plan if config.resume else output.delete_set)(folder)
+        raise
+    record = {
+        "config": output_affecting(config),
+        "inputs": [given.relative for given in inputs],
+        "totals": finish.planned_totals(summaries),
+    }
+    files.write(files.join(place, PLAN_NAME), json.dumps(record, indent=2).encode() + b"\n")
+    for warning in warnings:
+        warn(warning)
+    if config.overwrite:
+        output.settle(folder)
+
+
+def _check_plan(summaries: list[dict[str, Any]], inputs: list[Input], config: BuildConfig) -> list[str]:
+    """Returns warnings about a plan.
+
+    Raises:
+        ValueError: keys clash, nothing was found, or what labels were asked for is not there.
+    """
+    clashes = [clash for summary in summaries for clash in summary["clashes"]]
+    if clashes:
+        key, one, two = min(clashes)
+        raise ValueError(
+            f"{key}: two inputs of this key, {one} and {two}; keys are unique; name each input once, or their common folder"
+        )
+    totals = finish.planned_totals(summaries)
+    if not totals["num_inputs"]:
+        ignored = ", ".join(f"{count} {why}" for why, count in totals["ignored"].items())
+        by_suffix = any(why == NO_SUFFIX or why.startswith(".") for why in totals["ignored"])
+        raise ValueError(
+            f"{', '.join(given.named for given in inputs)}: no media found{f' (ignored: {ignored})' if ignored else ''}; "
+            "at least one image or video is needed; check the path"
+            + (", or add --any-suffix to try files whatever their suffix" if by_suffix else "")
+        )
+    warnings = [
+        f"--exclude {pattern}: leaves out nothing; it is matched with whole keys, such as photos/cat/1.jpg; check it"
+        for pattern in config.exclude
+        if EXCLUDED.format(pattern) not in totals["ignored"]
+    ]
+    if config.labels == "folder":
+        warnings += filter(None, [check_labels([summary["label_gaps"] for summary in summaries])])
+    return warnings
+
+
+def _check_not_all_rejected(folder: str, summaries: list[dict[str, Any]]) -> None:
+    if any(summary["shards"] for summary in summaries):
+        return
+    rejects = list(plan.read_rejects(folder))
+    first, num_inputs = min(rejects), len({row.key for row in rejects})
+    raise BuildFailed(
+        f"{folder}: nothing to write, all {num_inputs} inputs were rejected (first: {first.key}: {first.reason}, {first.detail}); "
+        f"at least one must be readable; see {PLAN_FOLDER}/rejects-*.parquet"
+    )
+
+
+def _check_readable(folder: str, summaries: list[dict[str, Any]], config: BuildConfig) -> None:
+    """Keeps no plan that was made while storage failed: it would leave out for ever what could not be read then."""
+    lost = sorted(row for row in plan.read_rejects(folder) if row.reason in ("unreadable", "not_found"))
+    num_inputs = finish.planned_totals(summaries)["num_inputs"]
+    num_lost = len({row.key for row in lost})
+    if num_inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and num_lost > config.max_reject_fraction * num_inputs:
+        raise BuildFailed(
+            f"{folder}: {num_lost} of {num_inputs} inputs cannot be read (first: {lost[0].key}: {lost[0].detail}); "
+            f"--max-reject-fraction is {config.max_reject_fraction}, so the plan is not kept; see to the storage and go on with "
+            "--resume, or raise it"
+        )
+
+
+def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: PipelineOptions | None) -> None:
+    shards = [ShardPlan(*shard) for summary in plan.read_summaries(folder) for shard in summary["shards"]]
+    # from here on the set is unfinished
+    files.remove(files.join(folder, MANIFEST_NAME))
+    sequences = files.join(folder, SEQUENCES_FOLDER)
+    examples = {shard.name: shard.num_segments for shard in shards}
+    versions = library_versions(config.media_backend)
+
+    def done() -> int:
+        return sum(examples.get(files.join(SEQUENCES_FOLDER, name), 0) for name in files.names(sequences))
+
+    with bar("writing shards", sum(examples.values()), "examples", done()) as tell:
+        _run(
+            folder,
+            lambda pipeline: shard_graph(pipeline, shards, roots, folder, config, versions),
+            config,
+            options,
+            lambda: tell(done()),
+        )
+
+
+def _run(folder: str, add_graph: Any, config: BuildConfig, options: PipelineOptions | None, tick: Any) -> None:
+    # a tick lists the output, which an object store charges for
+    every_s = 30.0 if files.is_uri(folder) else 0.5
+    try:
+        runner.run(add_graph, config.workers, options, tick, every_s)
+    except runner.PipelineFailed as error:
+        if error.traceback:
+            raise _bug(folder, str(error), error.traceback) from error
+        raise BuildFailed(str(error)) from error
+
+
+def _check_failures(results: list[ShardResult], folder: str) -> None:
+    failed = [result for result in results if result.failure]
+    for result in failed:
+        if result.traceback:
+            text = f"{result.failure}, writing {result.path}"
+            raise _bug(folder, text, result.traceback) from RuntimeError(result.traceback)
+    if failed:
+        raise BuildFailed(
+            f"{files.join(folder, failed[0].path)}: not written ({failed[0].failure}); {len(failed)} of {len(results)} shards failed, "
+            "so the set has no manifest; run the same command with --resume"
+        )
+
+
+def _bug(folder: str, text: str, traceback: str) -> BuildFailed:
+    """Returns the error of a bug of ours, whose traceback is kept in the record of the build."""
+    output.note(folder, traceback=traceback)
+    places = re.findall(r'File "[^"]*?((?:pipeline|schemas)/[^"]+)", line (\d+)', traceback)
+    where = f" ({places[-1][0]} line {places[-1][1]})" if places else ""
+    return BuildFailed(
+        f"bug in patchpack: {text}{where}; this is no fault of the data; please report it with the traceback, which --debug "
+        f"shows and {files.join(folder, RUN_NAME)} keeps"
+    )

@@ -1,0 +1,139 @@
+"""What a build that goes on takes over: the options and the plan of the build before; and what it does not see.
+
+Options that are typed may repeat the kept ones, and change only those that decide no byte. The plan is not made anew
+because files were added: they are told, and left out.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import xxhash
+
+from patchpack.options import flag, jsonable, output_affecting
+from patchpack.pipeline.config import BuildConfig
+from patchpack.pipeline.execution.folder import plan_home, run_record
+from patchpack.pipeline.execution.progress import bar
+from patchpack.pipeline.names import CLASSES_NAME, PLAN_NAME
+from patchpack.pipeline.stages import plan
+from patchpack.pipeline.stages.list import BEYOND_LIMIT, Input, is_guess, list_input
+from patchpack.pipeline.stages.records import Ignored, Source
+from patchpack.pipeline.storage import files
+from patchpack.schemas.manifest import canonical_json
+
+
+def resumed(typed: dict[str, Any], folder: str) -> BuildConfig:
+    """Returns the options of a build that goes on: those typed now, then those of the build before, then the defaults.
+
+    Raises:
+        ValueError: one typed now would change what is written.
+    """
+    known = {field.name for field in dataclasses.fields(BuildConfig)}
+    kept = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in run_record(folder).get("options", {}).items()
+        if name in known
+    }
+    config = BuildConfig(**kept | typed)
+    if config.media_backend == "auto" and kept:
+        # the record says what it stood for
+        config = dataclasses.replace(config, media_backend=kept["media_backend"])
+    for name, value in output_affecting(config).items():
+        if name in kept and value != jsonable(kept[name]):
+            raise _changed(name, value, jsonable(kept[name]), folder)
+    return config
+
+
+def plan_is_kept(folder: str, config: BuildConfig, inputs: list[Input]) -> bool:
+    """Returns whether a complete plan is there to go on from.
+
+    Raises:
+        ValueError: it is the plan of other options or inputs, or another build was begun there.
+    """
+    home = plan_home(folder)
+    path = files.join(home, PLAN_NAME)
+    if not files.exists(path):
+        _check_inputs(run_record(folder).get("names"), inputs, folder)
+        return False
+    kept = json.loads(files.read(path))
+    now = json.loads(canonical_json(output_affecting(config)))
+    for name, value in kept["config"].items():
+        if now.get(name) != value:
+            raise _changed(name, now.get(name), value, folder)
+    if config.classes is not None:
+        old = tuple(json.loads(files.read(files.join(home, CLASSES_NAME))))
+        if old != config.classes:
+            raise ValueError(
+                f"--classes: {len(config.classes)} names now, others than the {len(old)} in the kept plan of {folder}; "
+                "--resume goes on with the same; leave it out, or --overwrite"
+            )
+    _check_inputs(kept["inputs"], inputs, folder)
+    return True
+
+
+def warn_of_new_inputs(folder: str, inputs: list[Input], config: BuildConfig) -> str:
+    """Returns a warning about inputs that are there and not in the kept plan, or nothing.
+
+    Lists the inputs once more, one at a time; memory: 8 bytes a planned input. With --limit only their number is
+    compared: which ones are beyond it is not kept.
+    """
+    planned = np.sort(np.fromiter(_planned_keys(folder), np.uint64))
+    num_new, first, num_now = 0, "", 0
+    with bar("looking for new inputs", None, "inputs") as tell:
+        try:
+            for given in inputs:
+                for found in list_input(given, config.exclude, config.any_suffix):
+                    # a plan keeps no keys of what it ignored, by content neither
+                    if isinstance(found, Ignored) or (isinstance(found, Source) and is_guess(found)):
+                        continue
+                    num_now += 1
+                    place = np.searchsorted(planned, _hash(found.key))
+                    if place == len(planned) or planned[place] != _hash(found.key):
+                        num_new, first = num_new + 1, min(first or found.key, found.key)
+                    tell(num_now)
+        except OSError as error:
+            return f"{given.named}: cannot be listed ({error.strerror or error}); new inputs are not looked for"
+    rule = "--resume goes on with the plan that is there; --overwrite plans anew"
+    if config.limit is None:
+        told = f"{num_new} inputs are new since {folder} was planned (first: {first}), and are not packed"
+        return f"{told}; {rule}" if num_new else ""
+    totals = json.loads(files.read(files.join(folder, PLAN_NAME)))["totals"]
+    before = totals["num_inputs"] + totals["ignored"].get(BEYOND_LIMIT, 0)
+    told = f"{num_now} inputs now, {before} when {folder} was planned; new ones are not packed"
+    return f"{told}; {rule}" if num_now > before else ""
+
+
+def _check_inputs(before: list[str] | None, inputs: list[Input], folder: str) -> None:
+    named = [given.relative for given in inputs]
+    if before is not None and before != named:
+        raise ValueError(
+            f"{folder}: begun with {', '.join(before)}, resumed with {', '.join(named)}; "
+            "--resume goes on with the same inputs in the same order; leave them out, or use --overwrite"
+        )
+
+
+def _planned_keys(folder: str) -> Iterator[int]:
+    for reject in plan.read_rejects(folder):
+        yield _hash(reject.key)
+    for summary in plan.read_summaries(folder):
+        with files.open_read(plan.plan_path(folder, summary["group"])) as file:
+            for batch in pq.ParquetFile(file).iter_batches(columns=["key"]):
+                yield from map(_hash, batch["key"].to_pylist())
+
+
+def _hash(key: str) -> int:
+    return xxhash.xxh3_64_intdigest(key.encode())
+
+
+def _changed(name: str, now: Any, before: Any, folder: str) -> ValueError:
+    return ValueError(
+        f"{flag(name)}: {_shown(now)} now, {_shown(before)} when {folder} was begun; --resume goes on with the same "
+        "options; leave it out, or use --overwrite"
+    )
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,264 @@
+"""Runs a graph: by default on this machine with Beam's FnApiRunner, or on the runner named after `--`.
+
+Local workers are processes. A worker process that dies makes FnApiRunner wait for ever, so the pipeline runs
+in a thread of its own, and this thread watches.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from traceback import format_exception
+from typing import Any
+
+import apache_beam as beam
+import grpc
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
+from apache_beam.utils import processes
+
+import patchpack as package
+from patchpack.options import Parser
+from patchpack.pipeline.execution.sandbox import module_search
+
+# this machine: what runs is always FnApiRunner (`_local`)
+_LOCAL_RUNNERS = ("FnApiRunner", "DirectRunner")
+_REFUSED_RUNNERS = {
+    "DaskRunner": "it loses data silently (Beam 2.77)",
+    "PrismRunner": "it downloads an engine of its own when it starts, and was never tested with this pipeline",
+    "InteractiveRunner": "it is for notebooks",
+}
+
+
+# how long a job server may take to answer its first call
+JOB_SERVER_ANSWER_S = 15.0
+
+# a failed look-up, a wrong type, a wrong call: what no input and no storage raises
+_BUGS = frozenset(
+    "ArithmeticError AssertionError AttributeError ImportError IndexError KeyError LookupError ModuleNotFoundError NameError "
+    "NotImplementedError OverflowError RecursionError StopIteration TypeError UnboundLocalError UnicodeDecodeError "
+    "UnicodeEncodeError ValueError ZeroDivisionError".split()
+)
+
+
+class PipelineFailed(RuntimeError):
+    """A pipeline did not finish; the message is one line.
+
+    Attributes:
+        traceback: of a bug of ours; empty where the reason is another.
+    """
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
+def parse_beam_options(arguments: list[str]) -> PipelineOptions | None:
+    """Returns the options given after `--`, or None for the local runner; hands them to Beam's filesystems, too.
+
+    S3's client asks for options even where there are none.
+
+    Raises:
+        ValueError: Beam knows no such option, or the runner is one that is not offered.
+    """
+    known, unknown = _beam_parser().parse_known_args(arguments)
+    if unknown:
+        raise ValueError(f"{unknown[0]}: no option of Beam's; options after -- go to Beam; put ours before --")
+    FileSystems.set_options(PipelineOptions(arguments))
+    if not arguments:
+        return None
+    _check_runner(known.runner)
+    others = [text for text in arguments if text.startswith("--") and text.partition("=")[0] != "--runner"]
+    if known.runner in (None, *_LOCAL_RUNNERS):
+        if others:
+            here = "there is no --runner" if known.runner is None else f"--runner {known.runner} is this machine"
+            raise ValueError(
+                f"{others[0]}: for other runners, and {here}; here --workers, before --, is all there is to set; name the "
+                "runner, such as --runner DataflowRunner, or leave it out"
+            )
+        return None
+    if known.template_location:
+        raise ValueError(
+            f"--template_location {known.template_location}: would store the job and not run it; a build looks at its plan "
+            "before it goes on; leave it out"
+        )
+    arguments = list(arguments)
+    root = os.path.dirname(os.path.dirname(os.path.abspath(package.__file__)))
+    if known.setup_file:
+        arguments += ["--setup_file", os.path.abspath(known.setup_file)]
+    elif os.path.exists(os.path.join(root, "setup.py")):
+        arguments += ["--setup_file", os.path.join(root, "setup.py")]
+    options = PipelineOptions(arguments, save_main_session=False)
+    if known.runner == "DataflowRunner":
+        _check_dataflow(options)
+    if known.runner == "PortableRunner" or known.job_endpoint:
+        _check_job_server(known.job_endpoint, f"--runner {known.runner}")
+    return options
+
+
+def beam_options() -> frozenset[str]:
+    """Returns the names of all options of Beam's."""
+    return frozenset(_beam_parser()._option_string_actions)
+
+
+def _beam_parser() -> Parser:
+    parser = Parser(prog="beam", add_help=False)
+    for kind in PipelineOptions.__subclasses__():
+        with contextlib.suppress(Exception):  # argparse: two modules of Beam's may define one option
+            kind._add_argparse_args(parser)
+    return parser
+
+
+def _check_runner(name: str | None) -> None:
+    if name in _REFUSED_RUNNERS:
+        raise ValueError(
+            f"--runner {name}: {_REFUSED_RUNNERS[name]}; use another runner; leave it out to run on this machine"
+        )
+
+
+def _check_dataflow(options: PipelineOptions) -> None:
+    """Checks what Dataflow needs, which Beam finds missing only after it has staged the workers' packages.
+
+    Raises:
+        ValueError: an option is missing.
+    """
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
+
+    cloud = options.view_as(GoogleCloudOptions)
+    if not cloud.project:
+        raise ValueError("--runner DataflowRunner: no --project; a job belongs to one; add --project P behind --")
+    # of $CLOUDSDK_COMPUTE_REGION or gcloud's settings
+    if not cloud.region and not DataflowRunner().get_default_gcp_region():
+        raise ValueError("--runner DataflowRunner: no --region; a job runs in one; add --region R behind --")
+
+
+def _check_job_server(endpoint: str | None, runner: str) -> None:
+    """Checks that something listens where the job is to go, which Beam asks only after minutes, and waits for.
+
+    Raises:
+        ValueError: no endpoint is named.
+        OSError: nothing answers there.
+    """
+    if endpoint == "embed":
+        return
+    if not endpoint:
+        raise ValueError(f"{runner}: no --job_endpoint; a job goes to a server; add --job_endpoint HOST:PORT behind --")
+    with grpc.insecure_channel(endpoint) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=JOB_SERVER_ANSWER_S)
+        except grpc.FutureTimeoutError:
+            raise OSError(
+                f"--job_endpoint {endpoint}: nothing answers there within {JOB_SERVER_ANSWER_S:.0f} s; a job goes to a job "
+                "server of Beam's; start it, or check host and port"
+            ) from None
+
+
+@contextlib.contextmanager
+def _quiet_beam() -> Iterator[None]:
+    """Keeps Beam's log off the screen, and what the making of the sdist for its workers says: errors hold what matters."""
+    before, log = processes.check_output, logging.getLogger("apache_beam")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    processes.check_output = partial(before, stderr=subprocess.STDOUT)
+    try:
+        yield
+    finally:
+        processes.check_output = before
+        log.setLevel(level)
+
+
+def run(
+    add_graph: Callable[[beam.Pipeline], None],
+    workers: int,
+    options: PipelineOptions | None,
+    tick: Callable[[], Any],
+    tick_every_s: float,
+) -> None:
+    """Runs one pipeline to its end.
+
+    Args:
+        add_graph: adds the transforms.
+        workers: local processes; more than one are started as such, one runs inside this process.
+        options: of another runner, or None for this machine.
+        tick: called while it runs.
+        tick_every_s: how often, in seconds.
+
+    Raises:
+        PipelineFailed: it did not finish.
+    """
+    failure: list[BaseException] = []
+    ended = threading.Event()
+
+    def target() -> None:
+        try:
+            pipeline = _local(workers) if options is None else beam.Pipeline(options=options)
+            add_graph(pipeline)
+            pipeline.run().wait_until_finish()
+        except BaseException as error:  # raised again in the waiting thread
+            failure.append(error)
+        finally:
+            ended.set()
+
+    with _watched_workers(failure, ended), _quiet_beam():
+        threading.Thread(target=target, name="pipeline", daemon=True).start()
+        while not ended.wait(tick_every_s):
+            tick()
+    if failure:
+        raise _described(failure[0]) from failure[0]
+
+
+def _local(workers: int) -> beam.Pipeline:
+    if workers == 1:
+        return beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
+    environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in module_search().items())
+    # Ctrl-C reaches every process of a terminal; the launcher answers it, and its workers end with it
+    command = f"trap '' INT; {environment} exec {shlex.quote(sys.executable)} -m patchpack.pipeline.execution.worker {os.getpid()}"
+    return beam.Pipeline(
+        runner=FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command_string=command)),
+        options=PipelineOptions([f"--direct_num_workers={workers}"]),
+    )
+
+
+@contextlib.contextmanager
+def _watched_workers(failure: list[BaseException], ended: threading.Event) -> Iterator[None]:
+    """Ends the wait when one of FnApiRunner's worker threads reports that its process died."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.thread is not None and arguments.thread.name == "run_worker":
+            failure.append(
+                RuntimeError(f"a worker process died ({arguments.exc_value}); run the same command with --resume")
+            )
+            ended.set()
+        elif not issubclass(
+            arguments.exc_type, grpc.RpcError
+        ):  # Beam's other threads only complain about the dead worker
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def _described(error: BaseException) -> PipelineFailed:
+    """Returns what a failure of Beam's says, in one line, without the tracebacks that Beam puts into its messages."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    # the last line of a remote traceback: "module.SomeError: text [while running 'step']"
+    last = re.sub(r"\s*\[while running .*\]$", "", lines[-1])
+    found = re.match(r"(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*): ?", last)
+    if "Traceback (most recent call last)" in text and found and found[1] in _BUGS:
+        return PipelineFailed(last, text)
+    if type(error).__name__ in _BUGS:
+        return PipelineFailed(f"{type(error).__name__}: {last}", "".join(format_exception(error)))
+    return PipelineFailed(re.sub(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]*(?:Error|Exception|Gone|Fits): ", "", last))

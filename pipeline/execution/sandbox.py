@@ -1,0 +1,203 @@
+"""Media functions in a process of their own, so that a decoder that crashes or hangs costs one file, not the run.
+
+A helper process (`pipeline.helper`) is started at the first call of a thread and serves it from then on; after a
+crash or a time-out the next call starts another. Calls go to it pickled, by its standard input. What comes back is
+never unpickled, since the file may have damaged the helper: JSON and raw arrays, each behind its length. The time
+limit is an alarm that the helper's kernel keeps, so a helper whose parent was killed in the middle of a hanging
+decode dies too; an idle one ends with its input. Costs one more start of Python a worker (0.5 s), 0.2 ms a call,
+and one copy of the resized frames; benchmarks/isolation.py measures it.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.stages import records
+from patchpack.pipeline.storage import files
+
+LENGTH = struct.Struct("<Q")
+
+# rows that may come back, by name: a closed list, as nothing else is ever sent
+_ROWS = {row.__name__: row for row in (records.Source, records.Example, records.Reject, records.Ignored)}
+
+# what Linux grants everyone
+_PIPE_BYTES = 2**20
+
+_of_thread = threading.local()
+
+
+class Limits(NamedTuple):
+    """What a helper may take: seconds for a call, and bytes of memory; and the backend that it loads before the first."""
+
+    seconds: float
+    memory_bytes: int
+    backend: str = "pillow"
+
+
+def isolated(config: PlanConfig, call: Callable[..., Any], *args: Any) -> Any:
+    """Returns call(*args), made in this thread's helper if the config asks for one.
+
+    Raises:
+        DecodeError: also where the helper crashed ("crashed") or took too long ("timeout").
+    """
+    if config.decode_isolation == "none":
+        return call(*args)
+    # for videos: H.264 keeps up to 16 frames (Annex A.3.1), 1.5 bytes a pixel; pictures stay below 4 (`media.image`)
+    limits = Limits(config.decode_limit_s, 2**30 + 24 * config.max_pixels, config.media_backend)
+    helper = getattr(_of_thread, "helper", None)
+    if helper is None or helper.limits != limits:
+        helper = _of_thread.helper = Helper(limits)
+    return helper.call(call, *args)
+
+
+class Helper:
+    """One helper process, started when it is needed; for one thread."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def call(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Returns call(*args), made in the helper; `call` is a function of a module.
+
+        Raises:
+            DecodeError: as `call` raises it, or with reason "crashed" or "timeout".
+            OSError: as `call` raises it.
+            RuntimeError: anything else that `call` raises, or the helper cannot start: bugs of ours.
+        """
+        process = self._process = self._process or _start(self.limits)
+        assert process.stdin and process.stdout
+        try:
+            send(process.stdin, pickle.dumps((call, args)))
+            answer = json.loads(receive(process.stdout))
+            arrays = [receive(process.stdout) for _ in range(answer["num_arrays"])]
+        except (EOFError, BrokenPipeError) as error:
+            self._process = None
+            raise _epitaph(_buried(process), self.limits) from error
+        if "error" in answer:
+            raise _raised(**answer["error"])
+        return _unpacked(answer["value"], arrays)
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process is not None:
+            _buried(self._process)
+            self._process = None
+
+
+def packed(value: Any, arrays: list[np.ndarray]) -> Any:
+    """Returns a value as JSON can hold it; its arrays are appended to `arrays`."""
+    if isinstance(value, np.ndarray):
+        arrays.append(np.ascontiguousarray(value))
+        return {"array": [len(arrays) - 1, str(value.dtype), value.shape]}
+    if isinstance(value, tuple | list):
+        items = [packed(item, arrays) for item in value]
+        name = type(value).__name__
+        return {name: items} if name in _ROWS else {"list": items} if isinstance(value, list) else items
+    return value
+
+
+def _unpacked(value: Any, arrays: list[bytes]) -> Any:
+    if isinstance(value, list):
+        return tuple(_unpacked(item, arrays) for item in value)
+    if not isinstance(value, dict):
+        return value
+    ((name, content),) = value.items()
+    if name == "array":
+        number, dtype, shape = content
+        return np.frombuffer(arrays[number], dtype).reshape(shape)
+    items = _unpacked(content, arrays)
+    return list(items) if name == "list" else _ROWS[name](*items)
+
+
+def send(stream: IO[bytes], data: bytes | memoryview) -> None:
+    """Writes bytes behind their number."""
+    stream.write(LENGTH.pack(len(data)))
+    stream.write(data)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> bytes:
+    """Returns the next bytes that were sent.
+
+    Raises:
+        EOFError: the sender is gone.
+    """
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        raise EOFError
+    (size,) = LENGTH.unpack(head)
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def module_search() -> dict[str, str]:
+    """Returns the environment in which another Python finds modules where this one does: patchpack among them."""
+    # an empty entry is the current folder
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+
+
+def _start(limits: Limits) -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen(
+        [sys.executable, "-m", "patchpack.pipeline.execution.sandbox_process", *map(str, limits)],
+        env=os.environ | module_search(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            # a picture of 256 tokens at once, where the usual 64 KiB take four turns of both processes
+            with contextlib.suppress(PermissionError):
+                fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        receive(process.stdout)
+    except EOFError as error:
+        raise RuntimeError(f"the helper for decoding did not start (exit status {_buried(process)})") from error
+    return process
+
+
+def _buried(process: "subprocess.Popen[bytes]") -> int:
+    """Returns the exit status of a helper that is dead or not needed any more."""
+    assert process.stdin and process.stdout
+    # its input first: a living one then ends by itself
+    try:
+        process.stdin.close()
+    except BrokenPipeError:
+        # what the dead one left unread
+        process.stdin = None
+    process.stdout.close()
+    return process.wait()
+
+
+def _epitaph(status: int, limits: Limits) -> DecodeError:
+    """Returns the error of the file that a helper died over."""
+    if status == -signal.SIGALRM:
+        return DecodeError("timeout", f"not done after {limits.seconds:g} s; see --decode-timeout-s")
+    how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+    return DecodeError("crashed", f"its decoder ended with {how}")
+
+
+def _raised(kind: str, detail: str, reason: str = "", number: int = 0) -> Exception:
+    """Returns the error that the helper tells of."""
+    if kind == "decode":
+        return DecodeError(reason, detail)
+    if kind == "memory":
+        return DecodeError("crashed", "its decoder ran out of memory")
+    if kind == "not_regular":
+        return files.NotRegularError(number, detail)
+    return OSError(number, detail) if kind == "storage" else RuntimeError(detail)

@@ -1,0 +1,338 @@
+"""The stages as Beam transforms: thin, since every stage is a function that works without Beam.
+
+Elements are the tuples of `records`; each stage turns its own kind into the next and lets the others pass,
+so that every input reaches the plan as something.
+"""
+
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import apache_beam as beam
+import xxhash
+from apache_beam.metrics import Metrics
+
+from patchpack.pipeline.config import BuildConfig, PlanConfig
+from patchpack.pipeline.execution.sandbox import isolated
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.names import CLASSES_NAME, RESULTS_NAME
+from patchpack.pipeline.stages.dedupe import content_of, keep_least, with_digest
+from patchpack.pipeline.stages.labels import label_of
+from patchpack.pipeline.stages.list import BEYOND_LIMIT, Input, list_input, source_path
+from patchpack.pipeline.stages.plan import ShardPlan, group_of, plan_group, read_shard_rows, write_group_plan
+from patchpack.pipeline.stages.probe import probe
+from patchpack.pipeline.stages.records import Clash, Example, Ignored, Outcome, Reference, Source, reject
+from patchpack.pipeline.stages.sample import Resolution, sample
+from patchpack.pipeline.stages.write import ShardResult, write_shard
+from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage.reading import StorageGone, read_input
+from patchpack.pipeline.versions import library_versions
+from patchpack.schemas.geometry import ceil_div
+from patchpack.schemas.manifest import canonical_json
+
+# enough to spread probing over any number of workers
+_NUM_BUCKETS = 4096
+
+
+@dataclass
+class ListInputs(beam.PTransform):
+    """Inputs to what they contain, spread over workers; equal keys become a Clash."""
+
+    roots: list[str]
+    config: PlanConfig
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, inputs: beam.PCollection[Input]) -> beam.PCollection[Outcome]:
+        listed = inputs | "list" >> beam.FlatMap(
+            list_input, self.config.exclude, self.config.any_suffix
+        ).with_output_types(Any)
+        if self.config.limit is not None:
+            listed = listed | "limit" >> _Limit(self.config.limit, self.config.seed)
+        return (
+            listed
+            | "bucket"
+            >> beam.Map(lambda listed: (xxhash.xxh3_64_intdigest(listed.key.encode()) % _NUM_BUCKETS, listed))
+            | "spread" >> beam.GroupByKey()
+            | "clashes"
+            >> beam.FlatMap(lambda bucket, roots: _distinct(bucket[1], roots), self.roots).with_output_types(Any)
+        )
+
+
+@dataclass
+class _Limit(beam.PTransform):
+    """Keeps the sources with the smallest hashes: a sample that no order of listing changes."""
+
+    limit: int
+    seed: int
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, listed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
+        seed = self.seed
+
+        def rank(source: Source) -> tuple[str, str]:
+            # text: Beam's coder for integers has 64 bits with a sign
+            return xxhash.xxh3_64_hexdigest(f"limit\0{seed}\0{source.key}".encode()), source.key
+
+        last = (
+            listed
+            | beam.Filter(lambda found: isinstance(found, Source))
+            | beam.Map(rank)
+            | beam.combiners.Top.Smallest(self.limit)
+            | beam.Map(lambda ranks: ranks[-1] if ranks else ("", ""))
+        )
+        return listed | "keep" >> beam.Map(
+            lambda found, last: (
+                found if not isinstance(found, Source) or rank(found) <= last else Ignored(found.key, BEYOND_LIMIT)
+            ),
+            beam.pvalue.AsSingleton(last),
+        ).with_output_types(Any)
+
+
+@dataclass
+class Probe(beam.PTransform):
+    """Sources to Examples or Rejects, by their headers."""
+
+    roots: list[str]
+    config: PlanConfig
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, listed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
+        roots, config = self.roots, self.config
+
+        def run(found: Outcome) -> list[Outcome]:
+            if not isinstance(found, Source):
+                return [found]
+            path = source_path(found, roots)
+            rule = (config.clip_rule, config.max_pixels, config.max_bytes, config.seed, config.animated)
+            root = roots[found.root]
+            try:
+                probed = read_input(root, isolated, config, probe, found, path, *rule)
+                return read_input(root, with_digest, probed, path) if config.dedupe == "digest" else probed
+            except DecodeError as error:
+                return [reject(found.key, "probe", error.reason, error)]
+
+        return listed | beam.FlatMap(run).with_output_types(Any)
+
+
+@dataclass
+class Dedupe(beam.PTransform):
+    """Examples of equal files to those of one file and Rejects; adds nothing to the graph unless it is asked for."""
+
+    config: PlanConfig
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, probed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
+        if self.config.dedupe == "none":
+            return probed
+        return (
+            probed
+            | "content" >> beam.Map(lambda found: (content_of(found), found))
+            | "meet" >> beam.GroupByKey()
+            | "least key" >> beam.FlatMap(lambda group: keep_least(group[1])).with_output_types(Any)
+        )
+
+
+@dataclass
+class Sample(beam.PTransform):
+    """Examples to one Reference a view, with size and grid, or Rejects."""
+
+    config: PlanConfig
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, probed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
+        config, rule = self.config, Resolution.parse(self.config.resolution)
+
+        def run(found: Outcome) -> list[Outcome]:
+            if not isinstance(found, Example):
+                return [found]
+            options = (rule, config.tubelet, config.token_cap, config.oversize, config.seed)
+            return [sample(found, view, *options) for view in range(config.views)]
+
+        return probed | beam.FlatMap(run).with_output_types(Any)
+
+
+@dataclass
+class Group(beam.PTransform):
+    """Outcomes to groups of about --group-size examples, by (number, how many there are); clips and views of one source meet."""
+
+    config: PlanConfig
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, sampled: beam.PCollection[Outcome]) -> beam.PCollection[tuple[tuple[int, int], Iterable[Outcome]]]:
+        seed, size = self.config.seed, self.config.group_size
+        num_groups = (
+            sampled
+            | "of one view" >> beam.Filter(lambda found: isinstance(found, Reference) and found.view == 0)
+            | "count" >> beam.combiners.Count.Globally()
+            | "groups" >> beam.Map(lambda count: max(1, ceil_div(count, size)))
+        )
+        return (
+            sampled
+            | "group of"
+            >> beam.Map(
+                lambda found, groups: ((group_of(_key_of(found), seed, groups), groups), found),
+                beam.pvalue.AsSingleton(num_groups),
+            )
+            | "meet" >> beam.GroupByKey()
+        )
+
+
+@dataclass
+class ClassNames(beam.PTransform):
+    """Listed inputs to the names of their classes: those given, or of their folders, sorted; kept beside the plan."""
+
+    folder: str
+    given: tuple[str, ...] | None
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, listed: beam.PCollection[Outcome]) -> beam.PCollection[tuple[str, ...]]:
+        path = files.join(self.folder, CLASSES_NAME)
+
+        def keep(names: Iterable[str]) -> tuple[str, ...]:
+            files.write(path, canonical_json(list(names)))
+            return tuple(names)
+
+        if self.given is not None:
+            return listed.pipeline | "given" >> beam.Create([self.given]) | "keep" >> beam.Map(keep)
+        return (
+            listed
+            | beam.Filter(lambda found: not isinstance(found, Ignored))
+            | beam.Map(lambda found: label_of(found.key))
+            | beam.Distinct()
+            | beam.combiners.ToList()
+            | "sort" >> beam.Map(lambda names: tuple(sorted(name for name in names if name is not None)))
+            | "keep" >> beam.Map(keep)
+        )
+
+
+@dataclass
+class KeepPlan(beam.PTransform):
+    """Groups to their packed plans, written below the output folder."""
+
+    folder: str
+    config: PlanConfig
+    classes: Any
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, groups: beam.PCollection[tuple[tuple[int, int], Iterable[Outcome]]]) -> beam.PCollection[None]:
+        folder, config = self.folder, self.config
+
+        def run(group: tuple[tuple[int, int], Iterable[Outcome]], classes: tuple[str, ...] | None) -> None:
+            (number, num_groups), members = group
+            write_group_plan(plan_group(number, members, config, classes, num_groups), folder)
+
+        return groups | beam.Map(run, None if self.classes is None else beam.pvalue.AsSingleton(self.classes))
+
+
+@dataclass
+class Materialise(beam.PTransform):
+    """Planned shards to written ones. A shard that storage fails is reported; the others are finished."""
+
+    folder: str
+    roots: list[str]
+    config: BuildConfig
+    versions: dict[str, str]
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, shards: beam.PCollection[ShardPlan]) -> beam.PCollection[ShardResult]:
+        return shards | beam.ParDo(_MaterialiseFn(self.folder, self.roots, self.config, self.versions))
+
+
+class _MaterialiseFn(beam.DoFn):
+    def __init__(self, folder: str, roots: list[str], config: BuildConfig, versions: dict[str, str]) -> None:
+        self._folder, self._roots, self._config, self._versions = folder, roots, config, versions
+
+    def setup(self) -> None:
+        here = library_versions(self._config.media_backend)
+        if here != self._versions:
+            other = ", ".join(
+                f"{name} {here[name]} (launcher: {self._versions[name]})"
+                for name in here
+                if here[name] != self._versions[name]
+            )
+            raise RuntimeError(
+                f"worker: {other}; workers and launcher run the same versions; install constraints.txt on both"
+            )
+
+    def process(self, shard: ShardPlan) -> Iterator[ShardResult]:
+        try:
+            result = self._written(shard)
+        except NothingFits:
+            raise
+        except (OSError, MemoryError) as error:
+            # the shard failed, the others go on, --resume tries again
+            result = _failed(shard, files.told(error) if isinstance(error, OSError) else "out of memory")
+        except Exception as error:  # a bug of ours, which may be of this shard alone
+            result = _failed(shard, f"{type(error).__name__}: {error}", traceback.format_exc())
+        if result.failure:
+            yield result
+            return
+        for name in ("num_sequences", "num_segments", "num_tokens", "bytes"):
+            Metrics.counter("patchpack", name).inc(getattr(result, name))
+        for row in result.rejects:
+            Metrics.counter("patchpack", f"rejects_{row.reason}").inc()
+        yield result
+
+    def _written(self, shard: ShardPlan) -> ShardResult:
+        """Returns what writing a shard gave; once more where an error of storage may pass.
+
+        Raises:
+            NothingFits: so that no further shard is worth its decoding.
+            OSError: storage failed.
+        """
+        for is_last in (False, True):
+            try:
+                rows = read_shard_rows(self._folder, shard)
+                where = (self._roots, self._folder, self._config, self._versions)
+                return write_shard(shard, rows, *where, retry_rejects=self._config.retry_rejects)
+            except OSError as error:
+                if files.is_full(error):
+                    raise NothingFits(
+                        f"{files.told(error)}; nothing more can be written, so the build stops here; free space and go on with --resume"
+                    ) from error
+                if is_last or isinstance(error, StorageGone):
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+
+class NothingFits(RuntimeError):
+    """The disk is full: this ends the pipeline, and not the shard alone."""
+
+
+def _failed(shard: ShardPlan, failure: str, traceback: str = "") -> ShardResult:
+    empty = {name: 0 for name in ("bytes", "layout", "num_sequences", "num_segments", "num_tokens")}
+    names = {"digest": "", "fingerprint": "", "failure": failure, "traceback": traceback}
+    return ShardResult(path=shard.name, group=shard.group, view=shard.view, rejects=[], **names, **empty)
+
+
+@dataclass
+class KeepResults(beam.PTransform):
+    """All results to one file, from which the launcher finishes the set."""
+
+    folder: str
+    label: str | None = field(default=None, init=False, repr=False)
+
+    def expand(self, results: beam.PCollection[ShardResult]) -> beam.PCollection[None]:
+        path = files.join(self.folder, RESULTS_NAME)
+
+        def keep(results: list[ShardResult]) -> None:
+            files.write(path, canonical_json([list(result) for result in sorted(results)]))
+
+        return results | beam.combiners.ToList() | beam.Map(keep)
+
+
+def _distinct(listed: Iterable[Outcome], roots: list[str]) -> Iterator[Outcome]:
+    """Yields each key's source once, and a Clash for every other source of that key."""
+    first: dict[str, Source] = {}
+    for found in listed:
+        if isinstance(found, Source) and found.key in first:
+            yield Clash(found.key, (source_path(first[found.key], roots), source_path(found, roots)))
+            continue
+        if isinstance(found, Source):
+            first[found.key] = found
+        yield found
+
+
+def _key_of(found: Outcome) -> str:
+    return found.example.source.key if isinstance(found, Reference) else found.key

@@ -1,0 +1,123 @@
+"""Lays out the picture that `inspect --image` writes: a strip of the sequence, then every segment."""
+
+import colorsys
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from patchpack.pipeline.report.text import fitted
+
+WIDTH_PX = 1280
+MARGIN_PX = 24
+GAP_PX = 16
+STRIP_PX = 36
+TEXT_PX = 14
+LINE_PX = 18
+# a caption has room for a file name even under a thumbnail
+LEAST_CELL_PX = 240
+_INK, _SOFT, _PAPER, _HATCH = (28, 32, 36), (96, 100, 108), (255, 255, 255), (190, 194, 200)
+
+
+class Picture(NamedTuple):
+    """One segment: frames (T, H, W, C) uint8 with C of 1 or 3, and lines of text below it."""
+
+    frames: np.ndarray
+    captions: tuple[str, ...]
+
+
+def compose(title: str, pictures: list[Picture], lengths: list[int], sequence_length: int) -> Image.Image:
+    """Returns the whole picture.
+
+    Args:
+        title: its first line.
+        pictures: the segments, in order.
+        lengths: tokens of each.
+        sequence_length: tokens of the sequence, padding included.
+    """
+    cells = [_cell(number, picture) for number, picture in enumerate(pictures, start=1)]
+    places, bottom = _flow([cell.size for cell in cells], MARGIN_PX + LINE_PX + STRIP_PX + 3 * GAP_PX)
+    image = Image.new("RGB", (WIDTH_PX, bottom + MARGIN_PX), _PAPER)
+    pen = ImageDraw.Draw(image)
+    _text(pen, (MARGIN_PX, MARGIN_PX), title, WIDTH_PX - 2 * MARGIN_PX, _INK)
+    _draw_strip(pen, (MARGIN_PX, MARGIN_PX + LINE_PX + GAP_PX), lengths, sequence_length)
+    for cell, place in zip(cells, places, strict=True):
+        image.paste(cell, place)
+    return image
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """Returns the colour of segment `number`: neighbours differ, since hues turn by the golden angle."""
+    red, green, blue = colorsys.hls_to_rgb(number * 0.381966 % 1, 0.55, 0.6)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _draw_strip(pen: ImageDraw.ImageDraw, corner: tuple[int, int], lengths: list[int], sequence_length: int) -> None:
+    """Draws how a sequence is filled: a coloured block a segment, padding hatched."""
+    (left, top), width = corner, WIDTH_PX - 2 * MARGIN_PX
+    bottom, start = top + STRIP_PX, 0
+    for x in range(left - STRIP_PX, left + width, 8):
+        # 45 degrees, cut at the strip's ends
+        low, high = max(x, left), min(x + STRIP_PX, left + width)
+        pen.line((low, bottom - (low - x), high, bottom - (high - x)), fill=_HATCH)
+    for number, length in enumerate(lengths, start=1):
+        x0, x1 = (left + width * tokens // sequence_length for tokens in (start, start + length))
+        pen.rectangle((x0, top, max(x0, x1 - 1), bottom), fill=colour(number))
+        label = str(number)
+        if x1 - x0 > pen.textlength(label, _font()) + 4:
+            pen.text(((x0 + x1) / 2, (top + bottom) / 2), label, fill=_PAPER, font=_font(), anchor="mm")
+        start += length
+    pen.rectangle((left, top, left + width, bottom), outline=_SOFT)
+
+
+def _cell(number: int, picture: Picture) -> Image.Image:
+    """Returns one segment with its number, its frames and its captions."""
+    most = WIDTH_PX - 2 * MARGIN_PX
+    frames = [_image(frame) for frame in picture.frames]
+    if frames[0].width > most:
+        size = most, max(1, frames[0].height * most // frames[0].width)
+        frames = [frame.resize(size, Image.Resampling.LANCZOS) for frame in frames]
+    step = frames[0].width + 2
+    columns = max(1, min(len(frames), (most + 2) // step))
+    rows = -(-len(frames) // columns)
+    height = rows * (frames[0].height + 2)
+    width = min(most, max(columns * step, LEAST_CELL_PX))
+    image = Image.new("RGB", (width, 4 + height + LINE_PX * len(picture.captions) + 6), _PAPER)
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, 0, min(width, columns * step) - 3, 2), fill=colour(number))
+    for place, frame in enumerate(frames):
+        image.paste(frame, (place % columns * step, 4 + place // columns * (frame.height + 2)))
+    for line, caption in enumerate(picture.captions):
+        text = f"{number}  {caption}" if line == 0 else caption
+        _text(pen, (0, 4 + height + 2 + line * LINE_PX), text, width, _SOFT if line else _INK)
+    return image
+
+
+def _image(frame_HWC: np.ndarray) -> Image.Image:
+    return Image.fromarray(frame_HWC[:, :, 0] if frame_HWC.shape[2] == 1 else frame_HWC).convert("RGB")
+
+
+def _flow(sizes: list[tuple[int, int]], top: int) -> tuple[list[tuple[int, int]], int]:
+    """Returns a place for each cell, in lines from the left like words, and where the last line ends."""
+    places, left, height = [], MARGIN_PX, 0
+    for cell_width, cell_height in sizes:
+        if left > MARGIN_PX and left + cell_width > WIDTH_PX - MARGIN_PX:
+            left, top, height = MARGIN_PX, top + height + GAP_PX, 0
+        places.append((left, top))
+        left, height = left + cell_width + GAP_PX, max(height, cell_height)
+    return places, top + height
+
+
+def _text(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, fill: Any) -> None:
+    """Writes one line, shortened in the middle until it fits."""
+    columns = len(text)
+    line = fitted(text, columns)
+    while columns > 8 and pen.textlength(line, _font()) > width:
+        columns -= 1
+        line = fitted(text, columns)
+    pen.text(corner, line, fill=fill, font=_font())
+
+
+def _font() -> Any:
+    # Pillow's own: the same on every machine
+    return ImageFont.load_default(TEXT_PX)

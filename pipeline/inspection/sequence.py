@@ -1,0 +1,210 @@
+"""One sequence of a packed set: its record in words, and its segments put back together as pictures.
+
+Reads the shard that holds it and nothing else.
+"""
+
+import os
+from itertools import pairwise
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from patchpack.pipeline.inspection.image import Picture, compose
+from patchpack.pipeline.media.patchify import unpatchify
+from patchpack.pipeline.report.text import WIDTH, fitted, fraction
+from patchpack.pipeline.storage.files import join
+from patchpack.schemas import FormatError, Layout, Manifest, Shard, check_sequence, read_manifest, read_shard_table
+from patchpack.schemas.manifest import SHARD_TABLE_NAME
+from patchpack.schemas.sequence import sequence_digest
+
+_ARRAYS = ("tokens", "segment_ids", "positions")
+
+
+class _Sequence(NamedTuple):
+    """One stored row, and where it lies."""
+
+    shard: dict[str, Any]
+    place: int
+    num_sequences: int
+    layout: Layout
+    manifest: Manifest
+    row: dict[str, Any]
+
+
+def check_picture_name(path: str) -> None:
+    """Checks that Pillow knows how to write a picture of this name.
+
+    Raises:
+        ValueError: it does not, or the path is that of a folder.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if os.path.isdir(path):
+        raise ValueError(f"--image {path}: a folder; the picture is one file; name a file in it, such as sequence.png")
+    if Image.registered_extensions().get(suffix) not in Image.SAVE:
+        raise ValueError(
+            f"--image {path}: no picture format of this suffix; the suffix says which to write; use .png, .jpg or .webp"
+        )
+
+
+def describe(folder: str, number: int) -> dict[str, Any]:
+    """Returns everything that is stored about a sequence but its tokens, as JSON values.
+
+    Args:
+        folder: of the set.
+        number: in the order of the shard table, from 0.
+
+    Raises:
+        ValueError: there is no such sequence.
+        FormatError: the set or the shard is broken.
+    """
+    found = _read(folder, number)
+    row, shard = found.row, found.shard
+    digest = sequence_digest(*(row[name] for name in _ARRAYS))
+    try:
+        check_sequence(row, found.layout, f"{join(folder, shard['path'])} row {found.place}")
+        problem = None
+    except FormatError as error:
+        problem = str(error)
+    counts = ("num_tokens", "num_segments", "max_segment_tokens", "attention_cost")
+    return {
+        "sequence": number,
+        "num_sequences": found.num_sequences,
+        "shard": shard["path"],
+        "row": found.place,
+        **{name: shard[name] for name in ("group", "view", "layout")},
+        "sequence_length": found.layout.sequence_length,
+        "max_segments": found.layout.max_segments,
+        **{name: row[name] for name in counts},
+        "fill": row["num_tokens"] / found.layout.sequence_length,
+        "digest": f"{row['digest']:016x}",
+        "digest_ok": digest == row["digest"],
+        "problem": problem,
+        "segments": [_named(segment, found.manifest.classes) for segment in row["segments"]],
+    }
+
+
+def print_description(description: dict[str, Any], out: TextIO) -> None:
+    """Prints what `describe` returned: two lines a segment, in at most 80 columns."""
+    d = description
+    out.write(f"sequence {d['sequence']} of {d['num_sequences']:,}: {d['shard']} row {d['row']}\n")
+    out.write(f"  group {d['group']}, view {d['view']}, layout {d['layout']}\n")
+    out.write(f"  {d['num_tokens']:,} of {d['sequence_length']:,} tokens ({fraction(d['fill'])}), ")
+    out.write(f"{d['num_segments']} of at most {d['max_segments']} segments\n")
+    out.write(f"  longest segment {d['max_segment_tokens']:,} tokens, attention cost {d['attention_cost']:,}\n")
+    out.write(f"  digest {d['digest']} {'is right' if d['digest_ok'] else 'DOES NOT MATCH what is stored'}\n")
+    if d["problem"]:
+        out.write(f"problem: {d['problem']}\n")
+    for number, segment in enumerate(d["segments"], start=1):
+        encoding = out.encoding or "utf-8"
+        text = f"{number:>3}  {fitted(segment['source'], WIDTH - 5)}"
+        out.write("\n" + text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        for line in _details(segment):
+            out.write(f"     {fitted(line, WIDTH - 5)}".encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def draw(folder: str, number: int) -> Image.Image:
+    """Returns a picture of a sequence: how it is filled, and every segment put back together, clips as filmstrips.
+
+    Raises:
+        ValueError: there is no such sequence.
+        FormatError: the set or the shard is broken, or tokens were dropped, so that no picture can be whole.
+    """
+    found = _read(folder, number)
+    where = f"{join(folder, found.shard['path'])} row {found.place}"
+    check_sequence(found.row, found.layout, where)
+    segments = found.row["segments"]
+    pictures = [
+        Picture(
+            frames=_frames(segment, found.row["tokens"], found.layout, f"{where}, segment {place}"),
+            captions=(segment["source"], *_caption(segment)),
+        )
+        for place, segment in enumerate(segments, start=1)
+    ]
+    length = found.layout.sequence_length
+    title = (
+        f"sequence {number}: {found.shard['path']} row {found.place}, {len(segments)} segments, "
+        f"{found.row['num_tokens']:,} of {length:,} tokens ({fraction(found.row['num_tokens'] / length)})"
+    )
+    return compose(title, pictures, [segment["num_tokens"] for segment in segments], length)
+
+
+def _read(folder: str, number: int) -> _Sequence:
+    manifest, table = read_manifest(folder), read_shard_table(folder).to_pylist()
+    ends = np.cumsum([shard["num_sequences"] for shard in table], dtype=np.int64)
+    total = int(ends[-1]) if table else 0
+    if not 0 <= number < total:
+        rule = f"0 to {total - 1}; choose one of them" if total else "so there is nothing to show; build a set first"
+        raise ValueError(f"sequence {number}: out of range; {folder} has {total:,} sequences, {rule}")
+    index = int(np.searchsorted(ends, number, side="right"))
+    shard = table[index]
+    place = number - int(ends[index]) + shard["num_sequences"]
+    path = join(folder, shard["path"])
+    try:
+        with Shard(path) as opened:
+            metadata = opened.read_metadata()
+            if place >= opened.num_sequences:
+                raise FormatError(
+                    f"{path}: {opened.num_sequences} sequences; {SHARD_TABLE_NAME} says {shard['num_sequences']}; rebuild this shard"
+                )
+            row = metadata.slice(place, 1).to_pylist()[0] | {name: opened.read_array(name, place) for name in _ARRAYS}
+            return _Sequence(shard, place, total, opened.layout, manifest, row)
+    except FileNotFoundError as error:
+        raise FormatError(
+            f"{path}: no such file; {SHARD_TABLE_NAME} lists it; write it again with build --resume"
+        ) from error
+    except (pa.ArrowException, KeyError) as error:
+        raise FormatError(f"{path}: cannot be read ({error}); the shard is broken; rebuild it") from error
+
+
+def _frames(segment: dict[str, Any], tokens_LP: np.ndarray, layout: Layout, where: str) -> np.ndarray:
+    """Returns a segment's frames to show, (T, H, W, C): all of them, or the first of each tubelet of several frames."""
+    grid = (segment["grid_t"], segment["grid_h"], segment["grid_w"])
+    volume = grid[0] * grid[1] * grid[2]
+    if segment["num_tokens"] != volume:
+        raise FormatError(
+            f"{where} ({segment['source']}): {segment['num_tokens']} of {volume} tokens were kept; "
+            "a picture needs all of them; inspect it without --image"
+        )
+    tokens_NP = tokens_LP[segment["start"] : segment["start"] + volume]
+    frames = unpatchify(tokens_NP, grid, layout.tubelet, layout.channels, grid[0] * layout.tubelet[0])
+    return frames[:: layout.tubelet[0]]
+
+
+def _named(segment: dict[str, Any], classes: tuple[str, ...] | None) -> dict[str, Any]:
+    """Returns a segment with its labels' names beside them."""
+    names = [classes[label] if classes and 0 <= label < len(classes) else None for label in segment["labels"]]
+    return segment | {"label_names": names}
+
+
+def _caption(segment: dict[str, Any]) -> list[str]:
+    """Returns what a segment is, in two short lines."""
+    grid = f"{segment['grid_t']}x{segment['grid_h']}x{segment['grid_w']}"
+    lines = [f"{segment['height']}x{segment['width']} px, {segment['num_tokens']:,} tokens, grid {grid}"]
+    if segment["clip_start_s"] is not None:
+        times = segment["timestamps_s"]
+        lines.append(f"frames: {segment['num_frames']}, {times[0]:.2f} to {times[-1]:.2f} s" if times else "clip")
+    return lines
+
+
+def _details(segment: dict[str, Any]) -> list[str]:
+    source = f"{segment['source_height']}x{segment['source_width']}"
+    wanted = f"{segment['wanted_height']}x{segment['wanted_width']}"
+    grid = f"{segment['grid_t']}x{segment['grid_h']}x{segment['grid_w']}"
+    lines = [
+        f"example {segment['example_id']} view {segment['view']}",
+        f"tokens {segment['start']:,} to {segment['start'] + segment['num_tokens'] - 1:,} "
+        f"({segment['num_tokens']:,}), grid {grid}, kept {fraction(segment['kept_fraction'])}",
+        f"{source} px, wanted {wanted}, is {segment['height']}x{segment['width']}",
+    ]
+    times = segment["timestamps_s"]
+    if times:
+        steps = [later - sooner for sooner, later in pairwise(times)]
+        lines.append(
+            f"frames: {segment['num_frames']}, {segment['num_repeated_frames']} repeated, {times[0]:.3f} to {times[-1]:.3f} s"
+            + (f", {min(steps):.3f} to {max(steps):.3f} s apart" if steps else "")
+        )
+    for label, name in zip(segment["labels"], segment["label_names"], strict=True):
+        lines.append(f"label {label}: {name if name is not None else 'not in the class list'}")
+    return [*lines, *(f"caption: {caption}" for caption in segment["captions"])]

@@ -1,0 +1,267 @@
+"""Images: the header for planning, the pixels for the shard.
+
+JPEG is decoded by simplejpeg (libjpeg-turbo) in strict mode, which reports damage that Pillow passes over, and no larger
+than needed (see `jpeg`); where only its header is odd, without the oddity (`jpeg_header`). Everything else is decoded by
+Pillow. Order of the steps, each where it touches the fewest pixels that it may: decode, palette and alpha
+(`colour.flat`), resize, profile (`colour.to_srgb`), orientation (EXIF). Pictures that Pillow decodes are resized in strips
+of rows, so that what Pillow holds of them is the only whole copy.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+import numpy as np
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from patchpack.pipeline.media.errors import DecodeError
+from patchpack.pipeline.media.image import animated, colour, damage, heif, jpeg, jpeg_header
+from patchpack.pipeline.media.reader import Reader
+from patchpack.pipeline.media.resize import resize, resize_strips
+
+# what Pillow may open: never formats that run other programs (EPS) or that nobody keeps photos in
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+# most bytes a pixel while a format is decoded (measured: benchmarks/media.py --only memory), where they are not the
+# four of Pillow's pictures. HEIC of 8064x6048: 7.4 with 8 bits, 7.8 with 10, and a worker of 870 MB at most with torch
+# and two decodes one after another; 9 lets phones' 48 and 50 megapixels pass by default. --max-pixels counts pixels of
+# four bytes, so that it bounds memory
+_BYTES_A_PIXEL = {"WEBP": 17, "AVIF": 10, "HEIF": 9, "TIFF": 10}
+_USUAL_BYTES_A_PIXEL = 4
+
+# rows of a picture that are made flat and resized at once, in pixels: 12 MB of RGBA
+_STRIP_PX = 3 * 2**20
+
+_JPEG_START = b"\xff\xd8\xff"
+_ORIENTATION_TAG = 0x0112
+# EXIF 2.32, section 4.6.4, tag Orientation: whether rows and columns change places, then which of them are turned round
+_UPRIGHT = {
+    2: (False, 1, -1),
+    3: (False, -1, -1),
+    4: (False, -1, 1),
+    5: (True, 1, 1),
+    6: (True, 1, -1),
+    7: (True, -1, -1),
+    8: (True, -1, 1),
+}
+# orientations that swap height and width
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+
+
+def probe(file: IO[bytes], max_pixels: int | None = None) -> tuple[int, int]:
+    """Returns the oriented (height, width) in px from the header alone.
+
+    Args:
+        file: the picture.
+        max_pixels: most pixels of four bytes that decoding may hold, if that is limited.
+
+    Raises:
+        DecodeError: there is no readable header, or decoding would hold more.
+    """
+    with _opened(file) as picture:
+        _check_pixels(picture, max_pixels)
+        return _oriented_size(picture, _orientation(picture))
+
+
+def probe_animation(file: IO[bytes], max_pixels: int | None = None) -> animated.Timing | None:
+    """Returns size and frame times of an animated picture, or None for one that stands still.
+
+    Raises:
+        DecodeError: a frame is broken, or decoding would hold more than `max_pixels` pixels of four bytes.
+    """
+    with _opened(file) as picture:
+        _check_pixels(picture, max_pixels)
+        return animated.timing(picture)
+
+
+def decode(
+    data: bytes,
+    height: int,
+    width: int,
+    quality: str = "default",
+    backend: str = "pillow",
+    max_pixels: int | None = None,
+    warned: list[str] | None = None,
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Returns a picture as (1, height, width, 3) uint8, upright, sRGB, and its oriented source size.
+
+    Args:
+        data: the whole file.
+        height: of the result, in px.
+        width: of the result, in px.
+        quality: how far JPEGs may be decoded smaller, a key of `jpeg.LEAST_RATIO`.
+        backend: what resizes, see `resize`.
+        max_pixels: as for `probe`.
+        warned: where a JPEG's decoder warns of damage, its words go here and the picture is what it made of it; without,
+            that is an error.
+
+    Raises:
+        DecodeError: decoding would hold more, or the decoder reports any error; damaged data is filled in only for `warned`.
+    """
+    how = (height, width, quality, backend, max_pixels)
+    try:
+        return _decoded(data, *how)
+    except DecodeError as error:
+        if error.reason != "broken" or not data.startswith(_JPEG_START):
+            raise
+        first = error
+    clean = jpeg_header.cleaned(data)
+    if clean is not None:
+        try:
+            return _decoded(clean, *how)
+        except DecodeError as error:
+            first = error
+    if warned is None:
+        raise first
+    # simplejpeg takes no odd header, however lenient
+    found = _decoded(clean or data, *how, strict=False)
+    warned.append(str(first))
+    return found
+
+
+def _decoded(
+    data: bytes,
+    height: int,
+    width: int,
+    quality: str,
+    backend: str,
+    max_pixels: int | None,
+    strict: bool = True,
+) -> tuple[np.ndarray, tuple[int, int]]:
+    with _opened(io.BytesIO(data)) as picture:
+        _check_pixels(picture, max_pixels)
+        orientation = _orientation(picture)
+        damage.check_pixels(picture, data)
+        source_size = _oriented_size(picture, orientation)
+        target = (width, height) if orientation in _SIDEWAYS else (height, width)
+        mode = colour.resized_mode(picture)
+        if picture.format in ("JPEG", "MPO") and jpeg.can_decode(data, strict):
+            source = (picture.height, picture.width)
+            pixels = jpeg.decode(data, mode, source, target, quality, padded=backend != "fast", strict=strict)
+            small_HWC = resize(pixels, *target, backend)
+            # Adobe's convention, which Pillow takes for granted: CMYK is stored inverted
+            small_HWC = 255 - small_HWC if mode == "CMYK" else small_HWC
+        else:
+            small_HWC = _resized(picture, mode, target, backend)
+        small_HWC = colour.to_srgb(small_HWC, mode, picture.info.get("icc_profile"))
+    return _upright(small_HWC, orientation)[None], source_size
+
+
+def decode_animation(
+    data: bytes,
+    times_ms: tuple[int, ...],
+    height: int,
+    width: int,
+    backend: str = "pillow",
+    max_pixels: int | None = None,
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Returns frames of an animated picture, (len(times_ms), height, width, 3) uint8, sRGB, and its source size.
+
+    Args:
+        data: the whole file.
+        times_ms: when the frames begin, as `probe_animation` tells; equal ones repeat a frame.
+        height: of the result, in px.
+        width: of the result, in px.
+        backend: what resizes, see `resize`.
+        max_pixels: as for `probe`.
+
+    Raises:
+        DecodeError: decoding would hold more, the decoder reports any error, or no frame begins at one of the times.
+    """
+    with _opened(io.BytesIO(data)) as picture:
+        _check_pixels(picture, max_pixels)
+        damage.check_pixels(picture, data)
+        profile = picture.info.get("icc_profile")
+        frames = {}
+        for begins_ms, frame in animated.frames(picture, set(times_ms)):
+            mode = colour.resized_mode(frame)
+            frames[begins_ms] = colour.to_srgb(_resized(frame, mode, (height, width), backend), mode, profile)
+        if missing := set(times_ms) - set(frames):
+            raise DecodeError("broken", f"{len(missing)} of {len(set(times_ms))} frames did not decode")
+        return np.stack([frames[time] for time in times_ms]), (picture.height, picture.width)
+
+
+def _resized(picture: Image.Image, mode: str, target: tuple[int, int], backend: str) -> np.ndarray:
+    rows = max(1, _STRIP_PX // picture.width)
+    picture.load()
+    strips = (
+        colour.flat(picture.crop((0, top, picture.width, min(top + rows, picture.height))), mode)
+        for top in range(0, picture.height, rows)
+    )
+    # of LAB, too, the three channels are resized alike
+    return resize_strips(strips, mode if mode != "LAB" else "RGB", (picture.height, picture.width), *target, backend)
+
+
+def _upright(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation not in _UPRIGHT:
+        return pixels_HWC
+    swap, rows, columns = _UPRIGHT[orientation]
+    # three bytes moved as one: half the time of moving each, and `patchify` reads in order
+    pixels_HW = np.ascontiguousarray(pixels_HWC).view("V3")[:, :, 0]
+    turned_HW = np.ascontiguousarray((pixels_HW.T if swap else pixels_HW)[::rows, ::columns])
+    return turned_HW.view(np.uint8).reshape(*turned_HW.shape, 3)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Returns the EXIF orientation still to be applied; 1 where there is none, or none that can be read."""
+    if isinstance(picture, TiffImageFile):
+        # Pillow itself turns these when it loads them, and tells the turned size
+        return 1
+    try:
+        # not picture.getexif(): a PNG's decodes the whole picture to look for EXIF behind it
+        return int(Image.Image.getexif(picture).get(_ORIENTATION_TAG, 1))
+    except Exception:  # broken EXIF raises anything, and says nothing against the pixels
+        return 1
+
+
+def _oriented_size(picture: Image.Image, orientation: int) -> tuple[int, int]:
+    return picture.size if orientation in _SIDEWAYS else (picture.height, picture.width)
+
+
+def _check_pixels(picture: Image.Image, max_pixels: int | None) -> None:
+    """Refuses a picture that decoding would blow up beyond what --max-pixels allows."""
+    bytes_a_pixel = _BYTES_A_PIXEL.get(picture.format or "", _USUAL_BYTES_A_PIXEL)
+    if picture.info.get("progressive"):
+        # a JPEG's: all coefficients of 16 bits are kept to the last scan
+        bytes_a_pixel = max(bytes_a_pixel, 3 * len(picture.getbands()))
+    pixels = picture.width * picture.height
+    if max_pixels is not None and pixels * bytes_a_pixel > max_pixels * _USUAL_BYTES_A_PIXEL:
+        height, width = _oriented_size(picture, _orientation(picture))
+        counted = (
+            "" if bytes_a_pixel == _USUAL_BYTES_A_PIXEL else f" at {bytes_a_pixel} bytes a pixel while it is decoded"
+        )
+        raise DecodeError(
+            "too_large", f"{height}x{width} is {pixels} pixels{counted}; --max-pixels is {max_pixels} of 4 bytes"
+        )
+
+
+@contextmanager
+def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
+    """Opens a picture without decoding it.
+
+    Raises:
+        DecodeError: whatever a decoder raises over bad bytes, then or later.
+        OSError: the storage failed.
+    """
+    reader = Reader(file)
+    try:
+        with warnings.catch_warnings(), damage.guarded_pillow():
+            # Pillow's plugins warn about odd metadata and go on
+            warnings.simplefilter("ignore")
+            damage.check_start(reader)
+            with Image.open(reader, formats=(*FORMATS, *heif.formats(reader))) as picture:
+                damage.check_header(picture)
+                yield picture
+    except Exception as error:  # plugins raise OSError, SyntaxError, struct.error, IndexError, zlib.error and more
+        if reader.error is not None:
+            raise reader.error from error
+        if isinstance(error, DecodeError | MemoryError):
+            raise
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise DecodeError("broken", "the header cannot be read") from error
+        raise DecodeError("broken", str(error) or type(error).__name__) from error
+    if reader.error is not None:
+        raise reader.error

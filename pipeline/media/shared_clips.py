@@ -1,0 +1,82 @@
+"""Decodes a shard's examples in order; clips of one video share a decode.
+
+When the first clip of a video is due, its later clips of the same shard are decoded with it in one pass, as far as
+`--decode-cache-bytes` has room, and wait for their turn: within the row group and across row groups. Each is used once, so
+nothing has to be evicted; what finds no room is decoded when it is due. The frames are the same either way.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from patchpack.pipeline.media import DecodeError
+
+Row = dict[str, Any]
+Decode = Callable[[Sequence[Row]], list[np.ndarray]]
+
+
+class SharedClips:
+    """The frames of planned rows, each to be asked for once, in order."""
+
+    def __init__(self, rows: Sequence[Row], decode: Decode, num_bytes: Callable[[Row], int], max_bytes: int) -> None:
+        """Sorts the rows by video.
+
+        Args:
+            rows: of a shard, by sequence and segment.
+            decode: returns the frames of several rows of one source.
+            num_bytes: of the frames of a row.
+            max_bytes: most bytes of clips that wait.
+        """
+        self._decode, self._num_bytes, self._room = decode, num_bytes, max_bytes
+        self._later: dict[Any, dict[Any, Row]] = defaultdict(dict)
+        self._waiting: dict[Any, np.ndarray] = {}
+        for row in rows:
+            if row["frame_pts"]:
+                self._later[_source(row)][_name(row)] = row
+
+    def frames(self, row: Row) -> np.ndarray:
+        """Returns the frames of one row, (T, H, W, 3) uint8.
+
+        Raises:
+            DecodeError: as `decode`.
+            OSError: as `decode`.
+        """
+        later = self._later.get(_source(row), {})
+        later.pop(_name(row), None)
+        waiting = self._waiting.pop(_name(row), None)
+        if waiting is not None:
+            self._room += waiting.nbytes
+            return waiting
+        together = self._that_fit(later)
+        if together:
+            try:
+                frames_THWC, *others = self._decode([row, *together])
+            except DecodeError:
+                # one of them is broken: each is judged alone
+                pass
+            else:
+                for other, other_THWC in zip(together, others, strict=True):
+                    del later[_name(other)]
+                    self._waiting[_name(other)] = other_THWC
+                    self._room -= other_THWC.nbytes
+                return frames_THWC
+        return self._decode([row])[0]
+
+    def _that_fit(self, later: dict[Any, Row]) -> list[Row]:
+        room, fitting = self._room, []
+        for row in later.values():
+            room -= self._num_bytes(row)
+            if room < 0:
+                break
+            fitting.append(row)
+        return fitting
+
+
+def _source(row: Row) -> tuple[int, bytes]:
+    return row["root"], row["path"]
+
+
+def _name(row: Row) -> tuple[str, int]:
+    return row["example_id"], row["view"]

@@ -1,0 +1,1 @@
+"""Bins in groups of near-equal cost: `balance`, by way of `swap`; `mixing` measures how well examples are mixed."""

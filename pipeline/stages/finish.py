@@ -1,0 +1,154 @@
+"""The end of a build: shard table, rejects, report, and last the manifest.
+
+Reads the plan's summaries and the shards' results: counts and names. Without the manifest a set is
+unfinished, so everything else is there before it.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from patchpack.options import output_affecting
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.names import CLASSES_NAME, REPORT_NAME, REPORT_PAGE_NAME, RESULTS_NAME
+from patchpack.pipeline.packing import bound_of_histogram
+from patchpack.pipeline.report import html as report_html
+from patchpack.pipeline.report import scan as report
+from patchpack.pipeline.report.arrangement import Arrangement
+from patchpack.pipeline.report.sizes import merge_sizes
+from patchpack.pipeline.stages import plan
+from patchpack.pipeline.stages.records import Reject
+from patchpack.pipeline.stages.write import ShardResult
+from patchpack.pipeline.storage import files
+from patchpack.schemas.manifest import (
+    MANIFEST_NAME,
+    REJECT_TABLE_NAME,
+    REJECT_TABLE_SCHEMA,
+    SHARD_TABLE_NAME,
+    SHARD_TABLE_SCHEMA,
+    Manifest,
+    dataset_digest,
+    table_bytes,
+)
+
+
+def planned_totals(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the totals over all groups: inputs, rejects, ignored by suffix, planned counts and sizes."""
+    ignored: Counter[str] = Counter()
+    shards = [plan.ShardPlan(*shard) for summary in summaries for shard in summary["shards"]]
+    for summary in summaries:
+        ignored.update(summary["ignored"])
+    return {
+        "num_inputs": sum(summary["num_inputs"] for summary in summaries),
+        "num_rejects": sum(summary["num_rejects"] for summary in summaries),
+        "ignored": dict(sorted(ignored.items())),
+        "planned": {
+            "num_shards": len(shards),
+            "num_sequences": sum(shard.num_sequences for shard in shards),
+            "num_segments": sum(shard.num_segments for shard in shards),
+            "num_tokens": sum(shard.num_tokens for shard in shards),
+            "source_px": sum(summary["source_px"] for summary in summaries),
+        },
+        "sizes": merge_sizes(summary.get("sizes") for summary in summaries),
+    }
+
+
+def global_bounds(summaries: list[dict[str, Any]], config: PlanConfig) -> list[dict[str, Any]]:
+    """Returns for each view the proven least number of sequences over all groups, beside what was planned.
+
+    The bound is that of the merged histogram: bounds of groups do not add up to one.
+    """
+    bounds = []
+    for view in range(config.views):
+        merged: Counter[int] = Counter()
+        for summary in summaries:
+            merged.update({int(length): count for length, count in summary["histograms"][str(view)].items()})
+        chunks = [chunk for summary in summaries for chunk in summary["chunks"] if chunk["view"] == view]
+        lengths = sorted(merged)
+        certificate = bound_of_histogram(
+            lengths, [merged[length] for length in lengths], config.sequence_length, config.max_segments
+        )
+        bounds.append(
+            {
+                "view": view,
+                "layout": 0,
+                "num_sequences": sum(chunk["num_sequences"] for chunk in chunks),
+                "bound": certificate.bound,
+                "num_chunks": len(chunks),
+                "num_chunks_optimal": sum(chunk["num_sequences"] == chunk["bound"] for chunk in chunks),
+            }
+        )
+    return bounds
+
+
+def planned_arrangement(folder: str, config: PlanConfig) -> dict[str, Any]:
+    """Returns what the report will say of step balance and mixing, from the plan alone."""
+    arrangement = Arrangement(config.balance_group)
+    columns = ["key", "example_id", "sequence", "grid_t", "grid_h", "grid_w"]
+    for summary in plan.read_summaries(folder):
+        with files.open_read(plan.plan_path(folder, summary["group"])) as file:
+            parquet = pq.ParquetFile(file)
+            for shard in (plan.ShardPlan(*values) for values in summary["shards"]):
+                rows = parquet.read_row_group(shard.row_group, columns)
+                lengths = np.prod([rows[axis].to_numpy() for axis in columns[3:]], axis=0, dtype=np.int64)
+                sequences = rows["sequence"].to_numpy().astype(np.int64)
+                listing = (shard.group, shard.view, 0)
+                names = rows.select(columns[:2])
+                arrangement.add_shard(listing, lengths, sequences, names, shard.num_sequences, config.sequence_length)
+    return arrangement.figures()
+
+
+def read_results(folder: str) -> list[ShardResult]:
+    """Returns what the shard pipeline reported, by file name."""
+    rows = json.loads(files.read(files.join(folder, RESULTS_NAME)))
+    results = [ShardResult(*row) for row in rows]
+    return [result._replace(rejects=[Reject(*row) for row in result.rejects]) for result in results]
+
+
+def finish(
+    folder: str,
+    config: PlanConfig,
+    results: list[ShardResult],
+    accepted: Callable[[dict[str, Any]], bool] = lambda report: True,
+) -> dict[str, Any]:
+    """Writes the tables and the report of a set whose shards are all there, and the manifest if the report is accepted.
+
+    Returns the report.
+    """
+    summaries = list(plan.read_summaries(folder))
+    # views and clips of one broken input fail alike: one row says it
+    rejects = sorted({*plan.read_rejects(folder), *(reject for result in results for reject in result.rejects)})
+    shard_rows = [result._asdict() | {"num_rejects": len(result.rejects)} for result in results]
+    totals = planned_totals(summaries)
+    totals["num_rejects"] = len(rejects)
+    totals["stored"] = {"num_shards": len(results)} | {
+        name: sum(getattr(result, name) for result in results)
+        for name in ("num_sequences", "num_segments", "num_tokens", "bytes")
+    }
+    layouts = (config.layout,)
+    classes = json.loads(files.read(files.join(folder, CLASSES_NAME))) if config.labels == "folder" else None
+    manifest = Manifest(
+        dataset_digest=dataset_digest(layouts, [result.digest for result in results]),
+        layouts=layouts,
+        classes=None if classes is None else tuple(classes),
+        totals=totals,
+        bounds=tuple(global_bounds(summaries, config)),
+        config=output_affecting(config),
+        balance_group=config.balance_group,
+    )
+    shard_table = table_bytes(shard_rows, SHARD_TABLE_SCHEMA)
+    reject_table = table_bytes([row._asdict() for row in rejects], REJECT_TABLE_SCHEMA)
+    files.write(files.join(folder, SHARD_TABLE_NAME), shard_table)
+    files.write(files.join(folder, REJECT_TABLE_NAME), reject_table)
+    shards, rejected = (pq.read_table(pa.BufferReader(table)) for table in (shard_table, reject_table))
+    told = report.make_report(folder, manifest, shards, rejected)
+    files.write(files.join(folder, REPORT_NAME), json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n")
+    files.write(files.join(folder, REPORT_PAGE_NAME), report_html.render_html(told).encode())
+    if accepted(told):
+        files.write(files.join(folder, MANIFEST_NAME), manifest.to_bytes())
+    return told

@@ -1,0 +1,346 @@
+"""Stage 5: the kept plan: which example goes to which sequence of which shard.
+
+A group's references are sorted (a shuffle delivers them in any order), cut into equal chunks of at most
+`--group-size`, each chunk is packed alone (drawn sizes move a little so that bins fill exactly), its bins are
+shuffled and divided evenly over shards, by their bytes and by their decoding. With `--balance-group W` the bins of
+all chunks of a view are put into groups of W of near-equal cost instead, and whole groups are divided over shards.
+All of it is counts and names; the result is a Parquet file a group, one row group a shard, whose metadata holds the
+group's totals. Within 0.1 point of a global plan, at any number of examples.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.names import PLAN_FOLDER, group_plan_name, group_rejects_name, shard_name
+from patchpack.pipeline.packing import Packing, pack
+from patchpack.pipeline.packing.balance.balance import balance
+from patchpack.pipeline.packing.bounds import closed_form_bound
+from patchpack.pipeline.packing.counts.elastic import Menus, fill
+from patchpack.pipeline.packing.instance import histogram_of, read_instance
+from patchpack.pipeline.report.sizes import count_sizes
+from patchpack.pipeline.stages.labels import label_gaps, label_of
+from patchpack.pipeline.stages.records import Clash, Ignored, Outcome, Reference, Reject
+from patchpack.pipeline.stages.sample import draw, menu, shuffled
+from patchpack.pipeline.storage import files
+from patchpack.schemas.geometry import ceil_div
+from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, canonical_json
+from patchpack.schemas.sequence import sequence_schema
+
+# A small set is cut into shards of a few hundred examples, or some five seconds of one core's decoding (at 90 million
+# pixels a second, launch.DECODED_PX_PER_S), so that every core has work and none is lost to opening files: that takes
+# some 10 ms each. Once a view has as many shards as the largest machines have cores, more would only be more files.
+FEW_EXAMPLES = 256
+FEW_PX = 450_000_000
+ENOUGH_SHARDS = 256
+# and whatever the set: five minutes of decoding are as much as a killed worker should lose
+MOST_PX = 27_000_000_000
+
+PLAN_SCHEMA = pa.schema(
+    [
+        ("sequence", pa.int32()),
+        ("example_id", pa.string()),
+        ("view", pa.int32()),
+        ("key", pa.string()),
+        ("clip", pa.int32()),
+        ("root", pa.int32()),
+        ("path", pa.binary()),
+        ("size_bytes", pa.int64()),
+        ("label", pa.int32()),
+        ("source_height", pa.int32()),
+        ("source_width", pa.int32()),
+        ("wanted_height", pa.int32()),
+        ("wanted_width", pa.int32()),
+        ("grid_t", pa.int32()),
+        ("grid_h", pa.int32()),
+        ("grid_w", pa.int32()),
+        ("frame_pts", pa.list_(pa.int64())),
+        ("time_base_num", pa.int32()),
+        ("time_base_den", pa.int32()),
+        ("entry_pts", pa.list_(pa.int64())),
+        ("fps", pa.float64()),
+        ("extra", pa.string()),
+    ]
+)
+
+_SUMMARY_KEY = b"patchpack_plan"
+
+
+class ShardPlan(NamedTuple):
+    """One shard to be written: its place and its totals. `row_group` is where its rows stand in the group's plan file."""
+
+    group: int
+    index: int
+    view: int
+    row_group: int
+    num_sequences: int
+    num_segments: int
+    num_tokens: int
+
+    @property
+    def name(self) -> str:
+        """Name of the shard, below the output."""
+        return shard_name(self.group, self.index)
+
+
+class GroupPlan(NamedTuple):
+    """What planning a group gives: rows for each shard, its rejects, and the summary that is kept with them."""
+
+    shards: list[list[dict[str, Any]]]
+    rejects: list[Reject]
+    summary: dict[str, Any]
+
+
+def group_of(key: str, seed: int, num_groups: int) -> int:
+    """Returns the group of an input: clips and views of one source share it."""
+    return xxhash.xxh3_64_intdigest(f"{seed}\0{key}".encode()) % num_groups
+
+
+def plan_group(
+    group: int, members: Iterable[Outcome], config: PlanConfig, classes: tuple[str, ...] | None, num_groups: int = 1
+) -> GroupPlan:
+    """Returns the plan of one group; the order of its members does not matter.
+
+    Args:
+        group: its number.
+        members: References, Rejects, Ignored and Clashes whose keys fall into this group.
+        config: of the build.
+        classes: names of the labels in order, or None.
+        num_groups: of the set; they share the number of shards that is enough.
+    """
+    references: list[Reference] = []
+    rejects: set[Reject] = set()
+    ignored: Counter[str] = Counter()
+    clashes: list[Clash] = []
+    for member in members:
+        if isinstance(member, Reference):
+            references.append(member)
+        elif isinstance(member, Reject):
+            rejects.add(member)
+        elif isinstance(member, Ignored):
+            ignored[member.why] += 1
+        elif isinstance(member, Clash):
+            clashes.append(member)
+    shards: list[list[dict[str, Any]]] = []
+    shard_plans: list[ShardPlan] = []
+    chunks: list[dict[str, Any]] = []
+    histograms: dict[str, dict[str, int]] = {}
+    numbers = None if classes is None else {name: number for number, name in enumerate(classes)}
+    realised: list[Reference] = []
+    for view in range(config.views):
+        seen = [reference for reference in references if reference.view == view]
+        lengths: Counter[int] = Counter()
+        packed: list[list[list[Reference]]] = []
+        for number, chunk in enumerate(_chunks(seen, config)):
+            bins, bound = _pack_chunk(chunk, config, group, view, number)
+            lengths.update(reference.num_tokens for members in bins for reference in members)
+            chunks.append({"view": view, "num_examples": len(chunk), "num_sequences": len(bins), "bound": bound})
+            packed.append(bins)
+            realised += [reference for members in bins for reference in members]
+        if config.balance_group:
+            packed = [_balanced([members for bins in packed for members in bins], config, group, view)]
+        for bins in packed:
+            for part in _parts(bins, config, num_groups):
+                rows = [row for sequence, members in enumerate(part) for row in _rows(sequence, members, numbers)]
+                tokens = sum(reference.num_tokens for members in part for reference in members)
+                shard_plans.append(ShardPlan(group, len(shards), view, len(shards), len(part), len(rows), tokens))
+                shards.append(rows)
+        histograms[str(view)] = {str(length): lengths[length] for length in sorted(lengths)}
+    summary = {
+        "group": group,
+        "num_inputs": len(
+            {reference.example.source.key for reference in references} | {reject.key for reject in rejects}
+        ),
+        "num_rejects": len(rejects),
+        "source_px": sum(_source_px(reference) for reference in references),
+        "sizes": count_sizes(realised, config.tubelet, config.clip_frames),
+        "ignored": dict(sorted(ignored.items())),
+        "clashes": sorted([clash.key, *sorted(clash.paths)] for clash in clashes),
+        "histograms": histograms,
+        "chunks": chunks,
+        "shards": [list(shard) for shard in shard_plans],
+    }
+    if classes is not None:
+        summary["label_gaps"] = label_gaps((reference.example.source.key for reference in references), classes)
+    return GroupPlan(shards, sorted(rejects), summary)
+
+
+def plan_path(folder: str, group: int) -> str:
+    """Returns the path of a group's plan file in an output folder."""
+    return files.join(folder, group_plan_name(group))
+
+
+def write_group_plan(plan: GroupPlan, folder: str) -> None:
+    """Writes a group's plan and rejects below an output folder, whole or not at all."""
+    group = plan.summary["group"]
+    with files.writing(plan_path(folder, group)) as file:
+        with pq.ParquetWriter(pa.PythonFile(file, mode="w"), PLAN_SCHEMA, compression="zstd") as writer:
+            for rows in plan.shards:
+                writer.write_table(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA), row_group_size=max(1, len(rows)))
+            writer.add_key_value_metadata({_SUMMARY_KEY: canonical_json(plan.summary)})
+    rejects = pa.Table.from_pylist([reject._asdict() for reject in plan.rejects], schema=REJECT_TABLE_SCHEMA)
+    with files.writing(files.join(folder, group_rejects_name(group))) as file:
+        pq.write_table(rejects, pa.PythonFile(file, mode="w"), compression="zstd")
+
+
+def read_summaries(folder: str) -> Iterator[dict[str, Any]]:
+    """Yields the summary of every group planned below an output folder, by group number."""
+    for name in files.names(files.join(folder, PLAN_FOLDER)):
+        if name.startswith("part-"):
+            with files.open_read(files.join(folder, f"{PLAN_FOLDER}/{name}")) as file:
+                yield json.loads(pq.ParquetFile(file).metadata.metadata[_SUMMARY_KEY])
+
+
+def read_rejects(folder: str) -> Iterator[Reject]:
+    """Yields the rejects of every group planned below an output folder."""
+    for name in files.names(files.join(folder, PLAN_FOLDER)):
+        if name.startswith("rejects-"):
+            with files.open_read(files.join(folder, f"{PLAN_FOLDER}/{name}")) as file:
+                yield from (Reject(**row) for row in pq.read_table(file).to_pylist())
+
+
+def read_shard_rows(folder: str, shard: ShardPlan) -> list[dict[str, Any]]:
+    """Returns the planned rows of one shard, by sequence and segment."""
+    with files.open_read(plan_path(folder, shard.group)) as file:
+        return pq.ParquetFile(file).read_row_group(shard.row_group).to_pylist()
+
+
+def sequence_bytes(config: PlanConfig) -> int:
+    """Returns the bytes of one stored sequence, the small columns left out."""
+    return sum(
+        field.type.byte_width for field in sequence_schema(config.layout) if pa.types.is_fixed_size_binary(field.type)
+    )
+
+
+def _chunks(references: list[Reference], config: PlanConfig) -> Iterator[list[Reference]]:
+    """Yields the references in an order of their own, in equal chunks of at most --group-size."""
+
+    def order(reference: Reference) -> tuple[int, str, int]:
+        key = reference.example.source.key
+        return xxhash.xxh3_64_intdigest(f"order\0{config.seed}\0{key}".encode()), key, reference.example.clip
+
+    yield from _even(sorted(references, key=order), ceil_div(len(references), config.group_size))
+
+
+def _pack_chunk(
+    chunk: list[Reference], config: PlanConfig, group: int, view: int, number: int
+) -> tuple[list[list[Reference]], int]:
+    """Returns the chunk's bins in shuffled order, examples at their realised grids, and the proven least number of bins."""
+    packing = pack(
+        [reference.num_tokens for reference in chunk],
+        config.sequence_length,
+        max_segments=config.max_segments,
+        seed=config.seed,
+    )
+    bin_index, bound = packing.bin_index, packing.bound
+    if config.resolution_slack and any(reference.side for reference in chunk):
+        chunk, bin_index = _fill_elastically(chunk, packing, config, draw(config.seed, "fill", group, view, number))
+        realised = [reference.num_tokens for reference in chunk]
+        bound = closed_form_bound(
+            histogram_of(read_instance(realised, config.sequence_length, config.max_segments))
+        ).bound
+    bins: list[list[Reference]] = [[] for _ in range(int(bin_index.max()) + 1)]
+    for reference, bin_number in zip(chunk, bin_index.tolist(), strict=True):
+        bins[bin_number].append(reference)
+    # heuristics fill the first bins with the longest examples; sequences are drawn in stored order
+    return [bins[place] for place in shuffled(len(bins), config.seed, "bins", group, view, number)], bound
+
+
+def _fill_elastically(
+    chunk: list[Reference], packing: Packing, config: PlanConfig, seed: int
+) -> tuple[list[Reference], np.ndarray]:
+    """Returns the references at grids that fill bins exactly where possible, and their bins, (N,) int64."""
+    slack = Fraction(config.resolution_slack).limit_denominator(10**6)
+    menus = [menu(reference, slack, config.tubelet, config.token_cap) for reference in chunk]
+    filled = fill(
+        Menus.of([(count, cost) for count, (cost, _) in options.items()] for options in menus),
+        config.sequence_length,
+        max_segments=config.max_segments,
+        seed=seed,
+        packing=packing,
+    )
+    grids = [list(options.values())[place][1] for options, place in zip(menus, filled.choice.tolist(), strict=True)]
+    return [reference._replace(grid=grid) for reference, grid in zip(chunk, grids, strict=True)], filled.bin_index
+
+
+def _balanced(bins: list[list[Reference]], config: PlanConfig, group: int, view: int) -> list[list[Reference]]:
+    """Returns as many bins of the same examples, in groups of near-equal cost."""
+    members = [reference for references in bins for reference in references]
+    balanced = balance(
+        [reference.num_tokens for reference in members],
+        np.repeat(np.arange(len(bins)), [len(references) for references in bins]),
+        config.sequence_length,
+        config.balance_group,
+        max_segments=config.max_segments,
+        seed=draw(config.seed, "balance", group, view),
+    )
+    found: list[list[Reference]] = [[] for _ in bins]
+    for reference, bin_number in zip(members, balanced.bin_index.tolist(), strict=True):
+        found[bin_number].append(reference)
+    return [found[bin_number] for bin_number in balanced.order.tolist()]
+
+
+def _parts(bins: list[list[Reference]], config: PlanConfig, num_groups: int) -> Iterator[list[list[Reference]]]:
+    """Yields bins divided evenly over as many shards as they need; groups of --balance-group stay whole.
+
+    They need enough for their bytes and their decoding, and in a small set enough for many cores. Nothing here knows
+    how many there are: the cut is part of the bytes.
+    """
+    size = config.balance_group or 1
+    groups = [bins[start : start + size] for start in range(0, len(bins), size)]
+    px = sum(_source_px(reference) for members in bins for reference in members)
+    by_bytes = ceil_div(len(bins) * sequence_bytes(config), config.shard_bytes)
+    few = max(ceil_div(sum(map(len, bins)), FEW_EXAMPLES), ceil_div(px, FEW_PX))
+    for part in _even(groups, max(by_bytes, ceil_div(px, MOST_PX), min(few, ceil_div(ENOUGH_SHARDS, num_groups)))):
+        yield [members for group in part for members in group]
+
+
+def _even(items: list[Any], parts: int) -> Iterator[list[Any]]:
+    """Yields the items in `parts` runs whose lengths differ by at most one; empty runs are left out."""
+    parts = min(parts, len(items))
+    for part in range(parts):
+        yield items[len(items) * part // parts : len(items) * (part + 1) // parts]
+
+
+def _source_px(reference: Reference) -> int:
+    """Returns the pixels that decoding this view takes."""
+    example = reference.example
+    return example.source_height * example.source_width * max(1, len(example.frame_pts))
+
+
+def _rows(sequence: int, members: list[Reference], numbers: dict[str, int] | None) -> Iterator[dict[str, Any]]:
+    for reference in members:
+        example = reference.example
+        yield {
+            "sequence": sequence,
+            "example_id": example.example_id,
+            "view": reference.view,
+            "key": example.source.key,
+            "clip": example.clip,
+            "root": example.source.root,
+            "path": os.fsencode(example.source.path),
+            "size_bytes": example.source.size_bytes,
+            "label": None if numbers is None else numbers.get(label_of(example.source.key) or ""),
+            "source_height": example.source_height,
+            "source_width": example.source_width,
+            "wanted_height": reference.wanted_height,
+            "wanted_width": reference.wanted_width,
+            "grid_t": reference.grid[0],
+            "grid_h": reference.grid[1],
+            "grid_w": reference.grid[2],
+            "frame_pts": list(example.frame_pts),
+            "time_base_num": example.time_base[0],
+            "time_base_den": example.time_base[1],
+            "entry_pts": list(example.entry_pts),
+            "fps": example.fps,
+            "extra": example.extra,
+        }

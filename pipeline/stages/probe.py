@@ -1,0 +1,122 @@
+"""Stage 2: the header of each input, and so its examples: one image, or the clips of a video.
+
+Images: the header alone. Videos: one demux pass. No picture is decoded here but a video's first frame, and animated
+pictures where they are to be clips (only decoding tells their times).
+"""
+
+import io
+import json
+
+import xxhash
+
+from patchpack.pipeline.media import SNIFF_BYTES, DecodeError, described, kind_of
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.video import timeline
+from patchpack.pipeline.media.video.clips import ClipRule, take_clip
+from patchpack.pipeline.stages.list import NO_MEDIA, is_guess
+from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Example, Ignored, Outcome, Source, reject
+from patchpack.pipeline.stages.sample import draw
+from patchpack.pipeline.storage import files
+
+
+def example_id(key: str, clip: int) -> str:
+    """Returns the identity of an example: 32 hex digits of xxh3_128 over key, a zero byte and the clip number."""
+    return xxhash.xxh3_128_hexdigest(f"{key}\0{clip}".encode())
+
+
+def probe(
+    source: Source,
+    path: str,
+    rule: ClipRule,
+    max_pixels: int,
+    max_bytes: int = 2**63 - 1,
+    seed: int = 0,
+    animated: str = "first",
+) -> list[Outcome]:
+    """Returns the examples of one input, or its reject, or that it is no media where nobody said it were.
+
+    Args:
+        source: as listed.
+        path: where it is.
+        rule: how clips are taken of a video.
+        max_pixels: most pixels of a picture or frame.
+        max_bytes: most bytes of a file; larger ones are not read.
+        seed: of the build.
+        animated: "clip" to make clips of animated pictures, too.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with files.open_read(path) as file:
+            if is_guess(source) and kind_of(file.read(SNIFF_BYTES)) == "unknown":
+                # no reject: a README or an archive beside the photos says nothing against them
+                return [Ignored(source.key, NO_MEDIA)]
+            size_bytes = file.seek(0, io.SEEK_END)
+            if size_bytes > max_bytes:
+                raise DecodeError("too_large", f"{size_bytes} bytes; --max-bytes is {max_bytes}")
+            file.seek(0)
+            head = file.read(SNIFF_BYTES)
+            file.seek(0)
+            kind = kind_of(head)
+            if not head:
+                raise DecodeError("empty", "0 bytes")
+            if kind == "lfs_pointer":
+                raise DecodeError("lfs_pointer", "a Git LFS pointer, not the file itself; run git lfs pull")
+            if kind == "unknown":
+                raise DecodeError("unknown_format", described(head))
+            timing = image.probe_animation(file, max_pixels) if kind == "image" and animated == "clip" else None
+            if timing is not None:
+                examples = clips_of(source, timeline.VideoHeader(*timing, (1, 1000)), rule, seed)
+            elif kind == "image":
+                height, width = image.probe(file, max_pixels)
+                examples = [Example(source, 0, example_id(source.key, 0), height, width)]
+            else:
+                header = timeline.probe(file, max_pixels)
+                examples = clips_of(source, header, rule, seed, _extra(header))
+    except DecodeError as error:
+        return [reject(source.key, "probe", error.reason, error)]
+    pixels = examples[0].source_height * examples[0].source_width
+    if pixels > max_pixels:
+        size = f"{examples[0].source_height}x{examples[0].source_width}"
+        return [reject(source.key, "probe", "too_large", f"{size} is {pixels} pixels; --max-pixels is {max_pixels}")]
+    return examples
+
+
+def clips_of(source: Source, header: timeline.VideoHeader, rule: ClipRule, seed: int, extra: str = "") -> list[Outcome]:
+    """Returns the clips of a video, and after them a reject row if the video is damaged.
+
+    Raises:
+        DecodeError: no clip is whole, or the video is too slow.
+    """
+    examples: list[Outcome] = []
+    for number in range(rule.num_clips):
+        name = example_id(source.key, number)
+        drawn = rule.placement == "random"
+        words = [draw(seed, f"clip {name}", view) for view in range(rule.num_views)] if drawn else [None]
+        views = [take_clip(header, rule, number, word) for word in words]
+        if any(header.holes.intersection(view.pts) for view in views):
+            continue
+        pts, entries, fps = views[0]
+        example = Example(source, number, name, header.height, header.width, pts, header.time_base, entries, fps)
+        examples.append(example._replace(extra=extra, views=tuple(map(tuple, views)) if drawn else ()))
+    if header.damage:
+        if not examples:
+            raise DecodeError("broken", header.damage)
+        whole = f"{len(examples)} of {rule.num_clips} clips are taken from what is whole"
+        examples.append(reject(source.key, *PARTIAL_VIDEO, f"{header.damage}; {whole}"))
+    return examples
+
+
+def _extra(header: timeline.VideoHeader) -> str:
+    """Returns what a segment records of a video besides its columns, as JSON."""
+    matrix, tagged, full_range = header.colour
+    told = {
+        "matrix": matrix,
+        "matrix_from": "stream" if tagged else "size",
+        "range": "full" if full_range else "limited",
+    }
+    aspect = header.pixel_aspect
+    if aspect is not None and aspect > 0 and aspect != 1:
+        told["pixel_aspect"] = f"{aspect.numerator}:{aspect.denominator}"
+    return json.dumps(told, sort_keys=True, separators=(",", ":"))

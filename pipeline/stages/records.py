@@ -1,0 +1,129 @@
+"""What flows between the stages: one input ends as References, a Reject or an Ignored, never as nothing."""
+
+from typing import Any, NamedTuple
+
+from patchpack.schemas.geometry import Grid
+
+
+class Source(NamedTuple):
+    """One listed input. Its file is `path` below the root numbered `root` (_run.json holds the roots).
+
+    `digest` is of the whole file, where --dedupe asks for it.
+    """
+
+    key: str
+    root: int
+    path: str
+    size_bytes: int
+    digest: str = ""
+
+
+class Ignored(NamedTuple):
+    """An input that is no media by its suffix, or is hidden, excluded or beyond the limit; only counted."""
+
+    key: str
+    why: str
+
+
+class Reject(NamedTuple):
+    """An input that was not packed. `reason` is one of REASONS, `detail` is for people."""
+
+    key: str
+    stage: str
+    reason: str
+    detail: str
+
+
+class Clash(NamedTuple):
+    """Two inputs of one key: a usage error, found where equal keys meet."""
+
+    key: str
+    paths: tuple[str, str]
+
+
+class Example(NamedTuple):
+    """One image, or one clip of a video, as the header tells it; sizes are oriented.
+
+    `frame_pts` are the presentation times of the frames to take, in units of `time_base` seconds, `entry_pts` those of the
+    key frames to decode from (none: from the start), `fps` the frames a second as taken; empty and 0 for images. Where
+    clips are drawn, `views` holds these three for each view. `extra` is JSON for the segment, or empty.
+    """
+
+    source: Source
+    clip: int
+    example_id: str
+    source_height: int
+    source_width: int
+    frame_pts: tuple[int, ...] = ()
+    time_base: tuple[int, int] = (1, 1)
+    entry_pts: tuple[int, ...] = ()
+    fps: float = 0.0
+    extra: str = ""
+    views: tuple[tuple[tuple[int, ...], tuple[int, ...], float], ...] = ()
+
+    def of_view(self, view: int) -> "Example":
+        """Returns the example with the frames of one view."""
+        if not self.views:
+            return self
+        pts, entries, fps = self.views[view]
+        return self._replace(frame_pts=pts, entry_pts=entries, fps=fps, views=())
+
+
+class Reference(NamedTuple):
+    """One view of an example: what planning needs, and no pixels.
+
+    `side` is the drawn effective side in px, from which elastic fill may depart; 0 where the size is not drawn or
+    was shrunk to a cap, and is to stay. `uncapped_tokens` is how many it would have had without the cap; 0 where that
+    made nothing smaller.
+    """
+
+    example: Example
+    view: int
+    side: int
+    wanted_height: int
+    wanted_width: int
+    grid: Grid
+    uncapped_tokens: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of this view: all of its grid."""
+        t, h, w = self.grid
+        return t * h * w
+
+
+Outcome = Source | Ignored | Reject | Clash | Example | Reference
+
+# every reason a reject can have; a closed list, so that tables and dashboards can rely on it
+REASONS = {
+    "not_found": "the file is not there (any more)",
+    "unreadable": "the file or folder may not be read",
+    "not_a_file": "a folder, pipe, socket or device where a file was named",
+    "empty": "the file has no bytes",
+    "unknown_format": "the content is no image or video format that patchpack reads",
+    "lfs_pointer": "a Git LFS pointer; the file itself was never fetched",
+    "broken": "the decoder reports an error",
+    "partial": "a video that breaks off, or a clip of it that does not decode whole; its other clips are kept",
+    "no_frames": "a video stream without a single frame",
+    "no_video": "a container without a video stream",
+    "too_large": "more pixels than --max-pixels, or more bytes than --max-bytes",
+    "slow_source": "fewer frames a second than --fps, under --slow-source reject",
+    "oversize": "more tokens than --max-tokens-per-example",
+    "changed": "the file is not the one that was probed",
+    "duplicate": "the same bytes as another input, which is kept (--dedupe digest)",
+    "crashed": "its decoder ended its process, or ran out of memory (--decode-isolation process)",
+    "timeout": "it took longer than --decode-timeout-s (--decode-isolation process)",
+}
+
+# stage and reason of the row that marks a damaged video: its whole clips are packed, so it counts as no rejected input
+PARTIAL_VIDEO = ("probe", "partial")
+
+
+def reject(key: str, stage: str, reason: str, detail: Any) -> Reject:
+    """Returns a reject row; its detail is one line, since decoders' messages are not.
+
+    Raises:
+        KeyError: the reason is not one of REASONS (a bug of ours).
+    """
+    REASONS[reason]
+    return Reject(key, stage, reason, " ".join(str(detail).split()))

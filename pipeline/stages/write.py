@@ -1,0 +1,403 @@
+"""Stage 8: planned rows to one Parquet shard, row group by row group.
+
+Pixels exist only here: each example is read, decoded, resized and cut straight into its place in the row
+group's buffer. An example that fails leaves its bin: the later segments of that sequence move left, nothing is
+repacked, and the shard's metadata carries the reject. Memory: one row group, one clip, and the clips that wait
+(`shared_clips`).
+"""
+
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+import xxhash
+
+from patchpack.options import output_affecting
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.execution.sandbox import isolated
+from patchpack.pipeline.media import SNIFF_BYTES, DecodeError, kind_of
+from patchpack.pipeline.media.image import decode as image
+from patchpack.pipeline.media.patchify import patchify
+from patchpack.pipeline.media.shared_clips import SharedClips
+from patchpack.pipeline.media.video import decode as video
+from patchpack.pipeline.stages.list import source_path
+from patchpack.pipeline.stages.plan import ShardPlan
+from patchpack.pipeline.stages.records import Reject, Source, reject
+from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage.reading import read_input
+from patchpack.schemas.geometry import Layout, grid_positions
+from patchpack.schemas.manifest import FORMAT_VERSION, canonical_json
+from patchpack.schemas.sequence import array_columns, rows_per_group, sequence_digest, sequence_schema
+from patchpack.schemas.shard import METADATA_KEY, read_metadata
+
+# see docs/format.md: raw values in one page a column chunk, so that a sequence can be read straight from its place
+_WRITER_OPTIONS = {
+    "compression": "none",
+    "use_dictionary": False,
+    "write_statistics": False,
+    "write_page_checksum": True,
+    "data_page_size": 2**31 - 1,
+}
+
+
+class ShardResult(NamedTuple):
+    """What writing a shard gave; `failure` says why there is none, with a traceback where that is a bug of ours."""
+
+    path: str
+    digest: str
+    fingerprint: str
+    bytes: int
+    group: int
+    view: int
+    layout: int
+    num_sequences: int
+    num_segments: int
+    num_tokens: int
+    rejects: list[Reject]
+    failure: str
+    traceback: str
+
+
+def fingerprint(rows: list[dict[str, Any]], config: PlanConfig, versions: dict[str, str]) -> str:
+    """Returns what a shard's bytes depend on, as 32 hex digits: a shard that has it need not be written again.
+
+    Never paths, times, host, runner or workers.
+    """
+    identity = {
+        "format_version": FORMAT_VERSION,
+        "config": output_affecting(config),
+        "versions": versions,
+        "rows": [{name: value for name, value in row.items() if name not in ("root", "path")} for row in rows],
+    }
+    return xxhash.xxh3_128_hexdigest(canonical_json(identity))
+
+
+def write_shard(
+    shard: ShardPlan,
+    rows: list[dict[str, Any]],
+    roots: list[str],
+    folder: str,
+    config: PlanConfig,
+    versions: dict[str, str],
+    retry_rejects: bool = False,
+) -> ShardResult:
+    """Writes a shard, unless it is there already, and returns its totals.
+
+    Args:
+        shard: which one.
+        rows: its planned rows, see `plan.PLAN_SCHEMA`, by sequence and segment.
+        roots: where sources are, by root number.
+        folder: the output.
+        config: of the build.
+        versions: of the libraries that decide bytes.
+        retry_rejects: whether a finished shard that lacks examples is written anew; else only if their files are back.
+
+    Raises:
+        OSError: storage failed for good; no shard is left under the name.
+    """
+    path, expected = files.join(folder, shard.name), fingerprint(rows, config, versions)
+    found = _finished(path, shard, expected)
+    if found and not (found.rejects and (retry_rejects or _are_back(found.rejects, rows, roots))):
+        return found
+    layout = config.layout
+    rejects: list[Reject] = []
+    totals = {"num_sequences": 0, "num_segments": 0, "num_tokens": 0, "attention_cost": 0}
+    files.make_folder(path.rpartition("/")[0])
+    with files.writing(path) as file:
+        hashed = _HashedFile(file)
+        with pq.ParquetWriter(pa.PythonFile(hashed, mode="w"), sequence_schema(layout), **_WRITER_OPTIONS) as writer:
+            for table in _row_groups(shard, rows, roots, config, rejects):
+                writer.write_table(table, row_group_size=len(table))
+                totals["num_sequences"] += len(table)
+                for column in ("num_segments", "num_tokens", "attention_cost"):
+                    totals[column] += pa.compute.sum(table[column]).as_py()
+            metadata = {
+                "format_version": FORMAT_VERSION,
+                "requires": [],
+                "layout": layout.to_json(),
+                "columns": {
+                    name: {"dtype": str(dtype), "shape": shape}
+                    for name, (dtype, shape) in array_columns(layout).items()
+                },
+                "group": shard.group,
+                "index": shard.index,
+                "view": shard.view,
+                "fingerprint": expected,
+                "totals": totals,
+                "rejects": [row._asdict() for row in rejects],
+            }
+            writer.add_key_value_metadata({METADATA_KEY: canonical_json(metadata)})
+    return _result(shard, metadata, hashed.digest.hexdigest(), hashed.size)
+
+
+def _finished(path: str, shard: ShardPlan, expected: str) -> ShardResult | None:
+    """Returns the result of a shard that an earlier run has finished, or None if it must be written."""
+    if not files.exists(path):
+        return None
+    with files.open_read(path) as file:
+        try:
+            metadata = read_metadata(pq.ParquetFile(file), path)
+        except (ValueError, pa.ArrowException):
+            return None
+        except OSError as error:
+            # pyarrow reports a broken footer as one without a number; those of the storage have one
+            if error.errno is not None:
+                raise
+            return None
+        if metadata.get("fingerprint") != expected:
+            return None
+        file.seek(0)
+        digest, size = xxhash.xxh3_128(), 0
+        while block := file.read(2**20):
+            digest.update(block)
+            size += len(block)
+    return _result(shard, metadata, digest.hexdigest(), size)
+
+
+def _are_back(rejects: list[Reject], rows: list[dict[str, Any]], roots: list[str]) -> bool:
+    """Returns whether a file that could not be read when its shard was written can be now, and is the planned one."""
+    missing = {row.key for row in rejects if row.reason in ("not_found", "unreadable")}
+    for row in (row for row in rows if row["key"] in missing):
+        try:
+            with files.open_read(source_path(_source_of(row), roots)) as file:
+                if file.seek(0, io.SEEK_END) == row["size_bytes"] and file.seek(0) == 0 and file.read(1):
+                    return True
+        except OSError:
+            # as before
+            continue
+    return False
+
+
+def _source_of(row: dict[str, Any]) -> Source:
+    return Source(row["key"], row["root"], os.fsdecode(row["path"]), row["size_bytes"])
+
+
+def _result(shard: ShardPlan, metadata: dict[str, Any], digest: str, size: int) -> ShardResult:
+    totals = metadata["totals"]
+    return ShardResult(
+        path=shard.name,
+        digest=digest,
+        fingerprint=metadata["fingerprint"],
+        bytes=size,
+        group=shard.group,
+        view=shard.view,
+        layout=0,
+        num_sequences=totals["num_sequences"],
+        num_segments=totals["num_segments"],
+        num_tokens=totals["num_tokens"],
+        rejects=[Reject(**row) for row in metadata["rejects"]],
+        failure="",
+        traceback="",
+    )
+
+
+def _row_groups(
+    shard: ShardPlan, rows: list[dict[str, Any]], roots: list[str], config: PlanConfig, rejects: list[Reject]
+) -> Iterator[pa.Table]:
+    """Yields the shard's sequences as tables of one row group; rejects are appended to `rejects`."""
+    layout = config.layout
+    sequences: list[list[dict[str, Any]]] = [[] for _ in range(shard.num_sequences)]
+    for row in rows:
+        sequences[row["sequence"]].append(row)
+    size = rows_per_group(layout)
+    warned: dict[tuple[str, int], str] = {}
+    shared = SharedClips(
+        rows,
+        lambda together: decode_examples(together, roots, config, warned),
+        lambda row: len(row["frame_pts"]) * math.prod(_frame_size(row, config)) * 3,
+        config.decode_cache_bytes,
+    )
+    for first in range(0, len(sequences), size):
+        members = sequences[first : first + size]
+        arrays = {
+            name: np.zeros((len(members), *shape), dtype) for name, (dtype, shape) in array_columns(layout).items()
+        }
+        segments = [
+            list(
+                _fill(planned, {name: array[place] for name, array in arrays.items()}, shared, config, rejects, warned)
+            )
+            for place, planned in enumerate(members)
+        ]
+        yield _table(arrays, segments, layout)
+
+
+def _fill(
+    planned: list[dict[str, Any]],
+    arrays: dict[str, np.ndarray],
+    shared: SharedClips,
+    config: PlanConfig,
+    rejects: list[Reject],
+    warned: dict[tuple[str, int], str],
+) -> Iterator[dict[str, Any]]:
+    """Writes one sequence's examples into its row of the buffers; yields the segments that are there."""
+    start = number = 0
+    for row in planned:
+        try:
+            frames_THWC = shared.frames(row)
+        except DecodeError as error:
+            rejects.append(reject(row["key"], "materialise", error.reason, error))
+            continue
+        grid = (row["grid_t"], row["grid_h"], row["grid_w"])
+        end = start + grid[0] * grid[1] * grid[2]
+        number += 1
+        patchify(frames_THWC, config.tubelet, arrays["tokens"][start:end])
+        arrays["segment_ids"][start:end] = number
+        arrays["positions"][start:end] = grid_positions(grid)
+        yield _segment(row, start, end - start, config, warned.get((row["example_id"], row["view"]), ""))
+        start = end
+
+
+def decode_example(row: dict[str, Any], roots: list[str], config: PlanConfig) -> np.ndarray:
+    """Returns the frames of one planned row at its planned size, (T, H, W, 3) uint8; raises as `decode_examples`."""
+    return decode_examples([row], roots, config)[0]
+
+
+def decode_examples(
+    rows: Sequence[dict[str, Any]],
+    roots: list[str],
+    config: PlanConfig,
+    warned: dict[tuple[str, int], str] | None = None,
+) -> list[np.ndarray]:
+    """Returns the frames of planned rows of one source, each at its planned size, (T, H, W, 3) uint8.
+
+    What a decoder warned of, where that is kept, is added to `warned` by (example_id, view).
+
+    Raises:
+        DecodeError: the content is broken, is not what was probed, or cannot be read.
+        OSError: storage failed, retries included.
+    """
+    first = rows[0]
+    source = _source_of(first)
+    clips = [
+        video.Wanted(tuple(row["frame_pts"]), *_frame_size(row, config), tuple(row["entry_pts"] or ())) for row in rows
+    ]
+    path = source_path(source, roots)
+    frames, size, warning = read_input(roots[source.root], isolated, config, _read_frames, source, path, clips, config)
+    if size != (first["source_height"], first["source_width"]):
+        raise DecodeError(
+            "changed", f"{size[0]}x{size[1]} now, {first['source_height']}x{first['source_width']} when probed"
+        )
+    if warning and warned is not None:
+        warned.update({(row["example_id"], row["view"]): warning for row in rows})
+    return frames
+
+
+def _frame_size(row: dict[str, Any], config: PlanConfig) -> tuple[int, int]:
+    return row["grid_h"] * config.tubelet[1], row["grid_w"] * config.tubelet[2]
+
+
+def _read_frames(
+    source: Source, path: str, clips: list[video.Wanted], config: PlanConfig
+) -> tuple[list[np.ndarray], tuple[int, int], str]:
+    with files.open_read(path) as file:
+        size = file.seek(0, io.SEEK_END)
+        if size != source.size_bytes:
+            raise DecodeError("changed", f"{size} bytes now, {source.size_bytes} when probed")
+        file.seek(0)
+        if kind_of(file.read(SNIFF_BYTES)) == "video":
+            file.seek(0)
+            return *video.decode_clips(file, clips, config.max_pixels), ""
+        file.seek(0)
+        data = file.read()
+    # --max-pixels again: the file may be another one of as many bytes
+    how = (config.media_backend, config.max_pixels)
+    if not clips[0].pts:
+        warned: list[str] | None = [] if config.on_decoder_warning == "keep" else None
+        wanted = (clips[0].height, clips[0].width, config.decode_quality)
+        frames_THWC, picture_size = image.decode(data, *wanted, *how, warned)
+        return [frames_THWC], picture_size, "; ".join(warned or ())
+    decoded = [image.decode_animation(data, clip.pts, clip.height, clip.width, *how) for clip in clips]
+    return [frames_THWC for frames_THWC, _ in decoded], decoded[0][1], ""
+
+
+def _segment(row: dict[str, Any], start: int, num_tokens: int, config: PlanConfig, warning: str) -> dict[str, Any]:
+    """Returns the stored record of one segment."""
+    seconds = [pts * row["time_base_num"] / row["time_base_den"] for pts in row["frame_pts"]]
+    num_frames = max(1, len(seconds))
+    copied = (
+        "example_id",
+        "view",
+        "grid_t",
+        "grid_h",
+        "grid_w",
+        "source_height",
+        "source_width",
+        "wanted_height",
+        "wanted_width",
+    )
+    return {name: row[name] for name in copied} | {
+        "source": row["key"],
+        "member": None,
+        "labels": [] if row["label"] is None else [row["label"]],
+        "captions": [],
+        "weight": 1.0,
+        "start": start,
+        "num_tokens": num_tokens,
+        "height": row["grid_h"] * config.tubelet[1],
+        "width": row["grid_w"] * config.tubelet[2],
+        "timestamps_s": seconds,
+        "clip_start_s": seconds[0] if seconds else None,
+        "clip_duration_s": num_frames / row["fps"] if seconds else None,
+        "fps": row["fps"] if seconds else None,
+        "num_frames": num_frames,
+        "num_repeated_frames": row["grid_t"] * config.tubelet[0] - (len(set(seconds)) or 1),
+        "kept_fraction": 1.0,
+        "extra": canonical_json({"decoder_warning": warning}).decode() if warning else row["extra"] or None,
+    }
+
+
+def _table(arrays: dict[str, np.ndarray], segments: list[list[dict[str, Any]]], layout: Layout) -> pa.Table:
+    """Returns one row group; the raw columns share the buffers' memory."""
+    schema = sequence_schema(layout)
+    lengths = [[segment["num_tokens"] for segment in row] for row in segments]
+    columns: dict[str, Any] = {
+        name: pa.FixedSizeBinaryArray.from_buffers(schema.field(name).type, len(segments), [None, pa.py_buffer(array)])
+        for name, array in arrays.items()
+    }
+    columns |= {
+        "num_tokens": [sum(row) for row in lengths],
+        "num_segments": [len(row) for row in lengths],
+        "max_segment_tokens": [max(row, default=0) for row in lengths],
+        "attention_cost": [sum(n * n for n in row) for row in lengths],
+        "segments": segments,
+        "digest": [sequence_digest(*row) for row in zip(*arrays.values(), strict=True)],
+    }
+    return pa.Table.from_arrays(
+        [
+            column if isinstance(column, pa.Array) else pa.array(column, schema.field(name).type)
+            for name, column in columns.items()
+        ],
+        schema=schema,
+    )
+
+
+class _HashedFile:
+    """A file that hashes and counts what is written to it."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = xxhash.xxh3_128()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        self._file.write(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        """Left to the owner of the file."""

@@ -1,0 +1,358 @@
+"""The only door to storage: list, read, write whole or not at all.
+
+Local paths go through `os`; URIs (gs://, s3://, hdfs://) through `remote`, which imports Beam's filesystems when the
+first URI is met, so that local tools start without Beam. Names of local files may hold bytes that are not
+UTF-8: they travel as Python's surrogate escapes.
+"""
+
+import contextlib
+import errno
+import fcntl
+import fnmatch
+import io
+import os
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
+
+from patchpack.pipeline.storage import remote
+
+# nothing more can be written, here or anywhere below the folder
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+# and the machine is short of something, which is no fault of the file
+NEVER_RETRIED = _FULL | {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+# the first read of a header; a JPEG's size and orientation lie within it unless a large profile comes first
+READ_BYTES = 64 * 1024
+
+
+class Found(NamedTuple):
+    """One file: its path below the listed folder, its size, and whether it is a regular file."""
+
+    relative: str
+    size_bytes: int
+    regular: bool = True
+
+
+class Unlistable(NamedTuple):
+    """A folder below the listed one that may not be read."""
+
+    relative: str
+    detail: str
+
+
+class NotRegularError(OSError):
+    """A pipe, socket or device where a file was to be read."""
+
+
+def is_uri(path: str) -> bool:
+    """Returns whether a path is handled by Beam's filesystems."""
+    return "://" in path
+
+
+def join(folder: str, name: str) -> str:
+    """Returns the path of a name below a folder."""
+    return f"{folder.rstrip('/')}/{name}" if is_uri(folder) else os.path.join(folder, name)
+
+
+def walk(folder: str) -> Iterator[Found | Unlistable]:
+    """Yields every file below a folder, hidden ones included; symbolic links to folders are followed, loops are not.
+
+    Raises:
+        OSError: the folder itself cannot be read.
+    """
+    if is_uri(folder):
+        yield from match(folder, "**")
+    else:
+        yield from _walk_local(folder, "", (os.path.realpath(folder),), ("**", "*"), frozenset({0, 1}))
+
+
+def match(root: str, pattern: str) -> Iterator[Found | Unlistable]:
+    """Yields every file below a root that a glob matches, hidden ones included, as `walk` does.
+
+    A component `**` stands for any number of folders, none included, and at the end for all that is below; other
+    components are as in `fnmatch`. Beam's own patterns and Python's `glob` differ in that, and `glob` follows loops.
+    Nothing is matched below a root that is not there.
+
+    Raises:
+        OSError: the root itself cannot be read.
+    """
+    parts = tuple(pattern.split("/"))
+    if parts[-1] == "**":
+        parts = (*parts, "*")
+    start = _with_empty(parts, {0})
+    if not is_uri(root):
+        if os.path.isdir(root):
+            yield from _walk_local(root, "", (os.path.realpath(root),), parts, start)
+        return
+    for path, size_bytes in remote.listed(join(root, "**")):
+        relative = path[len(root.rstrip("/")) + 1 :]
+        places = start
+        for name in relative.split("/"):
+            places = _after(parts, places, name)
+        # names that end in a slash are the folder marks of some tools
+        if len(parts) in places and not relative.endswith("/"):
+            yield Found(relative, size_bytes)
+
+
+def find(root: str, name: str) -> Found:
+    """Returns one file by its name below a root, whether it is there or not."""
+    if not is_uri(root):
+        return _found(root, name)
+    found = remote.listed(join(root, name))
+    return Found(name, found[0][1] if found else 0)
+
+
+def is_there(root: str) -> bool:
+    """Returns whether there is anything below a root; what an unmounted disk leaves is an empty folder."""
+    try:
+        if is_uri(root):
+            return bool(remote.listed(join(root, "**"), limit=1))
+        with os.scandir(root) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
+
+
+def open_read(path: str) -> IO[bytes]:
+    """Returns a seekable binary file for ranged reads.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        NotRegularError: it is a pipe, socket or device.
+        OSError: it cannot be read; reading from it raises OSErrors with a number too, whatever the storage.
+    """
+    if not is_uri(path):
+        return open(path, "rb", buffering=READ_BYTES, opener=_open_regular)
+    return io.BufferedReader(remote.Remote(path), READ_BYTES)
+
+
+def read(path: str) -> bytes:
+    """Returns a file's content, tried again while that may help; raises as `open_read` does."""
+    return retried(_read, path) if is_uri(path) else _read(path)
+
+
+def lasting(error: OSError) -> str | None:
+    """Returns the reason of the reject that an error makes of a file, or None for errors of storage that may pass."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "not_found"
+    # a socket cannot even be opened
+    if isinstance(error, NotRegularError | IsADirectoryError) or error.errno == errno.ENXIO:
+        return "not_a_file"
+    # links that lead to themselves
+    return "unreadable" if isinstance(error, PermissionError) or error.errno == errno.ELOOP else None
+
+
+def retried(call: Callable[..., Any], *args: Any) -> Any:
+    """Returns call(*args), tried up to five times while it fails with errors that may pass (time-outs, server errors).
+
+    Only errors of the storage are tried again, and not those that say something lasting: not found, not allowed,
+    not a file. The clients of object stores try again on their own.
+    """
+    from apache_beam.utils.retry import with_exponential_backoff
+
+    def may_pass(error: BaseException) -> bool:
+        if not isinstance(error, OSError) or remote.EXHAUSTED in getattr(error, "__notes__", ()):
+            return False
+        return lasting(error) is None and error.errno not in NEVER_RETRIED
+
+    decorate = with_exponential_backoff(num_retries=4, initial_delay_secs=0.5, retry_filter=may_pass)
+    return decorate(call)(*args)
+
+
+def is_full(error: OSError) -> bool:
+    """Returns whether an error says that nothing more can be written."""
+    return error.errno in _FULL
+
+
+def told(error: OSError) -> str:
+    """Returns what an error of storage says in one line, with the file that it is about."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason
+
+
+def exists(path: str) -> bool:
+    """Returns whether there is a file (or local folder) of this name."""
+    return remote.exists(path) if is_uri(path) else os.path.exists(path)
+
+
+def names(folder: str) -> list[str]:
+    """Returns the names directly in a folder, sorted; of a URI, the first component of every object below it."""
+    if is_uri(folder):
+        return sorted({found.relative.split("/")[0] for found in match(folder, "**")})
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+
+def make_folder(folder: str) -> None:
+    """Creates a local folder and its parents; object stores have none."""
+    if not is_uri(folder):
+        os.makedirs(folder, exist_ok=True)
+
+
+def remove(path: str) -> None:
+    """Deletes a file if it is there."""
+    if is_uri(path):
+        remote.remove(path)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[IO[bytes]]:
+    """A file that appears under its name whole, or not at all: temporary name, flushed, renamed.
+
+    Raises:
+        OSError: it cannot be written; nothing is left under the name, nor under the temporary one.
+    """
+    folder, slash, name = path.rpartition("/")
+    temporary = f"{folder}{slash}.{name}.{uuid.uuid4().hex}.tmp"
+    try:
+        if is_uri(path):
+            with remote.created(temporary) as file:
+                yield file
+            remote.rename(temporary, path)
+        else:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(folder + slash or ".")
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            # a full disk is told of no file, and nobody knows the temporary one
+            error.filename = path
+        # what is left there when even that fails is swept by the next run, and the first error is the one to tell
+        with contextlib.suppress(OSError):
+            remove(temporary)
+        raise
+
+
+def write(path: str, data: bytes) -> None:
+    """Writes a whole file at once, to a store tried again while that may help; see `writing`."""
+    if is_uri(path):
+        retried(_write, path, data)
+    else:
+        _write(path, data)
+
+
+def sweep(folder: str) -> None:
+    """Deletes what writes that were killed have left in a folder."""
+    for name in names(folder):
+        if name.startswith(".") and name.endswith(".tmp"):
+            remove(join(folder, name))
+
+
+@contextlib.contextmanager
+def locked(folder: str) -> Iterator[bool]:
+    """Holds a local folder for one process; yields False where another one holds it.
+
+    The lock is the kernel's (flock on the folder itself): it leaves no file behind and ends with its process.
+    Object stores have none; there only the rule against non-empty outputs keeps two builds apart.
+    """
+    if is_uri(folder):
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
+
+
+def _read(path: str) -> bytes:
+    with open_read(path) as file:
+        return file.read()
+
+
+def _write(path: str, data: bytes) -> None:
+    with writing(path) as file:
+        file.write(data)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # without O_NONBLOCK a pipe would hold us until someone writes into it; files do not mind
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return handle
+    os.close(handle)
+    raise NotRegularError(errno.EINVAL, "a pipe, socket or device; only regular files are read", path)
+
+
+def _walk_local(
+    root: str, relative: str, above: tuple[str, ...], parts: tuple[str, ...], places: frozenset[int]
+) -> Iterator[Found | Unlistable]:
+    """Yields what a pattern matches below a folder.
+
+    Args:
+        root: the folder that names are relative to.
+        relative: the folder looked into.
+        above: real paths of that folder and those it lies in; links back to them are loops.
+        parts: the pattern.
+        places: how far the pattern may have been matched by `relative`.
+    """
+    try:
+        entries = sorted(os.listdir(os.path.join(root, relative)))
+    except OSError as error:
+        if not relative:
+            raise
+        yield Unlistable(relative, error.strerror or str(error))
+        return
+    for name in entries:
+        after = _after(parts, places, name)
+        if not after:
+            continue
+        inner = os.path.join(relative, name)
+        path = os.path.join(root, inner)
+        if not os.path.isdir(path):
+            if len(parts) in after:
+                yield _found(root, inner)
+            continue
+        real = os.path.realpath(path)
+        if real not in above and min(after) < len(parts):
+            yield from _walk_local(root, inner, (*above, real), parts, after)
+
+
+def _after(parts: tuple[str, ...], places: frozenset[int], name: str) -> frozenset[int]:
+    """Returns how far a pattern may have been matched after one more component of a path."""
+    open_places = [place for place in places if place < len(parts)]
+    return _with_empty(
+        parts,
+        {place for place in open_places if parts[place] == "**"}
+        | {place + 1 for place in open_places if parts[place] != "**" and fnmatch.fnmatchcase(name, parts[place])},
+    )
+
+
+def _with_empty(parts: tuple[str, ...], places: set[int]) -> frozenset[int]:
+    """Returns the places and those behind the `**` that follow them, which may stand for nothing."""
+    reached = set(places)
+    for place in places:
+        while place < len(parts) and parts[place] == "**":
+            place += 1
+            reached.add(place)
+    return frozenset(reached)
+
+
+def _found(root: str, relative: str) -> Found:
+    try:
+        status = os.stat(os.path.join(root, relative))
+    except OSError:
+        # a dangling link, or gone meanwhile: probing says so
+        return Found(relative, 0)
+    return Found(relative, status.st_size, stat.S_ISREG(status.st_mode))
+
+
+def _sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

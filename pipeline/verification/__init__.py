@@ -1,0 +1,1 @@
+"""Reads a dataset again and checks every rule: `dataset`, and `rows` for one row."""

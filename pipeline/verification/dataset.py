@@ -1,0 +1,272 @@
+"""Re-reads a packed set and finds what is wrong with it: every file, every row, every total.
+
+Three passes over what is named: the tables against each other, each shard's bytes against its digest, each row
+against the rules of the format. A broken file is a finding like any other, so this goes on after it. Costs two
+reads of every shard; memory: one shard's small columns, and 16 bytes (in Python about 100) an example.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import xxhash
+
+from patchpack.pipeline.storage import files
+from patchpack.pipeline.verification.rows import Seen, row_problems
+from patchpack.schemas import FormatError, Layout, Manifest, Shard, read_manifest, read_shard_table, sequence_schema
+from patchpack.schemas.manifest import (
+    MANIFEST_NAME,
+    REJECT_TABLE_NAME,
+    REJECT_TABLE_SCHEMA,
+    SEQUENCES_FOLDER,
+    SHARD_TABLE_NAME,
+    dataset_digest,
+    read_table,
+)
+from patchpack.schemas.sequence import array_columns
+
+# more than anyone reads; a set of ten thousand broken shards should still end soon
+LIMIT = 200
+_TOTALS = ("num_sequences", "num_segments", "num_tokens")
+_BLOCK_BYTES = 2**22
+# as Python values a row takes about a hundred times its Arrow size
+_BATCH_ROWS = 1024
+
+
+def verify(folder: str, progress: Callable[[int], None] | None = None, limit: int = LIMIT) -> list[str]:
+    """Returns every problem found, one line each, naming the file and where it applies the row and example.
+
+    Args:
+        folder: of the set.
+        progress: told how many sequences are done, after each shard.
+        limit: stop after so many problems, and say so.
+    """
+    found = list(islice(_problems(folder, progress or (lambda done: None)), limit + 1))
+    if len(found) > limit:
+        found[limit:] = [f"{folder}: more than {limit} problems; the others are not listed; build the set again"]
+    return found
+
+
+class _Set(NamedTuple):
+    """The tables of a set."""
+
+    folder: str
+    manifest: Manifest
+    shards: list[dict[str, Any]]
+    rejects: list[tuple[str, ...]]
+    known_rejects: frozenset[tuple[str, ...]]
+
+
+def _problems(folder: str, progress: Callable[[int], None]) -> Iterator[str]:
+    try:
+        manifest, shards = read_manifest(folder), read_shard_table(folder).to_pylist()
+        table = read_table(folder, REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
+    except FormatError as error:
+        yield str(error)
+        return
+    rejects = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    tables = _Set(folder, manifest, shards, rejects, frozenset(rejects))
+    try:
+        yield from _total_problems(tables)
+        num_inputs = tables.manifest.totals["num_inputs"]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        yield (
+            f"{files.join(folder, MANIFEST_NAME)}: broken totals or bounds ({error!r}); it holds what docs/format.md lists; "
+            "write it again with build --resume"
+        )
+        num_inputs = None
+    yield from _group_problems(tables)
+    yield from _stray_problems(tables)
+    seen = Seen()
+    done = 0
+    for shard in shards:
+        try:
+            yield from _shard_problems(shard, tables, seen)
+        # whatever a damaged file makes a library raise is a finding, and the others still count
+        except Exception as error:
+            yield f"{files.join(folder, shard['path'])}: cannot be read ({error!r}); the shard is broken; rebuild it"
+        done += shard["num_sequences"]
+        progress(done)
+    # rows that could not be read are a problem already, and what they hold is not known
+    if num_inputs is not None and seen.num_rows == done:
+        yield from _input_problems(tables, num_inputs, seen)
+
+
+def _total_problems(tables: _Set) -> Iterator[str]:
+    """Yields where the manifest, the shard table and the reject table contradict each other."""
+    manifest, shards = tables.manifest, tables.shards
+    where = files.join(tables.folder, MANIFEST_NAME)
+    planned, stored = manifest.totals["planned"], manifest.totals["stored"]
+    sums = {name: sum(shard[name] for shard in shards) for name in (*_TOTALS, "bytes")} | {"num_shards": len(shards)}
+    for name, value in sums.items():
+        if stored[name] != value:
+            yield f"{where}: stored {name} is {stored[name]}; {SHARD_TABLE_NAME} gives {value}; rebuild the set"
+    digest = dataset_digest(manifest.layouts, [shard["digest"] for shard in shards])
+    if digest != manifest.dataset_digest:
+        yield f"{where}: dataset_digest is {manifest.dataset_digest}; {SHARD_TABLE_NAME} gives {digest}; rebuild the set"
+    if manifest.totals["num_rejects"] != len(tables.rejects):
+        yield (
+            f"{where}: num_rejects is {manifest.totals['num_rejects']}; {REJECT_TABLE_NAME} has {len(tables.rejects)} rows; "
+            "rebuild the set"
+        )
+    # an example that fails after planning leaves its sequence: no sequence goes, and each missing example is a reject
+    lost = sum(shard["num_rejects"] for shard in shards)
+    if planned["num_sequences"] != stored["num_sequences"] or planned["num_segments"] - stored["num_segments"] != lost:
+        yield (
+            f"{where}: {planned['num_sequences']} sequences of {planned['num_segments']} examples planned, "
+            f"{stored['num_sequences']} of {stored['num_segments']} stored; the shards' {lost} rejects explain as many "
+            "examples and no sequence; rebuild the set"
+        )
+    missing = planned["num_tokens"] - stored["num_tokens"]
+    if missing < lost or (missing > 0 and not lost):
+        yield (
+            f"{where}: {planned['num_tokens']} tokens planned, {stored['num_tokens']} stored; with {lost} rejects in shards "
+            f"{f'at least {lost}' if lost else 'none'} are missing; rebuild the set"
+        )
+    sequences: Counter[tuple[int, int]] = Counter()
+    for shard in shards:
+        sequences[shard["view"], shard["layout"]] += shard["num_sequences"]
+    for entry in manifest.bounds:
+        view, layout, number = entry["view"], entry["layout"], entry["num_sequences"]
+        if number != sequences[view, layout] or not entry["bound"] <= number:
+            yield (
+                f"{where}: bounds give view {view}, layout {layout} {number} sequences and a bound of {entry['bound']}; "
+                f"{SHARD_TABLE_NAME} has {sequences[view, layout]}, and no bound is larger; rebuild the set"
+            )
+
+
+def _group_problems(tables: _Set) -> Iterator[str]:
+    """Yields shards that cut a group of sequences of near-equal cost: only the last of a group of inputs may."""
+    size = tables.manifest.balance_group
+    if size is None:
+        return
+    last = {(shard["group"], shard["view"], shard["layout"]): shard["path"] for shard in tables.shards}
+    for shard in tables.shards:
+        if shard["num_sequences"] % size and shard["path"] != last[shard["group"], shard["view"], shard["layout"]]:
+            yield (
+                f"{files.join(tables.folder, shard['path'])}: {shard['num_sequences']} sequences, balance_group is {size}; "
+                "a shard holds whole groups, but the last of a group, view and layout; rebuild the set"
+            )
+
+
+def _stray_problems(tables: _Set) -> Iterator[str]:
+    """Yields shards that no table knows, and names that the shard table should not hold."""
+    counts = Counter(shard["path"] for shard in tables.shards)
+    for name, count in counts.items():
+        if count > 1 or name != f"{SEQUENCES_FOLDER}/{name.rpartition('/')[2]}" or "\\" in name:
+            wrong = f"listed {count} times" if count > 1 else f"no file in {SEQUENCES_FOLDER}/"
+            yield f"{files.join(tables.folder, SHARD_TABLE_NAME)}: {name} is {wrong}; a shard is listed once, by name; rebuild the set"
+    for name in files.names(files.join(tables.folder, SEQUENCES_FOLDER)):
+        path = files.join(tables.folder, f"{SEQUENCES_FOLDER}/{name}")
+        if name.startswith(".part-") and name.endswith(".tmp"):
+            yield f"{path}: left by a write that was killed; readers ignore it; delete it, or run build --resume"
+        elif name.startswith("part-") and name.endswith(".parquet") and f"{SEQUENCES_FOLDER}/{name}" not in counts:
+            yield f"{path}: not in {SHARD_TABLE_NAME}; a set has no other shards; delete it, or rebuild the set"
+
+
+def _input_problems(tables: _Set, num_inputs: int, seen: Seen) -> Iterator[str]:
+    """Yields inputs that got lost: each is packed or a reject."""
+    for key, *_ in tables.rejects:
+        seen.add_source(key)
+    if num_inputs != seen.num_sources:
+        yield (
+            f"{files.join(tables.folder, MANIFEST_NAME)}: num_inputs is {num_inputs}; {seen.num_sources} different keys are packed "
+            f"or in {REJECT_TABLE_NAME}; each input is one or the other; rebuild the set"
+        )
+
+
+def _shard_problems(shard: dict[str, Any], tables: _Set, seen: Seen) -> Iterator[str]:
+    path = files.join(tables.folder, shard["path"])
+    try:
+        size, digest = _file_digest(path)
+    except FileNotFoundError:
+        yield f"{path}: no such file; {SHARD_TABLE_NAME} lists it; write it again with build --resume"
+        return
+    if size != shard["bytes"]:
+        yield f"{path}: {size} bytes; {SHARD_TABLE_NAME} says {shard['bytes']}; the file was changed; rebuild this shard"
+    if digest != shard["digest"]:
+        yield f"{path}: digest is {digest}; {SHARD_TABLE_NAME} says {shard['digest']}; the file was changed; rebuild this shard"
+    try:
+        with Shard(path) as opened:
+            yield from _metadata_problems(opened, shard, tables)
+            yield from _content_problems(opened, tables, seen)
+    except FormatError as error:
+        yield str(error)
+
+
+def _file_digest(path: str) -> tuple[int, str]:
+    digest, size = xxhash.xxh3_128(), 0
+    with files.open_read(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()
+
+
+def _metadata_problems(opened: Shard, shard: dict[str, Any], tables: _Set) -> Iterator[str]:
+    """Yields where a shard's own record contradicts the tables."""
+    path, own = opened.path, opened.metadata
+    layouts = tables.manifest.layouts
+    if not 0 <= shard["layout"] < len(layouts) or opened.layout != layouts[shard["layout"]]:
+        yield f"{path}: its layout is not layout {shard['layout']} of {MANIFEST_NAME}; shards keep to theirs; rebuild this shard"
+    said = {name: own.get(name) for name in ("view", "group", "fingerprint")} | {
+        name: own["totals"].get(name) for name in _TOTALS
+    }
+    said |= {"num_rejects": len(own["rejects"]), "num_sequences": opened.num_sequences}
+    for name, value in said.items():
+        if value != shard[name]:
+            yield f"{path}: {name} is {value}; {SHARD_TABLE_NAME} says {shard[name]}; the tables are not of this file; rebuild the set"
+    for reject in own["rejects"]:
+        if tuple(reject.get(name) for name in REJECT_TABLE_SCHEMA.names) not in tables.known_rejects:
+            yield (
+                f"{path}: its reject {reject.get('key')} ({reject.get('reason')}) is not in {REJECT_TABLE_NAME}; "
+                "no input is lost silently; rebuild the set"
+            )
+
+
+def _content_problems(opened: Shard, tables: _Set, seen: Seen) -> Iterator[str]:
+    """Yields what is wrong with a shard's columns and rows."""
+    path, own = opened.path, opened.metadata
+    table = opened.read_metadata()
+    wrong = list(_column_problems(table.schema, opened.layout, path))
+    if wrong:
+        yield from wrong
+        return
+    sums: Counter[str] = Counter()
+    for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
+        for row in batch.to_pylist():
+            place = sums["num_sequences"]
+            sums.update({"num_sequences": 1, **{name: row[name] for name in _TOTALS[1:]}})
+            yield from row_problems(opened, place, row, tables.manifest.classes, own.get("view"), seen)
+    for name in _TOTALS:
+        if sums[name] != own["totals"].get(name):
+            yield f"{path}: its totals say {name} {own['totals'].get(name)}; its rows give {sums[name]}; rebuild this shard"
+
+
+def _column_problems(found: pa.Schema, layout: Layout, path: str) -> Iterator[str]:
+    """Yields small columns and fields of segments that are missing or of another type; more of them are no problem."""
+    present = _types(found)
+    for name, due in _types(sequence_schema(layout)).items():
+        # the raw columns were checked when the shard was opened
+        if name not in array_columns(layout) and (name not in present or not _alike(present[name], due)):
+            yield f"{path}: column {name} is {present.get(name, 'missing')}; the format has {due}; rebuild this shard"
+
+
+def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
+    """Returns type by column name; a list of structs counts as its fields."""
+    types: dict[str, pa.DataType] = {}
+    for field in schema:
+        if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
+            types |= {f"{field.name}.{inner.name}": inner.type for inner in field.type.value_type}
+        else:
+            types[field.name] = field.type
+    return types
+
+
+def _alike(one: pa.DataType, other: pa.DataType) -> bool:
+    # writers differ in how they call the element of a list
+    if pa.types.is_list(one) and pa.types.is_list(other):
+        return _alike(one.value_type, other.value_type)
+    return one == other

@@ -26,10 +26,10 @@ find_python() {
 
 # setup EXTRAS: makes .venv and installs the project with these extras, unless that is done already
 setup() {
-    local extras=$1 python stamp wanted
+    local extras=$1 python stamp requested
     stamp=$venv/.installed-${extras//,/-}
-    wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)
-    [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
+    requested=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)
+    [ "$(cat "$stamp" 2>/dev/null)" = "$requested" ] && return
     if [ ! -x "$venv/bin/pip" ]; then
         python=$(find_python)
         echo "setting up $venv with $("$python" --version)" >&2
@@ -38,7 +38,7 @@ setup() {
     fi
     echo "installing patchpack[$extras] (a minute or two, once)" >&2
     "$venv/bin/pip" install --quiet --disable-pip-version-check -c "$root/constraints.txt" -e "$root[$extras]"
-    echo "$wanted" >"$stamp"
+    echo "$requested" >"$stamp"
 }
 
 demo() {

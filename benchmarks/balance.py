@@ -1,8 +1,8 @@
-"""Cost of a step of W sequences over its mean: random order, sorted runs, and groups after exchanges.
+"""Cost of a step of W sequences over its mean: random order, sorted runs, and groups after swaps.
 
     python benchmarks/balance.py [NUM_EXAMPLES [W]]
 
-NUM_EXAMPLES: 100,000 by default, drawn from ../shared/lengths beside the checkout by a fixed seed; W: 64. For each set
+NUM_EXAMPLES: 100,000 by default, drawn from ../shared/lengths beside the checkout by a fixed seed; W: 64. For each dataset
 and capacity: steps, maximum / mean of their attention costs in random order (mean), in runs of the sorted bins (worst,
 share within 1.02), and balanced (mean, worst, share within 1.02, how many steps are not); CPU seconds of packing and
 of balancing, one thread. `elastic`: NaViT draws of benchmarks/elastic.py after elastic fill, 16,384 examples, one chunk
@@ -19,7 +19,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from elastic import draw_menus  # noqa: E402
+from elastic import draw_candidates  # noqa: E402
 
 from patchpack.pipeline.packing import pack  # noqa: E402
 from patchpack.pipeline.packing.balance.balance import Steps, balance, groups  # noqa: E402
@@ -86,13 +86,14 @@ def main() -> None:
             print(f"{line(name, lengths, packing.bin_index, capacity, None, size)}{packed:9.2f}", flush=True)
     for clips in (False, True):
         for capacity in (256, 512, 1024, 4096):
-            menus = draw_menus(CHUNK, capacity, clips=clips)
+            candidates = draw_candidates(CHUNK, capacity, clips=clips)
             started = time.process_time()
-            filled = fill(menus, capacity, max_segments=64)
+            filled = fill(candidates, capacity, max_segments=64)
             packed = time.process_time() - started
             name = f"elastic {'clips' if clips else 'images'} {CHUNK}"
             print(
-                f"{line(name, menus.at(filled.choice), filled.bin_index, capacity, 64, size)}{packed:9.2f}", flush=True
+                f"{line(name, candidates.at(filled.choice), filled.bin_index, capacity, 64, size)}{packed:9.2f}",
+                flush=True,
             )
 
 

@@ -1,9 +1,9 @@
-"""What no decoder reports: single bits flipped in sound files, and how many of them change pixels unseen.
+"""What no decoder reports: single bits flipped in valid files, and how many of them change pixels unseen.
 
-    python benchmarks/bitflips.py [PICTURE] [FLIPS]
+    python benchmarks/bitflips.py [IMAGE] [FLIPS]
 
-PICTURE: by default astronaut.png of ../shared/media beside the checkout; FLIPS: per format, by default 1000. The
-picture is saved in each format (512 x 512; a video of 48 frames that pan over it), one random bit of the whole file is
+IMAGE: by default astronaut.png of ../shared/media beside the checkout; FLIPS: per format, by default 1000. The
+image is saved in each format (512 x 512; a video of 48 frames that pan over it), one random bit of the whole file is
 flipped, and the file is probed and decoded as `build` does it. A flip is detected (the file is rejected), harmless
 (the same pixels), or undetected (other pixels). Beside it: what Pillow alone, or FFmpeg by its defaults, detects.
 """
@@ -47,15 +47,15 @@ def main() -> None:
     default = Path(__file__).parent.parent.parent / "shared/media/images/astronaut.png"
     path, flips = Path(sys.argv[1] if len(sys.argv) > 1 else default), int(sys.argv[2] if len(sys.argv) > 2 else 1000)
     print(f"{platform.machine()}, python {platform.python_version()}, {library_versions()}")
-    picture = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    image = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     print(f"{'':20} {'bytes':>8} {'detected':>9} {'harmless':>9} {'undetected':>11}   detected by the library alone")
     for name, (format, options) in IMAGES.items():
         buffer = io.BytesIO()
-        picture.save(buffer, format, **options)
+        image.save(buffer, format, **options)
         _row(name, buffer.getvalue(), flips, _decoded_image, _pillow_image)
     for name, (format, codec, options) in VIDEOS.items():
-        # a video takes as long as ten pictures
-        _row(name, _video(picture, format, codec, options), flips // 4, _decoded_clip, _ffmpeg_clip)
+        # a video takes as long as ten images
+        _row(name, _video(image, format, codec, options), flips // 4, _decoded_clip, _ffmpeg_clip)
 
 
 def _row(
@@ -86,23 +86,25 @@ def _row(
 def _decoded_image(data: bytes) -> np.ndarray:
     height, width = image.probe(io.BytesIO(data))
     if height * width > 4 * SIDE * SIDE:
-        # --max-pixels would tell, and memory is not what this measures
+        # --max-pixels would say, and memory is not what this measures
         raise DecodeError("too_large", f"{height}x{width}")
     frames_THWC, size = image.decode(data, SIDE, SIDE)
     return frames_THWC if size == (SIDE, SIDE) else np.append(frames_THWC, 0)
 
 
 def _pillow_image(data: bytes) -> None:
-    with Image.open(io.BytesIO(data)) as picture:
-        if picture.width * picture.height > 4 * SIDE * SIDE:
+    with Image.open(io.BytesIO(data)) as image:
+        if image.width * image.height > 4 * SIDE * SIDE:
             raise ValueError("too large")
-        picture.load()
+        image.load()
 
 
 def _decoded_clip(data: bytes) -> np.ndarray:
     header = probe(io.BytesIO(data), 4 * SIDE * SIDE)
     pts = clip_times(header, 0, 1, 16, 8.0)
-    frames_THWC, _ = decode_clip(io.BytesIO(data), pts, SIDE // 2, SIDE // 2, header.entries_for(pts), 4 * SIDE * SIDE)
+    frames_THWC, _ = decode_clip(
+        io.BytesIO(data), pts, SIDE // 2, SIDE // 2, header.random_access_points_for(pts), 4 * SIDE * SIDE
+    )
     return frames_THWC
 
 
@@ -114,15 +116,15 @@ def _ffmpeg_clip(data: bytes) -> None:
             raise ValueError("no frames")
 
 
-def _video(picture: Image.Image, format: str, codec: str, options: dict[str, str]) -> bytes:
-    """Returns 48 frames, 2 s, that pan over the upper left half of a picture."""
+def _video(image: Image.Image, format: str, codec: str, options: dict[str, str]) -> bytes:
+    """Returns 48 frames, 2 s, that pan over the upper left half of an image."""
     buffer, half = io.BytesIO(), SIDE // 2
     with av.open(buffer, "w", format=format) as container:
         stream = container.add_stream(codec, rate=24, options={"threads": "1"} | options)
         stream.width = stream.height = half
         stream.pix_fmt = "yuv420p"
         for number in range(48):
-            window = picture.crop((4 * number, 2 * number, 4 * number + half, 2 * number + half))
+            window = image.crop((4 * number, 2 * number, 4 * number + half, 2 * number + half))
             container.mux(stream.encode(av.VideoFrame.from_image(window)))
         container.mux(stream.encode(None))
     return buffer.getvalue()

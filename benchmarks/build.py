@@ -4,7 +4,7 @@
 
 FOLDER: media, by default ../shared/media beside the checkout. They are planned once, every view a size of its own. Then the
 shards are written by a plain loop over `write_shard`, by `build --resume` with one worker, and with two. CPU seconds are
-those of all processes, wall seconds those of the whole command; of both, those of the same on a single picture are taken
+those of all processes, wall seconds those of the whole command; of both, those of the same on a single image are taken
 off (imports, Beam's start). Medians of 3 rounds. The figure for two workers means something on two idle cores only.
 """
 

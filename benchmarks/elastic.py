@@ -3,9 +3,9 @@
     python benchmarks/elastic.py [NUM_EXAMPLES]
 
 NUM_EXAMPLES: 16,384 by default, one chunk of a plan. Sides U(64,256) px, patch 16, aspects as cameras and the web
-have them; the menu of an example holds the grids of least aspect error for every whole side within 5 %. One line
+have them; the candidate lengths of an example holds the grids of least aspect error for every whole side within 5 %. One line
 a capacity; `clips`: every third example has 8 to 64 time steps, shrunk until it fits. Bins and efficiency beside
-best-fit decreasing of the wanted counts (time: of the same process, its ratio last).
+best-fit decreasing of the target counts (time: of the same process, its ratio last).
 """
 
 import platform
@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from patchpack.pipeline.packing import pack  # noqa: E402
-from patchpack.pipeline.packing.counts.closing import Menu  # noqa: E402
-from patchpack.pipeline.packing.counts.elastic import Menus, fill  # noqa: E402
+from patchpack.pipeline.packing.counts.closing import CandidateLengths  # noqa: E402
+from patchpack.pipeline.packing.counts.elastic import Candidates, fill  # noqa: E402
 from patchpack.pipeline.stages.sample import nearest_grid  # noqa: E402
 
 CAPACITIES = (256, 512, 1024, 2048, 4096)
@@ -43,10 +43,10 @@ def tokens_of_side(height: int, width: int, side: int) -> int:
 
 
 @cache
-def menu(height: int, width: int, side: int, steps: int, cap: int) -> Menu:
+def candidate_lengths(height: int, width: int, side: int, steps: int, cap: int) -> CandidateLengths:
     """Returns the counts of the sides within the slack, each at the cost of the nearest side that has it."""
-    wanted = tokens_of_side(height, width, side)
-    costs = {wanted: 0}
+    target = tokens_of_side(height, width, side)
+    costs = {target: 0}
     for other in range(-(-side * SLACK.denominator // SLACK.numerator), int(side * SLACK) + 1):
         tokens = tokens_of_side(height, width, other)
         if tokens * steps <= cap:
@@ -54,17 +54,17 @@ def menu(height: int, width: int, side: int, steps: int, cap: int) -> Menu:
     return [(tokens * steps, cost) for tokens, cost in sorted(costs.items())]
 
 
-def draw_menus(num_examples: int, cap: int, *, clips: bool, seed: int = 1) -> Menus:
-    """Returns the menus of examples drawn as in the module docstring."""
+def draw_candidates(num_examples: int, cap: int, *, clips: bool, seed: int = 1) -> Candidates:
+    """Returns the candidate lengths of examples drawn as in the module docstring."""
     rng = np.random.default_rng(seed)
-    menus = []
+    candidates = []
     for _ in range(num_examples):
         (height, width), side = ASPECTS[rng.integers(len(ASPECTS))], int(rng.integers(64, 257))
         steps = int(rng.integers(8, 65)) if clips and rng.integers(3) == 0 else 1
         while steps * tokens_of_side(height, width, side) > cap:
             side = side * 19 // 20
-        menus.append(menu(height, width, side, steps, cap))
-    return Menus.of(menus)
+        candidates.append(candidate_lengths(height, width, side, steps, cap))
+    return Candidates.of(candidates)
 
 
 def main() -> None:
@@ -77,22 +77,22 @@ def main() -> None:
     )
     for clips in (False, True):
         for capacity in CAPACITIES:
-            menus = draw_menus(num_examples, capacity, clips=clips)
-            wanted = menus.at(menus.wanted())
+            candidates = draw_candidates(num_examples, capacity, clips=clips)
+            target = candidates.at(candidates.target())
             started = time.perf_counter()
-            greedy = pack(wanted, capacity, method="best-fit")
+            greedy = pack(target, capacity, method="best-fit")
             between = time.perf_counter()
-            packing = fill(menus, capacity)
+            packing = fill(candidates, capacity)
             seconds, baseline = time.perf_counter() - between, between - started
-            counts = menus.at(packing.choice)
+            counts = candidates.at(packing.choice)
             loads = np.zeros(packing.num_bins, dtype=np.int64)
             np.add.at(loads, packing.bin_index, counts)
-            costs = menus.costs[menus.offsets[:-1] + packing.choice]
+            costs = candidates.costs[candidates.offsets[:-1] + packing.choice]
             print(
                 f"{'clips' if clips else 'images':8}{capacity:6}{packing.num_bins:7}{greedy.num_bins:10}"
                 f"{np.mean(loads == capacity):14.4f}{counts.sum() / packing.num_bins / capacity:12.5f}"
-                f"{wanted.sum() / greedy.num_bins / capacity:10.5f}{costs.mean() / UNIT:13.5f}{np.mean(costs > 0):7.4f}"
-                f"{counts.sum() / wanted.sum() - 1:14.5f}{len(menus.counts) / num_examples:9.2f}{seconds:9.2f}"
+                f"{target.sum() / greedy.num_bins / capacity:10.5f}{costs.mean() / UNIT:13.5f}{np.mean(costs > 0):7.4f}"
+                f"{counts.sum() / target.sum() - 1:14.5f}{len(candidates.counts) / num_examples:9.2f}{seconds:9.2f}"
                 f"{seconds / baseline:12.0f}"
             )
 

@@ -3,8 +3,8 @@
     python benchmarks/isolation.py [FOLDER]
 
 FOLDER: media, by default ../shared/media beside the checkout. Every file is probed and decoded to 256 tokens a frame
-by the same functions, in this process and in a helper, in turn; medians over 5 rounds. Prints also what a start of
-the helper takes: once a worker, and again after each crash.
+by the same functions, in this process and in a sandbox, in turn; medians over 5 rounds. Prints also what a start of
+the sandbox takes: once a worker, and again after each crash.
 """
 
 import platform
@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.execution.sandbox import Helper, Limits
+from patchpack.pipeline.execution.sandbox import Limits, Sandbox
 from patchpack.pipeline.execution.transforms import library_versions
 from patchpack.pipeline.media import DecodeError
-from patchpack.pipeline.media.video.decode import Wanted
+from patchpack.pipeline.media.video.decode import ClipTarget
 from patchpack.pipeline.stages.probe import probe
 from patchpack.pipeline.stages.records import Example, Source
 from patchpack.pipeline.stages.write import _read_frames
@@ -46,7 +46,7 @@ def main() -> None:
         start_s = statistics.median(one[2] for one in isolated)
         print(
             f"{kind}: {len(chosen)} files, isolated / plain: CPU {ratios[0]:.3f}, wall {ratios[1]:.3f}; "
-            f"start of a helper {start_s:.2f} s"
+            f"start of a sandbox {start_s:.2f} s"
         )
 
 
@@ -59,15 +59,15 @@ def _plain(paths: list[Path]) -> tuple[float, float]:
 def _isolated(paths: list[Path]) -> tuple[float, float, float]:
     """Returns CPU seconds of both processes and wall seconds, both without the start, and the wall seconds of the start."""
     began = time.perf_counter()
-    helper = Helper(Limits(60.0, 2**33))
-    helper.call(len, "")
+    sandbox = Sandbox(Limits(60.0, 2**33))
+    sandbox.call(len, "")
     start_wall_s = time.perf_counter() - began
-    start_cpu_s = helper.call(time.process_time)
+    start_cpu_s = sandbox.call(time.process_time)
     started, began = time.process_time(), time.perf_counter()
-    _work(paths, helper.call)
+    _work(paths, sandbox.call)
     cpu_s, wall_s = time.process_time() - started, time.perf_counter() - began
-    cpu_s += helper.call(time.process_time) - start_cpu_s
-    helper.close()
+    cpu_s += sandbox.call(time.process_time) - start_cpu_s
+    sandbox.close()
     return cpu_s, wall_s, start_wall_s
 
 
@@ -79,8 +79,8 @@ def _work(paths: list[Path], run) -> None:
         found = run(probe, source, str(path), config.clip_rule, config.max_pixels, config.max_bytes)[0]
         if isinstance(found, Example):
             try:
-                wanted = [Wanted(found.frame_pts, 256, 256, found.entry_pts)]
-                run(_read_frames, source, str(path), wanted, config)
+                target = [ClipTarget(found.frame_pts, 256, 256, found.random_access_pts)]
+                run(_read_frames, source, str(path), target, config)
             except DecodeError:
                 continue
 

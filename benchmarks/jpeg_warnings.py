@@ -1,11 +1,11 @@
-"""What libjpeg's warnings are worth: how often the pixels are wrong where it warns.
+"""What libjpeg's warnings say: how often the pixels are wrong where it warns.
 
     python benchmarks/jpeg_warnings.py [FOLDER] [CASES]
 
-FOLDER: JPEGs, by default those of ../shared/media beside the checkout; CASES: damaged copies of each picture and kind,
+FOLDER: JPEGs, by default those of ../shared/media beside the checkout; CASES: damaged copies of each image and kind,
 by default 40. Damages: one bit flipped in the coded data; the end cut off; two stray bytes between header segments (what
 `jpeg_header` mends). Every copy is decoded strictly, as `build` does it; where that warns, leniently too, and compared
-with the whole picture, 160 x 160 px. Printed: warnings (numbers left out) with the share of wrong pictures, and what is left
+with the whole image, 160 x 160 px. Printed: warnings (numbers left out) with the share of wrong images, and what is left
 of them once headers are mended.
 """
 

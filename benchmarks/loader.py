@@ -89,7 +89,7 @@ def report(folder: str) -> None:
 
 
 def main() -> None:
-    """Measures the set that is named, or one made for it."""
+    """Measures the dataset that is named, or one made for it."""
     if len(sys.argv) > 1:
         report(sys.argv[1])
         return

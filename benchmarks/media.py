@@ -2,11 +2,11 @@
 
     python benchmarks/media.py [--only ratios,shared,quality,backends,throughput,memory] [--media FOLDER] [--rounds N]
 
-Sections: `ratios` (CPU time of the usual path over ours, by backend and --decode-quality, and the share of cutting into
+Sections: `ratios` (CPU time of the baseline over ours, by backend and --decode-quality, and the share of cutting into
 the row: photos drawn, and two of FOLDER enlarged, at 500x375 and 1 to 12 MP, JPEG quality 90, 4:2:0), `shared` (the same
-on the JPEGs of FOLDER), `quality` (PSNR against the float64 bicubic of the full picture), `backends` (samples in which
+on the JPEGs of FOLDER), `quality` (PSNR against the float64 bicubic of the full image), `backends` (samples in which
 torch and Pillow differ), `throughput` (source megapixels a CPU second of every file, clips among them, as `build`
-decodes them), `memory` (peak of one process on the largest pictures that --max-pixels lets pass). FOLDER: by default
+decodes them), `memory` (peak of one process on the largest images that --max-pixels lets pass). FOLDER: by default
 ../shared/media beside the checkout. Targets have 256 tokens of 16x16 pixels. CPU time, medians; the two sides of a ratio
 take turns.
 """
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def print_ratios(arguments: argparse.Namespace) -> None:
-    """Prints the usual path's CPU time over ours on drawn photos."""
+    """Prints the baseline's CPU time over ours on drawn photos."""
     kinds: dict[str, Callable[[int, int], bytes]] = {"drawn": drawn_photo}
     kinds |= {path.name: partial(enlarged_photo, path) for path in arguments.media.rglob("*") if path.name in ENLARGED}
     for kind, make in kinds.items():
@@ -93,8 +93,8 @@ def print_shared(arguments: argparse.Namespace) -> None:
     """Prints the same for each JPEG of a folder, and the sums by size."""
     bands = {"below 1 MP": (0, 1e6), "1 to 8 MP": (1e6, 8e6), "above 8 MP": (8e6, 1e12)}
     totals: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-    for name, data, picture in _jpegs(arguments.media):
-        size = (picture.height, picture.width)
+    for name, data, opened in _jpegs(arguments.media):
+        size = (opened.height, opened.width)
         label = f"{name[:18]:<18} {size[0] * size[1] / 1e6:5.2f} MP"
         for key, usual_s, ours_s in _print_line(label, data, arguments):
             for band, (low, high) in bands.items():
@@ -109,7 +109,7 @@ def print_shared(arguments: argparse.Namespace) -> None:
 def _print_line(
     label: str, data: bytes, arguments: argparse.Namespace
 ) -> Iterator[tuple[tuple[str, str], float, float]]:
-    """Prints the ratios of one picture; yields (backend, quality), the usual path's seconds and ours."""
+    """Prints the ratios of one image; yields (backend, quality), the baseline's seconds and ours."""
     upright = image.probe(io.BytesIO(data))
     height, width = target_of(upright)
     row_NP = np.zeros((height * width // 256, 768), np.uint8)
@@ -141,11 +141,11 @@ def print_quality(arguments: argparse.Namespace) -> None:
     """Prints how far each quality departs from the exact resize: FOLDER's photos at sides from 64 to 320, and at 256."""
     for quality in ("default", "fast"):
         found: dict[str, list[tuple[float, str]]] = {}
-        for name, data, picture in _jpegs(arguments.media):
-            full_HWC = simplejpeg.decode_jpeg(data, colorspace=jpeg.COLOUR_SPACES[picture.mode])
+        for name, data, opened in _jpegs(arguments.media):
+            full_HWC = simplejpeg.decode_jpeg(data, colorspace=jpeg.COLOUR_SPACES[opened.mode])
             for side in range(64, 321, 32):
-                source, target = (picture.height, picture.width), target_of(picture.size[::-1], (side // 16) ** 2)
-                pixels = jpeg.decode(data, picture.mode, source, target, quality)
+                source, target = (opened.height, opened.width), target_of(opened.size[::-1], (side // 16) ** 2)
+                pixels = jpeg.decode(data, opened.mode, source, target, quality)
                 psnr = psnr_of(resize(pixels, *target, resolved("auto")), exact_bicubic(full_HWC, *target))
                 case = (psnr, f"{name} at side {side}")
                 scale = jpeg.scale_for(source, target, quality)
@@ -165,9 +165,9 @@ def print_backends(arguments: argparse.Namespace) -> None:
     """Prints in how many samples the two backends differ, over FOLDER's JPEGs and three sizes."""
     differing = samples = 0
     shares, most = [], 0
-    for _, data, picture in _jpegs(arguments.media):
-        pixels_HWC = simplejpeg.decode_jpeg(data, colorspace=jpeg.COLOUR_SPACES[picture.mode])
-        pixels = Pixels(pixels_HWC, (picture.height - 0.5, picture.width - 0.25), picture.mode)
+    for _, data, opened in _jpegs(arguments.media):
+        pixels_HWC = simplejpeg.decode_jpeg(data, colorspace=jpeg.COLOUR_SPACES[opened.mode])
+        pixels = Pixels(pixels_HWC, (opened.height - 0.5, opened.width - 0.25), opened.mode)
         for tokens in (64, 256, 1024):
             one, two = (resize(pixels, *target_of(pixels_HWC.shape[:2], tokens), name).astype(int) for name in BACKENDS)
             most = max(most, int(np.abs(one - two).max()))
@@ -230,14 +230,14 @@ LARGEST = {
 
 
 def print_memory(arguments: argparse.Namespace) -> None:
-    """Prints the peak of a process that decodes the largest picture of each format; each in a process of its own."""
+    """Prints the peak of a process that decodes the largest image of each format; each in a process of its own."""
     for name in LARGEST:
         done = subprocess.run([sys.executable, __file__, "--peak", name], capture_output=True, text=True)
         print(done.stdout.strip() or f"{name}: {done.stderr.strip().splitlines()[-1]}", flush=True)
 
 
 def print_peak(name: str) -> None:
-    """Decodes the largest picture of a format in this process, as a worker does; prints the peak."""
+    """Decodes the largest image of a format in this process, as a worker does; prints the peak."""
     format, mode, bytes_a_pixel, options = LARGEST[name]
     max_pixels = PlanConfig().max_pixels
     pixels = max_pixels * 4 // bytes_a_pixel
@@ -246,7 +246,7 @@ def print_peak(name: str) -> None:
     # drawn elsewhere, since drawing has a peak of its own
     drawing = (
         "import sys; from PIL import Image; sys.path.insert(0, sys.argv[1]); import media; "
-        f"media.large_picture({height}, {width}, {mode!r}).save(sys.argv[2], {format!r}, **{options!r})"
+        f"media.large_image({height}, {width}, {mode!r}).save(sys.argv[2], {format!r}, **{options!r})"
     )
     with tempfile.NamedTemporaryFile() as file:
         subprocess.run([sys.executable, "-c", drawing, str(Path(__file__).parent), file.name], check=True)
@@ -270,20 +270,20 @@ def peak_mib() -> float:
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def large_picture(height: int, width: int, mode: str) -> Image.Image:
-    """Returns a smooth picture that compresses well, so that its file counts little."""
+def large_image(height: int, width: int, mode: str) -> Image.Image:
+    """Returns a smooth image that compresses well, so that its file counts little."""
     if mode == "I;16":
         return Image.fromarray(np.zeros((height, width), np.uint16))
-    picture = Image.radial_gradient("L").resize((width, height)).convert(mode)
+    opened = Image.radial_gradient("L").resize((width, height)).convert(mode)
     if mode == "RGBA":
-        picture.putalpha(Image.linear_gradient("L").resize((width, height)))
-    return picture
+        opened.putalpha(Image.linear_gradient("L").resize((width, height)))
+    return opened
 
 
 def usual_path(data: bytes, height: int, width: int) -> np.ndarray:
     """Returns tokens the usual way: Pillow decodes in full and resizes, numpy cuts."""
-    with Image.open(io.BytesIO(data)) as picture:
-        small = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    with Image.open(io.BytesIO(data)) as opened:
+        small = opened.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     blocks = np.asarray(small).reshape(height // 16, 16, width // 16, 16, 3)
     return blocks.transpose(0, 2, 1, 3, 4).reshape(-1, 768)
 
@@ -296,8 +296,8 @@ def target_of(size: tuple[int, int], tokens: int = NUM_TOKENS) -> tuple[int, int
 
 def enlarged_photo(path: Path, height: int, width: int) -> bytes:
     """Returns a JPEG (quality 90, 4:2:0) of a photo at another size, with the grain (sigma 4) that enlarging loses."""
-    with Image.open(path) as picture:
-        large_HWC = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+    with Image.open(path) as opened:
+        large_HWC = np.asarray(opened.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
     grain_HWC = np.random.default_rng(0).normal(0, 4, large_HWC.shape)
     buffer = io.BytesIO()
     grainy = Image.fromarray((large_HWC + grain_HWC).clip(0, 255).astype(np.uint8))
@@ -369,13 +369,13 @@ def _jpegs(folder: Path) -> Iterator[tuple[str, bytes, Image.Image]]:
     """Yields name, file and header of each sound JPEG in grey or RGB below a folder."""
     for path in sorted(folder.rglob("*.jp*g")):
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data)) as opened:
             try:
                 simplejpeg.decode_jpeg(data)
             except ValueError:
                 continue
-            if picture.mode in ("L", "RGB"):
-                yield path.name, data, picture
+            if opened.mode in ("L", "RGB"):
+                yield path.name, data, opened
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/packing.py [--quick] [--only sets,fast,memory,field,segments,classical]
 
-Sections: `sets` (every set of ../shared/lengths beside the checkout at the capacities it fits, N drawn with replacement
+Sections: `sets` (every dataset of ../shared/lengths beside the checkout at the capacities it fits, N drawn with replacement
 by a fixed seed, and Krell's published histograms), `fast` (method="best-fit" against `np.sort` of the same lengths and
 against a best-fit loop), `memory` (peak above the input at N = 1e7), `field` (bins of the packers in use), `segments`
 (max_segments binds), `classical` (Falkenauer's uniform and triplets, "A hybrid grouping genetic algorithm for bin
@@ -52,7 +52,7 @@ BINS = f"{'bins':>9} {'bound':>9} {'gap %':>8} {'':<9}"
 
 
 def drawn(name: str, count: int) -> npt.NDArray[np.uint16]:
-    """Returns lengths of a set, drawn with replacement by a fixed seed."""
+    """Returns lengths of a dataset, drawn with replacement by a fixed seed."""
     return np.random.default_rng(0).choice(np.load(LENGTHS / f"{name}.npy"), count)
 
 
@@ -77,7 +77,7 @@ def checked(lengths: npt.NDArray[np.integer], capacity: int, **options: Any) -> 
     return packing, seconds, checking
 
 
-def told(packing: Packing) -> str:
+def verdict(packing: Packing) -> str:
     """Returns bins, bound, gap in percent, and whether that is proven optimal."""
     gap = packing.num_bins - packing.bound
     verdict = "proven" if packing.proven_optimal else f"open +{gap}"
@@ -133,7 +133,7 @@ def trl_bins(lengths: npt.NDArray[np.integer], capacity: int) -> Callable[[], in
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
     tokens = pa.LargeListArray.from_arrays(offsets, np.zeros(offsets[-1], np.int8))
     dataset = datasets.Dataset(pa.table({"input_ids": tokens}))
-    # TRL packs 1,000 examples at a time unless told otherwise
+    # TRL packs 1,000 examples at a time unless reported otherwise
     return lambda: len(trl.pack_dataset(dataset, capacity, map_kwargs={"batch_size": len(lengths)}))
 
 
@@ -165,7 +165,7 @@ def next_fit(lengths: list[int], capacity: int) -> int:
 
 
 def tell_sets(quick: bool) -> None:
-    """Prints every set at every capacity and N."""
+    """Prints every dataset at every capacity and N."""
     print(f"\n{'set':<24} {'L':>5} {'N':>8} {'K':>5} {BINS} {'CPU s':>8} {'check s':>8} / sort")
     for name, capacities in CAPACITIES.items():
         for capacity in capacities:
@@ -174,7 +174,7 @@ def tell_sets(quick: bool) -> None:
                 sort_s = sorting(lengths)
                 packing, seconds, checking = checked(lengths, capacity)
                 print(
-                    f"{name:<24} {capacity:>5} {count:>8} {len(np.unique(lengths)):>5} {told(packing)}"
+                    f"{name:<24} {capacity:>5} {count:>8} {len(np.unique(lengths)):>5} {verdict(packing)}"
                     f" {seconds:>8.3f} {checking:>8.3f} {seconds / sort_s:>7.1f}",
                     flush=True,
                 )
@@ -182,7 +182,7 @@ def tell_sets(quick: bool) -> None:
         counts = np.load(LENGTHS / f"{name}_histogram.npy")
         lengths = np.repeat(np.arange(1, capacity + 1, dtype=np.uint16), counts)
         packing, seconds, checking = checked(lengths, capacity)
-        print(f"{name:<24} {capacity:>5} {len(lengths):>8} {np.count_nonzero(counts):>5} {told(packing)}"
+        print(f"{name:<24} {capacity:>5} {len(lengths):>8} {np.count_nonzero(counts):>5} {verdict(packing)}"
               f" {seconds:>8.3f} {checking:>8.3f} published {optimum}", flush=True)  # fmt: skip
 
 
@@ -256,7 +256,9 @@ def tell_field(quick: bool) -> None:
             packing, _, _ = checked(lengths, capacity)
             as_list = lengths.tolist()
             above = [100 * (packer(as_list, capacity) / packing.num_bins - 1) for packer in packers.values()]
-            print(f"{name:<24} {capacity:>5} {told(packing)} " + " ".join(f"{a:>+16.2f}%" for a in above), flush=True)
+            print(
+                f"{name:<24} {capacity:>5} {verdict(packing)} " + " ".join(f"{a:>+16.2f}%" for a in above), flush=True
+            )
 
 
 def tell_segments(quick: bool) -> None:
@@ -269,7 +271,7 @@ def tell_segments(quick: bool) -> None:
                 greedy = pack(lengths, capacity, max_segments=limit, method="best-fit").num_bins
                 packing, seconds, checking = checked(lengths, capacity, max_segments=limit)
                 print(
-                    f"{name:<24} {capacity:>5} {limit:>3} {count:>8} {greedy:>9} {told(packing)}"
+                    f"{name:<24} {capacity:>5} {limit:>3} {count:>8} {greedy:>9} {verdict(packing)}"
                     f" {seconds:>8.3f} {checking:>8.3f}",
                     flush=True,
                 )

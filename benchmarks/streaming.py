@@ -1,4 +1,4 @@
-"""Padding of a stream against its look-back K and its delay, beside best-fit decreasing of the whole set.
+"""Padding of a stream against its look-back K and its delay, beside best-fit decreasing of the whole dataset.
 
     python benchmarks/streaming.py [FOLDER]
 

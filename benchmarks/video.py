@@ -1,14 +1,14 @@
-"""Video decoding against the usual path: speed, faithfulness, sparse sampling, shared decodes.
+"""Video decoding against the baseline: speed, faithfulness, sparse sampling, shared decodes.
 
     python benchmarks/video.py [FOLDER]
 
-FOLDER: videos, by default ../shared/media/videos beside the checkout; generated ones are added. The usual path decodes
-everything in order, and makes patches of the wanted frames by `frame.to_image()`, Pillow's bicubic and a numpy reshape. Ours
+FOLDER: videos, by default ../shared/media/videos beside the checkout; generated ones are added. The baseline decodes
+everything in order, and makes patches of the target frames by `frame.to_image()`, Pillow's bicubic and a numpy reshape. Ours
 is what `build` does. CPU time of one thread, the two taking turns, the least of 5 rounds. Columns, for 16 frames of 256 tokens:
 
-    clip       ratio at 8 frames a second, all included: opening, decoding, pictures
+    clip       ratio at 8 frames a second, all included: opening, decoding, frames
     dense      ratio where every frame of the source is taken
-    pictures   ratio without what both must do: opening and decoding; the frames are at hand
+    frames   ratio without what both must do: opening and decoding; the frames are at hand
     dB         worst of 4 frames at 6 sizes (1/0.8 to 1/5), against a float64 reference
     sparse     one frame a second over the whole video: time of decoding everything over ours
     demux      a pass over the packets, as a share of decoding everything
@@ -35,7 +35,7 @@ from video_oracles import psnr, reference_pixels  # noqa: E402
 
 from patchpack.pipeline.media.patchify import patchify  # noqa: E402
 from patchpack.pipeline.media.video.clips import ClipRule, take_clip  # noqa: E402
-from patchpack.pipeline.media.video.decode import Wanted, decode_clip, decode_clips  # noqa: E402
+from patchpack.pipeline.media.video.decode import ClipTarget, decode_clip, decode_clips  # noqa: E402
 from patchpack.pipeline.media.video.frame import Scaler, colour_of, oriented_size  # noqa: E402
 from patchpack.pipeline.media.video.timeline import VideoHeader, probe  # noqa: E402
 
@@ -43,7 +43,7 @@ ROUNDS = 5
 SIDE, TUBELET = 256, (1, 16, 16)
 SHRINKS = (0.8, 1.3, 2, 3, 3.9, 5)
 AMID = ("libdav1d", "vp8", "vp9", "mjpeg", "mpeg1video")
-COLUMNS = ("clip", "dense", "pictures", "dB", "sparse", "demux", "K=4")
+COLUMNS = ("clip", "dense", "frames_by_time", "dB", "sparse", "demux", "K=4")
 
 
 def generated() -> dict[str, bytes]:
@@ -86,14 +86,14 @@ def figures(data: bytes) -> tuple[float, ...]:
     ]
     frames, left = some_frames(data)
     scaler = Scaler(SIDE, SIDE)
-    pictures = ratio(
-        lambda: [patchify(usual_picture(frame)[None], TUBELET) for frame in frames],
+    frames_by_time = ratio(
+        lambda: [patchify(baseline_frame(frame)[None], TUBELET) for frame in frames],
         lambda: [patchify(scaler.pixels(frame)[None], TUBELET) for frame in frames],
     )
     decibels = min(faithfulness(frame, left) for frame in frames)
     sparse = ratio(lambda: ours(data, seconds.pts, ()), lambda: ours(data, seconds.pts, seconds.entries))
     demux = ratio(lambda: packets(data, False), lambda: packets(data, True))
-    return *ratios, pictures, decibels, sparse, demux, shared(data, header)
+    return *ratios, frames_by_time, decibels, sparse, demux, shared(data, header)
 
 
 def ratio(one: Callable[[], object], other: Callable[[], object]) -> float:
@@ -110,19 +110,19 @@ def cpu(call: Callable[[], object]) -> float:
 
 def usual(data: bytes, pts: tuple[int, ...]) -> np.ndarray:
     """Returns the tokens as most pipelines make them."""
-    pending, pictures = set(pts), {}
+    pending, frames_by_time = set(pts), {}
     with av.open(io.BytesIO(data)) as container:
         for frame in container.decode(one_thread(container)):
             if frame.pts in pending:
                 pending.discard(frame.pts)
-                pictures[frame.pts] = usual_picture(frame)
+                frames_by_time[frame.pts] = baseline_frame(frame)
                 if not pending:
                     break
     # H.264 in AVI has times that PyAV guesses wrongly; none is made here
-    return patchify(np.stack([pictures[time] for time in pts]), TUBELET)
+    return patchify(np.stack([frames_by_time[time] for time in pts]), TUBELET)
 
 
-def usual_picture(frame: av.VideoFrame) -> np.ndarray:
+def baseline_frame(frame: av.VideoFrame) -> np.ndarray:
     return np.asarray(frame.to_image().resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
@@ -164,10 +164,10 @@ def packets(data: bytes, decode: bool) -> None:
 def shared(data: bytes, header: VideoHeader) -> float:
     """Returns the gain of four clips that share a decode."""
     clips = [take_clip(header, ClipRule(4), number) for number in range(4)]
-    wanted = [Wanted(clip.pts, SIDE, SIDE, clip.entries) for clip in clips]
+    target = [ClipTarget(clip.pts, SIDE, SIDE, clip.entries) for clip in clips]
     return ratio(
-        lambda: [decode_clips(io.BytesIO(data), [one]) for one in wanted],
-        lambda: decode_clips(io.BytesIO(data), wanted),
+        lambda: [decode_clips(io.BytesIO(data), [one]) for one in target],
+        lambda: decode_clips(io.BytesIO(data), target),
     )
 
 

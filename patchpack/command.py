@@ -19,7 +19,7 @@ from patchpack.options import Parser, add_options, typed_options
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import TooManyRejects
 from patchpack.pipeline.execution.progress import say
-from patchpack.pipeline.storage.files import told
+from patchpack.pipeline.storage.files import described
 from patchpack.schemas.errors import FormatError
 from patchpack.version import __version__
 
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         return _failed(error, 2, debug)
     except OSError as error:
-        return _failed(error, 1, debug, told(error))
+        return _failed(error, 1, debug, described(error))
     except RuntimeError as error:
         return _failed(error, 1, debug)
     except KeyboardInterrupt as error:
@@ -62,7 +62,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog=_PROG,
         description="Images and videos of any size in; fixed-shape packed sequences of patches out.",
-        epilog=f"{_PROG} COMMAND --help tells a command's options, with examples.",
+        epilog=f"{_PROG} COMMAND --help gives a command's options, with examples.",
     )
     parser.add_argument("--version", action="version", version=f"patchpack {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
@@ -79,7 +79,7 @@ def _parser() -> Parser:
         return command
 
     build = add(
-        *("build", _build, "make a packed set", "Makes a packed set. Beam's options come after --."),
+        *("build", _build, "make a dataset", "Makes a dataset. Beam's options come after --."),
         "photos/ 'clips/**/*.mp4' --output shards/",
         "photos/ --output shards/ --labels folder --sequence-length 2048",
         "--output shards/ --resume",
@@ -88,7 +88,9 @@ def _parser() -> Parser:
     build.add_argument(
         "inputs", nargs="*", metavar="INPUT", help="folder, file, glob or URI; a folder gives its media files"
     )
-    build.add_argument("--output", required=True, metavar="FOLDER", help="where the set goes: an empty folder or URI")
+    build.add_argument(
+        "--output", required=True, metavar="FOLDER", help="where the dataset goes: an empty folder or URI"
+    )
     add_options(build, BuildConfig)
 
     plan = add(
@@ -101,12 +103,12 @@ def _parser() -> Parser:
     add_options(plan, PlanConfig)
 
     report = add(
-        *("report", _report, "how well a set is packed", "Prints how well a set is packed."),
+        *("report", _report, "how well a dataset is packed", "Prints how well a dataset is packed."),
         "shards/",
         "shards/ --html report.html",
         "shards/ --json",
     )
-    report.add_argument("shards", metavar="SHARDS", help="a packed set")
+    report.add_argument("shards", metavar="SHARDS", help="a dataset")
     report.add_argument("--html", metavar="FILE", help="also write the report as one HTML page")
 
     inspect = add(
@@ -114,21 +116,21 @@ def _parser() -> Parser:
         "shards/ 17",
         "shards/ 17 --image out.png",
     )
-    inspect.add_argument("shards", metavar="SHARDS", help="a packed set")
+    inspect.add_argument("shards", metavar="SHARDS", help="a dataset")
     inspect.add_argument("number", type=int, metavar="N", help="number of the sequence, from 0")
-    inspect.add_argument("--image", metavar="FILE", help="draw the segments, put back together, into this picture")
+    inspect.add_argument("--image", metavar="FILE", help="draw the segments, put back together, into this image")
 
     verify = add(
-        *("verify", _verify, "re-read everything and check it", "Re-reads a set and checks every rule."), "shards/"
+        *("verify", _verify, "re-read everything and check it", "Re-reads a dataset and checks every rule."), "shards/"
     )
-    verify.add_argument("shards", metavar="SHARDS", help="a packed set")
+    verify.add_argument("shards", metavar="SHARDS", help="a dataset")
 
     for command in (build, plan, report, inspect, verify):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         command.add_argument("--debug", action="store_true", help="show tracebacks")
 
     # listed here and run by `entry`: it has a parser of its own, and needs no pipeline
-    commands.add_parser("train", help="train a small NaViT on a packed set", add_help=False)
+    commands.add_parser("train", help="train a small NaViT on a dataset", add_help=False)
 
     setup = add(
         *("setup", _setup, "install what a task needs into .venv", "Installs extras into .venv."),
@@ -197,12 +199,12 @@ def _inspect(values: argparse.Namespace, _: list[str]) -> int:
     from patchpack.pipeline.inspection import sequence as inspection
 
     if values.image:
-        inspection.check_picture_name(values.image)
+        inspection.check_image_name(values.image)
     description = inspection.describe(values.shards, values.number)
     if values.image:
         # before the words, whose reader may leave early
-        picture = inspection.draw(values.shards, values.number)
-        _write(values.image, lambda: picture.save(values.image))
+        image = inspection.draw(values.shards, values.number)
+        _write(values.image, lambda: image.save(values.image))
     _show(description, values.json, inspection.print_description)
     return 0
 
@@ -212,10 +214,10 @@ def _verify(values: argparse.Namespace, _: list[str]) -> int:
     from patchpack.pipeline.verification.dataset import verify
     from patchpack.schemas.manifest import read_manifest, read_shard_table
 
-    read_manifest(values.shards)  # says so in one line where the set is unfinished
+    read_manifest(values.shards)  # says so in one line where the dataset is unfinished
     total = sum(read_shard_table(values.shards)["num_sequences"].to_pylist())
-    with bar("verifying", total, "sequences") as tell:
-        problems = verify(values.shards, tell)
+    with bar("verifying", total, "sequences") as advance:
+        problems = verify(values.shards, advance)
     if values.json:
         print(json.dumps({"num_sequences": total, "problems": problems}, indent=2))
     elif not problems:
@@ -232,7 +234,7 @@ def _setup(values: argparse.Namespace, _: list[str]) -> int:
 
 
 def _silence() -> None:
-    """Keeps Beam, the clients of the stores and gRPC from telling of every try: what matters comes as one line."""
+    """Keeps Beam, the clients of the stores and gRPC from reporting every try: what matters comes as one line."""
     if "--debug" not in sys.argv:
         logging.disable(logging.CRITICAL)
         warnings.simplefilter("ignore")

@@ -90,10 +90,10 @@ def amount(text: str) -> int:
     Raises:
         ValueError: it is no such number.
     """
-    found = _AMOUNT.fullmatch(text.strip())
-    if found is None:
+    match = _AMOUNT.fullmatch(text.strip())
+    if match is None:
         raise ValueError("it is a number with a unit or without, such as 256MB, 1.5GiB or 300000")
-    value = float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[(found[2] or "").lower()]
+    value = float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[(match[2] or "").lower()]
     if value != int(value):
         raise ValueError("it is no whole number")
     return int(value)

@@ -94,11 +94,11 @@ class PlanConfig:
     labels: str = option(
         "none", "where labels come from: the name of the parent folder, or nowhere", choices=("none", "folder")
     )
-    # not part of the manifest's options, which are told one by one: the names stand there as its classes
+    # not part of the manifest's options, which are listed one by one: the names stand there as its classes
     classes: tuple[str, ...] | None = option(
         None,
         "with --labels folder: the class names and their order, from a text file of one name a line or another packed "
-        "set, so that a split has the numbers of its training set",
+        "set, so that a split has the numbers of its training dataset",
         parse=read_class_names,
         metavar="FILE|SET",
         affects_output=False,
@@ -126,17 +126,17 @@ class PlanConfig:
     # half a gigabyte in Pillow's four bytes a pixel, which keeps a worker below one; a 108-megapixel phone fits
     max_pixels: int = option(
         120_000_000,
-        "reject pictures and frames of more pixels, counted as four bytes each: WebP, AVIF, TIFF and progressive JPEG "
+        "reject images and frames of more pixels, counted as four bytes each: WebP, AVIF, TIFF and progressive JPEG "
         "hold more while they are decoded, and reach it earlier",
         parse=amount,
         metavar="N",
     )
-    # a picture's file is held whole, and with the pixels below a worker is to stay under 1 GB
+    # an image's file is held whole, and with the pixels below a worker is to stay under 1 GB
     max_bytes: int = option(2**28, "reject larger files without reading them", parse=amount, metavar="BYTES")
-    # a helper process costs time on every file (benchmarks/isolation.py), and sound collections crash no decoder
+    # a sandbox costs time on every file (benchmarks/isolation.py), and valid collections crash no decoder
     decode_isolation: str = option(
         "none",
-        "process: probe and decode in a helper process, so that a file that crashes or hangs a decoder is a reject",
+        "process: probe and decode in a sandbox, so that a file that crashes or hangs a decoder is a reject",
         choices=("none", "process"),
         affects_output=False,
     )
@@ -155,25 +155,25 @@ class PlanConfig:
     # 3 keeps about 50 dB against the exact resize at half the time (docs/decisions.md)
     decode_quality: str = option(
         "default",
-        "how far JPEGs are decoded smaller: exact: never; default: to 3 times the wanted size at least; fast: to 2 times",
+        "how far JPEGs are decoded smaller: exact: never; default: to 3 times the target size at least; fast: to 2 times",
         choices=("exact", "default", "fast"),
     )
     media_backend: str = option(
         "auto",
-        "what resizes pictures: Pillow, or torch (fast), which takes a quarter of the time; auto: torch where it is "
+        "what resizes images: Pillow, or torch (fast), which takes a quarter of the time; auto: torch where it is "
         "installed, the processor has AVX2 and no remote runner is given",
         choices=("auto", "pillow", "fast"),
     )
     # of what is left once odd headers are mended, nearly every warning comes with wrong pixels (benchmarks/jpeg_warnings.py)
     on_decoder_warning: str = option(
         "reject",
-        "JPEGs whose decoder warns of damage: reject them, or keep what it made of them; segments and report then tell",
+        "JPEGs whose decoder warns of damage: reject them, or keep what it made of them; segments and report then say",
         choices=("reject", "keep"),
     )
     # what most readers do, and what a folder of photos means
     animated: str = option(
         "first",
-        "what an animated GIF, WebP, PNG or AVIF is: its first picture, or clips as a video is",
+        "what an animated GIF, WebP, PNG or AVIF is: its first image, or clips as a video is",
         choices=("first", "clip"),
     )
     # one bad file in a hundred is usual for crawled data; more means something else is wrong
@@ -226,7 +226,7 @@ class PlanConfig:
 
     @property
     def decode_limit_s(self) -> float:
-        """Most seconds for one file in a helper: ten times what the slowest sound files took us."""
+        """Most seconds for one file in a sandbox: ten times what the slowest valid files took us."""
         return 60.0 if self.decode_timeout_s is None else self.decode_timeout_s
 
     def __post_init__(self) -> None:
@@ -358,7 +358,7 @@ class BuildConfig(PlanConfig):
     )
     overwrite: bool = option(
         False,
-        "replace the set in this output once the new one is planned; files of others are kept",
+        "replace the dataset in this output once the new one is planned; files of others are kept",
         affects_output=False,
         lasting=False,
     )

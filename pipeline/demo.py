@@ -1,4 +1,4 @@
-"""Draws the sample media of the first run: 44 pictures and 4 clips in four class folders, nothing downloaded.
+"""Draws the sample media of the first run: 44 images and 4 clips in four class folders, nothing downloaded.
 
 Classes differ by what is drawn (circles, stripes, triangles, checks) and share colours, so that a small classifier
 has to look at shapes. Sizes, aspect ratios, formats, colour modes and orientation tags cycle with coprime periods,
@@ -34,7 +34,7 @@ _STYLES = (
 )
 # EXIF orientation tags, 1 = none written; 15 of them
 _ORIENTATIONS = (1, 6, 1, 3, 1, 8, 1, 2, 1, 4, 1, 5, 1, 7, 1)
-# what turns an upright picture into the one that a camera would store under the tag
+# what turns an upright image into the one that a camera would store under the tag
 _STORED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,7 +52,7 @@ _PALETTES = (
     ("#2b2d42", "#53354a", "#ef8354", "#f7ede2", "#84a59d", "#f5cac3"),
     ("#fff1e6", "#ffd7ba", "#7b2cbf", "#3a86ff", "#ff006e", "#fb5607"),
 )
-# pictures are drawn this many times larger and reduced, which smooths their edges
+# images are drawn this many times larger and reduced, which smooths their edges
 _OVERSAMPLING = 2
 
 
@@ -83,17 +83,17 @@ def draw_media(folder: str) -> int:
     Raises:
         OSError: it cannot be written.
     """
-    wanted: dict[str, Callable[[], bytes]] = {}
+    makers: dict[str, Callable[[], bytes]] = {}
     for number in range(NUM_IMAGES):
-        wanted[_image_name(number)] = lambda number=number: _image(number)
+        makers[_image_name(number)] = lambda number=number: _image(number)
     for number, clip in enumerate(_CLIPS):
-        wanted[clip.name] = lambda clip=clip, number=number: _video(clip, number)
-    for name, make in wanted.items():
+        makers[clip.name] = lambda clip=clip, number=number: _video(clip, number)
+    for name, make in makers.items():
         path = files.join(folder, name)
         if not files.exists(path):
             files.make_folder(os.path.dirname(path))
             files.write(path, make())
-    return len(wanted)
+    return len(makers)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -129,26 +129,26 @@ def _aspect(number: int) -> tuple[int, int]:
 
 
 def _image(number: int) -> bytes:
-    """Returns the file of one picture."""
+    """Returns the file of one image."""
     rows, columns = _aspect(number)
     suffix, mode = _STYLES[number % len(_STYLES)]
     orientation = _ORIENTATIONS[number % len(_ORIENTATIONS)]
     side = (120 + number * 37 % 260) * (2 if number % len(_STYLES) == 0 else 1)
     # whole multiples keep the aspect exact, the ends 1:6 and 6:1 above all
     unit = max(1, round(side / math.sqrt(rows * columns)))
-    picture = _drawn(_class_name(number), rows * unit, columns * unit, seed=number, time=0.0, clear=mode == "RGBA")
+    image = _drawn(_class_name(number), rows * unit, columns * unit, seed=number, time=0.0, clear=mode == "RGBA")
     if mode == "P":
-        picture = picture.convert("RGB").quantize(48)
+        image = image.convert("RGB").quantize(48)
     else:
-        picture = picture.convert(mode)
+        image = image.convert(mode)
     options = {"jpg": {"quality": 88}, "png": {}, "webp": {"quality": 85, "method": 2}}[suffix]
     if orientation != 1:
-        picture = picture.transpose(_STORED[orientation])
+        image = image.transpose(_STORED[orientation])
         exif = Image.Exif()
         exif[0x0112] = orientation
         options = options | {"exif": exif}
     buffer = io.BytesIO()
-    picture.save(buffer, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[suffix], **options)
+    image.save(buffer, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[suffix], **options)
     return buffer.getvalue()
 
 
@@ -158,7 +158,7 @@ def _video(clip: Clip, number: int) -> bytes:
     buffer = io.BytesIO()
     container_format = {"mp4": "mp4", "mkv": "matroska", "mov": "mov"}[name.rpartition(".")[2]]
     has_x264 = "libx264" in av.codecs_available
-    # bitexact: Matroska would else draw an identity by chance
+    # bitexact: Matroska would otherwise draw an identity by chance
     with av.open(buffer, "w", format=container_format, options={"fflags": "+bitexact"}) as container:
         # one thread: the bytes then do not depend on the machine's cores; and no macroblock tree, whose AVX-512 code
         # gives other bytes at every call
@@ -168,14 +168,14 @@ def _video(clip: Clip, number: int) -> bytes:
         stream.height, stream.width, stream.pix_fmt = clip.height, clip.width, "yuv420p"
         for place in range(clip.num_frames):
             time = float(place / clip.rate)
-            picture = _drawn(class_name, clip.height, clip.width, seed=100 + number, time=time, clear=False)
-            container.mux(stream.encode(av.VideoFrame.from_image(picture.convert("RGB"))))
+            image = _drawn(class_name, clip.height, clip.width, seed=100 + number, time=time, clear=False)
+            container.mux(stream.encode(av.VideoFrame.from_image(image.convert("RGB"))))
         container.mux(stream.encode(None))
     return buffer.getvalue()
 
 
 def _drawn(class_name: str, height: int, width: int, *, seed: int, time: float, clear: bool) -> Image.Image:
-    """Returns one upright picture in mode RGBA; `time` in seconds moves what is drawn, `clear` leaves out the ground."""
+    """Returns one upright image in mode RGBA; `time` in seconds moves what is drawn, `clear` leaves out the ground."""
     chance = random.Random(seed)
     top, bottom, *colours = _PALETTES[chance.randrange(len(_PALETTES))]
     size = width * _OVERSAMPLING, height * _OVERSAMPLING

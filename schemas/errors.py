@@ -2,7 +2,7 @@
 
 
 class FormatError(ValueError):
-    """A file of a packed set is broken, foreign, unfinished or too new: the message says which, and what to do.
+    """A file of a dataset is broken, foreign, unfinished or too new: the message says which, and what to do.
 
     The message is one line, whatever a library's own message inside it was.
     """

@@ -99,7 +99,7 @@ class Layout:
             known = token_width == layout.token_width and stride == list(layout.tubelet) and not any(padding)
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(
-                f"{where}: broken layout ({error!r}); it holds what docs/format.md lists; rebuild the set"
+                f"{where}: broken layout ({error!r}); it holds what docs/format.md lists; rebuild the dataset"
             ) from error
         if not known:
             raise FormatError(
@@ -115,7 +115,7 @@ def ceil_div(value: int, divisor: int) -> int:
 
 
 def grid_of(num_frames: int, height: int, width: int, tubelet: Grid) -> Grid:
-    """Returns the grid of a picture or clip whose size is a whole number of tubelets.
+    """Returns the grid of an image or clip whose size is a whole number of tubelets.
 
     Frames are padded up to a whole tubelet by repeating the last one; height and width are not.
 

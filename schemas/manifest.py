@@ -1,4 +1,4 @@
-"""manifest.json and the tables beside it: what a packed set is, and which shards are in it.
+"""manifest.json and the tables beside it: what a dataset is, and which shards are in it.
 
 The manifest is written last: a folder without one is unfinished, and readers say so.
 """
@@ -73,7 +73,7 @@ def check_version(version: Any, requires: Iterable[str], where: str) -> None:
 
 
 def dataset_digest(layouts: Iterable[Layout], shard_digests: Iterable[str]) -> str:
-    """Returns the identity of a set, 32 hex digits: xxh3_128 over format version, layouts and shard digests in order."""
+    """Returns the identity of a dataset, 32 hex digits: xxh3_128 over format version, layouts and shard digests in order."""
     identity = {
         "format_version": FORMAT_VERSION,
         "layouts": [layout.to_json() for layout in layouts],
@@ -87,9 +87,9 @@ class Manifest:
     """What manifest.json holds.
 
     Attributes:
-        dataset_digest: identity of the set, see `dataset_digest`.
+        dataset_digest: identity of the dataset, see `dataset_digest`.
         layouts: the layouts its shards refer to by index.
-        classes: class names by label number, or None where the set has no labels.
+        classes: class names by label number, or None where the dataset has no labels.
         totals: counts of inputs, rejects, and planned and stored sequences, examples and tokens.
         bounds: for each (view, layout) the proven least number of sequences, and how many were planned.
         config: every option of the build that affects the output.
@@ -123,10 +123,10 @@ class Manifest:
 
 
 def read_manifest(folder: str) -> Manifest:
-    """Returns the manifest of a packed set.
+    """Returns the manifest of a dataset.
 
     Args:
-        folder: the set's folder, a local path or a URI that pyarrow can read.
+        folder: the dataset's folder, a local path or a URI that pyarrow can read.
 
     Raises:
         FormatError: there is none, it is not JSON, or this reader is too old for it.
@@ -165,8 +165,8 @@ def _why_no_manifest(folder: str) -> str:
     try:
         read_bytes(join(folder, RUN_NAME))
     except OSError:
-        return f"no packed set; a set is a folder with {MANIFEST_NAME}; check the path"
-    return f"no {MANIFEST_NAME}; the set is not finished, and a finished one has it; finish it with build --resume"
+        return f"no dataset; a dataset is a folder with {MANIFEST_NAME}; check the path"
+    return f"no {MANIFEST_NAME}; the dataset is not finished, and a finished one has it; finish it with build --resume"
 
 
 def _balance_group(data: dict[str, Any]) -> int | None:
@@ -177,7 +177,7 @@ def _balance_group(data: dict[str, Any]) -> int | None:
 
 
 def read_table(folder: str, name: str, schema: pa.Schema) -> pa.Table:
-    """Returns a table of a packed set, the schema's columns in the schema's order.
+    """Returns a table of a dataset, the schema's columns in the schema's order.
 
     Raises:
         FormatError: the file is missing, broken or lacks a column.
@@ -188,7 +188,7 @@ def read_table(folder: str, name: str, schema: pa.Schema) -> pa.Table:
             return pq.read_table(file).select(schema.names).cast(schema)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise FormatError(
-            f"{path}: cannot be read ({error}); a finished set has this table; write it again with build --resume"
+            f"{path}: cannot be read ({error}); a finished dataset has this table; write it again with build --resume"
         ) from error
 
 

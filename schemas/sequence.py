@@ -41,8 +41,8 @@ SEGMENT_TYPE = pa.struct(
         pa.field("grid_w", pa.int32(), nullable=False),
         pa.field("source_height", pa.int32(), nullable=False),
         pa.field("source_width", pa.int32(), nullable=False),
-        pa.field("wanted_height", pa.int32(), nullable=False),
-        pa.field("wanted_width", pa.int32(), nullable=False),
+        pa.field("target_height", pa.int32(), nullable=False),
+        pa.field("target_width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("timestamps_s", pa.list_(pa.field("element", pa.float64(), nullable=False)), nullable=False),
@@ -135,16 +135,16 @@ def check_sequence(row: Mapping[str, Any], layout: Layout, where: str) -> None:
 
 def _check_counts(row: Mapping[str, Any], segments: Sequence[Mapping[str, Any]], layout: Layout, where: str) -> None:
     lengths = [segment["num_tokens"] for segment in segments]
-    found = {
+    derived = {
         "num_tokens": sum(lengths),
         "num_segments": len(segments),
         "max_segment_tokens": max(lengths, default=0),
         "attention_cost": sum(n * n for n in lengths),
     }
-    for column, value in found.items():
+    for column, value in derived.items():
         if row[column] != value:
             raise FormatError(
-                f"{where}: {column} is {row[column]}, the segments give {value}; they agree in a sound row; rebuild this shard"
+                f"{where}: {column} is {row[column]}, the segments give {value}; they agree in a valid row; rebuild this shard"
             )
     if len(segments) > layout.max_segments:
         raise FormatError(

@@ -147,15 +147,15 @@ class Shard:
         for name, (dtype, shape) in self._columns.items():
             width = int(np.prod(shape)) * dtype.itemsize
             if name not in schema.names or schema.field(name).type != pa.binary(width):
-                found = schema.field(name).type if name in schema.names else "missing"
+                actual = schema.field(name).type if name in schema.names else "missing"
                 raise FormatError(
-                    f"{self.path}: column {name} is {found}; its layout needs fixed_size_binary[{width}]; rebuild this shard"
+                    f"{self.path}: column {name} is {actual}; its layout needs fixed_size_binary[{width}]; rebuild this shard"
                 )
 
     def _chunk_starts(self, column: str) -> list[int | None]:
         """Returns, per row group, where the raw values of a column begin, or None where they are not raw and in one piece."""
         footer = self._parquet.metadata
-        # footers number the leaves of nested columns too, so a column's place among the names does not tell
+        # footers number the leaves of nested columns too, so a column's place among the names does not say
         number = next(leaf for leaf in range(footer.num_columns) if footer.schema.column(leaf).path == column)
         dtype, shape = self._columns[column]
         width = int(np.prod(shape)) * dtype.itemsize

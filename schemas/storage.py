@@ -1,4 +1,4 @@
-"""Reading the files of a packed set, local or remote, through pyarrow's own filesystems.
+"""Reading the files of a dataset, local or remote, through pyarrow's own filesystems.
 
 Both sides read their sets through here, so neither the trainer nor the report needs Beam.
 """
@@ -12,7 +12,7 @@ from patchpack.schemas.errors import FormatError
 
 
 def join(folder: str, name: str) -> str:
-    """Returns the path of a file inside a set's folder, which is a local path or a URI."""
+    """Returns the path of a file inside a dataset's folder, which is a local path or a URI."""
     return f"{folder.rstrip('/')}/{name}" if "://" in folder else os.path.join(folder, name)
 
 

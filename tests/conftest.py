@@ -67,7 +67,7 @@ def start(*arguments: object, cwd: Path = ROOT, path: Path = ROOT) -> subprocess
 
 @pytest.fixture(scope="session")
 def reference(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set built by one worker inside one process."""
+    """A dataset built by one worker inside one process."""
     output = tmp_path_factory.mktemp("reference") / "shards"
     process = start("build", *sorted(media.iterdir()), "--output", output, "--workers", 1, *SMALL)
     out, err = process.communicate(timeout=120)
@@ -78,7 +78,7 @@ def reference(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small set, finished; tests that damage one copy it."""
+    """The small dataset, finished; tests that damage one copy it."""
     return build_small_set(tmp_path_factory.mktemp("small"))
 
 

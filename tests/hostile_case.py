@@ -1,4 +1,4 @@
-"""One hostile file, as the makers of the corpus tell it."""
+"""One hostile file, as the makers of the corpus say it."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class Case(NamedTuple):
         name: of the file; may hold slashes.
         end: the reason of its reject, "packed" or "partial".
         data: the whole file.
-        shows: what a packed picture must look like, (H, W, 3) uint8, or None.
+        shows: what a packed image must look like, (H, W, 3) uint8, or None.
     """
 
     name: str

@@ -52,7 +52,7 @@ def stranger_cases() -> list[Case]:
         "svg.jpg": b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>',
         "svg_in_xml.png": b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>',
         "json.jpg": b'{"error": "rate limited"}',
-        "utf16.jpg": "this is no picture".encode("utf-16"),
+        "utf16.jpg": "this is no image".encode("utf-16"),
         "gzip.jpg": gzip.compress(photo(), mtime=0),
         "empty_gzip.jpg": gzip.compress(b"", mtime=0),
         "zlib.png": zlib.compress(photo((8, 8), "PNG")),
@@ -164,7 +164,7 @@ def write_corpus(folder: Path, cases: list[Case]) -> None:
 
 
 def write_places(folder: Path) -> dict[str, str]:
-    """Makes what is in a folder under a picture's name and is no usual file; returns how each must end, by name.
+    """Makes what is in a folder under an image's name and is no usual file; returns how each must end, by name.
 
     Sizes stand for sparse files of that many bytes: they take no room, and must not be read.
     """

@@ -1,6 +1,6 @@
 """Mutated media: what our decoding says of each, against an independent strict decode of the same bytes.
 
-Runs in a helper process (see `pipeline.execution.sandbox`), so that a decoder that crashes or hangs is a finding and not the
+Runs in a sandbox (see `pipeline.execution.sandbox`), so that a decoder that crashes or hangs is a finding and not the
 end of the test. Everything is a function of a seed.
 """
 
@@ -130,7 +130,7 @@ _WAYS: tuple[Callable[[random.Random, bytearray], None], ...] = (
 
 
 def _mended(data: bytes) -> bytes:
-    """Returns a PNG with right checksums, as far as its chunks can be told."""
+    """Returns a PNG with right checksums, as far as its chunks can be reported."""
     parts, place = [data[:8]], 8
     while place + 8 <= len(data):
         size = int.from_bytes(data[place : place + 4], "big")
@@ -168,7 +168,9 @@ def verdict_on(data: bytes, original: bytes) -> str:
         elif kind == "video":
             head = probe(io.BytesIO(data), MAX_PIXELS)
             wanted = clip_times(head, 0, 1, 8, 8.0)
-            clip_THWC, _ = decode_clip(io.BytesIO(data), wanted, 16, 16, head.entries_for(wanted), MAX_PIXELS)
+            clip_THWC, _ = decode_clip(
+                io.BytesIO(data), wanted, 16, 16, head.random_access_points_for(wanted), MAX_PIXELS
+            )
         else:
             return "unknown_format"
     except DecodeError as error:
@@ -189,7 +191,7 @@ def whole_clip(original: bytes, wanted: tuple[int, ...]) -> np.ndarray | None:
 
 
 def image_complaint(data: bytes) -> str:
-    """Returns what a strict decoder says against a picture; empty for nothing."""
+    """Returns what a strict decoder says against an image; empty for nothing."""
     try:
         if data.startswith(b"\xff\xd8"):
             colours = simplejpeg.decode_jpeg_header(data, strict=False)[2]

@@ -1,4 +1,4 @@
-"""Hostile pictures, by format: cut, damaged, lying, too large, and the odd ones that are sound after all."""
+"""Hostile images, by format: cut, damaged, lying, too large, and the odd ones that are intact after all."""
 
 import struct
 
@@ -15,7 +15,7 @@ PICTURE = Image.fromarray(SHOWS)
 
 
 def image_cases() -> list[Case]:
-    """Returns hostile pictures of every format."""
+    """Returns hostile images of every format."""
     return [*png_cases(), *jpeg_cases(), *gif_cases(), *webp_cases(), *bmp_cases(), *tiff_cases(), *avif_cases()]
 
 

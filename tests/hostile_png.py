@@ -45,7 +45,7 @@ def header(height: int, width: int, depth: int = 8, colour: int = 2, *methods: i
 
 
 def rows(picture_HWC: np.ndarray, kind: int = 0) -> bytes:
-    """Returns the unfiltered rows of a picture, each with its filter's number."""
+    """Returns the unfiltered rows of an image, each with its filter's number."""
     return b"".join(bytes([kind]) + row.tobytes() for row in picture_HWC)
 
 

@@ -47,7 +47,7 @@ def zeroed(share: float) -> Callable[[int, bytes], bytes]:
 
 
 def picture_and_sound() -> bytes:
-    """Returns an MP4 whose first stream is sound and second a video."""
+    """Returns an MP4 whose first stream is intact and second a video."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         sound = container.add_stream("aac", rate=8000)

@@ -1,4 +1,4 @@
-"""Makes the media of the tests with Pillow and PyAV: sound ones of every kind, and hostile ones."""
+"""Makes the media of the tests with Pillow and PyAV: valid ones of every kind, and hostile ones."""
 
 import errno
 import io
@@ -29,13 +29,13 @@ CODECS = {
 
 
 def pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Returns a smooth colourful picture without any symmetry, (height, width, 3) uint8."""
+    """Returns a smooth colourful image without any symmetry, (height, width, 3) uint8."""
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     red = 40 + 180 * x
     green = 60 + 150 * y
     blue = 127 + 90 * np.sin(7 * x + 4 * y + seed)
     image_HWC = np.stack([red, green, blue], 2)
-    # a dark corner block tells every orientation from every other
+    # a dark corner block says every orientation from every other
     image_HWC[: height // 3, : width // 4] *= 0.2
     return image_HWC.round().clip(0, 255).astype(np.uint8)
 
@@ -62,7 +62,7 @@ def photo(
 
 
 def saved(picture: Image.Image, format: str, **options: object) -> bytes:
-    """Returns the file Pillow makes of a picture."""
+    """Returns the file Pillow makes of an image."""
     buffer = io.BytesIO()
     picture.save(buffer, format, **options)
     return buffer.getvalue()
@@ -154,7 +154,7 @@ def video(
 
 
 def frame_pixels(number: int, height: int, width: int) -> np.ndarray:
-    """Returns the picture of a frame, (height, width, 3) uint8: its number in eight grey bars, over a fixed picture."""
+    """Returns the image of a frame, (height, width, 3) uint8: its number in eight grey bars, over a fixed image."""
     image_HWC = pixels(height, width)
     for bit in range(8):
         value = 235 if number >> bit & 1 else 20
@@ -163,7 +163,7 @@ def frame_pixels(number: int, height: int, width: int) -> np.ndarray:
 
 
 def number_shown(image_HWC: np.ndarray) -> int:
-    """Returns the frame number that an upright picture of any size shows."""
+    """Returns the frame number that an upright image of any size shows."""
     height, width, _ = image_HWC.shape
     row_W3 = image_HWC[height * 3 // 4].astype(int)
     return sum(1 << bit for bit in range(8) if row_W3[(2 * bit + 1) * width // 16].mean() > 127)
@@ -309,7 +309,7 @@ def write_odd_names(folder: Path, data: bytes) -> list[str]:
 
 
 def write_odd_entries(folder: Path) -> None:
-    """Writes what is in a folder under a picture's name and is no picture: a folder, links, a pipe."""
+    """Writes what is in a folder under an image's name and is no image: a folder, links, a pipe."""
     (folder / "folder.jpg").mkdir(parents=True)
     (folder / "dangling.jpg").symlink_to(folder / "not there.jpg")
     (folder / "itself.jpg").symlink_to(folder / "itself.jpg")

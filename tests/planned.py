@@ -1,4 +1,4 @@
-"""Makers for the tests of sampling, planning and writing: examples, references, planned rows and their pictures."""
+"""Makers for the tests of sampling, planning and writing: examples, references, planned rows and their images."""
 
 import os
 from pathlib import Path
@@ -60,15 +60,15 @@ def make_row(sequence: int, key: str, grid: tuple[int, int, int], **more: Any) -
         "label": None,
         "source_height": PICTURE_SIZE[0],
         "source_width": PICTURE_SIZE[1],
-        "wanted_height": 31,
-        "wanted_width": 41,
+        "target_height": 31,
+        "target_width": 41,
         "grid_t": grid[0],
         "grid_h": grid[1],
         "grid_w": grid[2],
         "frame_pts": [],
         "time_base_num": 1,
         "time_base_den": 1,
-        "entry_pts": [],
+        "random_access_pts": [],
         "fps": 8.0,
         "extra": "",
     }
@@ -76,7 +76,7 @@ def make_row(sequence: int, key: str, grid: tuple[int, int, int], **more: Any) -
 
 
 def write_picture(path: Path, seed: int, size: tuple[int, int] = PICTURE_SIZE) -> np.ndarray:
-    """Draws a picture of noise into a file, and returns its pixels, (H, W, 3) uint8."""
+    """Draws an image of noise into a file, and returns its pixels, (H, W, 3) uint8."""
     pixels_HWC = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(pixels_HWC).save(path, quality=90)
     return pixels_HWC
@@ -101,10 +101,10 @@ def slow_tokens(frames_THWC: np.ndarray, tubelet: tuple[int, int, int]) -> list[
 
 
 class Work:
-    """A folder of pictures and the rows that plan them into one shard."""
+    """A folder of images and the rows that plan them into one shard."""
 
     def __init__(self, folder: Path) -> None:
-        """Draws the pictures."""
+        """Draws the images."""
         self.media, self.output = folder / "media", folder / "out"
         for made in (self.media, self.output):
             made.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Builds a small real set without Beam: pictures, a clip, two rejects, several groups, shards and row kinds."""
+"""Builds a small real set without Beam: images, a clip, two rejects, several groups, shards and row kinds."""
 
 import json
 from pathlib import Path
@@ -15,6 +15,7 @@ from patchpack.pipeline.config import BuildConfig
 from patchpack.pipeline.stages import finish, plan, probe, sample
 from patchpack.pipeline.stages import list as source
 from patchpack.pipeline.stages import write as shards
+from patchpack.pipeline.stages.group import group_of
 from patchpack.pipeline.stages.records import Example, Ignored, Outcome, Source
 from patchpack.schemas import Layout, Manifest, read_manifest, read_shard_table, sequence_digest
 from patchpack.schemas.manifest import SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
@@ -43,7 +44,7 @@ EMPTY_KEY = "media/right/empty.jpg"
 
 
 def build_small_set(folder: Path) -> Path:
-    """Draws media below a folder and returns the finished set made of them."""
+    """Draws media below a folder and returns the finished dataset made of them."""
     media, output = folder / "media", folder / "set"
     _draw_media(media)
     (output / "_plan").mkdir(parents=True)
@@ -53,7 +54,7 @@ def build_small_set(folder: Path) -> Path:
     for listed in source.list_input(given, ()):
         for outcome in _outcomes(listed, given.root):
             key = outcome.example.source.key if hasattr(outcome, "example") else outcome.key
-            groups[plan.group_of(key, CONFIG.seed, NUM_GROUPS)].append(outcome)
+            groups[group_of(key, CONFIG.seed, NUM_GROUPS)].append(outcome)
     planned = []
     for number, members in enumerate(groups):
         group = plan.plan_group(number, members, CONFIG, CLASSES)
@@ -69,7 +70,7 @@ def build_small_set(folder: Path) -> Path:
 
 
 def stored_rows(folder: Path) -> list[dict[str, Any]]:
-    """Returns every stored sequence in order as Python values: the slow way to know what a set holds."""
+    """Returns every stored sequence in order as Python values: the slow way to know what a dataset holds."""
     names = pq.read_table(folder / SHARD_TABLE_NAME)["path"].to_pylist()
     return [row for name in names for row in pq.read_table(folder / name).to_pylist()]
 
@@ -87,7 +88,7 @@ def rewrite_shard(folder: Path, name: str, rows: list[dict[str, Any]], **own: An
     """Writes changed rows into a shard so that only the change is wrong: digests and tables follow.
 
     Args:
-        folder: of the set.
+        folder: of the dataset.
         name: of the shard.
         rows: as `read_rows` gave them; each row's digest is made new.
         own: entries of the shard's own record to replace.
@@ -146,7 +147,7 @@ def _outcomes(listed: Source | Ignored, root: str) -> list[Outcome]:
 
 
 def _draw_media(media: Path) -> None:
-    """Draws pictures of many aspects, a clip, an empty file and a text file into two folders."""
+    """Draws images of many aspects, a clip, an empty file and a text file into two folders."""
     generator = np.random.default_rng(0)
     for name in CLASSES:
         (media / name).mkdir(parents=True)
@@ -155,7 +156,7 @@ def _draw_media(media: Path) -> None:
         pixels = np.linspace((0, 80, 160), (90, 250, 200), height * width).reshape(height, width, 3)
         Image.fromarray(pixels.astype(np.uint8)).save(media / CLASSES[number % 3 == 0] / f"{number:02}.png")
     (media / "right" / "empty.jpg").touch()
-    (media / "right" / "notes.txt").write_text("not a picture")
+    (media / "right" / "notes.txt").write_text("not an image")
     with av.open(str(media / "left" / "clip.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=8)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"

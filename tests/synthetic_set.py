@@ -1,4 +1,4 @@
-"""Writes a small packed set of random tokens with pyarrow and numpy alone: the reader's side of the contract.
+"""Writes a small dataset of random tokens with pyarrow and numpy alone: the reader's side of the contract.
 
 It shares no code with the pipeline, so that the trainer's tests do not depend on it.
 """
@@ -74,8 +74,8 @@ def make_row(
                 "grid_w": grid[2],
                 "source_height": height,
                 "source_width": width,
-                "wanted_height": height,
-                "wanted_width": width,
+                "target_height": height,
+                "target_width": width,
                 "height": height,
                 "width": width,
                 "timestamps_s": [],
@@ -153,14 +153,14 @@ def write_set(
     seed: int = 0,
     fingerprint: str = "0",
 ) -> list[Row]:
-    """Writes a finished set and returns its rows, in the order that numbers the sequences.
+    """Writes a finished dataset and returns its rows, in the order that numbers the sequences.
 
     Args:
         folder: where to; made if it is not there.
         layouts: every layout gets shards of its own.
         rows_per_shard: sequences of each shard of one (layout, view).
         num_views: views of every layout.
-        classes: class names, or None for a set without labels.
+        classes: class names, or None for a dataset without labels.
         make_tokens: (generator, N, P, label) -> (N, P) uint8.
         seed: of all that is random.
         fingerprint: what those of the shards are made of.

@@ -1,4 +1,4 @@
-"""What the report says of balance and mixing: each figure against plain loops over all rows, and told in words."""
+"""What the report says of balance and mixing: each figure against plain loops over all rows, and reported in words."""
 
 import dataclasses
 import io
@@ -23,12 +23,12 @@ from patchpack.schemas.manifest import REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, r
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished set."""
+    """A finished dataset."""
     return build_small_set(tmp_path_factory.mktemp("arrangement"))
 
 
 def report_of(folder: Path, **manifest: Any) -> dict[str, Any]:
-    """Returns the report of a set, as another manifest would make it."""
+    """Returns the report of a dataset, as another manifest would make it."""
     rejects = read_table(str(folder), REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
     changed = dataclasses.replace(read_manifest(str(folder)), **manifest)
     return make_report(str(folder), changed, read_shard_table(str(folder)), rejects)
@@ -36,7 +36,7 @@ def report_of(folder: Path, **manifest: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def report(packed: Path) -> dict[str, Any]:
-    """The report of the set."""
+    """The report of the dataset."""
     return report_of(packed)
 
 

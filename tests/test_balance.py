@@ -111,7 +111,7 @@ def test_exchanges_never_make_it_worse(question: tuple[list[int], int, int | Non
     costs = slow_costs(lengths, packing.bin_index.tolist())
     before = slow_ratios([costs[number] for number in groups(costs, size).tolist()], size)
     after = found_ratios(lengths, balance(lengths, packing.bin_index, capacity, size, max_segments=limit), size)
-    # counted in thousandths, rounded down: each run may be told up to one better than it is
+    # counted in thousandths, rounded down: each run may be reported up to one better than it is
     slack = 0.001 * (len(before) + 1)
     assert sum(max(0.0, r - 1.02) for r in after) <= sum(max(0.0, r - 1.02) for r in before) + slack
 
@@ -159,7 +159,7 @@ def test_other_groups_give_and_take_only_what_they_can_spare() -> None:
 def test_what_came_out_worse_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     class Spoil(Repair):
         def run(self) -> None:
-            self.bins.exchange(0, self.bins.members[0][:1], 1, self.bins.members[1][:0])
+            self.bins.swap(0, self.bins.members[0][:1], 1, self.bins.members[1][:0])
 
     monkeypatch.setattr("patchpack.pipeline.packing.balance.balance.Repair", Spoil)
     balanced = balance([5, 5, 1, 1, 4, 4], np.array([1, 1, 0, 0, 2, 2]), 12, 3)
@@ -167,7 +167,7 @@ def test_what_came_out_worse_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_work_is_bounded_where_nothing_helps() -> None:
-    # one example a bin: nothing can be exchanged
+    # one example a bin: nothing can be swapped
     lengths = list(range(51, 101))
     balanced = balance(lengths, np.arange(50), 100, 10)
     assert balanced.bin_index.tolist() == list(range(50))

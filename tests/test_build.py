@@ -79,7 +79,7 @@ def test_a_killed_build_resumes_to_the_same_bytes(reference: Path, media: Path, 
     refused = run("report", output)
     assert (refused.code, refused.err) == (
         1,
-        f"{output}: no manifest.json; the set is not finished, and a finished one has it; finish it with build --resume\n",
+        f"{output}: no manifest.json; the dataset is not finished, and a finished one has it; finish it with build --resume\n",
     )
     resumed = run(*command, "--workers", 1, "--resume")
     assert resumed.code == 0, resumed.err
@@ -135,7 +135,7 @@ def test_every_input_is_packed_rejected_or_ignored(media: Path, tmp_path: Path, 
     shutil.copytree(media, folder)
     good = sum(path.is_file() for path in folder.rglob("*"))
     (folder / "empty.jpg").touch()
-    (folder / "text.jpg").write_text("no picture")
+    (folder / "text.jpg").write_text("no image")
     whole = next(media.rglob("*.jpg"))
     (folder / "cut.jpg").write_bytes(whole.read_bytes()[:-2000])
     (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
@@ -155,7 +155,7 @@ def test_every_input_is_packed_rejected_or_ignored(media: Path, tmp_path: Path, 
     assert rejects == {
         "mixed/empty.jpg": ("probe", "empty"),
         "mixed/text.jpg": ("probe", "unknown_format"),
-        "mixed/cut.jpg": ("materialise", "broken"),
+        "mixed/cut.jpg": ("write", "broken"),
         "mixed/gone.png": ("probe", "not_found"),
         "mixed/pipe.png": ("list", "not_a_file"),
     }
@@ -228,7 +228,7 @@ def test_a_storage_error_fails_its_shard_and_resume_completes(
     assert ended.code == 1
     assert ended.err.startswith(f"{tmp_path}/shards/sequences/part-000-")
     assert f"({victim}: too many open files); 1 of " in ended.err
-    assert ended.err.endswith("so the set has no manifest; run the same command with --resume\n")
+    assert ended.err.endswith("so the dataset has no manifest; run the same command with --resume\n")
     assert ended.err.count("\n") == 1
     assert not (tmp_path / "shards/manifest.json").exists()
     monkeypatch.undo()
@@ -256,7 +256,7 @@ def test_an_input_whose_views_all_fail_is_rejected_once(media: Path, tmp_path: P
     ended = run("build", tmp_path / "some", "--output", tmp_path / "shards", "--workers", 1, "--views", 3, "--json")
     assert ended.code == 0, ended.err
     rejects = pq.read_table(tmp_path / "shards/rejects.parquet").to_pylist()
-    assert [(row["key"], row["stage"], row["reason"]) for row in rejects] == [("some/cut.jpg", "materialise", "broken")]
+    assert [(row["key"], row["stage"], row["reason"]) for row in rejects] == [("some/cut.jpg", "write", "broken")]
     totals = json.loads(ended.out)["totals"]
     assert (totals["num_inputs"], totals["num_rejected_inputs"], totals["planned"]["num_segments"]) == (2, 1, 6)
     assert run("verify", tmp_path / "shards").code == 0
@@ -287,7 +287,7 @@ def test_plan_predicts_the_build_and_decodes_nothing(
     reference: Path, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise AssertionError("plan decoded a picture")
+        raise AssertionError("plan decoded an image")
 
     monkeypatch.setattr(image, "decode", refuse)
     planned = run("plan", *sorted(media.iterdir()), "--workers", 1, *SMALL, "--json")
@@ -333,7 +333,7 @@ def test_progress_counts_examples(
         yield told.append
 
     monkeypatch.setattr(launch, "bar", bar)
-    # a tick after each finished shard: what is told is then known
+    # a tick after each finished shard: what is reported is then known
     monkeypatch.setattr(launch.runner, "run", lambda add, workers, options, tick, every: (tick(), _run(add), tick()))
     planned = json.loads((reference / "manifest.json").read_text())["totals"]["planned"]["num_segments"]
     command = ("build", *sorted(media.iterdir()), "--output", tmp_path / "shards", "--workers", 1, *SMALL)

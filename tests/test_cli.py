@@ -125,7 +125,7 @@ def test_an_output_that_is_a_file_is_one_line(media: Path, tmp_path: Path, run: 
         ended = run("build", media, "--output", tmp_path / "out", "--workers", 1, *more)
         assert (ended.code, ended.err) == (
             2,
-            f"{tmp_path}/out: a file; a set is a folder of files; name another --output\n",
+            f"{tmp_path}/out: a file; a dataset is a folder of files; name another --output\n",
         )
     assert (tmp_path / "out").read_text() == "mine"
 
@@ -133,10 +133,10 @@ def test_an_output_that_is_a_file_is_one_line(media: Path, tmp_path: Path, run: 
 def test_a_report_or_picture_that_cannot_be_written_is_told_before_anything_is_read(
     packed: Path, tmp_path: Path, run: Run
 ) -> None:
-    suffix = "no picture format of this suffix; the suffix says which to write; use .png, .jpg or .webp"
+    suffix = "no image format of this suffix; the suffix says which to write; use .png, .jpg or .webp"
     rules = {
         ("report", packed, "--html", tmp_path): f"{tmp_path}: a folder; the report is one page; name a file in it, such as report.html",
-        ("inspect", packed, 0, "--image", tmp_path): f"{tmp_path}: a folder; the picture is one file; name a file in it, such as sequence.png",
+        ("inspect", packed, 0, "--image", tmp_path): f"{tmp_path}: a folder; the image is one file; name a file in it, such as sequence.png",
         ("inspect", packed, 0, "--image", "x.txt"): f"x.txt: {suffix}",
         ("inspect", packed, 0, "--image", "x"): f"x: {suffix}",
     }  # fmt: skip
@@ -169,5 +169,5 @@ def test_reading_what_is_no_set_does_not_speak_of_resuming_it(media: Path, run: 
         ended = run(*arguments)
         assert (ended.code, ended.err) == (
             1,
-            f"{media}: no packed set; a set is a folder with manifest.json; check the path\n",
+            f"{media}: no dataset; a dataset is a folder with manifest.json; check the path\n",
         )

@@ -102,10 +102,10 @@ def test_drawn_clips_stay_in_their_part_and_reach_its_ends(
 
 def test_entries_are_the_last_before_each_frame_or_none_where_one_lacks() -> None:
     header = header_of(list(range(0, 1000, 40)), entries=(80, 240, 400, 800))
-    assert header.entries_for((80, 120, 399, 400)) == (80, 240, 400)
-    assert header.entries_for((999, 80)) == (80, 800)
-    assert header.entries_for((40, 400)) == ()
-    assert header_of([0, 40]).entries_for((0,)) == ()
+    assert header.random_access_points_for((80, 120, 399, 400)) == (80, 240, 400)
+    assert header.random_access_points_for((999, 80)) == (80, 800)
+    assert header.random_access_points_for((40, 400)) == ()
+    assert header_of([0, 40]).random_access_points_for((0,)) == ()
 
 
 def test_drawn_clips_depend_on_seed_example_and_view_alone() -> None:

@@ -1,4 +1,4 @@
-"""The options of plan and build: all documented, every rule told in one line, the record of a build complete."""
+"""The options of plan and build: all documented, every rule reported in one line, the record of a build complete."""
 
 import argparse
 import dataclasses
@@ -62,7 +62,7 @@ def test_the_record_leaves_out_only_what_cannot_change_a_byte() -> None:
         "max_reject_fraction", "decode_cache_bytes", "decode_isolation", "decode_timeout_s"
     }  # fmt: skip
     assert json.loads(json.dumps(recorded)) == recorded
-    # so that a build goes on from a kept plan
+    # so that a build goes on from a saved plan
     assert recorded == output_affecting(PlanConfig())
 
 

@@ -21,7 +21,7 @@ CUT = "Premature end of JPEG file"
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two sound pictures and one that is cut."""
+    """Two valid images and one that is cut."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for name in ("a.jpg", "b.jpg"):
@@ -36,7 +36,7 @@ def test_a_warning_is_an_error_unless_somebody_keeps_it() -> None:
         image.decode(whole[:-300], 48, 64)
     shown_THWC, size = image.decode(whole[:-300], 48, 64, warned=warned)
     assert (shown_THWC.shape, size, warned) == ((1, 48, 64, 3), (120, 160), [CUT])
-    # what is there is as in the whole picture
+    # what is there is as in the whole image
     sound_THWC = image.decode(whole, 48, 64, warned=warned)[0]
     assert np.array_equal(shown_THWC[:, :20], sound_THWC[:, :20]) and len(warned) == 1
     # with an odd header as well

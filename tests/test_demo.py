@@ -24,7 +24,7 @@ CLASSES = ["checks", "circles", "stripes", "triangles"]
 
 
 def image_paths(folder: Path) -> list[Path]:
-    """Returns the pictures below a folder."""
+    """Returns the images below a folder."""
     return [path for path in sorted(folder.glob("*/*")) if kind_of(path.read_bytes()[:1024]) == "image"]
 
 
@@ -66,7 +66,7 @@ def test_formats_modes_and_orientations_are_mixed(media: Path) -> None:
             formats.add(picture.format)
             modes.add(picture.mode)
             orientations.add(picture.getexif().get(0x0112, 1))
-            # names tell the upright aspect
+            # names say the upright aspect
             rows, columns = map(int, path.stem.partition("_")[2].split("x"))
             upright = ImageOps.exif_transpose(picture)
             assert upright.height * columns == upright.width * rows, path.name

@@ -11,7 +11,7 @@ from planned import make_example
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.stages.plan import GroupPlan, plan_group
 from patchpack.pipeline.stages.records import Reference
-from patchpack.pipeline.stages.sample import Resolution, menu, nearest_grid, sample
+from patchpack.pipeline.stages.sample import Resolution, candidate_lengths, nearest_grid, sample
 
 CONFIG = PlanConfig(sequence_length=1024)
 PATCH = (1, 16, 16)
@@ -65,7 +65,7 @@ def test_every_example_is_there_once_within_the_slack_and_wanted_sizes_stay(refe
     moved = 0
     for row in rows:
         wanted = by_key[row["key"]]
-        assert (row["wanted_height"], row["wanted_width"]) == (wanted.wanted_height, wanted.wanted_width)
+        assert (row["target_height"], row["target_width"]) == (wanted.target_height, wanted.target_width)
         grid = (row["grid_t"], row["grid_h"], row["grid_w"])
         # a slow oracle: some whole side within 5 % asks for this very grid
         sides = [side for side in range(1, 400) if wanted.side <= side * 1.05 and side <= wanted.side * 1.05]
@@ -104,7 +104,7 @@ def test_native_and_shrunk_sizes_stay() -> None:
     capped = replace(CONFIG, resolution="side:200-256", max_tokens_per_example=100)
     for reference in draw_references(40, capped):
         assert reference.side == 0
-        assert list(menu(reference, Fraction(1, 20), PATCH, 100)) == [reference.num_tokens]
+        assert list(candidate_lengths(reference, Fraction(1, 20), PATCH, 100)) == [reference.num_tokens]
 
 
 def test_a_menu_has_the_wanted_count_for_nothing_and_others_for_the_change_of_side() -> None:
@@ -112,7 +112,7 @@ def test_a_menu_has_the_wanted_count_for_nothing_and_others_for_the_change_of_si
         for reference in draw_references(40, replace(CONFIG, sequence_length=2048), steps):
             if not reference.side:
                 continue
-            options = menu(reference, Fraction(1, 20), PATCH, 2048)
+            options = candidate_lengths(reference, Fraction(1, 20), PATCH, 2048)
             assert list(options) == sorted(options)
             assert options[reference.num_tokens] == (0, reference.grid)
             for count, (cost, grid) in options.items():

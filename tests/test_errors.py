@@ -17,7 +17,8 @@ Run = Callable[..., Result]
 
 
 @pytest.mark.parametrize(
-    "case", ["missing", "empty", "nothing", "clash", "no inputs", "not empty", "unknown", "beam", "dask", "bad value"]
+    "case",
+    ["missing", "empty", "nothing", "conflict", "no inputs", "not empty", "unknown", "beam", "dask", "bad value"],
 )
 def test_wrong_use_is_one_line_and_exit_2(case: str, media: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "hollow").mkdir()
@@ -39,7 +40,7 @@ def test_wrong_use_is_one_line_and_exit_2(case: str, media: Path, tmp_path: Path
             f"{tmp_path}/full/*.txt: no media found (ignored: 1 (no media by content)); at least one image or video is needed; check "
             "the path",
         ),
-        "clash": (
+        "conflict": (
             (picture, picture),
             f"{picture.name}: two inputs of this key, {picture} and {picture}; keys are unique; name each input once, or their common folder",
         ),
@@ -47,7 +48,7 @@ def test_wrong_use_is_one_line_and_exit_2(case: str, media: Path, tmp_path: Path
         "not empty": (
             (media, "--output", tmp_path / "full"),
             f"{tmp_path}/full: not empty (1 entries); a build starts in an empty output; use --resume to go on, "
-            "--overwrite to replace the set in it, or another --output",
+            "--overwrite to replace the dataset in it, or another --output",
         ),
         "unknown": (
             (media, "--sequence-lenght", 4),

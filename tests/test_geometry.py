@@ -84,7 +84,7 @@ def test_a_layout_without_a_key_is_refused(key: str) -> None:
     with pytest.raises(FormatError) as refused:
         Layout.from_json(data, "set/manifest.json")
     assert str(refused.value) == (
-        f"set/manifest.json: broken layout (KeyError('{key}')); it holds what docs/format.md lists; rebuild the set"
+        f"set/manifest.json: broken layout (KeyError('{key}')); it holds what docs/format.md lists; rebuild the dataset"
     )
 
 
@@ -107,7 +107,7 @@ def test_values_of_the_wrong_kind_are_refused_in_one_line(change: dict[str, Any]
         Layout.from_json(LAYOUT.to_json() | change, "set/manifest.json")
     message = str(refused.value)
     assert message.startswith("set/manifest.json: broken layout (") and "\n" not in message
-    assert message.endswith("); it holds what docs/format.md lists; rebuild the set")
+    assert message.endswith("); it holds what docs/format.md lists; rebuild the dataset")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def built(*arguments: object) -> tuple[int, int]:
 
 
 def stored_pictures(folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """Yields every segment of a set and its first frame, (H, W, 3) uint8."""
+    """Yields every segment of a dataset and its first frame, (H, W, 3) uint8."""
     layout = read_manifest(str(folder)).layouts[0]
     for path in sorted(folder.glob("sequences/part-*.parquet")):
         table = pq.read_table(path, columns=["tokens", "segments"])
@@ -47,7 +47,7 @@ def stored_pictures(folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]
 
 
 def check_set(folder: Path, cases: list[Case], ends: dict[str, str], prefix: str) -> None:
-    """Checks that each file ended once, as it must, and that pictures show what their files hold."""
+    """Checks that each file ended once, as it must, and that images show what their files hold."""
     shows = {f"{prefix}/{printable(case.name)}": case.shows for case in cases}
     wanted = {f"{prefix}/{printable(case.name)}": case.end for case in cases}
     wanted |= {f"{prefix}/{name}": end for name, end in ends.items()}
@@ -124,11 +124,11 @@ def test_files_that_change_after_they_were_probed_are_rejects(tmp_path: Path, ru
     assert finished.code == 0, finished.err
     rejects = pq.read_table(tmp_path / "set/rejects.parquet").to_pylist()
     assert {row["key"].split("/")[1]: (row["stage"], row["reason"]) for row in rejects} == {
-        "deleted.jpg": ("materialise", "not_found"), "longer.jpg": ("materialise", "changed"),
-        "emptied.jpg": ("materialise", "changed"), "other_size.jpg": ("materialise", "changed"),
-        "broken.jpg": ("materialise", "broken"), "folder.jpg": ("materialise", "not_a_file"),
-        "pipe.jpg": ("materialise", "not_a_file"), "loop.jpg": ("materialise", "unreadable"),
-        "vast.jpg": ("materialise", "too_large"),
+        "deleted.jpg": ("write", "not_found"), "longer.jpg": ("write", "changed"),
+        "emptied.jpg": ("write", "changed"), "other_size.jpg": ("write", "changed"),
+        "broken.jpg": ("write", "broken"), "folder.jpg": ("write", "not_a_file"),
+        "pipe.jpg": ("write", "not_a_file"), "loop.jpg": ("write", "unreadable"),
+        "vast.jpg": ("write", "too_large"),
     }  # fmt: skip
     assert [segment["source"] for segment, _ in stored_pictures(tmp_path / "set")] == ["media/sound.jpg"]
 

@@ -1,4 +1,4 @@
-"""Thousands of mutated files: no crash, no hang, no other exception, no picture where a strict decoder reports an error."""
+"""Thousands of mutated files: no crash, no hang, no other exception, no image where a strict decoder reports an error."""
 
 import os
 import resource
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hostile_fuzz import findings, mutant, originals
 
-from patchpack.pipeline.execution.sandbox import Helper, Limits
+from patchpack.pipeline.execution.sandbox import Limits, Sandbox
 from patchpack.pipeline.media import DecodeError
 
 # of each original; 36 originals
@@ -17,14 +17,14 @@ BATCH = 50
 LIMITS = Limits(60, 2**31)
 
 
-def all_findings(helper: Helper, name: str, original: bytes, seeds: list[int]) -> list[str]:
-    """Returns the findings of some mutants; those that end the helper are looked for one by one."""
+def all_findings(sandbox: Sandbox, name: str, original: bytes, seeds: list[int]) -> list[str]:
+    """Returns the findings of some mutants; those that end the sandbox are looked for one by one."""
     try:
-        return helper.call(findings, name, original, seeds)[:-1]
+        return sandbox.call(findings, name, original, seeds)[:-1]
     except DecodeError as error:
         if len(seeds) == 1:
             return [f"{name} seed {seeds[0]}: {error.reason}: {error}"]
-        return [line for seed in seeds for line in all_findings(helper, name, original, [seed])]
+        return [line for seed in seeds for line in all_findings(sandbox, name, original, [seed])]
 
 
 @pytest.mark.slow
@@ -34,16 +34,16 @@ def test_mutants_end_as_rejects_or_as_pictures_that_no_decoder_objects_to(
 ) -> None:
     paths = [str(Path(__file__).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    helper, found = Helper(LIMITS), []
+    sandbox, found = Sandbox(LIMITS), []
     first = int(os.environ.get("FUZZ_FIRST_SEED", "0"))
     count = int(os.environ.get("FUZZ_NUM_MUTANTS", str(NUM_MUTANTS)))
     for name, original in originals().items():
         if name.split(".")[0] == format:
             for start in range(first, first + count, BATCH):
                 seeds = list(range(start, min(start + BATCH, first + count)))
-                found += all_findings(helper, name, original, seeds)
-    peak_kib = helper.call(_peak_kib)
-    helper.close()
+                found += all_findings(sandbox, name, original, seeds)
+    peak_kib = sandbox.call(_peak_kib)
+    sandbox.close()
     assert found == []
     assert peak_kib < 10**9 // 1024
 

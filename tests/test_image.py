@@ -1,4 +1,4 @@
-"""Images: headers and pixels against Pillow's own operations, and bad ones that must never become pictures."""
+"""Images: headers and pixels against Pillow's own operations, and bad ones that must never become images."""
 
 import io
 
@@ -44,14 +44,14 @@ KINDS = [
 
 
 def decoded(data: bytes, height: int = 40, width: int = 56) -> np.ndarray:
-    """Returns the picture as int, (height, width, 3)."""
+    """Returns the image as int, (height, width, 3)."""
     frames_THWC, _ = image.decode(data, height, width)
     assert frames_THWC.shape == (1, height, width, 3) and frames_THWC.dtype == np.uint8
     return frames_THWC[0].astype(int)
 
 
 def pillow_decoded(data: bytes, height: int = 40, width: int = 56) -> np.ndarray:
-    """Returns the same by the slow obvious way: turn the whole picture, then resize it."""
+    """Returns the same by the slow obvious way: turn the whole image, then resize it."""
     with Image.open(io.BytesIO(data)) as picture:
         upright = ImageOps.exif_transpose(picture)
         return np.asarray(upright.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)).astype(int)
@@ -70,7 +70,7 @@ def test_every_orientation_is_applied_as_exif_transpose_does(format: str, orient
 def test_all_eight_orientations_of_one_scene_are_the_same_upright_picture() -> None:
     upright = Image.fromarray(pixels(48, 72))
     expected = decoded(saved(upright, "PNG"))
-    # what each tag's camera stores: the inverse of what brings its picture upright
+    # what each tag's camera stores: the inverse of what brings its image upright
     stored = {
         1: upright,
         2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),

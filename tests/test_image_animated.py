@@ -1,4 +1,4 @@
-"""Animated pictures: their first picture, or clips with their own frame times."""
+"""Animated images: their first image, or clips with their own frame times."""
 
 import io
 from pathlib import Path

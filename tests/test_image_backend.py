@@ -1,4 +1,4 @@
-"""--media-backend and the extras: decided once, kept, and told in one line where a library is missing."""
+"""--media-backend and the extras: decided once, kept, and reported in one line where a library is missing."""
 
 import importlib.util
 import io
@@ -71,7 +71,7 @@ def test_a_worker_without_torch_fails_with_one_line(monkeypatch: pytest.MonkeyPa
 
     launcher = versions.library_versions("fast")
     assert set(launcher) - set(versions.library_versions("pillow")) == {"torch"}
-    worker = transforms._MaterialiseFn("", [], PlanConfig(media_backend="fast"), launcher | {"torch": "2.0"})
+    worker = transforms._WriteFn("", [], PlanConfig(media_backend="fast"), launcher | {"torch": "2.0"})
     monkeypatch.setattr(versions, "_version", lambda name: "none" if name == "torch" else launcher[name])
     with pytest.raises(RuntimeError, match=r"^worker: torch none \(launcher: 2.0\); [^\n]*$"):
         worker.setup()
@@ -113,7 +113,7 @@ def test_pixels_are_counted_by_what_decoding_holds_of_them() -> None:
         with pytest.raises(DecodeError, match="--max-pixels") as caught:
             image.probe(io.BytesIO(data), most - 1)
         assert caught.value.reason == "too_large"
-        # again where the pixels are made: the file may have been exchanged
+        # again where the pixels are made: the file may have been swapped
         assert image.decode(data, 16, 16, max_pixels=most)[1] == (100, 100)
         with pytest.raises(DecodeError, match="--max-pixels"):
             image.decode(data, 16, 16, max_pixels=most - 1)

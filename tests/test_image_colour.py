@@ -49,7 +49,7 @@ def as_srgb(linear_HWC: np.ndarray) -> np.ndarray:
 
 
 def decoded(data: bytes, height: int = 40, width: int = 56) -> np.ndarray:
-    """Returns the picture as int, (height, width, 3)."""
+    """Returns the image as int, (height, width, 3)."""
     return image.decode(data, height, width)[0][0].astype(int)
 
 
@@ -108,7 +108,7 @@ def test_lab_is_brought_to_srgb() -> None:
         stored, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
     )
     assert np.abs(decoded(saved(lab, "TIFF")) - np.asarray(stored).astype(int)).max() <= 5
-    # a and b change sign within the picture: averaging must not wrap round
+    # a and b change sign within the image: averaging must not wrap round
     halved = stored.resize((28, 20), Image.Resampling.BICUBIC)
     assert np.abs(decoded(saved(lab, "TIFF"), 20, 28) - np.asarray(halved).astype(int)).mean() <= 3
 

@@ -26,7 +26,7 @@ def segment(marker: int, content: bytes) -> bytes:
 
 
 def inserted(data: bytes, place: int = BEHIND_JFIF) -> bytes:
-    """Returns the sound picture with bytes inserted into its header."""
+    """Returns the valid image with bytes inserted into its header."""
     return SOUND[:place] + data + SOUND[place:]
 
 
@@ -112,7 +112,7 @@ def test_of_a_file_of_several_jpegs_the_first_picture_is_taken() -> None:
 
 
 def test_a_file_of_several_pictures_gives_its_first(tmp_path: Path) -> None:
-    """As stereo cameras and phones write them; what follows the first picture is no stray data."""
+    """As stereo cameras and phones write them; what follows the first image is no stray data."""
     first, second = (Image.new("RGB", (96, 64), colour) for colour in ("red", "blue"))
     path = tmp_path / "two.mpo"
     first.save(path, "MPO", append_images=[second], save_all=True, quality=95)

@@ -1,4 +1,4 @@
-"""Scaled decoding and the two resize backends, against a float64 bicubic of the full picture."""
+"""Scaled decoding and the two resize backends, against a float64 bicubic of the full image."""
 
 import io
 from fractions import Fraction
@@ -17,7 +17,7 @@ from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.image import jpeg
 from patchpack.pipeline.media.resize import Pixels, resize, resize_strips
 
-# --decode-quality -> least dB at the 5th percentile and of the worst picture (issue 4)
+# --decode-quality -> least dB at the 5th percentile and of the worst image (issue 4)
 LEAST_DB = {"exact": (55, 53), "default": (50.7, 47), "fast": (45, 42)}
 # several times larger than their targets, no size a multiple of eight
 SIZES = [(411, 621), (603, 397), (751, 503)]
@@ -169,7 +169,7 @@ def test_a_scaled_picture_is_not_stretched_by_the_row_that_rounding_adds() -> No
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_the_stored_size_is_held_against_the_target_before_it_is_turned(orientation: int) -> None:
     data = saved(Image.fromarray(textured(400, 1600, 1)), "JPEG", exif=exif_of(orientation))
-    # upright 100 x 400, or 400 x 100: a quarter of the stored picture either way
+    # upright 100 x 400, or 400 x 100: a quarter of the stored image either way
     target = (100, 400) if orientation == 1 else (400, 100)
     shown = image.decode(data, *target, "fast")[0][0]
     exact = image.decode(data, *target, "exact")[0][0].astype(float)

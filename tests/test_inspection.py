@@ -1,4 +1,4 @@
-"""`inspect` shows the sequence that was asked for, and the pictures that were packed."""
+"""`inspect` shows the sequence that was asked for, and the images that were packed."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def printed(description: dict[str, Any]) -> str:
 
 
 def places_of(picture: np.ndarray, part: np.ndarray) -> int:
-    """Returns how often a smaller picture stands in a larger one, pixel for pixel."""
+    """Returns how often a smaller image stands in a larger one, pixel for pixel."""
     height, width = part.shape[:2]
     found = 0
     for y, x in np.argwhere((picture[: -height + 1, : -width + 1] == part[0, 0]).all(axis=2)):
@@ -168,7 +168,7 @@ def test_a_printed_description_fits_80_columns_whatever_the_key(packed: Path, so
 def test_a_wide_picture_is_shrunk_to_the_page() -> None:
     frames = np.zeros((1, 40, 4000, 3), np.uint8)
     frames[:, :, 2000:, 0] = 255
-    drawn = np.array(inspection_picture.compose("title", [inspection_picture.Picture(frames, ("wide",))], [5], 10))
+    drawn = np.array(inspection_picture.compose("title", [inspection_picture.SegmentImage(frames, ("wide",))], [5], 10))
     assert drawn.shape[1] == inspection_picture.WIDTH_PX
     half = (inspection_picture.WIDTH_PX - 2 * inspection_picture.MARGIN_PX) // 2
     for colour in ((0, 0, 0), (255, 0, 0)):

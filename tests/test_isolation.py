@@ -1,4 +1,4 @@
-"""The helper process: same answers as without it, and whatever kills it costs one call."""
+"""The sandbox: same answers as without it, and whatever kills it costs one call."""
 
 import os
 import signal
@@ -12,10 +12,10 @@ import pytest
 from media_files import photo, video, write_files
 
 from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.execution.sandbox import Helper, Limits, isolated
+from patchpack.pipeline.execution.sandbox import Limits, Sandbox, isolated
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.media.video.clips import ClipRule
-from patchpack.pipeline.media.video.decode import Wanted
+from patchpack.pipeline.media.video.decode import ClipTarget
 from patchpack.pipeline.stages.probe import probe
 from patchpack.pipeline.stages.records import Source
 from patchpack.pipeline.stages.write import _read_frames
@@ -25,45 +25,45 @@ ENOUGH = Limits(60, 2**32)
 
 
 @pytest.fixture
-def helper():
-    """One helper for a test, ended behind it."""
-    one = Helper(ENOUGH)
+def sandbox():
+    """One sandbox for a test, ended behind it."""
+    one = Sandbox(ENOUGH)
     yield one
     one.close()
 
 
-def test_a_helper_answers_as_the_functions_themselves(helper: Helper, tmp_path: Path) -> None:
+def test_a_helper_answers_as_the_functions_themselves(sandbox: Sandbox, tmp_path: Path) -> None:
     write_files(tmp_path, {"a.jpg": photo(), "b.mp4": video(), "c.jpg": b"text", "d.jpg": photo()[:-9]})
     rule = (ClipRule(), 10**8, 10**8)
     for name in ("a.jpg", "b.mp4", "c.jpg", "d.jpg"):
         path = tmp_path / name
         source = Source(name, 0, name, path.stat().st_size if path.exists() else 0)
-        found = helper.call(probe, source, str(path), *rule)
+        found = sandbox.call(probe, source, str(path), *rule)
         assert found == probe(source, str(path), *rule)
         assert type(found[0]) is type(probe(source, str(path), *rule)[0])
-    for call in (helper.call, lambda call, *args: call(*args)):
+    for call in (sandbox.call, lambda call, *args: call(*args)):
         with pytest.raises(FileNotFoundError):
             call(probe, Source("e.jpg", 0, "e.jpg", 0), str(tmp_path / "e.jpg"), *rule)
     for name, pts in (("a.jpg", ()), ("b.mp4", found_pts(tmp_path / "b.mp4"))):
         source = Source(name, 0, name, (tmp_path / name).stat().st_size)
-        wanted = [Wanted(pts, 32, 48)]
+        wanted = [ClipTarget(pts, 32, 48)]
         (mine,), size, _ = _read_frames(source, str(tmp_path / name), wanted, PlanConfig())
-        (its,), its_size, warning = helper.call(_read_frames, source, str(tmp_path / name), wanted, PlanConfig())
+        (its,), its_size, warning = sandbox.call(_read_frames, source, str(tmp_path / name), wanted, PlanConfig())
         assert np.array_equal(its, mine) and its.dtype == mine.dtype and (its_size, warning) == (size, "")
 
 
 def found_pts(path: Path) -> tuple[int, ...]:
-    """Returns the wanted times of a video's clip."""
+    """Returns the target times of a video's clip."""
     (example,) = probe(Source("b", 0, "b", 0), str(path), ClipRule(1, 4), 10**8)
     return example.frame_pts
 
 
-def test_names_that_are_no_utf_8_reach_the_helper(helper: Helper, tmp_path: Path) -> None:
+def test_names_that_are_no_utf_8_reach_the_helper(sandbox: Sandbox, tmp_path: Path) -> None:
     path = os.path.join(str(tmp_path), os.fsdecode(b"latin-\xe9\xff.jpg"))
     with open(path, "wb") as file:
         file.write(photo())
     source = Source("latin-%E9%FF.jpg", 0, os.path.basename(path), 0)
-    assert helper.call(probe, source, path, ClipRule(), 10**8) == probe(source, path, ClipRule(), 10**8)
+    assert sandbox.call(probe, source, path, ClipRule(), 10**8) == probe(source, path, ClipRule(), 10**8)
 
 
 @pytest.mark.parametrize(
@@ -76,47 +76,47 @@ def test_names_that_are_no_utf_8_reach_the_helper(helper: Helper, tmp_path: Path
         (bytearray, (2**34,), "crashed", "out of memory"),
     ],
 )
-def test_a_crash_costs_one_call(helper: Helper, call, args, reason: str, detail: str) -> None:
+def test_a_crash_costs_one_call(sandbox: Sandbox, call, args, reason: str, detail: str) -> None:
     with pytest.raises(DecodeError, match=detail) as caught:
-        helper.call(call, *args)
+        sandbox.call(call, *args)
     assert caught.value.reason == reason
     # the next one is as good as new
-    assert helper.call(len, "abc") == 3
+    assert sandbox.call(len, "abc") == 3
 
 
 @pytest.mark.parametrize(("call", "args"), [(time.sleep, (1000,)), (max, (range(10**12),))])
 def test_a_call_that_takes_too_long_costs_that_call(call, args) -> None:
     # once asleep, once busy without ever letting go of the interpreter
-    helper = Helper(Limits(0.3, 2**32))
+    sandbox = Sandbox(Limits(0.3, 2**32))
     with pytest.raises(DecodeError, match="not done after 0.3 s") as caught:
-        helper.call(call, *args)
+        sandbox.call(call, *args)
     assert caught.value.reason == "timeout"
-    assert helper.call(len, "abc") == 3
-    helper.close()
+    assert sandbox.call(len, "abc") == 3
+    sandbox.close()
 
 
 def test_the_time_limit_is_for_each_call_and_not_for_all() -> None:
-    helper = Helper(Limits(0.5, 2**32))
+    sandbox = Sandbox(Limits(0.5, 2**32))
     for _ in range(4):
-        assert helper.call(time.sleep, 0.2) is None
-    helper.close()
+        assert sandbox.call(time.sleep, 0.2) is None
+    sandbox.close()
 
 
-def test_errors_of_the_storage_come_back_as_themselves(helper: Helper, tmp_path: Path) -> None:
+def test_errors_of_the_storage_come_back_as_themselves(sandbox: Sandbox, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for call, path, kind in (
         (files.read, "not there", FileNotFoundError), (files.read, ".", IsADirectoryError),
         (files.read, "pipe", files.NotRegularError),
     ):  # fmt: skip
         with pytest.raises(kind):
-            helper.call(call, str(tmp_path / path))
+            sandbox.call(call, str(tmp_path / path))
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        helper.call(divmod, 1, 0)
+        sandbox.call(divmod, 1, 0)
 
 
 def test_a_helper_ends_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import os, sys, time; from patchpack.pipeline.execution.sandbox import Helper, Limits; one = Helper(Limits(2, 2**32)); "
+        "import os, sys, time; from patchpack.pipeline.execution.sandbox import Sandbox, Limits; one = Sandbox(Limits(2, 2**32)); "
         "print(one.call(os.getpid), flush=True); sys.stdin.readline(); one.call(time.sleep, 1000)"
     )
     for busy in (False, True):

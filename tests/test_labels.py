@@ -1,4 +1,4 @@
-"""Labels: where there are none, somebody is told; and a split gets the numbers of the set it belongs to."""
+"""Labels: where there are none, somebody is reported; and a split gets the numbers of the dataset it belongs to."""
 
 import json
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def test_a_split_gets_the_class_numbers_of_its_training_set(animals: Path, tmp_p
     assert manifest["classes"] == ["cat", "dog", "yak"]
     assert "classes" not in manifest["config"]
     assert labels_of(tmp_path / "out-val") == {"dog0.png": [1], "yak1.png": [2]}
-    # and a build that goes on keeps them, whatever became of that set
+    # and a build that goes on keeps them, whatever became of that dataset
     resumed = run("build", "--output", tmp_path / "out-val", "--resume", "--workers", 1)
     assert (resumed.code, resumed.err) == (0, "")
     assert json.loads((tmp_path / "out-val/manifest.json").read_text()) == manifest
@@ -81,7 +81,7 @@ def test_a_split_gets_the_class_numbers_of_its_training_set(animals: Path, tmp_p
         "build", "--output", tmp_path / "out-val", "--resume", "--workers", 1, "--classes", tmp_path / "two.txt"
     )
     assert other.code == 2
-    assert other.err.startswith("--classes: 2 names now, others than the 3 in the kept plan of ")
+    assert other.err.startswith("--classes: 2 names now, others than the 3 in the saved plan of ")
 
 
 def test_a_file_of_names_fixes_their_order(animals: Path, tmp_path: Path, run: Run) -> None:
@@ -122,9 +122,9 @@ def test_a_folder_that_is_no_class_is_an_error(animals: Path, tmp_path: Path, ru
     ("content", "told"),
     [
         (b"a\nb\na\n", "a stands there twice; a class has one number"),
-        (b"\n \n", "it has no class; name a set that was built with --labels folder, or a file of one name a line"),
+        (b"\n \n", "it has no class; name a dataset that was built with --labels folder, or a file of one name a line"),
         (b"\xff\xfe", "it is no text in UTF-8; it holds one name a line"),
-        (None, "it is a file of one name a line, or a packed set: No such file or directory"),
+        (None, "it is a file of one name a line, or a dataset: No such file or directory"),
     ],
 )
 def test_a_list_of_classes_that_is_none_says_why(content: bytes | None, told: str, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_list_of_classes_that_is_none_says_why(content: bytes | None, told: st
 def test_a_set_without_classes_gives_no_names(packed: Path, tmp_path: Path, animals: Path, run: Run) -> None:
     assert read_class_names(str(packed)) == ("left", "right")
     assert run("build", animals / "val", "--output", tmp_path / "bare", *OPTIONS).code == 0
-    with pytest.raises(ValueError, match="^it has no class; name a set"):
+    with pytest.raises(ValueError, match="^it has no class; name a dataset"):
         read_class_names(str(tmp_path / "bare"))
 
 

@@ -79,10 +79,10 @@ def test_a_folder_without_a_manifest_is_unfinished_or_no_set(tmp_path: Path) -> 
     (begun / "_run.json").write_text("{}")
     for folder in (tmp_path, tmp_path / "missing", file):
         assert refusal(read_manifest, str(folder)) == (
-            f"{folder}: no packed set; a set is a folder with manifest.json; check the path"
+            f"{folder}: no dataset; a dataset is a folder with manifest.json; check the path"
         )
     assert refusal(read_manifest, str(begun)) == (
-        f"{begun}: no manifest.json; the set is not finished, and a finished one has it; finish it with build --resume"
+        f"{begun}: no manifest.json; the dataset is not finished, and a finished one has it; finish it with build --resume"
     )
 
 
@@ -218,4 +218,4 @@ def test_a_table_that_cannot_be_read_is_refused(tmp_path: Path, damage: Callable
     damage(path)
     message = refusal(read_shard_table, str(tmp_path))
     assert message.startswith(f"{path}: cannot be read (")
-    assert message.endswith("); a finished set has this table; write it again with build --resume")
+    assert message.endswith("); a finished dataset has this table; write it again with build --resume")

@@ -1,4 +1,4 @@
-"""--overwrite: the old set is whole until the new plan is, and whatever ends the build says what it has left."""
+"""--overwrite: the old dataset is whole until the new plan is, and whatever ends the build says what it has left."""
 
 import errno
 import shutil
@@ -22,7 +22,7 @@ OPTIONS = ("--workers", 1, "--sequence-length", 64, "--resolution", "side:32-64"
 
 @pytest.fixture
 def media(tmp_path: Path) -> Path:
-    """Five pictures, a folder without any, one of a broken file, and one of other pictures."""
+    """Five images, a folder without any, one of a broken file, and one of other images."""
     for name, numbers in (("photos", range(5)), ("other", range(10, 13))):
         (tmp_path / name).mkdir()
         for number in numbers:
@@ -35,7 +35,7 @@ def media(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def old(media: Path, run: Run) -> Path:
-    """A finished set of the five pictures, and a file of someone else's beside it."""
+    """A finished dataset of the five images, and a file of someone else's beside it."""
     assert run("build", media / "photos", "--output", media / "set", *OPTIONS).code == 0
     (media / "set/mine.txt").write_text("keep")
     return media / "set"
@@ -151,7 +151,7 @@ def test_a_run_that_dies_anywhere_while_sets_change_places_can_go_on(
 
     whole = Path(shutil.copytree(old, tmp_path / "whole"))
     num_changes = 1000 - taken_over(whole, 1000)
-    # the old set is gone to the last file, and the new plan is there to the last
+    # the old dataset is gone to the last file, and the new plan is there to the last
     assert {name: data for name, (data, _) in snapshot(whole).items()} == planned | {"mine.txt": b"keep"}
     for calls in range(num_changes):
         folder = Path(shutil.copytree(old, tmp_path / f"died-{calls}"))
@@ -168,6 +168,6 @@ def test_an_overwrite_that_was_killed_while_planning_is_swept_by_the_next_build(
     (old / "_plan-next/_plan").mkdir(parents=True)
     (old / "_plan-next/_plan/part-000-00000.parquet").write_bytes(b"half a plan")
     before = contents(old)
-    # the set that is there goes on as if nothing had been tried
+    # the dataset that is there goes on as if nothing had been tried
     assert run("build", "--output", old, "--resume", "--workers", 1).code == 0
     assert contents(old) == {name: data for name, data in before.items() if not name.startswith("_plan-next")}

@@ -21,12 +21,12 @@ def most_valuable(histogram: Histogram, duals: list[int]) -> int:
     limits = [range(min(count, histogram.capacity // value) + 1) for value, count in zip(
         histogram.values.tolist(), histogram.counts.tolist(), strict=True
     )]  # fmt: skip
-    worth = 0
+    value = 0
     for copies in itertools.product(*limits):
         held = sum(c * v for c, v in zip(copies, histogram.values.tolist(), strict=True))
         if held <= histogram.capacity and sum(copies) <= histogram.max_segments:
-            worth = max(worth, sum(c * u for c, u in zip(copies, duals, strict=True)))
-    return worth
+            value = max(value, sum(c * u for c, u in zip(copies, duals, strict=True)))
+    return value
 
 
 @settings(deadline=None, max_examples=300)
@@ -37,15 +37,15 @@ def test_a_certificate_passes_exactly_if_no_bin_is_worth_more_than_its_scale(dat
     max_segments = data.draw(st.none() | st.integers(1, 4))
     histogram = histogram_of(read_instance(lengths, capacity, max_segments))
     duals = data.draw(st.lists(st.integers(0, 12), min_size=len(histogram.values), max_size=len(histogram.values)))
-    worth = most_valuable(histogram, duals)
+    value = most_valuable(histogram, duals)
     slot_dual = data.draw(st.integers(0, 12))  # a hint: whatever it says, the verdict is the same
-    for scale in {max(1, worth - 1), max(1, worth), worth + 1}:
+    for scale in {max(1, value - 1), max(1, value), value + 1}:
         bound = bound_of(histogram.counts, np.array(duals), scale)
         certificate = Certificate(bound, histogram.values, np.array(duals), scale, slot_dual)
-        if scale >= worth:
+        if scale >= value:
             check_certificate(lengths, capacity, certificate, max_segments)
         else:
-            with pytest.raises(ValueError, match=f"^certificate: a bin may be worth more than {scale}; "):
+            with pytest.raises(ValueError, match=f"^certificate: a bin may have a dual value over {scale}; "):
                 check_certificate(lengths, capacity, certificate, max_segments)
 
 
@@ -81,7 +81,7 @@ def test_the_closed_form_is_martello_toth_with_every_threshold(lengths: list[int
         ([1] * 9, 10, 4, 3),  # segments
         ([5, 5, 1], 10, None, 2),  # sum
         ([6, 6, 6, 1], 10, None, 3),  # above half
-        ([7, 7, 3, 4, 4, 4], 10, None, 4),  # L2 with threshold 4: nothing of worth beside a 7
+        ([7, 7, 3, 4, 4, 4], 10, None, 4),  # L2 with threshold 4: nothing of dual value beside a 7
     ],
 )
 def test_each_bound_counts_what_it_says(lengths: list[int], capacity: int, max_segments: Any, bound: int) -> None:
@@ -105,11 +105,11 @@ VALID = Certificate(2, np.array([4, 5, 6]), np.array([4, 5, 6]), 10)
         ({"bound": 3}, "bound: 3; its certificate proves 2; do not use this bound"),
         (
             {"bound": 3, "scale": 9},
-            "certificate: a bin may be worth more than 9; it proves no bound; do not use it",
+            "certificate: a bin may have a dual value over 9; it proves no bound; do not use it",
         ),
         (
             {"duals": np.array([5, 5, 6])},
-            "certificate: a bin may be worth more than 10; it proves no bound; do not use it",
+            "certificate: a bin may have a dual value over 10; it proves no bound; do not use it",
         ),
         (
             {"values": np.array([4, 5, 7])},
@@ -130,7 +130,7 @@ VALID = Certificate(2, np.array([4, 5, 6]), np.array([4, 5, 6]), 10)
         ({"resource": 1}, "certificate: resource 1; there are 1; do not use it"),
         (
             {"duals": np.array([2**62, 2**62, 2**62]), "scale": 2**61},
-            f"certificate: a bin may be worth more than {2**61}; it proves no bound; do not use it",
+            f"certificate: a bin may have a dual value over {2**61}; it proves no bound; do not use it",
         ),
     ],
 )
@@ -155,12 +155,12 @@ def test_a_proof_that_counts_copies_and_segments_is_accepted() -> None:
     # One 3 and two 4: no bin of 10 holds three 3, so a 3 may be worth half a bin, if copies count.
     lengths = [3, 4, 4]
     certificate = Certificate(2, np.array([3, 4]), np.array([2, 2]), 4)
-    with pytest.raises(ValueError, match="worth more than 4"):
+    with pytest.raises(ValueError, match="dual value over 4"):
         check_certificate(lengths, 11, certificate)
     check_certificate(lengths, 10, certificate)
     # With two segments to a bin every example is half of one, whatever its length.
     check_certificate([1] * 5, 10, Certificate(3, np.array([1]), np.array([1]), 2), 2)
-    with pytest.raises(ValueError, match="worth more than 2"):
+    with pytest.raises(ValueError, match="dual value over 2"):
         check_certificate([1] * 5, 10, Certificate(3, np.array([1]), np.array([1]), 2), 3)
 
 

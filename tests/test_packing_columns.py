@@ -39,13 +39,13 @@ def every_pattern(shape: Shape, counts: list[int]) -> Iterator[Pattern]:
             yield tuple((index, number) for index, number in enumerate(copies) if number)
 
 
-def worth(pattern: Pattern, duals: list[int]) -> int:
+def value(pattern: Pattern, duals: list[int]) -> int:
     return sum(copies * duals[index] for index, copies in pattern)
 
 
 @st.composite
 def priced(draw: st.DrawFn) -> tuple[Shape, list[int], list[int]]:
-    """Returns a shape, worths and counts."""
+    """Returns a shape, dual values and counts."""
     capacity = draw(st.integers(3, 30))
     values = sorted(draw(st.sets(st.integers(1, capacity), min_size=1, max_size=5)))
     size = len(values)
@@ -62,11 +62,11 @@ def test_the_narrow_table_finds_the_best_bin_with_each_longest_length(question: 
     table = NarrowTable(shape, np.array(duals), np.array(counts), meter())
     live = [index for index, dual in enumerate(duals) if dual]
     patterns = [p for p in every_pattern(shape, counts) if all(duals[index] for index, _ in p)]
-    assert table.most == max((worth(p, duals) for p in patterns), default=0)
+    assert table.most == max((value(p, duals) for p in patterns), default=0)
     assert [index for *_, index in table.heads] == live
     for most, copies, index in table.heads:
-        assert most == max(worth(p, duals) for p in patterns if p[-1][0] == index)
-        assert worth(table.pattern(index, copies), duals) == most
+        assert most == max(value(p, duals) for p in patterns if p[-1][0] == index)
+        assert value(table.pattern(index, copies), duals) == most
         assert table.pattern(index, copies) in patterns
 
 
@@ -81,14 +81,14 @@ def test_the_wide_table_finds_the_best_bin_of_each_length_and_short_ones(questio
     table = WideTable(shape, np.array(duals), meter())
     heads = np.arange(len(duals))
     patterns = list(every_pattern(shape, most_of_each))
-    assert table.most == max(worth(p, duals) for p in patterns)
+    assert table.most == max(value(p, duals) for p in patterns)
     for head, found in zip(heads.tolist(), table.patterns(heads, meter()), strict=True):
         assert found in patterns
         assert head in dict(found)
-        assert worth(found, duals) == table.worth_K[head]
+        assert value(found, duals) == table.value_K[head]
         beside = [{**dict(p), head: dict(p)[head] - 1} for p in patterns if head in dict(p)]
         short = [b for b in beside if all(2 * shape.values[i] <= shape.capacity for i, copies in b.items() if copies)]
-        assert table.worth_K[head] == duals[head] + max(worth(tuple(b.items()), duals) for b in short)
+        assert table.value_K[head] == duals[head] + max(value(tuple(b.items()), duals) for b in short)
 
 
 @settings(deadline=None, max_examples=100)
@@ -96,8 +96,8 @@ def test_the_wide_table_finds_the_best_bin_of_each_length_and_short_ones(questio
 def test_pricing_packs_side_by_side_and_says_what_no_bin_is_worth_more_than(question: tuple) -> None:
     shape, duals, counts = question
     found = price(shape, np.array(duals), np.array(counts), 4, meter())
-    assert found.most >= max(worth(p, duals) for p in every_pattern(shape, counts))
-    assert all(worth(p, duals) > ONE for p in found.improving)
+    assert found.most >= max(value(p, duals) for p in every_pattern(shape, counts))
+    assert all(value(p, duals) > ONE for p in found.improving)
     used = np.array(counts) - found.left_K
     for pattern, times in found.used:
         assert pattern in set(every_pattern(shape, counts))
@@ -116,7 +116,7 @@ def test_the_master_with_every_pattern_is_the_linear_programme(question: tuple) 
     # by strong duality its prices are worth as much, and by feasibility no bin is worth more than 1
     prices = master.duals(ONE)
     assert master.value() == pytest.approx(int(prices @ np.array(counts)) / ONE, rel=1e-6)
-    assert max(worth(p, prices.tolist()) for p in every_pattern(shape, counts)) <= ONE * (1 + 1e-6)
+    assert max(value(p, prices.tolist()) for p in every_pattern(shape, counts)) <= ONE * (1 + 1e-6)
     assert np.all(np.diff(prices) >= -ONE // 10**6), "a longer length is worth no less"
 
 

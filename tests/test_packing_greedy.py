@@ -17,9 +17,9 @@ from patchpack.pipeline.packing.slots import BLOCK_BITS, Patterns, assign
 def assert_packs(histogram: Histogram, patterns: Patterns) -> None:
     """Checks that the patterns use every example once and keep within the limits of a bin."""
     assert patterns.repeats.min() >= 1
-    used = np.bincount(patterns.kinds, patterns.repeats[patterns.pattern], minlength=len(histogram.values))
+    used = np.bincount(patterns.length_classes, patterns.repeats[patterns.pattern], minlength=len(histogram.values))
     assert used.tolist() == histogram.counts.tolist()
-    loads = np.bincount(patterns.pattern, histogram.values[patterns.kinds], minlength=len(patterns.repeats))
+    loads = np.bincount(patterns.pattern, histogram.values[patterns.length_classes], minlength=len(patterns.repeats))
     assert loads.min() > 0
     assert loads.max() <= histogram.capacity
     assert np.bincount(patterns.pattern).max() <= histogram.max_segments
@@ -61,7 +61,7 @@ def test_best_fit_takes_the_fullest_bin_that_is_not_too_full() -> None:
     # 7 | 6 | 6 are open when 3 comes: it fits only into 7 exactly. Then 4 fills a 6.
     histogram = histogram_of(read_instance([7, 6, 6, 3, 4], 10, None))
     patterns = best_fit(histogram)
-    contents = [sorted(histogram.values[patterns.kinds[patterns.pattern == m]].tolist()) for m in range(3)]
+    contents = [sorted(histogram.values[patterns.length_classes[patterns.pattern == m]].tolist()) for m in range(3)]
     assert sorted(contents) == [[3, 7], [4, 6], [6]]
 
 
@@ -138,7 +138,7 @@ def test_every_slot_is_taken_once_by_an_example_of_its_length(question: Any, see
     first_bin = np.cumsum(patterns.repeats) - patterns.repeats
     expected = sorted(
         (int(first_bin[m]) + copy, int(histogram.values[kind]))
-        for kind, m in zip(patterns.kinds, patterns.pattern, strict=True)
+        for kind, m in zip(patterns.length_classes, patterns.pattern, strict=True)
         for copy in range(int(patterns.repeats[m]))
     )
     assert found == expected
@@ -153,7 +153,7 @@ def test_dealing_works_over_several_blocks_and_for_lengths_without_a_table() -> 
         patterns = best_fit(histogram)
         bin_index = assign(lengths_N, histogram, patterns, seed=3)
         loads = np.bincount(bin_index, lengths_N)
-        expected = np.bincount(patterns.pattern, histogram.values[patterns.kinds])
+        expected = np.bincount(patterns.pattern, histogram.values[patterns.length_classes])
         assert loads.astype(int).tolist() == np.repeat(expected.astype(int), patterns.repeats).tolist()
 
 

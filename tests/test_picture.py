@@ -1,4 +1,4 @@
-"""Frames to pixels: as faithful as a float64 reference asks, with the colours, shape and stream that the file tells."""
+"""Frames to pixels: as faithful as a float64 reference asks, with the colours, shape and stream that the file says."""
 
 import io
 import struct
@@ -33,7 +33,7 @@ def first_frame(data: bytes, number: int = 0) -> tuple[av.VideoFrame, bool]:
 
 
 def coloured(pix_fmt: str, codec: str, matrix: int, colour_range: int, size: tuple[int, int] = (120, 160)) -> bytes:
-    """Returns a video of one coloured picture, tagged."""
+    """Returns a video of one coloured frame, tagged."""
     height, width = size
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as container:
@@ -95,7 +95,7 @@ def test_every_shared_video_is_near_the_reference() -> None:
         for shrink in (0.8, 1.3, 2, 3, 3.9, 5):
             height, width = round(frame.height / shrink), round(frame.width / shrink)
             reference = reference_pixels(frame, height, width, colour.matrix, colour.full_range, left)
-            # the reference is as stored, the picture as it is shown; which way is tested elsewhere
+            # the reference is as stored, the frame as it is shown; which way is tested elsewhere
             turned = [np.rot90(reference, turns) for turns in range(4)]
             sideways = oriented_size(frame, None) != (frame.height, frame.width)
             got = Scaler(*((width, height) if sideways else (height, width))).pixels(frame)
@@ -111,7 +111,9 @@ def test_pixels_that_are_not_square_make_the_picture_that_is_shown(aspect: Fract
     data = video(aspect=aspect)
     header = probe(io.BytesIO(data))
     assert (header.height, header.width) == size
-    frames_THWC, told = decode_clip(io.BytesIO(data), header.pts[:3], 48, 64, header.entries_for(header.pts[:3]))
+    frames_THWC, told = decode_clip(
+        io.BytesIO(data), header.pts[:3], 48, 64, header.random_access_points_for(header.pts[:3])
+    )
     assert told == size and [number_shown(frame) for frame in frames_THWC] == [0, 1, 2]
     sideways = probe(io.BytesIO(video(aspect=aspect, rotation=90)))
     assert (sideways.width, sideways.height) == size
@@ -130,7 +132,7 @@ def test_an_edit_list_decides_which_frames_are_shown() -> None:
     assert len(header.pts) == 8 and header.damage == ""
     for places in ((0, 1), (7,), (3, 5)):
         pts = tuple(header.pts[place] for place in places)
-        entries = header.entries_for(pts)
+        entries = header.random_access_points_for(pts)
         assert entries
         frames_THWC, _ = decode_clip(io.BytesIO(bytes(data)), pts, 48, 64, entries)
         assert [number_shown(frame) - 10 for frame in frames_THWC] == list(places)
@@ -152,5 +154,7 @@ def test_of_several_streams_the_one_that_players_choose_is_taken_and_never_a_cov
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
     header = probe(io.BytesIO(buffer.getvalue()))
     assert header[:2] == (64, 96) and len(header.pts) == 6
-    frames_THWC, _ = decode_clip(io.BytesIO(buffer.getvalue()), header.pts, 16, 24, header.entries_for(header.pts))
+    frames_THWC, _ = decode_clip(
+        io.BytesIO(buffer.getvalue()), header.pts, 16, 24, header.random_access_points_for(header.pts)
+    )
     assert np.abs(frames_THWC.mean((1, 2, 3)) - 30 * np.arange(6)).max() < 3

@@ -14,11 +14,11 @@ from planned import make_example, make_reference
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.stages import plan as plan_module
+from patchpack.pipeline.stages.group import group_of
 from patchpack.pipeline.stages.plan import (
     PLAN_SCHEMA,
     GroupPlan,
     ShardPlan,
-    group_of,
     plan_group,
     read_rejects,
     read_shard_rows,
@@ -26,7 +26,7 @@ from patchpack.pipeline.stages.plan import (
     sequence_bytes,
     write_group_plan,
 )
-from patchpack.pipeline.stages.records import Clash, Ignored, Outcome, Reference, reject
+from patchpack.pipeline.stages.records import Ignored, KeyConflict, Outcome, Reference, reject
 from patchpack.pipeline.stages.sample import shuffled
 from patchpack.pipeline.stages.write import fingerprint
 
@@ -46,7 +46,7 @@ keys = st.sampled_from(["a", "b", "a/b", "é", "c"])
 
 @st.composite
 def arrivals(draw: Any) -> list[Outcome]:
-    """Draws what falls into a group: examples with both their views or one of them, rejects, ignored and clashes."""
+    """Draws what falls into a group: examples with both their views or one of them, rejects, ignored and conflicts."""
     named = draw(st.lists(st.tuples(keys, st.integers(0, 2)), unique=True, max_size=14))
     members: list[Outcome] = []
     for key, clip in named:
@@ -54,7 +54,7 @@ def arrivals(draw: Any) -> list[Outcome]:
         members += [make_reference(key, draw(grids), view, clip) for view in views]
     members += [reject(key, "probe", "broken", "bad\nbytes") for key in draw(st.lists(keys, unique=True, max_size=3))]
     members += [Ignored(f"i{n}", why) for n, why in enumerate(draw(st.lists(st.sampled_from([".txt", ".gif"]))))]
-    members += [Clash(key, ("/b", "/a")) for key in draw(st.lists(keys, unique=True, max_size=2))]
+    members += [KeyConflict(key, ("/b", "/a")) for key in draw(st.lists(keys, unique=True, max_size=2))]
     return members
 
 
@@ -85,8 +85,8 @@ def test_every_input_is_in_the_plan_once(members: list[Outcome]) -> None:
     assert plan.rejects == sorted(rejects) and plan.summary["num_rejects"] == len(rejects)
     ignored = Counter(member.why for member in members if isinstance(member, Ignored))
     assert plan.summary["ignored"] == dict(ignored)
-    clashes = [[member.key, "/a", "/b"] for member in members if isinstance(member, Clash)]
-    assert plan.summary["clashes"] == sorted(clashes)
+    conflicts = [[member.key, "/a", "/b"] for member in members if isinstance(member, KeyConflict)]
+    assert plan.summary["key_conflicts"] == sorted(conflicts)
     assert plan.summary["num_inputs"] == len({name for name, *_ in wanted} | {row.key for row in rejects})
     for view in (0, 1):
         lengths = Counter(str(ref.num_tokens) for ref in references if ref.view == view)
@@ -172,7 +172,7 @@ def cut(members: list[Outcome], num_groups: int = 1, **more: Any) -> list[ShardP
 
 
 def photos(count: int, height: int, width: int) -> list[Outcome]:
-    """Returns pictures of 108 tokens each, sized as given."""
+    """Returns images of 108 tokens each, sized as given."""
     return [
         Reference(make_example(f"{n}.jpg", height=height, width=width), 0, 0, height, width, (1, 9, 12))
         for n in range(count)
@@ -201,7 +201,7 @@ def test_large_pictures_and_clips_are_cut_finer_by_their_pixels() -> None:
 
 
 def test_shards_of_a_large_set_are_as_large_as_their_bytes_allow() -> None:
-    # one of 100 groups: 256 shards are enough for the set, so 3 for this group; bytes decide where they need more
+    # one of 100 groups: 256 shards are enough for the dataset, so 3 for this group; bytes decide where they need more
     members = photos(2000, 375, 500)
     assert len(cut(members, 100)) == 3
     assert [len(cut(members, groups)) for groups in (256, 10_000)] == [1, 1]
@@ -308,7 +308,7 @@ OTHER: dict[str, Any] = {name: 77 for name in PLAN_SCHEMA.names} | {
     "key": "other",
     "path": b"other",
     "frame_pts": [0, 99],
-    "entry_pts": [0],
+    "random_access_pts": [0],
     "extra": "{}",
 }
 

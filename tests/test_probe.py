@@ -1,4 +1,4 @@
-"""Probing: what each input becomes, and that no bad one raises, hangs or turns into a picture."""
+"""Probing: what each input becomes, and that no bad one raises, hangs or turns into an image."""
 
 import errno
 import os

@@ -123,7 +123,7 @@ def test_a_file_that_fails_for_good_when_its_shard_is_written_is_a_reject(
     monkeypatch.setattr(shards, "_read_frames", fail)
     ended = run("build", photos, "--output", tmp_path / "out", *OPTIONS)
     assert (ended.code, ended.err) == (0, "")
-    assert rejects_of(tmp_path / "out") == [("photos/3.png", "materialise", "unreadable")]
+    assert rejects_of(tmp_path / "out") == [("photos/3.png", "write", "unreadable")]
     # it can be read again: the shard becomes what an undisturbed build writes
     monkeypatch.undo()
     assert run("build", "--output", tmp_path / "out", "--resume", "--workers", 1).code == 0
@@ -162,7 +162,7 @@ def test_a_file_that_is_lost_stays_lost_until_it_is_back(photos: Path, tmp_path:
     (photos / "2.png").rename(tmp_path / "2.png")
     command = ("build", "--output", tmp_path / "out", "--resume", "--workers", 1)
     assert run(*command).code == 0
-    assert rejects_of(tmp_path / "out") == [("photos/2.png", "materialise", "not_found")]
+    assert rejects_of(tmp_path / "out") == [("photos/2.png", "write", "not_found")]
     shard = next((tmp_path / "out").glob("sequences/part-*"))
     written = shard.stat().st_mtime_ns
     assert run(*command).code == 0
@@ -183,7 +183,7 @@ def test_rejects_of_any_reason_are_tried_again_where_that_is_asked_for(photos: P
     (photos / "2.png").write_bytes(whole[:-20] + bytes(20))
     command = ("build", "--output", tmp_path / "out", "--resume", "--workers", 1)
     assert run(*command).code == 0
-    assert rejects_of(tmp_path / "out") == [("photos/2.png", "materialise", "broken")]
+    assert rejects_of(tmp_path / "out") == [("photos/2.png", "write", "broken")]
     (photos / "2.png").write_bytes(whole)
     assert run(*command).code == 0
     assert len(rejects_of(tmp_path / "out")) == 1

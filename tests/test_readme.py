@@ -128,7 +128,7 @@ def test_the_documented_snippets_read_a_shard_without_our_code(media: Path, tmp_
     ]
     row, _ = images[0]
     scope["segments"], scope["tokens"] = scope["segments"][row:], scope["tokens"][row:]
-    exec(block("docs/format.md", "see-a-picture"), scope)
+    exec(block("docs/format.md", "see-an-image"), scope)
     segment, frames = scope["segment"], scope["frames"]
     source = media.parent / segment["source"]
     assert np.array_equal(

@@ -36,7 +36,7 @@ def store(media: Path) -> Iterator[dict[str, bytes]]:
 
 @pytest.fixture
 def local(media: Path, tmp_path: Path, run: Run) -> dict[str, bytes]:
-    """The files of a set built from local media."""
+    """The files of a dataset built from local media."""
     built = run("build", media, "--output", tmp_path / "local", *OPTIONS)
     assert built.code == 0, built.err
     folder = tmp_path / "local"

@@ -37,12 +37,12 @@ HOSTILE = "<script>alert(1)</script>.jpg"
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished set; tests that damage one copy it."""
+    """A finished dataset; tests that damage one copy it."""
     return build_small_set(tmp_path_factory.mktemp("report"))
 
 
 def report_of(folder: Path, rejects: list[dict[str, str]] | None = None, **manifest: Any) -> dict[str, Any]:
-    """Returns the report of a set, as another manifest or reject table would make it."""
+    """Returns the report of a dataset, as another manifest or reject table would make it."""
     table = read_table(str(folder), REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
     if rejects is not None:
         table = pa.Table.from_pylist(rejects, schema=REJECT_TABLE_SCHEMA)
@@ -59,7 +59,7 @@ def printed(report: dict[str, Any]) -> str:
 
 
 def planned_rows(folder: Path) -> list[dict[str, Any]]:
-    """Returns every planned example of a set."""
+    """Returns every planned example of a dataset."""
     shards = [plan.ShardPlan(*shard) for summary in plan.read_summaries(str(folder)) for shard in summary["shards"]]
     return [row for shard in shards for row in plan.read_shard_rows(str(folder), shard)]
 
@@ -71,7 +71,7 @@ def rejected(key: str) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def report(packed: Path) -> dict[str, Any]:
-    """The report of the set."""
+    """The report of the dataset."""
     return report_of(packed)
 
 
@@ -142,7 +142,7 @@ def test_aspect_error_and_scale_compare_the_stored_size_with_the_source(
         errors.append(float(max(ratio, 1 / ratio) - 1))
         area = segment["height"] * segment["width"] / (segment["source_height"] * segment["source_width"])
         scales.append(math.sqrt(area))
-        wanted = segment["wanted_height"] * segment["wanted_width"]
+        wanted = segment["target_height"] * segment["target_width"]
         changes.append(abs(math.sqrt(segment["height"] * segment["width"] / wanted) - 1))
     check_distribution(report["aspect_error"], errors, tolerance=1e-4)
     check_distribution(report["scale"], scales, tolerance=1e-4)
@@ -215,7 +215,7 @@ def test_clips_and_repeated_frames_are_counted_apart_from_images(
 
 def test_rejects_are_told_by_stage_and_reason_with_sample_keys(packed: Path) -> None:
     rejects = [row | {"key": f"{n}.jpg"} for n in (3, 1, 0, 2, 0) for row in rejected("")]
-    rejects.append({"key": "z.jpg", "stage": "materialise", "reason": "changed", "detail": ""})
+    rejects.append({"key": "z.jpg", "stage": "write", "reason": "changed", "detail": ""})
     # packed, but for what is missing
     rejects.append({"key": "y.mkv", "stage": "probe", "reason": "partial", "detail": ""})
     report = report_of(packed, rejects)
@@ -223,8 +223,8 @@ def test_rejects_are_told_by_stage_and_reason_with_sample_keys(packed: Path) -> 
     assert report["totals"]["num_rejected_inputs"] == 5
     assert report["rejects"] == [
         {"stage": "probe", "reason": "broken", "num_rejects": 5, "sample_keys": ["0.jpg", "1.jpg", "2.jpg"]},
-        {"stage": "materialise", "reason": "changed", "num_rejects": 1, "sample_keys": ["z.jpg"]},
         {"stage": "probe", "reason": "partial", "num_rejects": 1, "sample_keys": ["y.mkv"]},
+        {"stage": "write", "reason": "changed", "num_rejects": 1, "sample_keys": ["z.jpg"]},
     ]
 
 

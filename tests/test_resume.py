@@ -1,4 +1,4 @@
-"""A build that goes on: with its own options and inputs, and never with less than it was told; a refusal changes nothing."""
+"""A build that goes on: with its own options and inputs, and never with less than it was reported; a refusal changes nothing."""
 
 import json
 import os
@@ -34,7 +34,7 @@ OPTIONS = (
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Ten pictures in two folders."""
+    """Ten images in two folders."""
     folder = tmp_path / "photos"
     for number in range(10):
         (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)

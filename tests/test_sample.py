@@ -94,8 +94,8 @@ def side_of(name: str, rule: str, view: int = 0, seed: int = 0) -> int:
     """Returns the side that a square example is drawn at."""
     square = make_example(name, height=500, width=500)
     found = sample(square, view, Resolution.parse(rule), PATCH, 10**4, "shrink", seed)
-    assert isinstance(found, Reference) and found.wanted_height == found.wanted_width
-    return found.wanted_height
+    assert isinstance(found, Reference) and found.target_height == found.target_width
+    return found.target_height
 
 
 def test_a_side_depends_on_seed_example_and_view_alone() -> None:
@@ -166,7 +166,7 @@ def test_aspect_is_kept_better_than_by_bisect_and_ceil_and_so_is_the_count() -> 
 def test_native_rounds_to_the_nearest_whole_grid(height: int, width: int, patch: Grid) -> None:
     found = sample(make_example("a", 0, height, width), 0, Resolution.parse("native"), (1, *patch), 10**6, "shrink", 0)
     assert isinstance(found, Reference)
-    assert (found.wanted_height, found.wanted_width) == (height, width)
+    assert (found.target_height, found.target_width) == (height, width)
     rounded = [
         (decimal.Decimal(size) / side).to_integral_value(decimal.ROUND_HALF_UP)
         for size, side in zip((height, width), patch, strict=True)
@@ -193,8 +193,8 @@ def test_shrinking_stays_under_the_cap_and_shows(
     steps = len(range(0, max(1, frames), depth))
     assert free.grid[0] == found.grid[0] == steps
     assert found.num_tokens <= cap and min(found.grid) >= 1
-    wanted = (free.view, free.wanted_height, free.wanted_width)
-    assert (found.view, found.wanted_height, found.wanted_width) == wanted, "what was wanted is kept"
+    wanted = (free.view, free.target_height, free.target_width)
+    assert (found.view, found.target_height, found.target_width) == wanted, "what was requested is kept"
     if free.num_tokens <= cap:
         assert found == free
     else:

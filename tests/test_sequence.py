@@ -115,7 +115,7 @@ def _no_tokens(row: Row) -> None:
     row |= {"num_tokens": 4, "attention_cost": 16}
 
 
-_AGREE = "they agree in a sound row; rebuild this shard"
+_AGREE = "they agree in a valid row; rebuild this shard"
 _RASTER = "kept tokens keep (t, y, x) order; rebuild this shard"
 DAMAGE: list[tuple[str, Callable[[Row], None], str]] = [
     ("token count", _count("num_tokens"), f"shard row 3: num_tokens is 7, the segments give 6; {_AGREE}"),

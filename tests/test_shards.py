@@ -21,12 +21,12 @@ SMALL = [name for name in sequence_schema(CONFIG.layout).names if name not in RA
 
 @pytest.fixture
 def work(tmp_path: Path) -> Work:
-    """Pictures in a fresh folder."""
+    """Images in a fresh folder."""
     return Work(tmp_path)
 
 
 def expected_tokens(work: Work, row: Row) -> list[list[int]]:
-    """Returns an example's tokens: the picture decoded at its size, cut by loops."""
+    """Returns an example's tokens: the image decoded at its size, cut by loops."""
     data = (work.media / row["key"]).read_bytes()
     frames_THWC, _ = image.decode(data, row["grid_h"] * 4, row["grid_w"] * 4)
     return slow_tokens(frames_THWC, CONFIG.tubelet)
@@ -78,8 +78,8 @@ def test_a_segment_says_what_it_is(work: Work) -> None:
         "grid_w": 2,
         "source_height": PICTURE_SIZE[0],
         "source_width": PICTURE_SIZE[1],
-        "wanted_height": 31,
-        "wanted_width": 41,
+        "target_height": 31,
+        "target_width": 41,
         "height": 12,
         "width": 8,
         "timestamps_s": [],
@@ -161,7 +161,7 @@ def _text(path: Path, row: Row) -> None:
     path.write_bytes(b"x" * row["size_bytes"])
 
 
-# what happens to a file after it was probed, the reason that is told, and the detail where it is ours
+# what happens to a file after it was probed, the reason that is reported, and the detail where it is ours
 HARM: list[tuple[Callable[[Path, Row], None], str, str | None]] = [
     (_delete, "not_found", "not there"),
     (_grow, "changed", "{more} bytes now, {bytes} when probed"),
@@ -188,7 +188,7 @@ def test_an_example_that_fails_leaves_its_bin(
             # the digest, which read_rows has checked, stands for the arrays
             assert {key: row[key] for key in SMALL} == {key: stored[number][key] for key in SMALL}
     [told] = result.rejects
-    assert told[:3] == (name, "materialise", reason) and "\n" not in told.detail
+    assert told[:3] == (name, "write", reason) and "\n" not in told.detail
     assert detail is None or told.detail == detail.format(more=size + 1, bytes=size)
     with Shard(str(work.path)) as shard:
         assert shard.metadata["rejects"] == [told._asdict()]

@@ -34,7 +34,10 @@ def rows_of(folder: Path, name: str, num_clips: int = 4) -> list[Row]:
     rows = []
     for example in probe(source, str(path), ClipRule(num_clips, 4), 10**8):
         if isinstance(example, Example):
-            told = example._asdict() | {"frame_pts": list(example.frame_pts), "entry_pts": list(example.entry_pts)}
+            told = example._asdict() | {
+                "frame_pts": list(example.frame_pts),
+                "random_access_pts": list(example.random_access_pts),
+            }
             told |= {"time_base_num": example.time_base[0], "time_base_den": example.time_base[1]}
             more = {name: value for name, value in told.items() if name in make_row(0, "", (1, 1, 1))}
             grid = (len(example.frame_pts), 4 + example.clip % 2, 6)
@@ -81,7 +84,7 @@ def test_a_broken_clip_leaves_and_the_others_of_its_video_stay(tmp_path: Path) -
     rows[2]["frame_pts"] = [rows[2]["frame_pts"][0] + 1]
     _, result = written(tmp_path, rows, CONFIG)
     [told] = result.rejects
-    assert (told.key, told.stage, told.reason) == ("a.mp4", "materialise", "partial")
+    assert (told.key, told.stage, told.reason) == ("a.mp4", "write", "partial")
     stored = pq.read_table(tmp_path / "sequences/part-000-00000-00000.parquet", columns=["num_segments"])
     assert stored["num_segments"].to_pylist() == [1, 1, 0, 1]
 

@@ -1,4 +1,4 @@
-"""What planning did to sizes is told exactly, and what it advises holds."""
+"""What planning did to sizes is reported exactly, and what it advises holds."""
 
 from collections import Counter
 from fractions import Fraction
@@ -33,7 +33,7 @@ def told(references: list[Reference]) -> dict[str, object]:
 
 @st.composite
 def sets(draw: st.DrawFn) -> list[Example]:
-    """Draws pictures and clips."""
+    """Draws images and clips."""
     sides = st.integers(1, 900)
     shapes = draw(st.lists(st.tuples(sides, sides, st.integers(0, 16)), min_size=1, max_size=40))
     return [
@@ -90,7 +90,7 @@ def test_groups_add_up(examples: list[Example], cut: int) -> None:
 
 
 def test_sides_are_told_as_realised_over_drawn() -> None:
-    # 20 x 20 tokens wanted in each of 4 frames, 400 allowed for all: 10 x 10 remain
+    # 20 x 20 tokens requested in each of 4 frames, 400 allowed for all: 10 x 10 remain
     clips = [make_example(f"{n}", height=320, width=320, frame_pts=(0, 1, 2, 3)) for n in range(2)]
     small = make_example("small", height=8, width=8)
     sizes = told(sampled([*clips, small], 400))

@@ -54,23 +54,23 @@ def test_it_is_bounded_best_fit(lengths: list[int], capacity: int, limits: dict[
     bins: list[list[int]] = []
     open_bins: list[list[int]] = []
 
-    def room(members: list[int]) -> int:
+    def capacity_left(members: list[int]) -> int:
         return capacity - sum(lengths[example] for example in members)
 
     for now, length in enumerate(lengths):
-        fitting = [members for members in open_bins if room(members) >= length]
+        fitting = [members for members in open_bins if capacity_left(members) >= length]
         if fitting:
-            chosen = min(fitting, key=lambda members: (room(members), members[0]))
+            chosen = min(fitting, key=lambda members: (capacity_left(members), members[0]))
         else:
             if len(open_bins) == limits["lookback"]:
-                fullest = min(open_bins, key=lambda members: (room(members), members[0]))
+                fullest = min(open_bins, key=lambda members: (capacity_left(members), members[0]))
                 open_bins.remove(fullest)
                 bins.append(fullest)
             chosen = []
             open_bins.append(chosen)
         chosen.append(now)
         for members in list(open_bins):
-            full = room(members) == 0 or len(members) == limits["max_segments"]
+            full = capacity_left(members) == 0 or len(members) == limits["max_segments"]
             if full or (limits["max_delay"] is not None and now - members[0] >= limits["max_delay"]):
                 open_bins.remove(members)
                 bins.append(members)

@@ -1,4 +1,4 @@
-"""Promises of opening shards: they are those of the set, they agree with themselves, and nobody reads them twice unawares."""
+"""Promises of opening shards: they are those of the dataset, they agree with themselves, and nobody reads them twice unawares."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Row]]:
 
 
 def test_a_set_that_is_not_whole_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="no packed set; a set is a folder with manifest.json"):
+    with pytest.raises(FormatError, match="no dataset; a dataset is a folder with manifest.json"):
         PackedShards(str(tmp_path / "nowhere"), batch_size=1)
     write_set(str(tmp_path))
     os.remove(tmp_path / "sequences/part-000-00000-00002.parquet")
@@ -39,7 +39,7 @@ def test_a_set_that_is_not_whole_is_named(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"shards\.parquet: cannot be read"):
         PackedShards(str(tmp_path), batch_size=1)
     os.remove(tmp_path / "manifest.json")
-    with pytest.raises(FormatError, match="no packed set"):
+    with pytest.raises(FormatError, match="no dataset"):
         PackedShards(str(tmp_path), batch_size=1)
 
 
@@ -85,27 +85,27 @@ def test_first_label_of_each_list(lists: list[list[int]], skipped: int) -> None:
     assert first_labels(labels).tolist() == [each[0] if each else -1 for each in lists[skipped:]]
 
 
-@pytest.mark.parametrize("case", ["exchanged", "another seed", "another set", "foreign manifest"])
+@pytest.mark.parametrize("case", ["swapped", "another seed", "another dataset", "foreign manifest"])
 def test_shards_that_are_not_of_this_set_are_named(case: str, tmp_path: Path) -> None:
-    """Files of equal layout and equal counts: nothing but who they are tells them apart, and all their digests are right."""
+    """Files of equal layout and equal counts: nothing but who they are says them apart, and all their digests are right."""
     one, other = tmp_path / "one", tmp_path / "other"
     write_set(str(one), rows_per_shard=(3, 3))
     write_set(str(other), rows_per_shard=(3, 3), seed=1, fingerprint="another")
     first, second = "sequences/part-000-00000-00000.parquet", "sequences/part-000-00000-00001.parquet"
-    told = r"\.parquet: fingerprint is \w+; the shard table says \w+; a set has its own shards, each under its own name"
-    if case == "exchanged":
+    told = r"\.parquet: fingerprint is \w+; the shard table says \w+; a dataset has its own shards, each under its own name"
+    if case == "swapped":
         content = (one / first).read_bytes()
         (one / first).write_bytes((one / second).read_bytes())
         (one / second).write_bytes(content)
     elif case == "another seed":
         shutil.copy(other / second, one / second)
         told = "00001" + told
-    elif case == "another set":
+    elif case == "another dataset":
         shutil.copy(other / "shards.parquet", one)
-        told = r"manifest\.json is of the set \w+, shards\.parquet of \w+; a set has its own tables"
+        told = r"manifest\.json is of the dataset \w+, shards\.parquet of \w+; a dataset has its own tables"
     else:
         shutil.copy(other / "manifest.json", one)
-        told = r"manifest\.json is of the set \w+, shards\.parquet of \w+; a set has its own tables"
+        told = r"manifest\.json is of the dataset \w+, shards\.parquet of \w+; a dataset has its own tables"
     with pytest.raises(FormatError, match=told):
         list(PackedShards(str(one), batch_size=1))
 

@@ -24,7 +24,7 @@ IN_NO_GROUP = 10
 
 @pytest.fixture(scope="module")
 def balanced(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A set whose manifest names groups of 2."""
+    """A dataset whose manifest names groups of 2."""
     folder = tmp_path_factory.mktemp("sets") / "balanced"
     write_set(str(folder), rows_per_shard=ROWS_PER_SHARD)
     set_group(folder, 2)

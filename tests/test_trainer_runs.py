@@ -1,4 +1,4 @@
-"""Promises about a run as a whole: what it is told it keeps, what it did it saves, and nothing that is no number."""
+"""Promises about a run as a whole: what it is reported it keeps, what it did it saves, and nothing that is no number."""
 
 import json
 import os

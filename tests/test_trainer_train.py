@@ -188,10 +188,10 @@ def test_mistakes_end_in_one_line_and_their_exit_status(
     write_set(other_layout, layouts=(Layout(24, 5, (1, 4, 1)),), classes=("dark", "light"))
     capsys.readouterr()
 
-    fails(capsys, 1, "nowhere: no packed set; a set is a folder with manifest.json", str(tmp_path / "nowhere"))
+    fails(capsys, 1, "nowhere: no dataset; a dataset is a folder with manifest.json", str(tmp_path / "nowhere"))
     fails(capsys, 1, "no such checkpoint", folder, "--resume", str(tmp_path / "nothing.pt"))
     # before the first step, so not after hours
-    fails(capsys, 1, "no packed set", folder, "--log-every", "1", "--eval", str(tmp_path / "nowhere"), *SMALL)
+    fails(capsys, 1, "no dataset", folder, "--log-every", "1", "--eval", str(tmp_path / "nowhere"), *SMALL)
     fails(capsys, 2, "batch size 14: ", folder, "--batch-size", "14")
     fails(capsys, 2, "no layout 3", folder, "--layout", "3")
     fails(capsys, 2, "--steps -1: too small", folder, "--steps", "-1")
@@ -204,16 +204,16 @@ def test_mistakes_end_in_one_line_and_their_exit_status(
         fails(capsys, 2, "--device cuda: torch finds 0 CUDA devices", folder, "--device", "cuda")
     fails(capsys, 2, "holds step-00000002.pt of another run", folder, "--checkpoint", run_folder)
     fails(capsys, 2, "--dim 32: the checkpoint's model has 16", folder, "--resume", run_folder, "--dim", "32")
-    fails(capsys, 2, "trained on a set with digest", unlabelled, "--resume", run_folder)
+    fails(capsys, 2, "trained on a dataset with digest", unlabelled, "--resume", run_folder)
     resumed = [folder, "--resume", run_folder]
     fails(capsys, 2, "batch_size is 2, the saved state has 3", *resumed, "--batch-size", "2", "--steps", "4")
     evaluated = [*resumed, "--steps", "0", "--eval"]
     fails(capsys, 2, "tubelet (1, 4, 1); the model was trained on (1, 2, 2)", *evaluated, other_layout)
-    fails(capsys, 2, "no classes; the model tells 2 apart; build the set with --labels folder", *evaluated, unlabelled)
+    fails(capsys, 2, "no classes; the model has 2; build the dataset with --labels folder", *evaluated, unlabelled)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no packed set"):
+    with pytest.raises(ValueError, match="no dataset"):
         main([str(tmp_path), "--debug"])
 
 

@@ -113,14 +113,14 @@ def test_totals_of_another_shape_are_a_problem(own: Path, totals: Any) -> None:
 
 def test_a_folder_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     (found,) = verify(str(tmp_path / "nothing"))
-    assert found.startswith(f"{tmp_path}/nothing: no packed set; ")
+    assert found.startswith(f"{tmp_path}/nothing: no dataset; ")
 
 
 def test_the_list_ends_at_its_limit_and_says_so(own: Path) -> None:
     change_manifest(own, classes=None)
     found = verify(str(own), limit=5)
     assert len(found) == 6
-    assert found[-1] == f"{own}: more than 5 problems; the others are not listed; build the set again"
+    assert found[-1] == f"{own}: more than 5 problems; the others are not listed; build the dataset again"
 
 
 def test_more_columns_and_fields_are_no_problem(own: Path, shard: str) -> None:

@@ -96,7 +96,7 @@ def test_a_clip_shows_the_frame_on_screen_at_each_wanted_time(case: str, num_cli
         wanted_s = [start_s + Fraction(place, 8) for place in range(16)]
         assert len(frames_THWC) == sum(time < end_s for time in wanted_s)
         for wanted, frame in zip(wanted_s, frames_THWC, strict=False):
-            # the last frame at or before the wanted time; two ticks of the clock for rounding
+            # the last frame at or before the target time; two ticks of the clock for rounding
             earliest, latest = (
                 max(place for place, time in enumerate(times_s) if time <= max(moment, times_s[0]))
                 for moment in (wanted - 2 * tick, wanted + 2 * tick)
@@ -233,7 +233,7 @@ def test_every_hostile_video_is_a_decode_error_with_a_known_reason() -> None:
 
 
 def test_ffmpeg_is_not_let_into_other_formats() -> None:
-    # pictures and raw frames, which it would read; playlists, which would lead it to further files
+    # frames and raw frames, which it would read; playlists, which would lead it to further files
     for data in (
         photo((48, 64), "PNG"),
         b"YUV4MPEG2 W4 H4 F25:1 Ip A1:1 C420\nFRAME\n" + bytes(24),

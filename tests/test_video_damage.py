@@ -1,4 +1,4 @@
-"""Damaged videos: what is whole stays, what is not is told, and no frame is painted over or passed off as another."""
+"""Damaged videos: what is whole stays, what is not is reported, and no frame is painted over or passed off as another."""
 
 import io
 from typing import Any
@@ -46,7 +46,7 @@ def outcomes(data: bytes, folder: Any, rule: ClipRule) -> list[Outcome]:
 
 def shown(data: bytes, pts: tuple[int, ...], header: VideoHeader) -> list[int]:
     """Returns the numbers of frames."""
-    frames_THWC, _ = decode_clip(io.BytesIO(data), pts, 96, 128, header.entries_for(pts))
+    frames_THWC, _ = decode_clip(io.BytesIO(data), pts, 96, 128, header.random_access_points_for(pts))
     return [number_shown(frame) for frame in frames_THWC]
 
 
@@ -74,7 +74,7 @@ def test_a_video_cut_anywhere_shows_its_own_frames_and_is_marked(name: str) -> N
         else:
             assert numbers == [whole[time] for time in header.pts], end
     assert refused >= 2
-    # cut where a picture or fragment ends; Flash and fragments do not tell how many there were
+    # cut where a frame or fragment ends; Flash and fragments do not say how many there were
     assert unmarked <= {"flv": 6, "ts": 2, "h264 ts": 2, "hevc ts": 2, "mp4 in fragments": 2}.get(name, 0)
     assert noticed <= len(ends) // 5
 
@@ -87,11 +87,11 @@ def test_a_transport_stream_cut_between_its_packets_is_marked_and_loses_the_cut_
         stream = container.streams.video[0]
         pid = stream.id
         last = max((packet for packet in container.demux(stream) if packet.size > 600), key=lambda packet: packet.pos)
-    # from the picture's second packet on, as long as it goes on after that
+    # from the frame's second packet on, as long as it goes on after that
     end = last.pos + 2 * 188
     assert int.from_bytes(data[end + 1 : end + 3], "big") & 0x1FFF == pid
     header = probed(data[:end])
-    assert header.damage == "the last picture is cut off"
+    assert header.damage == "the last frame is cut off"
     assert set(header.pts) < set(whole) and last.pts not in header.pts
 
 
@@ -100,7 +100,7 @@ def test_damage_that_a_decoder_notices_is_not_painted_over() -> None:
     damaged = remuxed(data, lambda number, packet: packet[: len(packet) * 3 // 4] if number == 2 else packet, "avi")
     header = probed(damaged)
     with pytest.raises(DecodeError) as caught:
-        decode_clip(io.BytesIO(damaged), header.pts, 48, 64, header.entries_for(header.pts))
+        decode_clip(io.BytesIO(damaged), header.pts, 48, 64, header.random_access_points_for(header.pts))
     assert caught.value.reason in ("partial", "broken")
 
 
@@ -110,7 +110,7 @@ def test_a_video_that_breaks_off_keeps_its_clips_and_is_marked_partial(tmp_path:
     assert isinstance(example, Example) and isinstance(marked, Reject)
     assert (marked.stage, marked.reason) == ("probe", "partial")
     assert marked.detail == "packet 3 is damaged or cut off; 1 of 1 clips are taken from what is whole"
-    frames_THWC, _ = decode_clip(io.BytesIO(data), example.frame_pts, 48, 64, example.entry_pts)
+    frames_THWC, _ = decode_clip(io.BytesIO(data), example.frame_pts, 48, 64, example.random_access_pts)
     assert [number_shown(frame) for frame in frames_THWC] == [0]
 
 
@@ -142,7 +142,7 @@ def test_packets_that_the_container_calls_damaged_cost_only_their_own_clips(tmp_
     assert int.from_bytes(data[place + 1 : place + 3], "big") & 0x1FFF == pid
     data[place + 1] |= 0x80
     header = probed(bytes(data))
-    assert header.damage and header.holes
+    assert header.damage and header.corrupt_frames
     *examples, marked = outcomes(bytes(data), tmp_path, ClipRule(8, 8))
     assert marked.reason == "partial" and marked.detail.endswith("7 of 8 clips are taken from what is whole")
     assert [example.clip for example in examples] == [0, 1, 3, 4, 5, 6, 7]

@@ -54,7 +54,7 @@ MADE: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # times by order: decoded from the start, always
 FROM_THE_START = {"h264 avi", "h264 intra avi"}
-# a single picture that nothing after it looks behind
+# a single frame that nothing after it looks behind
 ONE_ENTRY = {"h264 one group", "h264 refreshed", "h264 open mp4", "h264 open ts", "h264 open mkv"}
 
 
@@ -92,7 +92,7 @@ def test_any_choice_of_frames_equals_decoding_everything(name: str, monkeypatch:
     for count in (1, 1, 1, 2, 2, 3, 5, 16, NUM_FRAMES):
         places = sorted(rng.sample(range(NUM_FRAMES), count))
         pts = tuple(header.pts[place] for place in places)
-        entries = header.entries_for(pts)
+        entries = header.random_access_points_for(pts)
         assert bool(entries) == (name not in FROM_THE_START)
         frames_THWC, _ = decode_clip(io.BytesIO(data), pts, 24, 40, entries)
         assert np.array_equal(frames_THWC, np.stack([expected[place] for place in places])), places
@@ -104,7 +104,7 @@ def test_pictures_that_higher_layers_may_refer_to_are_not_left_out() -> None:
     for name in ("hevc layers mp4", "hevc closed mp4", "hevc open ts", "vp8 webm", "h264 mp4"):
         with av.open(io.BytesIO(made(name)[0])) as container:
             skips[name] = may_skip(container.streams.video[0].codec_context)
-    # a transport stream does not tell its layers up front
+    # a transport stream does not say its layers up front
     assert skips == dict.fromkeys(("hevc layers mp4", "hevc open ts", "vp8 webm"), False) | dict.fromkeys(
         ("hevc closed mp4", "h264 mp4"), True
     )

@@ -54,7 +54,7 @@ def _resize(plane_HW: np.ndarray, height: int, width: int, shift: float = 0.0) -
 
 
 def _weights(size: int, wanted: int, shift: float) -> np.ndarray:
-    """Returns the antialiased bicubic (a = -0.5, Pillow's) as a matrix, (wanted, size)."""
+    """Returns the antialiased bicubic (a = -0.5, Pillow's) as a matrix, (requested, size)."""
     step = size / wanted
     places = (np.arange(wanted)[:, None] + 0.5) * step - 0.5 + shift
     taps = np.floor(places).astype(int) + np.arange(-2 * int(step + 1) - 2, 2 * int(step + 1) + 3)

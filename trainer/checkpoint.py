@@ -24,7 +24,7 @@ def checkpoints(folder: str) -> list[str]:
 
 
 def step_of(name: str) -> int:
-    """Returns the step that a checkpoint's name tells."""
+    """Returns the step that a checkpoint's name says."""
     return int(name[5:13])
 
 

@@ -1,6 +1,6 @@
 """Every option of `patchpack train`: one frozen dataclass is names, types, defaults and help at once.
 
-Shapes, patch size, mean, std and classes are no options: they stand in the set's manifest.
+Shapes, patch size, mean, std and classes are no options: they stand in the dataset's manifest.
 """
 
 import argparse
@@ -19,7 +19,7 @@ def option(default: Any, text: str, *, kept: bool = True) -> Any:
 class Config:
     """Options of a run. The reason for each default stands beside it."""
 
-    shards: str = dataclasses.field(metadata={"help": "folder or URI of a finished packed set", "kept": False})
+    shards: str = dataclasses.field(metadata={"help": "folder or URI of a finished dataset", "kept": False})
 
     # some minutes on two cores at the default size: enough to see the loss fall
     steps: int = option(200, "train up to this step, counted from the run's first; 0 only evaluates")
@@ -33,7 +33,7 @@ class Config:
     depth: int = option(4, "transformer blocks")
     heads: int = option(3, "attention heads; they divide --dim")
     # MAE, arXiv:2111.06377, figure 5
-    mask_share: float = option(0.75, "share of each example's tokens to hide, for sets without classes")
+    mask_share: float = option(0.75, "share of each example's tokens to hide, for datasets without classes")
 
     # DeiT's 5e-4 for 512 images a batch, table 9: a few packed sequences hold some dozens
     lr: float = option(3e-4, "learning rate at its peak")
@@ -58,7 +58,7 @@ class Config:
         "checkpoints beside that one",
         kept=False,
     )
-    eval: str | None = option(None, "evaluate on this packed set at the end")
+    eval: str | None = option(None, "evaluate on this dataset at the end")
     log_every: int = option(10, "steps between log lines")
     json: bool = option(False, "log and summary as JSON lines on stdout", kept=False)
     debug: bool = option(False, "show the traceback of an error", kept=False)
@@ -102,8 +102,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Returns the parser; options that are not typed are absent from its result."""
     parser = argparse.ArgumentParser(
         prog="patchpack train",
-        description="Train a small NaViT on packed shards: classification where the set has classes, else "
-        "reconstruction of masked patches. Shapes, patch size, mean, std and classes come from the set's manifest.",
+        description="Train a small NaViT on packed shards: classification where the dataset has classes, otherwise "
+        "reconstruction of masked patches. Shapes, patch size, mean, std and classes come from the dataset's manifest.",
         epilog="""examples:
   patchpack train shards/ --steps 1000 --checkpoint runs/a
   patchpack train shards/ --resume runs/a
@@ -152,11 +152,13 @@ def resumed(typed: dict[str, Any], saved: dict[str, Any], path: str) -> Config:
 
 def taken_over(typed: dict[str, Any], saved: dict[str, Any], config: Config) -> str:
     """Returns the options that a resumed run has of the saved one, as they would be typed, and how its schedule changed."""
-    told = []
+    parts = []
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)
         if field.name in KEPT and field.name not in typed and value != field.default:
-            told.append({True: flag(field.name), False: f"--no-{field.name}"}.get(value, f"{flag(field.name)} {value}"))
+            parts.append(
+                {True: flag(field.name), False: f"--no-{field.name}"}.get(value, f"{flag(field.name)} {value}")
+            )
     if config.schedule_steps is None and config.steps not in (0, saved["steps"]):
-        told.append(f"(the learning rate now ends at step {config.steps}, not {saved['steps']})")
-    return " ".join(told)
+        parts.append(f"(the learning rate now ends at step {config.steps}, not {saved['steps']})")
+    return " ".join(parts)

@@ -1,8 +1,8 @@
 """Packed shards in, batches of torch tensors of one fixed shape out.
 
-A sequence has its place in its file (docs/format.md), so any sequence of the set can be read alone:
+A sequence has its place in its file (docs/format.md), so any sequence of the dataset can be read alone:
 one `pread` a column, one copy into the batch, one hash over the bytes. Nothing is decoded, joined or
-padded here; that was paid for once, when the set was built.
+padded here; that was paid for once, when the dataset was built.
 
 Order. Sequences are numbered 0, 1, ... through the shard table (`index`). Epoch e reads view e mod
 num_views and every sequence of it once, in the order that `trainer.order` draws.
@@ -36,7 +36,7 @@ EMPTY = {"labels": NO_LABEL, "index": -1}
 
 
 class PackedShards:
-    """The batches of a packed set, epoch after epoch.
+    """The batches of a dataset, epoch after epoch.
 
     Iterating runs from where the loader stands to the end of its epoch; the next iteration is the next
     epoch. One iteration at a time: a new one ends the one before, whose next batch is an error. It has its own
@@ -53,13 +53,13 @@ class PackedShards:
         labels        (B, S)     int64, the segment's first label, -1 where there is none
         num_segments  (B,)       int32
         num_tokens    (B,)       int32, real ones
-        index         (B,)       int64, number of the sequence in the set, -1 for an empty sequence
+        index         (B,)       int64, number of the sequence in the dataset, -1 for an empty sequence
 
     The last batch of an epoch has the same shape: it is filled with empty sequences (all padding,
     index -1), or left out with `drop_last`.
 
     Attributes:
-        manifest: what the set says of itself.
+        manifest: what the dataset says of itself.
         layout: the layout that is read.
         epoch: the epoch of the next batch.
     """
@@ -84,14 +84,14 @@ class PackedShards:
         """Reads manifest and shard table; shards are opened when their turn comes.
 
         Args:
-            path: the set's folder, a local path or a URI that pyarrow can read.
+            path: the dataset's folder, a local path or a URI that pyarrow can read.
             batch_size: sequences in a batch (B).
             layout: number of the layout in the manifest; sequences of other layouts are not read.
-            shuffle: another order every epoch; else the order of the shard table.
+            shuffle: another order every epoch; otherwise the order of the shard table.
             seed: changes the order; it is mixed with the dataset digest, so 0 is as good as any.
             epoch: the epoch to begin with.
             drop_last: leave out the last batch of an epoch where it is not full (another order leaves
-                out others); else it is filled with empty sequences, and every sequence comes once.
+                out others); otherwise it is filled with empty sequences, and every sequence comes once.
             verify: check the stored digest of every sequence read (a fifth of the speed, benchmarks/loader.py).
             num_threads: batches made at a time; one thread reads 2-3 GB/s from memory, so more are for slow storage.
             prefetch: most batches made ahead and not yet taken.
@@ -102,7 +102,7 @@ class PackedShards:
 
         Raises:
             ValueError: an argument is out of its range, or the batch size over the number of sequences.
-            FormatError: the set is unfinished, broken or too new.
+            FormatError: the dataset is unfinished, broken or too new.
         """
         self.path = path
         self.manifest: Manifest = read_manifest(path)
@@ -127,7 +127,7 @@ class PackedShards:
         digest = dataset_digest(self.manifest.layouts, table["digest"].to_pylist())
         if digest != self.manifest.dataset_digest:
             raise FormatError(
-                f"{path}: manifest.json is of the set {self.manifest.dataset_digest}, shards.parquet of {digest}; a set has its own "
+                f"{path}: manifest.json is of the dataset {self.manifest.dataset_digest}, shards.parquet of {digest}; a dataset has its own "
                 "tables; copy it again, or finish it with build --resume"
             )
         self._table: list[dict[str, Any]] = table.to_pylist()
@@ -208,13 +208,13 @@ class PackedShards:
         """Makes the next iteration begin at the very batch that was next when the state was taken; one under way ends.
 
         Raises:
-            ValueError: the state is of another set, or of a loader that cuts other batches.
+            ValueError: the state is of another dataset, or of a loader that cuts other batches.
         """
         for name, value in self._identity().items():
             if state.get(name) != value:
                 raise ValueError(
                     f"{self.path}: {name} is {value}, the saved state has {state.get(name)}; "
-                    "a run resumes on the same set with the same batches; use the same one, or start anew"
+                    "a run resumes on the same dataset with the same batches; use the same one, or start anew"
                 )
         self._go_to(state["epoch"], state["batch"])
 

@@ -3,8 +3,8 @@
 Positions are factorised (NaViT, arXiv:2307.06304, section 2.1): the embedding of (t, y, x) is the sum of
 one embedding an axis. Each axis takes sines and cosines of the absolute coordinate (Vaswani et al. 2017,
 section 3.5) through a learned linear map. Why not a learned table: the format allows coordinates up to
-32,767 and a set says nowhere how large its grids get, so a table would be sized by guess, and a model
-could not read a set with larger pictures. Sines are defined everywhere, and near coordinates have near
+32,767 and a dataset says nowhere how large its grids get, so a table would be sized by guess, and a model
+could not read a dataset with larger images. Sines are defined everywhere, and near coordinates have near
 embeddings. Why not fractions of the side: they lose the aspect ratio, which this product exists to keep.
 
 Cost: one (L, P) x (P, D) product, and 3 of (L, 2F) x (2F, D) with F = 32.

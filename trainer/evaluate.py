@@ -1,7 +1,7 @@
-"""Evaluation: one pass over every sequence of a set, each exactly once.
+"""Evaluation: one pass over every sequence of a dataset, each exactly once.
 
 The last batch is filled up with empty sequences, which count nothing; so every batch has one shape and
-the result does not depend on the batch size but for rounding. A set of several views is evaluated on its
+the result does not depend on the batch size but for rounding. A dataset of several views is evaluated on its
 first. Masks are drawn anew from the seed, so that two evaluations hide the same tokens.
 """
 
@@ -43,8 +43,8 @@ def forward_loss(
         output = model(batch["tokens"], batch["segment_ids"], batch["positions"], max_segments, mask_BL)
     if output.logits_BSK is not None:
         return output, classification_loss(output.logits_BSK, batch["labels"]), batch
-    wanted_BLP = model.embed.normalise(batch["tokens"])
-    return output, reconstruction_loss(output.pixels_BLP, wanted_BLP, mask_BL), batch
+    target_BLP = model.embed.normalise(batch["tokens"])
+    return output, reconstruction_loss(output.pixels_BLP, target_BLP, mask_BL), batch
 
 
 class EvaluationSet(NamedTuple):
@@ -58,48 +58,50 @@ def evaluation_set(trained: PackedShards, path: str, config: Config) -> Evaluati
     """Returns what to evaluate on; checks now what would be found out only after the training.
 
     Args:
-        trained: the set the model is trained on.
+        trained: the dataset the model is trained on.
         path: the set to evaluate on; its classes are some of the trained ones, by name and in any order.
-        config: gives layout, batch size (cut to the size of the set) and device.
+        config: gives layout, batch size (cut to the size of the dataset) and device.
 
     Raises:
-        ValueError: the model cannot read or judge this set: tubelet, channels or classes differ.
-        FormatError: the set is unfinished or broken.
+        ValueError: the model cannot read or judge this dataset: tubelet, channels or classes differ.
+        FormatError: the dataset is unfinished or broken.
     """
     options: dict[str, Any] = {"layout": config.layout, "shuffle": False, "verify": config.verify}
     shards = PackedShards(path, batch_size=1, **options)
-    for name, value, found in (
+    for name, value, actual in (
         ("tubelet", trained.layout.tubelet, shards.layout.tubelet),
         ("channels", trained.layout.channels, shards.layout.channels),
         ("token dtype", trained.layout.token_dtype, shards.layout.token_dtype),
     ):
-        if value != found:
-            raise ValueError(f"{path}: {name} {found}; the model was trained on {value}; evaluate on a set built alike")
+        if value != actual:
+            raise ValueError(
+                f"{path}: {name} {actual}; the model was trained on {value}; evaluate on a dataset built alike"
+            )
     numbers_K = _class_numbers(trained, shards)
     return EvaluationSet(PackedShards(path, batch_size=min(config.batch_size, len(shards)), **options), numbers_K)
 
 
 def _class_numbers(trained: PackedShards, shards: PackedShards) -> torch.Tensor | None:
-    known, found = trained.manifest.classes, shards.manifest.classes
+    known, actual = trained.manifest.classes, shards.manifest.classes
     if known is None:
         # masked patches are all there is to judge
         return None
-    if found is None:
+    if actual is None:
         raise ValueError(
-            f"{shards.path}: no classes; the model tells {len(known)} apart; build the set with --labels folder --classes {trained.path}"
+            f"{shards.path}: no classes; the model has {len(known)}; build the dataset with --labels folder --classes {trained.path}"
         )
-    if strange := sorted(set(found) - set(known)):
+    if strange := sorted(set(actual) - set(known)):
         raise ValueError(
             f"{shards.path}: class {strange[0]}{f' and {len(strange) - 1} more' if len(strange) > 1 else ''}; the model does not know "
-            f"it; evaluate on classes of {trained.path}: build the set with --labels folder --classes {trained.path}"
+            f"it; evaluate on classes of {trained.path}: build the dataset with --labels folder --classes {trained.path}"
         )
     numbers = {name: number for number, name in enumerate(known)}
-    return torch.tensor([*(numbers[name] for name in found), NO_LABEL])
+    return torch.tensor([*(numbers[name] for name in actual), NO_LABEL])
 
 
 @torch.no_grad()
 def evaluate(model: NaViT, evaluated: EvaluationSet, config: Config, device: torch.device) -> dict[str, Any]:
-    """Returns loss, accuracy (with classes), and what was counted, over all of a set.
+    """Returns loss, accuracy (with classes), and what was counted, over all of a dataset.
 
     Args:
         model: on the device; its mode is put back.

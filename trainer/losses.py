@@ -32,9 +32,9 @@ def classification_loss(logits_BSK: torch.Tensor, labels_BS: torch.Tensor) -> Lo
     return Loss(total, (labels_BS != -1).sum())
 
 
-def reconstruction_loss(pixels_BLP: torch.Tensor, wanted_BLP: torch.Tensor, mask_BL: torch.Tensor) -> Loss:
+def reconstruction_loss(pixels_BLP: torch.Tensor, target_BLP: torch.Tensor, mask_BL: torch.Tensor) -> Loss:
     """Returns the squared error of the hidden tokens, each the mean over its P pixels."""
-    error_BL = (pixels_BLP.float() - wanted_BLP).square().mean(dim=2)
+    error_BL = (pixels_BLP.float() - target_BLP).square().mean(dim=2)
     # where, not a product: what stands outside the mask must not reach the sum even if it is not finite
     return Loss(torch.where(mask_BL, error_BL, 0.0).sum(), mask_BL.sum())
 

@@ -45,7 +45,7 @@ def open_shard(path: str, layout: Layout, entry: dict[str, Any], num_classes: in
         path: the shard's file.
         layout: the layout the manifest gives it.
         entry: its row of the shard table.
-        num_classes: labels lie below it; None where the set has no classes.
+        num_classes: labels lie below it; None where the dataset has no classes.
 
     Raises:
         FormatError: the file is missing, is another than the tables say, or contradicts itself.
@@ -54,18 +54,18 @@ def open_shard(path: str, layout: Layout, entry: dict[str, Any], num_classes: in
         shard = Shard(path)
     except FileNotFoundError as error:
         raise FormatError(
-            f"{path}: no such file; every shard of the shard table is there in a finished set; "
-            "copy it again or finish the set with build --resume"
+            f"{path}: no such file; every shard of the shard table is there in a finished dataset; "
+            "copy it again or finish the dataset with build --resume"
         ) from error
     if shard.layout != layout:
-        raise FormatError(f"{path}: its layout is not the manifest's; one set has one manifest; rebuild this shard")
+        raise FormatError(f"{path}: its layout is not the manifest's; one dataset has one manifest; rebuild this shard")
     own = shard.metadata
-    found = {name: own.get(name) for name in ("group", "view", "fingerprint")}
-    for name, value in (found | {"num_sequences": shard.num_sequences}).items():
+    actual = {name: own.get(name) for name in ("group", "view", "fingerprint")}
+    for name, value in (actual | {"num_sequences": shard.num_sequences}).items():
         if value != entry[name]:
             raise FormatError(
-                f"{path}: {name} is {value}; the shard table says {entry[name]}; a set has its own shards, each under its own "
-                "name; copy the set again, or finish it with build --resume"
+                f"{path}: {name} is {value}; the shard table says {entry[name]}; a dataset has its own shards, each under its own "
+                "name; copy the dataset again, or finish it with build --resume"
             )
     try:
         return _read_small_columns(shard, layout, num_classes)
@@ -97,13 +97,13 @@ def _read_small_columns(shard: Shard, layout: Layout, num_classes: int | None) -
         raise FormatError(
             f"{path} row {row}: {in_row_R[row]} segments with {tokens_R[row]:.0f} tokens, counted as "
             f"{num_segments_R[row]} with {num_tokens_R[row]}; they agree and fit {layout.max_segments} segments "
-            f"and {layout.sequence_length} tokens in a sound row; rebuild this shard"
+            f"and {layout.sequence_length} tokens in a valid row; rebuild this shard"
         )
     labels_M = first_labels(fields.field("labels"))
     if num_classes is not None and (labels_M >= num_classes).any():
         worst = int(np.argmax(labels_M))
         raise FormatError(
-            f"{path} row {rows_M[worst]}: label {labels_M[worst]}; the manifest has {num_classes} classes; rebuild the set"
+            f"{path} row {rows_M[worst]}: label {labels_M[worst]}; the manifest has {num_classes} classes; rebuild the dataset"
         )
 
     def by_slot(values_M: npt.NDArray[Any], dtype: type, empty: int = 0) -> npt.NDArray[Any]:

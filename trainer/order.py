@@ -2,7 +2,7 @@
 
 A shuffled epoch draws an order of the shards and cuts it into windows of `SHUFFLE_WINDOW` shards; the
 sequences of a window are shuffled together. Up to that many shards this is a uniform shuffle of the
-whole view; beyond it, the reader never holds more than two windows of files open. Of a set with a
+whole view; beyond it, the reader never holds more than two windows of files open. Of a dataset with a
 `balance_group` of W, whole groups of W sequences (of near-equal attention cost) are shuffled instead,
 and the order inside each; the sequences that are in no group come last, so that each step of W before
 them is one group. Every draw is made of raw words of Philox: no state, no clock, the same on every machine.
@@ -33,7 +33,7 @@ def epoch_order(
     """Returns the numbers of the sequences of some shards in the order to read them.
 
     Args:
-        first_index: (num_shards + 1,) number of the first sequence of each shard of the set, and of the one after all.
+        first_index: (num_shards + 1,) number of the first sequence of each shard of the dataset, and of the one after all.
         shards: numbers of the shards that are read.
         group_size: sequences that are shuffled as one; every shard begins with whole groups.
         key: of the draws; None for the order of the shards.

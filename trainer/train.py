@@ -81,8 +81,8 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, Any]:
         log: called with each log line's values.
 
     Raises:
-        ValueError: the options do not fit each other, the set or the checkpoint; or a step has nothing to learn from.
-        FormatError: the set or the checkpoint is missing, unfinished or broken.
+        ValueError: the options do not fit each other, the dataset or the checkpoint; or a step has nothing to learn from.
+        FormatError: the dataset or the checkpoint is missing, unfinished or broken.
         FloatingPointError: loss, gradient or weights are no longer numbers.
         Interrupted: a signal came; the last whole step is saved.
     """
@@ -229,7 +229,7 @@ def update(
         what = "no segment has a label" if model.reconstruct is None else "no token is hidden"
         raise ValueError(
             f"{config.shards}: {what} in the {config.batch_size} sequences of step {step}, so there is nothing to learn; a "
-            "step needs one; use a larger --batch-size, or build the set with labels for all inputs"
+            "step needs one; use a larger --batch-size, or build the dataset with labels for all inputs"
         )
     if not math.isfinite(loss_value) or not math.isfinite(norm_value):
         raise FloatingPointError(
@@ -248,7 +248,7 @@ def absolute(path: str | None) -> str | None:
 
 
 def interruption(step: int, path: str | None) -> str:
-    """Returns what is told of a run that a signal ended."""
+    """Returns what is said of a run that a signal ended."""
     saved = f"saved as {path}; --resume it to go on" if path else "not saved, since no --checkpoint was given"
     return f"interrupted: step {step} is done and {saved}"
 
@@ -309,6 +309,6 @@ def check_same_set(saved: dict[str, Any], loader: PackedShards, config: Config) 
     digest = loader.manifest.dataset_digest
     if saved["dataset_digest"] != digest:
         raise ValueError(
-            f"--resume {config.resume}: trained on a set with digest {saved['dataset_digest']}, {config.shards} has {digest}; "
-            "a run resumes on the same set; name that one (and --eval for another)"
+            f"--resume {config.resume}: trained on a dataset with digest {saved['dataset_digest']}, {config.shards} has {digest}; "
+            "a run resumes on the same dataset; name that one (and --eval for another)"
         )

@@ -1,7 +1,7 @@
 """A small NaViT (arXiv:2307.06304): a vision transformer over packed sequences.
 
     tokens -> embed -> depth x [x + attention(norm(x)), x + mlp(norm(x))] -> norm -> features (B, L, D)
-    features -> mean of each segment -> pooled (B, S, D) -> classes            where the set has classes
+    features -> mean of each segment -> pooled (B, S, D) -> classes            where the dataset has classes
     features -> pixels of every token                                          where it has none
 
 Pre-norm blocks, norm of queries and keys and no biases, as NaViT takes over from ViT-22B
@@ -44,7 +44,7 @@ class Output(NamedTuple):
 
 
 class NaViT(nn.Module):
-    """The model; what it predicts follows from whether the set has classes."""
+    """The model; what it predicts follows from whether the dataset has classes."""
 
     def __init__(self, layout: Layout, num_classes: int | None, *, dim: int, depth: int, heads: int) -> None:
         """Draws the weights from torch's global generator.

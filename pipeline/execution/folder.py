@@ -1,10 +1,10 @@
-"""The output folder: who may write there, the record of the run, and how --overwrite replaces a set.
+"""The output folder: who may write there, the record of the run, and how --overwrite replaces a dataset.
 
 State in it, in the order it appears: _run.json (options, times, host, roots: whatever may differ between equal
 builds), _plan/ with plan.json last, shards, the tables and the report, manifest.json last. A run that dies leaves a
 prefix of that, and `--resume` goes on behind it.
 
-`--overwrite` plans in _plan-next/, a folder that begins as a set's own does. The old set stays whole until that plan
+`--overwrite` plans in _plan-next/, a folder that begins as a dataset's own does. The old dataset stays whole until that plan
 is complete; then its manifest goes, its shards, its tables, and the new plan takes its place, plan.json last. A
 run that dies in between has left the complete plan, and `--resume` ends what was begun.
 """
@@ -53,7 +53,7 @@ def held(folder: str, config: BuildConfig) -> Iterator[None]:
         ValueError: it is a file, another build holds it, or it is not empty and nothing was said of that.
     """
     if not files.is_uri(folder) and os.path.lexists(folder) and not os.path.isdir(folder):
-        raise ValueError(f"{folder}: a file; a set is a folder of files; name another --output")
+        raise ValueError(f"{folder}: a file; a dataset is a folder of files; name another --output")
     made = not files.is_uri(folder) and not os.path.isdir(folder)
     files.make_folder(folder)
     try:
@@ -66,7 +66,7 @@ def held(folder: str, config: BuildConfig) -> Iterator[None]:
             if names and not (config.resume or config.overwrite):
                 raise ValueError(
                     f"{folder}: not empty ({len(names)} entries); a build starts in an empty output; "
-                    "use --resume to go on, --overwrite to replace the set in it, or another --output"
+                    "use --resume to go on, --overwrite to replace the dataset in it, or another --output"
                 )
             yield
     finally:
@@ -142,7 +142,7 @@ def clear_next(folder: str) -> None:
 
 
 def settle(folder: str) -> None:
-    """Ends what an overwrite has begun: puts a complete _plan-next/ in the place of the old set, deletes any other.
+    """Ends what an overwrite has begun: puts a complete _plan-next/ in the place of the old dataset, deletes any other.
 
     A run that dies here leaves what the next call ends.
     """
@@ -160,10 +160,10 @@ def settle(folder: str) -> None:
 
 
 def delete_set(folder: str) -> None:
-    """Deletes a set, finished or not: the shards its table or plan names, and the files this module names; nothing else."""
+    """Deletes a dataset, finished or not: the shards its table or plan names, and the files this module names; nothing else."""
     shards = _shard_names(folder)
     files.remove(files.join(folder, MANIFEST_NAME))
-    # the tables behind the shards: a run that dies here can still tell which are left
+    # the tables behind the shards: a run that dies here can still say which are left
     own = [
         REPORT_NAME,
         REPORT_PAGE_NAME,

@@ -1,7 +1,7 @@
 """The graph: two small Beam pipelines, one line a stage.
 
 The first decides, on integers, and keeps the plan; the second touches pixels, once. Between them the
-launcher looks at the plan: clashing keys and empty inputs stop there, `plan` ends there, and `--resume`
+launcher looks at the plan: conflicting keys and empty inputs stop there, `plan` ends there, and `--resume`
 starts there.
 """
 
@@ -15,9 +15,9 @@ from patchpack.pipeline.execution.transforms import (
     KeepPlan,
     KeepResults,
     ListInputs,
-    Materialise,
     Probe,
     Sample,
+    WriteShards,
 )
 from patchpack.pipeline.stages.list import Input
 from patchpack.pipeline.stages.plan import ShardPlan
@@ -29,7 +29,7 @@ def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config
     Args:
         pipeline: to add to.
         inputs: what the user named; `Input.number` is its place in this list.
-        folder: the output; the plan is kept below it.
+        folder: the output; the plan is saved below it.
         config: of the build.
     """
     roots = [given.root for given in inputs]
@@ -53,11 +53,11 @@ def shard_graph(
     config: BuildConfig,
     versions: dict[str, str],
 ) -> None:
-    """Adds plan -> materialise -> results to a pipeline.
+    """Adds plan -> write -> results to a pipeline.
 
     Args:
         pipeline: to add to.
-        shards: of the kept plan.
+        shards: of the saved plan.
         roots: where the sources are, by root number.
         folder: the output.
         config: of the build.
@@ -67,6 +67,6 @@ def shard_graph(
         pipeline
         | "shards" >> beam.Create(shards)
         | "one a worker" >> beam.Reshuffle()
-        | "materialise" >> Materialise(folder, roots, config, versions)
+        | "write" >> WriteShards(folder, roots, config, versions)
         | "results" >> KeepResults(folder)
     )

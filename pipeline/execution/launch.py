@@ -1,7 +1,7 @@
-"""The launcher: from what was asked to a finished set, or to one line that says why not.
+"""The launcher: from what was asked to a finished dataset, or to one line that says why not.
 
-Refusals come first and change nothing; then the plan is made, or taken over; then shards are written, and the set is
-finished. What stands in the output meanwhile, and who looks after it, is told in `folder`.
+Refusals come first and change nothing; then the plan is made, or taken over; then shards are written, and the dataset is
+finished. What stands in the output meanwhile, and who looks after it, is described in `folder`.
 """
 
 import dataclasses
@@ -43,11 +43,11 @@ DECODED_PX_PER_S = 90e6
 
 
 def build(inputs: list[str], folder: str, config: BuildConfig, options: PipelineOptions | None) -> dict[str, Any]:
-    """Builds a packed set and returns its report.
+    """Builds a dataset and returns its report.
 
     Args:
         inputs: folders, files, globs or URIs; empty with --resume takes those of the first run.
-        folder: where the set goes.
+        folder: where the dataset goes.
         config: checked options.
         options: of a Beam runner, or None for this machine.
 
@@ -67,7 +67,7 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
             _write_shards(folder, [given.root for given in parsed], config, options)
             results = finish.read_results(folder)
             _check_failures(results, folder)
-            report = finish.finish(folder, config, results, lambda told: not _too_many_rejects(told, config))
+            report = finish.finish(folder, config, results, lambda report: not _too_many_rejects(report, config))
             files.remove(files.join(folder, RESULTS_NAME))
             output.note(folder, finished=output.now())
             _check_rejects(report, config, folder)
@@ -76,21 +76,21 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
         return report
 
 
-def _check_rejects(told: dict[str, Any], config: BuildConfig, folder: str) -> None:
+def _check_rejects(report: dict[str, Any], config: BuildConfig, folder: str) -> None:
     """Fails a build that has everything but a manifest, for its many rejects."""
-    if rejects := _too_many_rejects(told, config):
+    if rejects := _too_many_rejects(report, config):
         raise TooManyRejects(
-            f"{folder}: {rejects} of {told['totals']['num_inputs']} inputs rejected; --max-reject-fraction is "
+            f"{folder}: {rejects} of {report['totals']['num_inputs']} inputs rejected; --max-reject-fraction is "
             f"{config.max_reject_fraction}, so no manifest was written; see {REJECT_TABLE_NAME}; to accept them: build --output "
             f"{folder} --resume --max-reject-fraction X",
-            told,
+            report,
         )
 
 
-def _too_many_rejects(told: dict[str, Any], config: BuildConfig) -> int:
-    """Returns how many inputs were rejected if that is too many, else 0; duplicates were asked for, and do not count."""
-    duplicates = sum(row["num_rejects"] for row in told["rejects"] if row["reason"] == "duplicate")
-    inputs, rejects = told["totals"]["num_inputs"], told["totals"]["num_rejected_inputs"] - duplicates
+def _too_many_rejects(report: dict[str, Any], config: BuildConfig) -> int:
+    """Returns how many inputs were rejected if that is too many, otherwise 0; duplicates were asked for, and do not count."""
+    duplicates = sum(row["num_rejects"] for row in report["rejects"] if row["reason"] == "duplicate")
+    inputs, rejects = report["totals"]["num_inputs"], report["totals"]["num_rejected_inputs"] - duplicates
     too_many = inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and rejects > config.max_reject_fraction * inputs
     return rejects if too_many else 0
 
@@ -100,7 +100,7 @@ def predict(
 ) -> dict[str, Any]:
     """Plans without decoding anything, and returns what a build would give.
 
-    The plan is kept where `folder` is given, so that `build --resume` can start from it.
+    The plan is saved where `folder` is given, so that `build --resume` can start from it.
 
     Raises:
         ValueError: the inputs or the output cannot be used so.
@@ -119,7 +119,7 @@ def predict(
         totals = finish.planned_totals(summaries)
         planned, length = totals["planned"], config.sequence_length
         rejects = list(plan.read_rejects(folder))
-        told = Counter(f"{reject.stage}: {reject.reason}" for reject in rejects)
+        reasons = Counter(f"{reject.stage}: {reject.reason}" for reject in rejects)
         return totals | {
             "num_rejected_inputs": len({row.key for row in rejects if (row.stage, row.reason) != PARTIAL_VIDEO}),
             "efficiency": planned["num_tokens"] / (planned["num_sequences"] * length)
@@ -129,7 +129,7 @@ def predict(
             **finish.planned_arrangement(folder, build_config),
             "predicted_bytes": planned["num_sequences"] * plan.sequence_bytes(config),
             "predicted_decode_core_s": planned["source_px"] / DECODED_PX_PER_S,
-            "rejects": dict(sorted(told.items())),
+            "rejects": dict(sorted(reasons.items())),
             "config": output_affecting(build_config),
         }
     finally:
@@ -178,14 +178,16 @@ def _take_plan_over(inputs: list[Input], folder: str, config: BuildConfig) -> No
 
 
 def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: PipelineOptions | None) -> None:
-    """Makes the plan; with --overwrite beside the old set, which it replaces once it is complete."""
+    """Makes the plan; with --overwrite beside the old dataset, which it replaces once it is complete."""
     place = files.join(folder, NEXT_FOLDER) if config.overwrite else folder
     output.clear_next(folder)
     output.clear_plan(place)
     output.write_record(place, inputs, config)
     try:
-        with bar("planning", None, "groups") as tell:
-            _run(place, lambda pipeline: plan_graph(pipeline, inputs, place, config), config, options, lambda: tell(0))
+        with bar("planning", None, "groups") as advance:
+            _run(
+                place, lambda pipeline: plan_graph(pipeline, inputs, place, config), config, options, lambda: advance(0)
+            )
         summaries = list(plan.read_summaries(place))
         warnings = _check_plan(summaries, inputs, config)
         _check_not_all_rejected(place, summaries)
@@ -214,11 +216,11 @@ def _check_plan(summaries: list[dict[str, Any]], inputs: list[Input], config: Bu
     """Returns warnings about a plan.
 
     Raises:
-        ValueError: keys clash, nothing was found, or what labels were asked for is not there.
+        ValueError: keys conflict, nothing was found, or what labels were asked for is not there.
     """
-    clashes = [clash for summary in summaries for clash in summary["clashes"]]
-    if clashes:
-        key, one, two = min(clashes)
+    conflicts = [conflict for summary in summaries for conflict in summary["key_conflicts"]]
+    if conflicts:
+        key, one, two = min(conflicts)
         raise ValueError(
             f"{key}: two inputs of this key, {one} and {two}; keys are unique; name each input once, or their common folder"
         )
@@ -267,7 +269,7 @@ def _check_readable(folder: str, summaries: list[dict[str, Any]], config: BuildC
 
 def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: PipelineOptions | None) -> None:
     shards = [ShardPlan(*shard) for summary in plan.read_summaries(folder) for shard in summary["shards"]]
-    # from here on the set is unfinished
+    # from here on the dataset is unfinished
     files.remove(files.join(folder, MANIFEST_NAME))
     sequences = files.join(folder, SEQUENCES_FOLDER)
     examples = {shard.name: shard.num_segments for shard in shards}
@@ -276,13 +278,13 @@ def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: P
     def done() -> int:
         return sum(examples.get(files.join(SEQUENCES_FOLDER, name), 0) for name in files.names(sequences))
 
-    with bar("writing shards", sum(examples.values()), "examples", done()) as tell:
+    with bar("writing shards", sum(examples.values()), "examples", done()) as advance:
         _run(
             folder,
             lambda pipeline: shard_graph(pipeline, shards, roots, folder, config, versions),
             config,
             options,
-            lambda: tell(done()),
+            lambda: advance(done()),
         )
 
 
@@ -306,7 +308,7 @@ def _check_failures(results: list[ShardResult], folder: str) -> None:
     if failed:
         raise BuildFailed(
             f"{files.join(folder, failed[0].path)}: not written ({failed[0].failure}); {len(failed)} of {len(results)} shards failed, "
-            "so the set has no manifest; run the same command with --resume"
+            "so the dataset has no manifest; run the same command with --resume"
         )
 
 

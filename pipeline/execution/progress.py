@@ -30,7 +30,7 @@ def warn(text: str) -> None:
 def bar(
     what: str, total: int | None, unit: str, done: int = 0, out: TextIO | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """Yields a function to be told how much is done in all.
+    """Yields a function that takes how much is done in all.
 
     Args:
         what: the work, as the line begins.
@@ -55,15 +55,15 @@ def bar(
             yield lambda done: shown.update(done - shown.n) if total is not None else shown.refresh()
         return
     started = time.monotonic()
-    told = [started]
+    last_line = [started]
 
-    def tell(done: int) -> None:
+    def advance(done: int) -> None:
         now = time.monotonic()
-        if now - told[0] >= LINE_EVERY_S:
-            told[0] = now
+        if now - last_line[0] >= LINE_EVERY_S:
+            last_line[0] = now
             amount = (
                 f"{now - started:.0f} s" if total is None else f"{done:,} of {total:,} {unit}, {now - started:.0f} s"
             )
             print(f"{what}: {amount}", file=out, flush=True)
 
-    yield tell
+    yield advance

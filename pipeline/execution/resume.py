@@ -1,7 +1,7 @@
 """What a build that goes on takes over: the options and the plan of the build before; and what it does not see.
 
 Options that are typed may repeat the kept ones, and change only those that decide no byte. The plan is not made anew
-because files were added: they are told, and left out.
+because files were added: they are counted in a warning, and left out.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ def plan_is_kept(folder: str, config: BuildConfig, inputs: list[Input]) -> bool:
         old = tuple(json.loads(files.read(files.join(home, CLASSES_NAME))))
         if old != config.classes:
             raise ValueError(
-                f"--classes: {len(config.classes)} names now, others than the {len(old)} in the kept plan of {folder}; "
+                f"--classes: {len(config.classes)} names now, others than the {len(old)} in the saved plan of {folder}; "
                 "--resume goes on with the same; leave it out, or --overwrite"
             )
     _check_inputs(kept["inputs"], inputs, folder)
@@ -75,35 +75,35 @@ def plan_is_kept(folder: str, config: BuildConfig, inputs: list[Input]) -> bool:
 
 
 def warn_of_new_inputs(folder: str, inputs: list[Input], config: BuildConfig) -> str:
-    """Returns a warning about inputs that are there and not in the kept plan, or nothing.
+    """Returns a warning about inputs that are there and not in the saved plan, or nothing.
 
     Lists the inputs once more, one at a time; memory: 8 bytes a planned input. With --limit only their number is
     compared: which ones are beyond it is not kept.
     """
     planned = np.sort(np.fromiter(_planned_keys(folder), np.uint64))
     num_new, first, num_now = 0, "", 0
-    with bar("looking for new inputs", None, "inputs") as tell:
+    with bar("looking for new inputs", None, "inputs") as advance:
         try:
             for given in inputs:
-                for found in list_input(given, config.exclude, config.any_suffix):
+                for listed in list_input(given, config.exclude, config.any_suffix):
                     # a plan keeps no keys of what it ignored, by content neither
-                    if isinstance(found, Ignored) or (isinstance(found, Source) and is_guess(found)):
+                    if isinstance(listed, Ignored) or (isinstance(listed, Source) and is_guess(listed)):
                         continue
                     num_now += 1
-                    place = np.searchsorted(planned, _hash(found.key))
-                    if place == len(planned) or planned[place] != _hash(found.key):
-                        num_new, first = num_new + 1, min(first or found.key, found.key)
-                    tell(num_now)
+                    place = np.searchsorted(planned, _hash(listed.key))
+                    if place == len(planned) or planned[place] != _hash(listed.key):
+                        num_new, first = num_new + 1, min(first or listed.key, listed.key)
+                    advance(num_now)
         except OSError as error:
             return f"{given.named}: cannot be listed ({error.strerror or error}); new inputs are not looked for"
     rule = "--resume goes on with the plan that is there; --overwrite plans anew"
     if config.limit is None:
-        told = f"{num_new} inputs are new since {folder} was planned (first: {first}), and are not packed"
-        return f"{told}; {rule}" if num_new else ""
+        message = f"{num_new} inputs are new since {folder} was planned (first: {first}), and are not packed"
+        return f"{message}; {rule}" if num_new else ""
     totals = json.loads(files.read(files.join(folder, PLAN_NAME)))["totals"]
     before = totals["num_inputs"] + totals["ignored"].get(BEYOND_LIMIT, 0)
-    told = f"{num_now} inputs now, {before} when {folder} was planned; new ones are not packed"
-    return f"{told}; {rule}" if num_now > before else ""
+    message = f"{num_now} inputs now, {before} when {folder} was planned; new ones are not packed"
+    return f"{message}; {rule}" if num_now > before else ""
 
 
 def _check_inputs(before: list[str] | None, inputs: list[Input], folder: str) -> None:

@@ -256,8 +256,8 @@ def _described(error: BaseException) -> PipelineFailed:
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     # the last line of a remote traceback: "module.SomeError: text [while running 'step']"
     last = re.sub(r"\s*\[while running .*\]$", "", lines[-1])
-    found = re.match(r"(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*): ?", last)
-    if "Traceback (most recent call last)" in text and found and found[1] in _BUGS:
+    match = re.match(r"(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*): ?", last)
+    if "Traceback (most recent call last)" in text and match and match[1] in _BUGS:
         return PipelineFailed(last, text)
     if type(error).__name__ in _BUGS:
         return PipelineFailed(f"{type(error).__name__}: {last}", "".join(format_exception(error)))

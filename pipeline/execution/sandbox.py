@@ -1,9 +1,9 @@
 """Media functions in a process of their own, so that a decoder that crashes or hangs costs one file, not the run.
 
-A helper process (`pipeline.helper`) is started at the first call of a thread and serves it from then on; after a
+A sandbox (`pipeline.sandbox`) is started at the first call of a thread and serves it from then on; after a
 crash or a time-out the next call starts another. Calls go to it pickled, by its standard input. What comes back is
-never unpickled, since the file may have damaged the helper: JSON and raw arrays, each behind its length. The time
-limit is an alarm that the helper's kernel keeps, so a helper whose parent was killed in the middle of a hanging
+never unpickled, since the file may have damaged the sandbox: JSON and raw arrays, each behind its length. The time
+limit is an alarm that the sandbox's kernel keeps, so a sandbox whose parent was killed in the middle of a hanging
 decode dies too; an idle one ends with its input. Costs one more start of Python a worker (0.5 s), 0.2 ms a call,
 and one copy of the resized frames; benchmarks/isolation.py measures it.
 """
@@ -40,7 +40,7 @@ _of_thread = threading.local()
 
 
 class Limits(NamedTuple):
-    """What a helper may take: seconds for a call, and bytes of memory; and the backend that it loads before the first."""
+    """What a sandbox may take: seconds for a call, and bytes of memory; and the backend that it loads before the first."""
 
     seconds: float
     memory_bytes: int
@@ -48,35 +48,35 @@ class Limits(NamedTuple):
 
 
 def isolated(config: PlanConfig, call: Callable[..., Any], *args: Any) -> Any:
-    """Returns call(*args), made in this thread's helper if the config asks for one.
+    """Returns call(*args), made in this thread's sandbox if the config asks for one.
 
     Raises:
-        DecodeError: also where the helper crashed ("crashed") or took too long ("timeout").
+        DecodeError: also where the sandbox crashed ("crashed") or took too long ("timeout").
     """
     if config.decode_isolation == "none":
         return call(*args)
-    # for videos: H.264 keeps up to 16 frames (Annex A.3.1), 1.5 bytes a pixel; pictures stay below 4 (`media.image`)
+    # for videos: H.264 keeps up to 16 frames (Annex A.3.1), 1.5 bytes a pixel; images stay below 4 (`media.image`)
     limits = Limits(config.decode_limit_s, 2**30 + 24 * config.max_pixels, config.media_backend)
-    helper = getattr(_of_thread, "helper", None)
-    if helper is None or helper.limits != limits:
-        helper = _of_thread.helper = Helper(limits)
-    return helper.call(call, *args)
+    sandbox = getattr(_of_thread, "sandbox", None)
+    if sandbox is None or sandbox.limits != limits:
+        sandbox = _of_thread.sandbox = Sandbox(limits)
+    return sandbox.call(call, *args)
 
 
-class Helper:
-    """One helper process, started when it is needed; for one thread."""
+class Sandbox:
+    """One sandbox, started when it is needed; for one thread."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
     def call(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Returns call(*args), made in the helper; `call` is a function of a module.
+        """Returns call(*args), made in the sandbox; `call` is a function of a module.
 
         Raises:
             DecodeError: as `call` raises it, or with reason "crashed" or "timeout".
             OSError: as `call` raises it.
-            RuntimeError: anything else that `call` raises, or the helper cannot start: bugs of ours.
+            RuntimeError: anything else that `call` raises, or the sandbox cannot start: bugs of ours.
         """
         process = self._process = self._process or _start(self.limits)
         assert process.stdin and process.stdout
@@ -162,17 +162,17 @@ def _start(limits: Limits) -> "subprocess.Popen[bytes]":
     try:
         assert process.stdout
         if hasattr(fcntl, "F_SETPIPE_SZ"):
-            # a picture of 256 tokens at once, where the usual 64 KiB take four turns of both processes
+            # an image of 256 tokens at once, where the usual 64 KiB take four turns of both processes
             with contextlib.suppress(PermissionError):
                 fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         receive(process.stdout)
     except EOFError as error:
-        raise RuntimeError(f"the helper for decoding did not start (exit status {_buried(process)})") from error
+        raise RuntimeError(f"the sandbox for decoding did not start (exit status {_buried(process)})") from error
     return process
 
 
 def _buried(process: "subprocess.Popen[bytes]") -> int:
-    """Returns the exit status of a helper that is dead or not needed any more."""
+    """Returns the exit status of a sandbox that is dead or not needed any more."""
     assert process.stdin and process.stdout
     # its input first: a living one then ends by itself
     try:
@@ -185,7 +185,7 @@ def _buried(process: "subprocess.Popen[bytes]") -> int:
 
 
 def _epitaph(status: int, limits: Limits) -> DecodeError:
-    """Returns the error of the file that a helper died over."""
+    """Returns the error of the file that a sandbox died over."""
     if status == -signal.SIGALRM:
         return DecodeError("timeout", f"not done after {limits.seconds:g} s; see --decode-timeout-s")
     how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
@@ -193,7 +193,7 @@ def _epitaph(status: int, limits: Limits) -> DecodeError:
 
 
 def _raised(kind: str, detail: str, reason: str = "", number: int = 0) -> Exception:
-    """Returns the error that the helper tells of."""
+    """Returns the error that the sandbox reports."""
     if kind == "decode":
         return DecodeError(reason, detail)
     if kind == "memory":

@@ -43,7 +43,7 @@ def _made(call: Any, args: tuple[Any, ...], arrays: list[np.ndarray]) -> dict[st
     except OSError as error:
         kind = "not_regular" if isinstance(error, files.NotRegularError) else "storage"
         return {"error": {"kind": kind, "number": error.errno or 0, "detail": error.strerror or str(error)}}
-    except Exception as error:  # a bug of ours, told where it can be seen
+    except Exception as error:  # a bug of ours, reported where it can be seen
         return {"error": {"kind": "bug", "detail": f"{type(error).__name__}: {error}"}}
 
 

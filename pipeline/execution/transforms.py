@@ -18,17 +18,17 @@ from patchpack.pipeline.execution.sandbox import isolated
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.names import CLASSES_NAME, RESULTS_NAME
 from patchpack.pipeline.stages.dedupe import content_of, keep_least, with_digest
+from patchpack.pipeline.stages.group import group_of, num_groups
 from patchpack.pipeline.stages.labels import label_of
 from patchpack.pipeline.stages.list import BEYOND_LIMIT, Input, list_input, source_path
-from patchpack.pipeline.stages.plan import ShardPlan, group_of, plan_group, read_shard_rows, write_group_plan
+from patchpack.pipeline.stages.plan import ShardPlan, plan_group, read_shard_rows, write_group_plan
 from patchpack.pipeline.stages.probe import probe
-from patchpack.pipeline.stages.records import Clash, Example, Ignored, Outcome, Reference, Source, reject
+from patchpack.pipeline.stages.records import Example, Ignored, KeyConflict, Outcome, Reference, Source, reject
 from patchpack.pipeline.stages.sample import Resolution, sample
 from patchpack.pipeline.stages.write import ShardResult, write_shard
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import StorageGone, read_input
 from patchpack.pipeline.versions import library_versions
-from patchpack.schemas.geometry import ceil_div
 from patchpack.schemas.manifest import canonical_json
 
 # enough to spread probing over any number of workers
@@ -37,7 +37,7 @@ _NUM_BUCKETS = 4096
 
 @dataclass
 class ListInputs(beam.PTransform):
-    """Inputs to what they contain, spread over workers; equal keys become a Clash."""
+    """Inputs to what they contain, spread over workers; equal keys become a KeyConflict."""
 
     roots: list[str]
     config: PlanConfig
@@ -54,7 +54,7 @@ class ListInputs(beam.PTransform):
             | "bucket"
             >> beam.Map(lambda listed: (xxhash.xxh3_64_intdigest(listed.key.encode()) % _NUM_BUCKETS, listed))
             | "spread" >> beam.GroupByKey()
-            | "clashes"
+            | "key_conflicts"
             >> beam.FlatMap(lambda bucket, roots: _distinct(bucket[1], roots), self.roots).with_output_types(Any)
         )
 
@@ -76,14 +76,16 @@ class _Limit(beam.PTransform):
 
         last = (
             listed
-            | beam.Filter(lambda found: isinstance(found, Source))
+            | beam.Filter(lambda outcome: isinstance(outcome, Source))
             | beam.Map(rank)
             | beam.combiners.Top.Smallest(self.limit)
             | beam.Map(lambda ranks: ranks[-1] if ranks else ("", ""))
         )
         return listed | "keep" >> beam.Map(
-            lambda found, last: (
-                found if not isinstance(found, Source) or rank(found) <= last else Ignored(found.key, BEYOND_LIMIT)
+            lambda outcome, last: (
+                outcome
+                if not isinstance(outcome, Source) or rank(outcome) <= last
+                else Ignored(outcome.key, BEYOND_LIMIT)
             ),
             beam.pvalue.AsSingleton(last),
         ).with_output_types(Any)
@@ -100,17 +102,17 @@ class Probe(beam.PTransform):
     def expand(self, listed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
         roots, config = self.roots, self.config
 
-        def run(found: Outcome) -> list[Outcome]:
-            if not isinstance(found, Source):
-                return [found]
-            path = source_path(found, roots)
+        def run(outcome: Outcome) -> list[Outcome]:
+            if not isinstance(outcome, Source):
+                return [outcome]
+            path = source_path(outcome, roots)
             rule = (config.clip_rule, config.max_pixels, config.max_bytes, config.seed, config.animated)
-            root = roots[found.root]
+            root = roots[outcome.root]
             try:
-                probed = read_input(root, isolated, config, probe, found, path, *rule)
+                probed = read_input(root, isolated, config, probe, outcome, path, *rule)
                 return read_input(root, with_digest, probed, path) if config.dedupe == "digest" else probed
             except DecodeError as error:
-                return [reject(found.key, "probe", error.reason, error)]
+                return [reject(outcome.key, "probe", error.reason, error)]
 
         return listed | beam.FlatMap(run).with_output_types(Any)
 
@@ -127,7 +129,7 @@ class Dedupe(beam.PTransform):
             return probed
         return (
             probed
-            | "content" >> beam.Map(lambda found: (content_of(found), found))
+            | "content" >> beam.Map(lambda outcome: (content_of(outcome), outcome))
             | "meet" >> beam.GroupByKey()
             | "least key" >> beam.FlatMap(lambda group: keep_least(group[1])).with_output_types(Any)
         )
@@ -143,11 +145,11 @@ class Sample(beam.PTransform):
     def expand(self, probed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
         config, rule = self.config, Resolution.parse(self.config.resolution)
 
-        def run(found: Outcome) -> list[Outcome]:
-            if not isinstance(found, Example):
-                return [found]
+        def run(outcome: Outcome) -> list[Outcome]:
+            if not isinstance(outcome, Example):
+                return [outcome]
             options = (rule, config.tubelet, config.token_cap, config.oversize, config.seed)
-            return [sample(found, view, *options) for view in range(config.views)]
+            return [sample(outcome, view, *options) for view in range(config.views)]
 
         return probed | beam.FlatMap(run).with_output_types(Any)
 
@@ -161,18 +163,18 @@ class Group(beam.PTransform):
 
     def expand(self, sampled: beam.PCollection[Outcome]) -> beam.PCollection[tuple[tuple[int, int], Iterable[Outcome]]]:
         seed, size = self.config.seed, self.config.group_size
-        num_groups = (
+        groups = (
             sampled
-            | "of one view" >> beam.Filter(lambda found: isinstance(found, Reference) and found.view == 0)
+            | "of one view" >> beam.Filter(lambda outcome: isinstance(outcome, Reference) and outcome.view == 0)
             | "count" >> beam.combiners.Count.Globally()
-            | "groups" >> beam.Map(lambda count: max(1, ceil_div(count, size)))
+            | "groups" >> beam.Map(num_groups, size)
         )
         return (
             sampled
             | "group of"
             >> beam.Map(
-                lambda found, groups: ((group_of(_key_of(found), seed, groups), groups), found),
-                beam.pvalue.AsSingleton(num_groups),
+                lambda outcome, groups: ((group_of(_key_of(outcome), seed, groups), groups), outcome),
+                beam.pvalue.AsSingleton(groups),
             )
             | "meet" >> beam.GroupByKey()
         )
@@ -197,8 +199,8 @@ class ClassNames(beam.PTransform):
             return listed.pipeline | "given" >> beam.Create([self.given]) | "keep" >> beam.Map(keep)
         return (
             listed
-            | beam.Filter(lambda found: not isinstance(found, Ignored))
-            | beam.Map(lambda found: label_of(found.key))
+            | beam.Filter(lambda outcome: not isinstance(outcome, Ignored))
+            | beam.Map(lambda outcome: label_of(outcome.key))
             | beam.Distinct()
             | beam.combiners.ToList()
             | "sort" >> beam.Map(lambda names: tuple(sorted(name for name in names if name is not None)))
@@ -226,7 +228,7 @@ class KeepPlan(beam.PTransform):
 
 
 @dataclass
-class Materialise(beam.PTransform):
+class WriteShards(beam.PTransform):
     """Planned shards to written ones. A shard that storage fails is reported; the others are finished."""
 
     folder: str
@@ -236,10 +238,10 @@ class Materialise(beam.PTransform):
     label: str | None = field(default=None, init=False, repr=False)
 
     def expand(self, shards: beam.PCollection[ShardPlan]) -> beam.PCollection[ShardResult]:
-        return shards | beam.ParDo(_MaterialiseFn(self.folder, self.roots, self.config, self.versions))
+        return shards | beam.ParDo(_WriteFn(self.folder, self.roots, self.config, self.versions))
 
 
-class _MaterialiseFn(beam.DoFn):
+class _WriteFn(beam.DoFn):
     def __init__(self, folder: str, roots: list[str], config: BuildConfig, versions: dict[str, str]) -> None:
         self._folder, self._roots, self._config, self._versions = folder, roots, config, versions
 
@@ -262,7 +264,7 @@ class _MaterialiseFn(beam.DoFn):
             raise
         except (OSError, MemoryError) as error:
             # the shard failed, the others go on, --resume tries again
-            result = _failed(shard, files.told(error) if isinstance(error, OSError) else "out of memory")
+            result = _failed(shard, files.described(error) if isinstance(error, OSError) else "out of memory")
         except Exception as error:  # a bug of ours, which may be of this shard alone
             result = _failed(shard, f"{type(error).__name__}: {error}", traceback.format_exc())
         if result.failure:
@@ -278,7 +280,7 @@ class _MaterialiseFn(beam.DoFn):
         """Returns what writing a shard gave; once more where an error of storage may pass.
 
         Raises:
-            NothingFits: so that no further shard is worth its decoding.
+            NothingFits: so that no further shard need be decoded.
             OSError: storage failed.
         """
         for is_last in (False, True):
@@ -289,7 +291,7 @@ class _MaterialiseFn(beam.DoFn):
             except OSError as error:
                 if files.is_full(error):
                     raise NothingFits(
-                        f"{files.told(error)}; nothing more can be written, so the build stops here; free space and go on with --resume"
+                        f"{files.described(error)}; nothing more can be written, so the build stops here; free space and go on with --resume"
                     ) from error
                 if is_last or isinstance(error, StorageGone):
                     raise
@@ -308,7 +310,7 @@ def _failed(shard: ShardPlan, failure: str, traceback: str = "") -> ShardResult:
 
 @dataclass
 class KeepResults(beam.PTransform):
-    """All results to one file, from which the launcher finishes the set."""
+    """All results to one file, from which the launcher finishes the dataset."""
 
     folder: str
     label: str | None = field(default=None, init=False, repr=False)
@@ -323,16 +325,16 @@ class KeepResults(beam.PTransform):
 
 
 def _distinct(listed: Iterable[Outcome], roots: list[str]) -> Iterator[Outcome]:
-    """Yields each key's source once, and a Clash for every other source of that key."""
+    """Yields each key's source once, and a KeyConflict for every other source of that key."""
     first: dict[str, Source] = {}
-    for found in listed:
-        if isinstance(found, Source) and found.key in first:
-            yield Clash(found.key, (source_path(first[found.key], roots), source_path(found, roots)))
+    for outcome in listed:
+        if isinstance(outcome, Source) and outcome.key in first:
+            yield KeyConflict(outcome.key, (source_path(first[outcome.key], roots), source_path(outcome, roots)))
             continue
-        if isinstance(found, Source):
-            first[found.key] = found
-        yield found
+        if isinstance(outcome, Source):
+            first[outcome.key] = outcome
+        yield outcome
 
 
-def _key_of(found: Outcome) -> str:
-    return found.example.source.key if isinstance(found, Reference) else found.key
+def _key_of(outcome: Outcome) -> str:
+    return outcome.example.source.key if isinstance(outcome, Reference) else outcome.key

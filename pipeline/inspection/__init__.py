@@ -1,1 +1,1 @@
-"""One sequence of a dataset: `sequence` in words, `image` as a picture."""
+"""One sequence of a dataset: `sequence` in words, `image` as an image file."""

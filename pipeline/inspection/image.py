@@ -1,4 +1,4 @@
-"""Lays out the picture that `inspect --image` writes: a strip of the sequence, then every segment."""
+"""Lays out the image that `inspect --image` writes: a strip of the sequence, then every segment."""
 
 import colorsys
 from typing import Any, NamedTuple
@@ -19,23 +19,23 @@ LEAST_CELL_PX = 240
 _INK, _SOFT, _PAPER, _HATCH = (28, 32, 36), (96, 100, 108), (255, 255, 255), (190, 194, 200)
 
 
-class Picture(NamedTuple):
+class SegmentImage(NamedTuple):
     """One segment: frames (T, H, W, C) uint8 with C of 1 or 3, and lines of text below it."""
 
     frames: np.ndarray
     captions: tuple[str, ...]
 
 
-def compose(title: str, pictures: list[Picture], lengths: list[int], sequence_length: int) -> Image.Image:
-    """Returns the whole picture.
+def compose(title: str, images: list[SegmentImage], lengths: list[int], sequence_length: int) -> Image.Image:
+    """Returns the whole image.
 
     Args:
         title: its first line.
-        pictures: the segments, in order.
+        images: the segments, in order.
         lengths: tokens of each.
         sequence_length: tokens of the sequence, padding included.
     """
-    cells = [_cell(number, picture) for number, picture in enumerate(pictures, start=1)]
+    cells = [_cell(number, shown) for number, shown in enumerate(images, start=1)]
     places, bottom = _flow([cell.size for cell in cells], MARGIN_PX + LINE_PX + STRIP_PX + 3 * GAP_PX)
     image = Image.new("RGB", (WIDTH_PX, bottom + MARGIN_PX), _PAPER)
     pen = ImageDraw.Draw(image)
@@ -70,10 +70,10 @@ def _draw_strip(pen: ImageDraw.ImageDraw, corner: tuple[int, int], lengths: list
     pen.rectangle((left, top, left + width, bottom), outline=_SOFT)
 
 
-def _cell(number: int, picture: Picture) -> Image.Image:
+def _cell(number: int, shown: SegmentImage) -> Image.Image:
     """Returns one segment with its number, its frames and its captions."""
     most = WIDTH_PX - 2 * MARGIN_PX
-    frames = [_image(frame) for frame in picture.frames]
+    frames = [_image(frame) for frame in shown.frames]
     if frames[0].width > most:
         size = most, max(1, frames[0].height * most // frames[0].width)
         frames = [frame.resize(size, Image.Resampling.LANCZOS) for frame in frames]
@@ -82,12 +82,12 @@ def _cell(number: int, picture: Picture) -> Image.Image:
     rows = -(-len(frames) // columns)
     height = rows * (frames[0].height + 2)
     width = min(most, max(columns * step, LEAST_CELL_PX))
-    image = Image.new("RGB", (width, 4 + height + LINE_PX * len(picture.captions) + 6), _PAPER)
+    image = Image.new("RGB", (width, 4 + height + LINE_PX * len(shown.captions) + 6), _PAPER)
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, 0, min(width, columns * step) - 3, 2), fill=colour(number))
     for place, frame in enumerate(frames):
         image.paste(frame, (place % columns * step, 4 + place // columns * (frame.height + 2)))
-    for line, caption in enumerate(picture.captions):
+    for line, caption in enumerate(shown.captions):
         text = f"{number}  {caption}" if line == 0 else caption
         _text(pen, (0, 4 + height + 2 + line * LINE_PX), text, width, _SOFT if line else _INK)
     return image

@@ -1,4 +1,4 @@
-"""One sequence of a packed set: its record in words, and its segments put back together as pictures.
+"""One sequence of a dataset: its record in words, and its segments put back together as images.
 
 Reads the shard that holds it and nothing else.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from patchpack.pipeline.inspection.image import Picture, compose
+from patchpack.pipeline.inspection.image import SegmentImage, compose
 from patchpack.pipeline.media.patchify import unpatchify
 from patchpack.pipeline.report.text import WIDTH, fitted, fraction
 from patchpack.pipeline.storage.files import join
@@ -33,18 +33,18 @@ class _Sequence(NamedTuple):
     row: dict[str, Any]
 
 
-def check_picture_name(path: str) -> None:
-    """Checks that Pillow knows how to write a picture of this name.
+def check_image_name(path: str) -> None:
+    """Checks that Pillow knows how to write an image of this name.
 
     Raises:
         ValueError: it does not, or the path is that of a folder.
     """
     suffix = os.path.splitext(path)[1].lower()
     if os.path.isdir(path):
-        raise ValueError(f"--image {path}: a folder; the picture is one file; name a file in it, such as sequence.png")
+        raise ValueError(f"--image {path}: a folder; the image is one file; name a file in it, such as sequence.png")
     if Image.registered_extensions().get(suffix) not in Image.SAVE:
         raise ValueError(
-            f"--image {path}: no picture format of this suffix; the suffix says which to write; use .png, .jpg or .webp"
+            f"--image {path}: no image format of this suffix; the suffix says which to write; use .png, .jpg or .webp"
         )
 
 
@@ -52,36 +52,36 @@ def describe(folder: str, number: int) -> dict[str, Any]:
     """Returns everything that is stored about a sequence but its tokens, as JSON values.
 
     Args:
-        folder: of the set.
+        folder: of the dataset.
         number: in the order of the shard table, from 0.
 
     Raises:
         ValueError: there is no such sequence.
-        FormatError: the set or the shard is broken.
+        FormatError: the dataset or the shard is broken.
     """
-    found = _read(folder, number)
-    row, shard = found.row, found.shard
+    located = _read(folder, number)
+    row, shard = located.row, located.shard
     digest = sequence_digest(*(row[name] for name in _ARRAYS))
     try:
-        check_sequence(row, found.layout, f"{join(folder, shard['path'])} row {found.place}")
+        check_sequence(row, located.layout, f"{join(folder, shard['path'])} row {located.place}")
         problem = None
     except FormatError as error:
         problem = str(error)
     counts = ("num_tokens", "num_segments", "max_segment_tokens", "attention_cost")
     return {
         "sequence": number,
-        "num_sequences": found.num_sequences,
+        "num_sequences": located.num_sequences,
         "shard": shard["path"],
-        "row": found.place,
+        "row": located.place,
         **{name: shard[name] for name in ("group", "view", "layout")},
-        "sequence_length": found.layout.sequence_length,
-        "max_segments": found.layout.max_segments,
+        "sequence_length": located.layout.sequence_length,
+        "max_segments": located.layout.max_segments,
         **{name: row[name] for name in counts},
-        "fill": row["num_tokens"] / found.layout.sequence_length,
+        "fill": row["num_tokens"] / located.layout.sequence_length,
         "digest": f"{row['digest']:016x}",
         "digest_ok": digest == row["digest"],
         "problem": problem,
-        "segments": [_named(segment, found.manifest.classes) for segment in row["segments"]],
+        "segments": [_named(segment, located.manifest.classes) for segment in row["segments"]],
     }
 
 
@@ -105,29 +105,29 @@ def print_description(description: dict[str, Any], out: TextIO) -> None:
 
 
 def draw(folder: str, number: int) -> Image.Image:
-    """Returns a picture of a sequence: how it is filled, and every segment put back together, clips as filmstrips.
+    """Returns an image of a sequence: how it is filled, and every segment put back together, clips as filmstrips.
 
     Raises:
         ValueError: there is no such sequence.
-        FormatError: the set or the shard is broken, or tokens were dropped, so that no picture can be whole.
+        FormatError: the dataset or the shard is broken, or tokens were dropped, so that no image can be whole.
     """
-    found = _read(folder, number)
-    where = f"{join(folder, found.shard['path'])} row {found.place}"
-    check_sequence(found.row, found.layout, where)
-    segments = found.row["segments"]
-    pictures = [
-        Picture(
-            frames=_frames(segment, found.row["tokens"], found.layout, f"{where}, segment {place}"),
+    located = _read(folder, number)
+    where = f"{join(folder, located.shard['path'])} row {located.place}"
+    check_sequence(located.row, located.layout, where)
+    segments = located.row["segments"]
+    images = [
+        SegmentImage(
+            frames=_frames(segment, located.row["tokens"], located.layout, f"{where}, segment {place}"),
             captions=(segment["source"], *_caption(segment)),
         )
         for place, segment in enumerate(segments, start=1)
     ]
-    length = found.layout.sequence_length
+    length = located.layout.sequence_length
     title = (
-        f"sequence {number}: {found.shard['path']} row {found.place}, {len(segments)} segments, "
-        f"{found.row['num_tokens']:,} of {length:,} tokens ({fraction(found.row['num_tokens'] / length)})"
+        f"sequence {number}: {located.shard['path']} row {located.place}, {len(segments)} segments, "
+        f"{located.row['num_tokens']:,} of {length:,} tokens ({fraction(located.row['num_tokens'] / length)})"
     )
-    return compose(title, pictures, [segment["num_tokens"] for segment in segments], length)
+    return compose(title, images, [segment["num_tokens"] for segment in segments], length)
 
 
 def _read(folder: str, number: int) -> _Sequence:
@@ -135,7 +135,9 @@ def _read(folder: str, number: int) -> _Sequence:
     ends = np.cumsum([shard["num_sequences"] for shard in table], dtype=np.int64)
     total = int(ends[-1]) if table else 0
     if not 0 <= number < total:
-        rule = f"0 to {total - 1}; choose one of them" if total else "so there is nothing to show; build a set first"
+        rule = (
+            f"0 to {total - 1}; choose one of them" if total else "so there is nothing to show; build a dataset first"
+        )
         raise ValueError(f"sequence {number}: out of range; {folder} has {total:,} sequences, {rule}")
     index = int(np.searchsorted(ends, number, side="right"))
     shard = table[index]
@@ -165,7 +167,7 @@ def _frames(segment: dict[str, Any], tokens_LP: np.ndarray, layout: Layout, wher
     if segment["num_tokens"] != volume:
         raise FormatError(
             f"{where} ({segment['source']}): {segment['num_tokens']} of {volume} tokens were kept; "
-            "a picture needs all of them; inspect it without --image"
+            "an image needs all of them; inspect it without --image"
         )
     tokens_NP = tokens_LP[segment["start"] : segment["start"] + volume]
     frames = unpatchify(tokens_NP, grid, layout.tubelet, layout.channels, grid[0] * layout.tubelet[0])
@@ -190,13 +192,13 @@ def _caption(segment: dict[str, Any]) -> list[str]:
 
 def _details(segment: dict[str, Any]) -> list[str]:
     source = f"{segment['source_height']}x{segment['source_width']}"
-    wanted = f"{segment['wanted_height']}x{segment['wanted_width']}"
+    target = f"{segment['target_height']}x{segment['target_width']}"
     grid = f"{segment['grid_t']}x{segment['grid_h']}x{segment['grid_w']}"
     lines = [
         f"example {segment['example_id']} view {segment['view']}",
         f"tokens {segment['start']:,} to {segment['start'] + segment['num_tokens'] - 1:,} "
         f"({segment['num_tokens']:,}), grid {grid}, kept {fraction(segment['kept_fraction'])}",
-        f"{source} px, wanted {wanted}, is {segment['height']}x{segment['width']}",
+        f"{source} px, target {target}, is {segment['height']}x{segment['width']}",
     ]
     times = segment["timestamps_s"]
     if times:

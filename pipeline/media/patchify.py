@@ -1,4 +1,4 @@
-"""Stage 7: frames to tokens and back: a reshape and one copy, no arithmetic on pixels.
+"""Frames to tokens and back: a reshape and one copy, no arithmetic on pixels.
 
 Tokens stand in (t, y, x) raster order; inside a token the order is (frame, row, column, channel).
 """
@@ -9,7 +9,7 @@ from patchpack.schemas.geometry import Grid, grid_of
 
 
 def patchify(frames_THWC: np.ndarray, tubelet: Grid, out_NP: np.ndarray | None = None) -> np.ndarray:
-    """Returns the tokens of a picture or clip, (N, P) in the frames' dtype.
+    """Returns the tokens of an image or clip, (N, P) in the frames' dtype.
 
     The last frame is repeated until the frames fill whole tubelets; so an image under a tubelet of several
     frames stands still.

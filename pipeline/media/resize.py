@@ -1,7 +1,7 @@
 """Antialiased bicubic resize of uint8 pixels, by Pillow or by torch.
 
 Both are Pillow's filter (a = -0.5, widened by the ratio; rows first, uint8 between the passes); torch's kernel has AVX
-code and takes about a quarter of the time. They differ by one level in some 0.3 % of the samples. A picture may be
+code and takes about a quarter of the time. They differ by one level in some 0.3 % of the samples. An image may be
 handed over in strips of rows: then neither backend holds a second copy of it, and the result is the same to the bit.
 """
 
@@ -18,7 +18,7 @@ from PIL import Image
 class Pixels(NamedTuple):
     """Decoded pixels, (H, W, C) uint8, and what they show: `extent` (height, width) of them, fractions included.
 
-    A JPEG of 1001 rows decoded at 1/2 has 501 rows, which show 500.5: resizing all 501 would stretch the picture.
+    A JPEG of 1001 rows decoded at 1/2 has 501 rows, which show 500.5: resizing all 501 would stretch the image.
     `mode` is L, RGB or CMYK; RGB may have a fourth channel, which means nothing and is left out of results.
     """
 
@@ -50,7 +50,7 @@ def resolved(backend: str) -> str:
 
 
 def load(backend: str) -> None:
-    """Loads what a backend needs, where the first picture is not to wait for it."""
+    """Loads what a backend needs, where the first image is not to wait for it."""
     if backend == "fast":
         _torch()
 
@@ -70,7 +70,7 @@ def resize(pixels: Pixels, height: int, width: int, backend: str) -> np.ndarray:
 def resize_strips(
     strips: Iterable[np.ndarray], mode: str, size: tuple[int, int], height: int, width: int, backend: str
 ) -> np.ndarray:
-    """Returns what `resize` makes of a picture of a (height, width) that comes in strips of rows, (n, W, C) uint8."""
+    """Returns what `resize` makes of an image of a (height, width) that comes in strips of rows, (n, W, C) uint8."""
     # rows are the first pass of both backends, so cutting them apart changes nothing
     narrow = [
         resize(Pixels(strip, (len(strip), size[1]), mode), len(strip), width, backend) if width != size[1] else strip
@@ -85,19 +85,19 @@ def _by_pillow(pixels: Pixels, height: int, width: int) -> np.ndarray:
     if pixels.mode == "RGB" and channels == 4:
         # as Pillow keeps RGB itself: taken over without a copy, which would be a tenth of the whole path
         bytes_ = pa.Array.from_buffers(pa.uint8(), pixels.pixels_HWC.size, [None, pa.py_buffer(pixels.pixels_HWC)])
-        picture = Image.fromarrow(pa.FixedSizeListArray.from_arrays(bytes_, 4), "RGB", size)
+        image = Image.fromarrow(pa.FixedSizeListArray.from_arrays(bytes_, 4), "RGB", size)
     else:
-        picture = Image.frombuffer(pixels.mode, size, pixels.pixels_HWC, "raw", pixels.mode, 0, 1)
+        image = Image.frombuffer(pixels.mode, size, pixels.pixels_HWC, "raw", pixels.mode, 0, 1)
     extent = pixels.extent
-    small = picture.resize((width, height), Image.Resampling.BICUBIC, box=(0, 0, extent[1], extent[0]))
+    small = image.resize((width, height), Image.Resampling.BICUBIC, box=(0, 0, extent[1], extent[0]))
     return np.asarray(small).reshape(height, width, -1)
 
 
 def _by_torch(pixels: Pixels, height: int, width: int) -> np.ndarray:
     torch, extent = _torch(), pixels.extent
-    # the batch's dimension first, else torch does not see that channels are last, and makes planes of the result
+    # the batch's dimension first, otherwise torch does not see that channels are last, and makes planes of the result
     pixels_NCHW = torch.from_numpy(pixels.pixels_HWC)[None].permute(0, 3, 1, 2)
-    # not nn.functional.interpolate: only the operator takes the size and the true ratio. On one picture it runs on
+    # not nn.functional.interpolate: only the operator takes the size and the true ratio. On one image it runs on
     # one thread, whatever torch is set to
     small_NCHW = torch.ops.aten._upsample_bicubic2d_aa(
         pixels_NCHW, [height, width], False, height / extent[0], width / extent[1]

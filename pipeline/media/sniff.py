@@ -12,7 +12,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
 
-# what is often found under the names of pictures and videos; only told in the reject, so a short list
+# what is often found under the names of images and videos; only for the reject's words, so a short list
 _STRANGERS = (
     (b"<!doctype html", "an HTML page"),
     (b"<html", "an HTML page"),
@@ -25,7 +25,7 @@ _STRANGERS = (
     (b"pk\3\4", "a ZIP archive"),
     (b"8bps", "a Photoshop file"),
     (b"\0\0\1\0", "an icon"),
-    (b"\0\0\0\x0cjp  ", "a JPEG 2000 picture"),
+    (b"\0\0\0\x0cjp  ", "a JPEG 2000 image"),
     (b"#extm3u", "a playlist"),
     (b"id3", "an MP3 file"),
 )
@@ -41,14 +41,14 @@ def kind_of(head: bytes) -> str:
 
 
 def described(head: bytes) -> str:
-    """Returns what a file of unknown kind is, in words, as far as its beginning tells."""
+    """Returns what a file of unknown kind is, in words, as far as its beginning shows."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     words = [word for signature, word in _STRANGERS if start.startswith(signature) or head.startswith(signature)]
     return f"{words[0]}, by its first bytes" if words else f"begins with {head[:12]!r}"
 
 
 def is_heif(head: bytes) -> bool:
-    """Returns whether the first SNIFF_BYTES of a file are those of a HEIF picture that is no AVIF."""
+    """Returns whether the first SNIFF_BYTES of a file are those of a HEIF image that is no AVIF."""
     if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
         return False
     # mif1 and msf1 are generic: both name them, and AVIF then stands among the compatible brands

@@ -23,7 +23,7 @@ MAX_ROUNDED_CAPACITY = 2**17
 
 
 def closed_form_bound(histogram: Histogram) -> Certificate:
-    """Returns the best of the sum, L2 and segments, the simplest of equals; 0 for no examples, else at least 1."""
+    """Returns the best of the sum, L2 and segments, the simplest of equals; 0 for no examples, otherwise at least 1."""
     return max(_closed_forms(histogram), key=lambda certificate: certificate.bound)
 
 
@@ -49,14 +49,14 @@ def threshold_bound(histogram: Histogram) -> Certificate:
     total_before = np.concatenate(([0], np.cumsum(counts_K * values_K)))
     lone_from = np.searchsorted(values_K, capacity - values_K[:num_halves], side="right")
     shared = total_before[lone_from] - total_before[:num_halves]
-    worth = shared + capacity * (num_before[-1] - num_before[lone_from])
-    threshold = int(values_K[np.argmax(worth)]) if num_halves else 0
+    value = shared + capacity * (num_before[-1] - num_before[lone_from])
+    threshold = int(values_K[np.argmax(value)]) if num_halves else 0
     duals_K = np.where(values_K > capacity - threshold, capacity, np.where(values_K >= threshold, values_K, 0))
     return _certificate(histogram, duals_K, capacity)
 
 
 def rounded_bound(histogram: Histogram) -> Certificate:
-    """Returns the best bound over all roundings of the lengths, at most `MAX_ROUNDED` values of them; else the sum.
+    """Returns the best bound over all roundings of the lengths, at most `MAX_ROUNDED` values of them; otherwise the sum.
 
     With step `s`, lengths below half the capacity are rounded down to multiples of s, those above it up to what
     is left of the capacity when the rest is rounded down.
@@ -68,24 +68,24 @@ def rounded_bound(histogram: Histogram) -> Certificate:
     steps = np.arange(1, most + 1) * (capacity // 2) // most
     best_step, best_bound = 1, -1
     for steps_J in np.array_split(steps, 1 + len(steps) * len(values_K) // 2**20):
-        worth_JK, scale_J = rounded_worth(values_K, capacity, steps_J[:, None])
-        # Each worth is at most its scale, twice the capacity: the total stays inside int64 up to 2**31 examples.
-        bounds_J = -(-(worth_JK @ counts_K) // scale_J)
+        value_JK, scale_J = rounded_duals(values_K, capacity, steps_J[:, None])
+        # Each dual value is at most its scale, twice the capacity: the total stays inside int64 up to 2**31 examples.
+        bounds_J = -(-(value_JK @ counts_K) // scale_J)
         if int(bounds_J.max()) > best_bound:
             best_step, best_bound = int(steps_J[np.argmax(bounds_J)]), int(bounds_J.max())
-    worth_JK, scale_J = rounded_worth(values_K, capacity, np.array([[best_step]]))
-    return _certificate(histogram, worth_JK[0], int(scale_J[0]))
+    value_JK, scale_J = rounded_duals(values_K, capacity, np.array([[best_step]]))
+    return _certificate(histogram, value_JK[0], int(scale_J[0]))
 
 
-def rounded_worth(
+def rounded_duals(
     values_K: npt.NDArray[np.int64], capacity: int, steps_J1: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Returns the rounded worth of each length for each step, (J, K) int64, and what a bin is worth, (J,) int64."""
+    """Returns the rounded dual value of each length for each step, (J, K) int64, and the most a bin can have, (J,) int64."""
     whole_J1 = capacity // steps_J1
     below = 2 * (values_K // steps_J1)
     above = 2 * (whole_J1 - (capacity - values_K) // steps_J1)
-    worth_JK = np.where(2 * values_K < capacity, below, np.where(2 * values_K > capacity, above, whole_J1))
-    return worth_JK, 2 * whole_J1[:, 0]
+    value_JK = np.where(2 * values_K < capacity, below, np.where(2 * values_K > capacity, above, whole_J1))
+    return value_JK, 2 * whole_J1[:, 0]
 
 
 def _certificate(histogram: Histogram, duals_K: npt.NDArray[np.int64], scale: int, slot_dual: int = 0) -> Certificate:

@@ -1,12 +1,12 @@
 """The proof of a bound, and its judge: integers only, trusting neither solver nor packer.
 
-A certificate gives every length an integer worth u >= 0 such that no bin that respects the limits is worth more than
-`scale`. Then each bin pays for at most `scale` of the examples' total worth, and no packing has fewer than ceil(total /
+A certificate gives every length an integer dual value u >= 0 such that no bin that respects the limits has more of it than
+`scale`. Then each bin pays for at most `scale` of the examples' total dual value, and no packing has fewer than ceil(total /
 scale) bins: weak duality for Gilmore and Gomory's linear programme ("A linear programming approach to the cutting-stock
-problem", Operations Research 9, 1961). Every bound of this package is such a worth: the sum of lengths (u = length),
+problem", Operations Research 9, 1961). Every bound of this package is such a proof: the sum of lengths (u = length),
 the segments (u = 1), Martello and Toth's L2 and other dual feasible functions, and the linear programme itself.
 
-What no bin is worth more than is an exact question, asked in the order of cost: one pass over the distinct lengths
+What no bin has more of than the scale is an exact question, asked in the order of cost: one pass over the distinct lengths
 (`_threshold_proves`: enough for all bounds in closed form, whatever the capacity), a knapsack over the capacity, a
 knapsack over capacity and examples. A knapsack costs capacity * log2(copies) for every distinct length, in numpy:
 milliseconds at capacity 1,024; 0.2 s for 3,700 lengths at 16,384. It knows how many examples of each length there are.
@@ -30,12 +30,12 @@ MAX_SCALE = 2**61
 
 
 def bound_of(counts_K: npt.NDArray[np.int64], duals_K: npt.NDArray[np.int64], scale: int) -> int:
-    """Returns ceil(total worth / scale)."""
-    return -(-worth_of(counts_K, duals_K) // scale)
+    """Returns ceil(total dual value / scale)."""
+    return -(-total_dual(counts_K, duals_K) // scale)
 
 
-def worth_of(counts_K: npt.NDArray[np.int64], duals_K: npt.NDArray[np.int64]) -> int:
-    """Returns what all examples are worth, in Python's integers: a sum of products may leave int64."""
+def total_dual(counts_K: npt.NDArray[np.int64], duals_K: npt.NDArray[np.int64]) -> int:
+    """Returns the dual value of all examples, in Python's integers: a sum of products may leave int64."""
     return sum(count * dual for count, dual in zip(counts_K.tolist(), duals_K.tolist(), strict=True))
 
 
@@ -55,16 +55,18 @@ def check_certificate(
     """
     instance = read_instance(lengths, capacity, max_segments)
     claimed = certificate.bound
-    found = certificate.certificate if isinstance(certificate, Packing) else certificate
-    if found is None:
+    candidate = certificate.certificate if isinstance(certificate, Packing) else certificate
+    if candidate is None:
         raise ValueError("certificate: none; the bound is not proven; take a packing that `pack` returned")
-    counts_K = _read_certificate(instance, found)
-    proven = bound_of(counts_K, found.duals, found.scale)
+    counts_K = _read_certificate(instance, candidate)
+    proven = bound_of(counts_K, candidate.duals, candidate.scale)
     if not claimed <= proven:
         raise ValueError(f"bound: {claimed}; its certificate proves {proven}; do not use this bound")
-    limit = int(instance.capacity[found.resource])
-    if not _every_bin_is_within_scale(found, counts_K, limit, instance.max_segments):
-        raise ValueError(f"certificate: a bin may be worth more than {found.scale}; it proves no bound; do not use it")
+    limit = int(instance.capacity[candidate.resource])
+    if not _every_bin_is_within_scale(candidate, counts_K, limit, instance.max_segments):
+        raise ValueError(
+            f"certificate: a bin may have a dual value over {candidate.scale}; it proves no bound; do not use it"
+        )
 
 
 def _read_certificate(instance: Instance, certificate: Certificate) -> npt.NDArray[np.int64]:
@@ -93,22 +95,22 @@ def _read_certificate(instance: Instance, certificate: Certificate) -> npt.NDArr
 def _every_bin_is_within_scale(
     certificate: Certificate, counts_K: npt.NDArray[np.int64], capacity: int, max_segments: int
 ) -> bool:
-    """Returns whether no bin within the limits is worth more than the scale."""
+    """Returns whether no bin within the limits has a dual value over the scale."""
     usable = (certificate.duals > 0) & (certificate.values <= capacity)  # the rest adds nothing to any bin
     values_K, duals_K, counts_K = certificate.values[usable], certificate.duals[usable], counts_K[usable]
     if not len(values_K):
         return True
     beside_slots_K = np.maximum(duals_K - min(certificate.slot_dual, MAX_SCALE), 0)
     left = certificate.scale - certificate.slot_dual * max_segments
-    for worth_K, scale in ((beside_slots_K, left), (duals_K, certificate.scale)):
-        if scale >= 0 and _threshold_proves(values_K, worth_K, scale, capacity):
+    for dual_K, scale in ((beside_slots_K, left), (duals_K, certificate.scale)):
+        if scale >= 0 and _threshold_proves(values_K, dual_K, scale, capacity):
             return True
     smallest = int(values_K[0])
     segments_bind = max_segments < capacity // smallest
     proofs = [(beside_slots_K, left)] if certificate.slot_dual else []
     proofs += [] if segments_bind and certificate.slot_dual else [(duals_K, certificate.scale)]
-    for worth_K, scale in proofs:
-        if scale >= 0 and _knapsack_proves(values_K, worth_K, counts_K, scale, capacity, None):
+    for dual_K, scale in proofs:
+        if scale >= 0 and _knapsack_proves(values_K, dual_K, counts_K, scale, capacity, None):
             return True
     return segments_bind and _knapsack_proves(
         values_K, duals_K, counts_K, certificate.scale, capacity, min(max_segments, capacity // smallest)
@@ -116,27 +118,27 @@ def _every_bin_is_within_scale(
 
 
 def _threshold_proves(
-    values_K: npt.NDArray[np.int64], worth_K: npt.NDArray[np.int64], scale: int, capacity: int
+    values_K: npt.NDArray[np.int64], dual_K: npt.NDArray[np.int64], scale: int, capacity: int
 ) -> bool:
-    """Returns whether one pass shows that no bin is worth more than the scale.
+    """Returns whether one pass shows that no bin has a dual value over the scale.
 
-    Let `least` be the smallest length of any worth. A length above `capacity - least` shares its bin with nothing
-    of worth: its own must be within the scale. Where all others are worth at most `scale * length / capacity`, so
+    Let `least` be the smallest length of any dual value. A length above `capacity - least` shares its bin with nothing
+    of dual value: its own must be within the scale. Where all others have at most `scale * length / capacity`, so
     are bins full of them.
     """
-    if (worth_K > scale).any():
+    if (dual_K > scale).any():
         return False
-    values_K, worth_K = values_K[worth_K > 0], worth_K[worth_K > 0]
+    values_K, dual_K = values_K[dual_K > 0], dual_K[dual_K > 0]
     if not len(values_K):
         return True
     shared = values_K <= capacity - int(values_K[0])
-    pairs = zip(values_K[shared].tolist(), worth_K[shared].tolist(), strict=True)
-    return all(worth * capacity <= scale * value for value, worth in pairs)
+    pairs = zip(values_K[shared].tolist(), dual_K[shared].tolist(), strict=True)
+    return all(dual * capacity <= scale * value for value, dual in pairs)
 
 
 def _knapsack_proves(
     values_K: npt.NDArray[np.int64],
-    worth_K: npt.NDArray[np.int64],
+    dual_K: npt.NDArray[np.int64],
     counts_K: npt.NDArray[np.int64],
     scale: int,
     capacity: int,
@@ -144,12 +146,12 @@ def _knapsack_proves(
 ) -> bool:
     """Returns whether the most valuable bin is within the scale; stops at the first that is not.
 
-    best[s, c] is the most that s examples of c tokens in all can be worth, or that c tokens can where segments do
+    best[s, c] is the most that s examples of c tokens in all can have, or that c tokens can where segments do
     not count. Copies are taken in powers of two (Martello and Toth, "Knapsack Problems", 1990, section 3.2), so that
     a length costs log2(copies) passes over the table.
     """
     most = capacity if max_segments is None else max_segments
-    parcels = list(_parcels(values_K, worth_K, counts_K, capacity, most))
+    parcels = list(_parcels(values_K, dual_K, counts_K, capacity, most))
     shape = (1 if max_segments is None else max_segments + 1, capacity + 1)
     if shape[0] * shape[1] > MAX_CELLS or shape[0] * shape[1] * len(parcels) > MAX_WORK:
         raise ValueError(
@@ -157,11 +159,11 @@ def _knapsack_proves(
             f" or {MAX_WORK} steps; it cannot be checked here"
         )
     best = np.zeros(shape, dtype=np.int64)
-    for size, worth, copies in parcels:
-        if worth > scale:  # alone it fits a bin; and the sum below cannot leave int64
+    for size, dual, copies in parcels:
+        if dual > scale:  # alone it fits a bin; and the sum below cannot leave int64
             return False
         slots = 0 if max_segments is None else copies
-        with_it = best[: shape[0] - slots, : capacity + 1 - size] + worth
+        with_it = best[: shape[0] - slots, : capacity + 1 - size] + dual
         np.maximum(best[slots:, size:], with_it, out=best[slots:, size:])
         if int(best[-1, -1]) > scale:
             return False
@@ -170,17 +172,17 @@ def _knapsack_proves(
 
 def _parcels(
     values_K: npt.NDArray[np.int64],
-    worth_K: npt.NDArray[np.int64],
+    dual_K: npt.NDArray[np.int64],
     counts_K: npt.NDArray[np.int64],
     capacity: int,
     most: int,
 ) -> Iterator[tuple[int, int, int]]:
-    """Yields (size, worth, copies): 1, 2, 4, ... copies of each length and the rest, any number of which can be made."""
-    for value, worth, count in zip(values_K.tolist(), worth_K.tolist(), counts_K.tolist(), strict=True):
-        left = min(count, capacity // value, most) if worth else 0
+    """Yields (size, dual, copies): 1, 2, 4, ... copies of each length and the rest, any number of which can be made."""
+    for value, dual, count in zip(values_K.tolist(), dual_K.tolist(), counts_K.tolist(), strict=True):
+        left = min(count, capacity // value, most) if dual else 0
         copies = 1
         while left > 0:
             copies = min(copies, left)
-            yield copies * value, copies * worth, copies
+            yield copies * value, copies * dual, copies
             left -= copies
             copies *= 2

@@ -83,23 +83,23 @@ class _Groups:
         leaves = self.closed + [group for groups in self.groups.values() for group in groups]
         node_M, repeats_M = np.array(leaves, dtype=np.int64).reshape(-1, 2).T
         parent, kind, copies = np.array(self.nodes, dtype=np.int64).reshape(-1, 3).T
-        kinds, pattern = [], []
+        length_classes, pattern = [], []
         at_M, of_M = node_M, np.arange(len(leaves))
         while len(at_M):
-            kinds.append(np.repeat(kind[at_M], copies[at_M]))
+            length_classes.append(np.repeat(kind[at_M], copies[at_M]))
             pattern.append(np.repeat(of_M, copies[at_M]))
             up_M = parent[at_M]
             at_M, of_M = up_M[up_M >= 0], of_M[up_M >= 0]
         empty = np.zeros(0, dtype=np.int64)
-        return Patterns(np.concatenate([empty, *kinds]), np.concatenate([empty, *pattern]), repeats_M.copy())
+        return Patterns(np.concatenate([empty, *length_classes]), np.concatenate([empty, *pattern]), repeats_M.copy())
 
 
 def best_fit(histogram: Histogram) -> Patterns:
     """Returns best-fit decreasing's packing."""
     groups = _Groups(histogram)
-    kinds = range(len(histogram.values) - 1, -1, -1)
+    length_classes = range(len(histogram.values) - 1, -1, -1)
     for kind, length, count in zip(
-        kinds, histogram.values[::-1].tolist(), histogram.counts[::-1].tolist(), strict=True
+        length_classes, histogram.values[::-1].tolist(), histogram.counts[::-1].tolist(), strict=True
     ):
         groups.place(kind, length, count)
     return groups.patterns()
@@ -113,29 +113,29 @@ def fold(histogram: Histogram, num_bins: int) -> Patterns | None:
     Kellerer and Kotov, "The k-partitioning problem", Mathematical Methods of Operations Research 47, 1998). What does
     not fit where it falls waits for the next round. At most `2 * max_segments + 32` rounds, each a stable sort of the loads.
     """
-    kinds_N = np.repeat(np.arange(len(histogram.values))[::-1], histogram.counts[::-1])
-    if not num_bins <= len(kinds_N) <= num_bins * histogram.max_segments:
+    classes_N = np.repeat(np.arange(len(histogram.values))[::-1], histogram.counts[::-1])
+    if not num_bins <= len(classes_N) <= num_bins * histogram.max_segments:
         return None
     loads_B, segments_B = np.zeros((2, num_bins), dtype=np.int64)
-    waiting = kinds_N[:0]
-    done, placed_kinds, placed_bins = 0, [], []
+    waiting = classes_N[:0]
+    done, placed_classes, placed_bins = 0, [], []
     for _ in range(2 * histogram.max_segments + 32):
         open_bins = np.flatnonzero(segments_B < histogram.max_segments)
         lightest = open_bins[np.argsort(loads_B[open_bins], kind="stable")]
-        fresh = kinds_N[done : done + max(0, len(lightest) - len(waiting))]
+        fresh = classes_N[done : done + max(0, len(lightest) - len(waiting))]
         done += len(fresh)
         batch = np.concatenate([waiting, fresh])
         lightest = lightest[: len(batch)]
         fits = loads_B[lightest] + histogram.values[batch[: len(lightest)]] <= histogram.capacity
         chosen = lightest[fits]
-        placed_kinds.append(batch[: len(lightest)][fits])
+        placed_classes.append(batch[: len(lightest)][fits])
         placed_bins.append(chosen)
-        loads_B[chosen] += histogram.values[placed_kinds[-1]]
+        loads_B[chosen] += histogram.values[placed_classes[-1]]
         segments_B[chosen] += 1
         waiting = np.concatenate([batch[: len(lightest)][~fits], batch[len(lightest) :]])
-        if not len(waiting) and done == len(kinds_N):
+        if not len(waiting) and done == len(classes_N):
             return Patterns(
-                np.concatenate(placed_kinds), np.concatenate(placed_bins), np.ones(num_bins, dtype=np.int64)
+                np.concatenate(placed_classes), np.concatenate(placed_bins), np.ones(num_bins, dtype=np.int64)
             )
         if not len(chosen):
             return None

@@ -1,6 +1,6 @@
 """Who is asked, and when to stop: the one way into the packers.
 
-From cheap to dear, on the histogram of lengths: bounds in closed form; best-fit decreasing; a fold where max_segments
+From cheap to costly, on the histogram of lengths: bounds in closed form; best-fit decreasing; a fold where max_segments
 binds; exact fill, what it leaves closed by column generation; and column generation on the whole (`columns`, imported
 only then: ortools takes longer to import than most groups take to pack). The first that meets the bound ends it; the
 answer is always the best packing so far with the best bound proven so far. Several resources: best-fit in several
@@ -111,7 +111,7 @@ def bound_of_histogram(
 
 
 def solve(histogram: Histogram, *, seed: int, effort: float, fast: bool = False) -> tuple[Patterns, Certificate]:
-    """Returns the best packing of a histogram and the best bound; where they meet, nothing dearer is asked."""
+    """Returns the best packing of a histogram and the best bound; where they meet, nothing costlier is asked."""
     best, proven = best_fit(histogram), closed_form_bound(histogram)
     if fast or best.num_bins == proven.bound:
         return best, proven
@@ -143,7 +143,7 @@ def _folded(histogram: Histogram, best: Patterns, bound: int) -> Patterns | None
 def _closed(histogram: Histogram, filled: Filled, bound: int, seed: int, effort: float) -> Patterns | None:
     """Returns a packing that meets the bound: the filled bins, and column generation's for the rest, or None.
 
-    What is left may be a bad mixture; then some filled bins are opened again, more and more of them.
+    What is left may be a bad mixture; then some filled bins are destroyed and repaired, more and more of them.
     """
     opened = 0
     for _ in range(CLOSINGS):
@@ -158,7 +158,7 @@ def _closed(histogram: Histogram, filled: Filled, bound: int, seed: int, effort:
         if best.num_bins > most >= proven.bound:
             best, proven = _improved(left, best, proven, seed, effort / 10, None, most)
         if best.num_bins <= most:
-            return filled.patterns.joined(Patterns(rest[best.kinds], best.pattern, best.repeats))
+            return filled.patterns.joined(Patterns(rest[best.length_classes], best.pattern, best.repeats))
         opened = max(LEAST_OPENED, 2 * opened, most // 2)
         filled = filled.opened(opened, seed)
     return None

@@ -13,16 +13,16 @@ from patchpack.pipeline.packing.instance import Capacity, Instance, Lengths, rea
 
 @dataclass(frozen=True, eq=False)  # a generated == would ask an array for one truth value
 class Certificate:
-    """A worth for each length, and the bound that follows from it.
+    """A dual value for each length, and the bound that follows from it.
 
     Attributes:
         bound: the number of bins that no packing beats.
         values: (K,) int64, the lengths that occur, ascending.
-        duals: (K,) int64, the worth of one example of each, at least 0.
-        scale: what no bin is worth more than.
-        slot_dual: a part of each worth that is paid for the example's slot, whatever its length. It proves nothing
-            new but proves it faster: a bin is worth at most `slot_dual * max_segments` and what a knapsack over the
-            rest of each worth holds. 0 where max_segments does not bind.
+        duals: (K,) int64, the dual value of one example of each, at least 0.
+        scale: the most that a bin can have of them.
+        slot_dual: a part of each dual value that is paid for the example's slot, whatever its length. It proves nothing
+            new but proves it faster: a bin has at most `slot_dual * max_segments` and what a knapsack over the
+            rest of each dual value holds. 0 where max_segments does not bind.
         resource: whose lengths these are, where examples use several.
     """
 

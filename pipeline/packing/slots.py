@@ -2,7 +2,7 @@
 
 A packer that works on a histogram says which lengths a bin holds and how many such bins there are (`Patterns`). Which
 example takes which slot is free among those of one length, and is drawn here: neighbours in the input (frames of one
-film, pictures of one album) should not meet in one sequence.
+film, images of one album) should not meet in one sequence.
 
 One counting sort deals the examples: in blocks of at most 2**17, which stay in the cache, the keys (length, random
 place in the block) are sorted as integers of 32 bits, and the examples of a length take the next free slots of that
@@ -29,12 +29,12 @@ class Patterns:
     """Bins by content: M patterns, of which pattern m stands for `repeats[m]` bins.
 
     Attributes:
-        kinds: (E,) int64, one entry for each example of each pattern: which of the K lengths it has.
+        length_classes: (E,) int64, one entry for each example of each pattern: which of the K lengths it has.
         pattern: (E,) int64, the pattern that entry belongs to, 0 to M - 1.
         repeats: (M,) int64, at least 1.
     """
 
-    kinds: npt.NDArray[np.int64]
+    length_classes: npt.NDArray[np.int64]
     pattern: npt.NDArray[np.int64]
     repeats: npt.NDArray[np.int64]
 
@@ -46,7 +46,7 @@ class Patterns:
     def joined(self, others: "Patterns") -> "Patterns":
         """Returns these bins and others."""
         return Patterns(
-            np.concatenate([self.kinds, others.kinds]),
+            np.concatenate([self.length_classes, others.length_classes]),
             np.concatenate([self.pattern, others.pattern + len(self.repeats)]),
             np.concatenate([self.repeats, others.repeats]),
         )
@@ -81,41 +81,41 @@ def assign(
     bin_index = np.empty(len(lengths_N), dtype=np.int64)
     slots = _slots(patterns, seed)
     next_slot_K = np.cumsum(histogram.counts) - histogram.counts
-    num_kinds = len(histogram.values)
+    num_length_classes = len(histogram.values)
     bits = min(BLOCK_BITS, max(1, (len(lengths_N) - 1).bit_length()))
     size = 1 << bits
-    dtype = np.uint32 if num_kinds << bits <= 2**32 else np.uint64
+    dtype = np.uint32 if num_length_classes << bits <= 2**32 else np.uint64
     example_of_place = random_order(seed, 1, size)
     place_of_example = np.empty(size, dtype=dtype)
     place_of_example[example_of_place] = np.arange(size, dtype=dtype)
     within = np.arange(size, dtype=np.int32)
-    first_keys = np.arange(num_kinds, dtype=dtype) << dtype(bits)
-    for start, kinds in _kinds_by_block(lengths_N, histogram, size, bits, dtype):
-        kinds |= place_of_example[: len(kinds)]
-        kinds.sort()
-        first_K = np.searchsorted(kinds, first_keys)
-        counts_K = np.diff(first_K, append=len(kinds))
+    first_keys = np.arange(num_length_classes, dtype=dtype) << dtype(bits)
+    for start, length_classes in _length_classes_by_block(lengths_N, histogram, size, bits, dtype):
+        length_classes |= place_of_example[: len(length_classes)]
+        length_classes.sort()
+        first_K = np.searchsorted(length_classes, first_keys)
+        counts_K = np.diff(first_K, append=len(length_classes))
         slot = np.repeat((next_slot_K - first_K).astype(np.int32), counts_K)
-        slot += within[: len(kinds)]
-        kinds &= dtype(size - 1)
-        bin_index[start : start + len(kinds)][example_of_place.take(kinds)] = slots.take(slot)
+        slot += within[: len(length_classes)]
+        length_classes &= dtype(size - 1)
+        bin_index[start : start + len(length_classes)][example_of_place.take(length_classes)] = slots.take(slot)
         next_slot_K += counts_K
     return bin_index
 
 
-def _kinds_by_block(
+def _length_classes_by_block(
     lengths_N: npt.NDArray[np.integer], histogram: Histogram, size: int, bits: int, dtype: type
 ) -> Iterator[tuple[int, npt.NDArray[np.unsignedinteger]]]:
     """Yields (first example, which of the K lengths each example of the block has, shifted left by `bits`)."""
     values = histogram.values
-    kinds_K = np.arange(len(values), dtype=dtype) << dtype(bits)
+    classes_K = np.arange(len(values), dtype=dtype) << dtype(bits)
     table = None
     if len(values) and values[-1] <= min(MAX_TABLE, max(2**16, 4 * len(lengths_N))):
         table = np.zeros(int(values[-1]) + 1, dtype=dtype)
-        table[values] = kinds_K
+        table[values] = classes_K
     for start in range(0, len(lengths_N), size):
         block = lengths_N[start : start + size]
-        yield start, table.take(block) if table is not None else kinds_K[np.searchsorted(values, block)]
+        yield start, table.take(block) if table is not None else classes_K[np.searchsorted(values, block)]
 
 
 def _slots(patterns: Patterns, seed: int) -> npt.NDArray[np.int32]:
@@ -129,7 +129,7 @@ def _slots(patterns: Patterns, seed: int) -> npt.NDArray[np.int32]:
     entry = np.repeat(np.arange(len(pieces_E)), pieces_E)  # of each piece
     skipped = RUN * (np.arange(len(entry)) - np.repeat(np.cumsum(pieces_E) - pieces_E, pieces_E))
     shuffled = random_order(seed, 0, len(entry))
-    order = shuffled[np.argsort(patterns.kinds[entry[shuffled]], kind="stable")]
+    order = shuffled[np.argsort(patterns.length_classes[entry[shuffled]], kind="stable")]
     entry, skipped = entry[order], skipped[order]
     first = first_bin_M[patterns.pattern[entry]] + skipped
     taken = np.minimum(repeats_E[entry] - skipped, RUN)

@@ -47,7 +47,7 @@ class Stream:
         self._max_delay = None if max_delay is None else _read("max_delay", max_delay, 0)
         self._num_examples = 0
         self._members: dict[int, list[int]] = {}  # of each open bin, known by its first example; the oldest first
-        self._by_room: list[tuple[int, int]] = []  # (tokens left, bin), ascending
+        self._by_capacity_left: list[tuple[int, int]] = []  # (tokens left, bin), ascending
 
     @property
     def num_open(self) -> int:
@@ -68,26 +68,26 @@ class Stream:
         example = self._num_examples
         self._num_examples += 1
         closed = []
-        place = bisect.bisect_left(self._by_room, (length, 0))
-        if place < len(self._by_room):
-            room, chosen = self._by_room.pop(place)
+        place = bisect.bisect_left(self._by_capacity_left, (length, 0))
+        if place < len(self._by_capacity_left):
+            capacity_left, chosen = self._by_capacity_left.pop(place)
         else:
             if len(self._members) == self._lookback:
-                closed.append(self._members.pop(self._by_room.pop(0)[1]))
-            room, chosen = self._capacity, example
+                closed.append(self._members.pop(self._by_capacity_left.pop(0)[1]))
+            capacity_left, chosen = self._capacity, example
             self._members[chosen] = []
         self._members[chosen].append(example)
-        if room == length or len(self._members[chosen]) == self._max_segments:
+        if capacity_left == length or len(self._members[chosen]) == self._max_segments:
             closed.append(self._members.pop(chosen))
         else:
-            bisect.insort(self._by_room, (room - length, chosen))
+            bisect.insort(self._by_capacity_left, (capacity_left - length, chosen))
         return closed + self._expired(example)
 
     def close(self) -> list[list[int]]:
         """Returns the open bins, the oldest first, and leaves none; more may be pushed."""
         rest = list(self._members.values())
         self._members.clear()
-        self._by_room.clear()
+        self._by_capacity_left.clear()
         return rest
 
     def _expired(self, now: int) -> list[list[int]]:
@@ -97,7 +97,7 @@ class Stream:
             oldest = next(iter(self._members))
             if now - oldest < self._max_delay:
                 break
-            self._by_room = [entry for entry in self._by_room if entry[1] != oldest]
+            self._by_capacity_left = [entry for entry in self._by_capacity_left if entry[1] != oldest]
             closed.append(self._members.pop(oldest))
         return closed
 

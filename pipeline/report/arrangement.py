@@ -1,6 +1,6 @@
 """How examples and sequences are arranged: how evenly steps cost, and how well sequences are mixed.
 
-Fed a shard at a time, stored or only planned. The steps of a set with a balance group are its whole groups, cut as the
+Fed a shard at a time, stored or only planned. The steps of a dataset with a balance group are its whole groups, cut as the
 loader cuts them. The listing is that of one group of inputs, by key: groups are drawn by a hash of the key, so a place
 in it stands for the place among all inputs. Memory: names and lengths of one group's examples, and counts of costs in
 steps of a millionth of full attention.
@@ -18,8 +18,8 @@ from patchpack.pipeline.packing.balance.mixing import Mixing
 from patchpack.pipeline.packing.balance.swap import attention_costs
 from patchpack.pipeline.report.statistics import add_unique
 
-# what is told of a set without a balance group: how far steps of so many sequences would be apart
-USUAL_STEP = 64
+# what is reported of a dataset without a balance group: how far steps of so many sequences would be apart
+BASELINE_STEP = 64
 COST_STEPS = 1_000_000
 
 Listing = tuple[int, int, int]
@@ -31,7 +31,7 @@ class Arrangement:
     def __init__(self, balance_group: int | None) -> None:
         """Starts without any shard; `balance_group` is the manifest's."""
         self._balance_group = balance_group
-        self._steps = Steps(balance_group or USUAL_STEP)
+        self._steps = Steps(balance_group or BASELINE_STEP)
         self._costs: Counter[int] = Counter()
         self._mixing = Mixing()
         self._num_sequences = 0

@@ -33,12 +33,12 @@ _STYLE = {
 _WIDTH_IN, _HEIGHT_IN = 5.0, 2.5
 
 
-def histogram(name: str, found: dict[str, Any], x_label: str, y_label: str) -> str:
+def histogram(name: str, distribution: dict[str, Any], x_label: str, y_label: str) -> str:
     """Returns a histogram as SVG, with a dashed line at the median.
 
     Args:
         name: of the chart, unique in its page.
-        found: a distribution of the report.
+        distribution: one of the report.
         x_label: what is counted, with its unit.
         y_label: what the counts count.
     """
@@ -46,7 +46,7 @@ def histogram(name: str, found: dict[str, Any], x_label: str, y_label: str) -> s
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    edges, counts = found["edges"], found["counts"]
+    edges, counts = distribution["edges"], distribution["counts"]
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
         axes = figure.add_subplot()
@@ -55,8 +55,8 @@ def histogram(name: str, found: dict[str, Any], x_label: str, y_label: str) -> s
         edges = [edge - 0.5 for edge in edges] if single else edges
         widths = [high - low for low, high in zip(edges, edges[1:], strict=False)]
         axes.bar(edges[:-1], counts, widths, align="edge", color=_BAR, edgecolor="none", linewidth=0)
-        if found["median"] is not None:
-            axes.axvline(found["median"], color=_MARK, linewidth=1, linestyle=(0, (4, 3)))
+        if distribution["median"] is not None:
+            axes.axvline(distribution["median"], color=_MARK, linewidth=1, linestyle=(0, (4, 3)))
         axes.set(xlabel=x_label, ylabel=y_label, xlim=(edges[0], edges[-1]), ylim=(0, max(counts) * 1.05 or 1))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

@@ -20,7 +20,7 @@ _CHARTS = (
     ("sequence_fill", "Sequence fill", "real tokens / sequence length (fraction)", "sequences"),
     ("effective_side_px", "Resolution", "effective side, √(height × width) (px)", "examples"),
     ("aspect_error", "Aspect error", "larger aspect / smaller aspect − 1 (fraction)", "examples"),
-    ("side_change", "Side change", "|effective side / wanted side − 1| (fraction)", "examples"),
+    ("side_change", "Side change", "|effective side / requested side − 1| (fraction)", "examples"),
     ("scale", "Scale", "effective side / source's effective side (fraction)", "examples"),
 )
 
@@ -41,11 +41,11 @@ def render_html(report: dict[str, Any]) -> str:
         }
         for name, title, axis, counted in _CHARTS
     ]
-    found = report["efficiency"]
+    figures = report["efficiency"]
     bars = {
-        "stored": found["efficiency"],
-        "as planned": found["planned_efficiency"],
-        "at the bound": found["efficiency_at_bound"],
+        "stored": figures["efficiency"],
+        "as planned": figures["planned_efficiency"],
+        "at the bound": figures["efficiency_at_bound"],
     }
     against = report_charts.fractions("efficiency", bars, "efficiency: real tokens / (sequences × sequence length)")
     template = environment.from_string(_PAGE)
@@ -58,18 +58,18 @@ def _compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _caption(found: dict[str, Any], name: str, counted: str) -> str:
+def _caption(figures: dict[str, Any], name: str, counted: str) -> str:
     """Returns the numbers behind a chart in one sentence."""
-    if not found["num"]:
+    if not figures["num"]:
         return "Nothing was stored."
     show = fraction if name in ("sequence_fill", "aspect_error", "side_change", "scale") else number
     unit = f" {_UNITS[name]}" if name in _UNITS else ""
     text = (
-        f"Mean {show(found['mean'])}, median {show(found['median'])} (dashed), "
-        f"5th to 95th percentile {show(found['p5'])} to {show(found['p95'])}, "
-        f"all {show(found['min'])} to {show(found['max'])}{unit}."
+        f"Mean {show(figures['mean'])}, median {show(figures['median'])} (dashed), "
+        f"5th to 95th percentile {show(figures['p5'])} to {show(figures['p95'])}, "
+        f"all {show(figures['min'])} to {show(figures['max'])}{unit}."
     )
-    return text + (f" {found['num_above']:,} {counted} lie beyond the axis." if found["num_above"] else "")
+    return text + (f" {figures['num_above']:,} {counted} lie beyond the axis." if figures["num_above"] else "")
 
 
 _STYLE = """
@@ -121,12 +121,12 @@ _PAGE = """\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Packed set {{ r.dataset_digest[:8] }}: efficiency {{ r.efficiency.efficiency | fraction }}</title>
+<title>Dataset {{ r.dataset_digest[:8] }}: efficiency {{ r.efficiency.efficiency | fraction }}</title>
 <style>{{ style }}</style>
 </head>
 <body>
 <main>
-<h1>Packed set</h1>
+<h1>Dataset</h1>
 <p class="soft">Dataset digest <code>{{ r.dataset_digest }}</code></p>
 
 <div class="cards">
@@ -216,7 +216,7 @@ the clips asked for.</p>
 <div class="scroll"><table>
 <tr><th>Figure</th><th class="n">Value</th><th>In words</th></tr>
 <tr><td>Step cost, max / mean, in random order</td><td class="n">{{ steps.random_max_over_mean | fraction }}</td>
-<td>A step of {{ steps.num_sequences | number }} sequences, one a rank, lasts as long as its dearest: this many times
+<td>A step of {{ steps.num_sequences | number }} sequences, one a rank, lasts as long as its most expensive: this many times
 their mean attention cost.</td></tr>
 {% if steps.num_steps %}
 <tr><td>Step cost, max / mean, as stored</td><td class="n">{{ steps.mean_max_over_mean | fraction }}</td>

@@ -1,9 +1,9 @@
-"""What a packed set is like, in numbers: how full, how far from the bound, what sizes, what was left out.
+"""What a dataset is like, in numbers: how full, how far from the bound, what sizes, what was left out.
 
 Reads the manifest, the shard and reject tables and the shards' small columns, never tokens; a shard at a time.
 Every distribution is kept as exact counts of integers (fractions in fixed steps), so memory depends on how many
 different values there are and not on how many examples (the names of one group's examples, for `arrangement`, are all
-that is kept of single ones), and equal sets give equal reports on every machine.
+that is kept of single ones), and equal datasets give equal reports on every machine.
 """
 
 import dataclasses
@@ -47,11 +47,11 @@ _COLUMNS = ["num_tokens", "num_segments", "attention_cost", "segments"]
 
 
 def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.Table) -> dict[str, Any]:
-    """Returns the content of report.json; equal for equal sets.
+    """Returns the content of report.json; equal for equal datasets.
 
     Args:
         folder: where the shards lie.
-        manifest: of the set.
+        manifest: of the dataset.
         shards: its shard table.
         rejects: its reject table.
 
@@ -66,7 +66,7 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
         totals = _totals(manifest.totals, stored, _num_rejected_inputs(rejects))
         bounds = [_bound(entry) for entry in manifest.bounds]
         efficiency = _efficiency(scan, manifest, totals["planned"])
-        # a set of an older plan has none
+        # a dataset of an older plan has none
         sizes = manifest.totals.get("sizes") and {name: manifest.totals["sizes"][name] for name in SIZE_NAMES}
     except (AttributeError, KeyError, TypeError) as error:
         raise FormatError(
@@ -93,9 +93,9 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
 
 
 def aspect_error(height: np.ndarray, width: np.ndarray, source_height: np.ndarray, source_width: np.ndarray) -> Any:
-    """Returns how far pictures are stretched, in steps of 1 / RATIO_STEPS, (N,) int64.
+    """Returns how far images are stretched, in steps of 1 / RATIO_STEPS, (N,) int64.
 
-    The error is the larger aspect over the smaller, minus 1: a picture drawn 2 % too wide or too high has 0.02.
+    The error is the larger aspect over the smaller, minus 1: an image drawn 2 % too wide or too high has 0.02.
     """
     one, other = height * source_width, width * source_height
     large, small = np.maximum(one, other), np.minimum(one, other)
@@ -132,7 +132,7 @@ def _scan_shard(
 class _Scan:
     """Sums and exact counts over the sequences and segments seen so far."""
 
-    # counts of a set without sequences are zeros, and not missing
+    # counts of a dataset without sequences are zeros, and not missing
     totals: Counter[str] = dataclasses.field(default_factory=lambda: Counter(dict.fromkeys(_TOTALS, 0)))
     counts: dict[str, Counter[int]] = dataclasses.field(default_factory=lambda: defaultdict(Counter))
     labels: Counter[int] = dataclasses.field(default_factory=Counter)
@@ -173,11 +173,11 @@ class _Scan:
         self._count("effective_side_px", np.rint(np.sqrt(area)).astype(np.int64))
         self._count("aspect_error", aspect_error(height, width, source_height, source_width))
         self._count("scale", np.rint(np.sqrt(area / source_area) * RATIO_STEPS).astype(np.int64))
-        wanted_area = column("wanted_height") * column("wanted_width")
-        self._count("side_change", np.rint(abs(np.sqrt(area / wanted_area) - 1) * RATIO_STEPS).astype(np.int64))
+        target_area = column("target_height") * column("target_width")
+        self._count("side_change", np.rint(abs(np.sqrt(area / target_area) - 1) * RATIO_STEPS).astype(np.int64))
         self._count_frames(segments, column("num_frames"), column("num_repeated_frames"))
-        told = segments.field("extra").drop_null()
-        for extra in told.filter(pc.match_substring(told, "decoder_warning")).to_pylist():
+        extras = segments.field("extra").drop_null()
+        for extra in extras.filter(pc.match_substring(extras, "decoder_warning")).to_pylist():
             # numbers differ from file to file, and say nothing here
             self.warnings[re.sub(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b", "N", json.loads(extra)["decoder_warning"])] += 1
         labels = segments.field("labels")
@@ -293,10 +293,10 @@ def _rejects(rejects: pa.Table) -> list[dict[str, Any]]:
         {
             "stage": stage,
             "reason": reason,
-            "num_rejects": len(found),
-            "sample_keys": heapq.nsmallest(MAX_SAMPLE_KEYS, set(found)),
+            "num_rejects": len(rejected),
+            "sample_keys": heapq.nsmallest(MAX_SAMPLE_KEYS, set(rejected)),
         }
-        for (stage, reason), found in sorted(keys.items(), key=lambda item: (-len(item[1]), item[0]))
+        for (stage, reason), rejected in sorted(keys.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
 
 

@@ -1,6 +1,6 @@
 """What planning did to examples so that they fit: shrunk, enlarged, cut short, frames repeated.
 
-Said by planning, which knows it exactly; a stored example no longer tells whether a cap or the grid made it small.
+Said by planning, which knows it exactly; a stored example no longer says whether a cap or the grid made it small.
 Kept as exact counts of integers (sides in steps of 1 / SIDE_STEPS), so memory depends on how many different values
 there are and not on how many examples, and groups add up.
 """
@@ -61,14 +61,14 @@ def count_sizes(references: Iterable[Reference], patch: Grid, clip_frames: int) 
             num_slow_clips=num_repeated > 0,
             num_slow_frames=num_repeated,
         )
-    told = {name: {str(value): found[value] for value in sorted(found)} for name, found in counts.items()}
-    return dict(numbers) | told
+    parts = {name: {str(value): counter[value] for value in sorted(counter)} for name, counter in counts.items()}
+    return dict(numbers) | parts
 
 
 def merge_sizes(groups: Iterable[dict[str, Any] | None]) -> dict[str, Any] | None:
     """Returns the figures over all groups, or None where a group has no counts (an older plan).
 
-    `shrunk_side_*` are realised over wanted side, `upscaled_side_*` realised over the source's; `cap_for_all` is the
+    `shrunk_side_*` are realised over requested side, `upscaled_side_*` realised over the source's; `cap_for_all` is the
     least --max-tokens-per-example that shrinks none, `cap_for_95_percent` one that shrinks at most a twentieth of those
     that are shrunk now. None stands where there is no such example.
     """
@@ -78,8 +78,8 @@ def merge_sizes(groups: Iterable[dict[str, Any] | None]) -> dict[str, Any] | Non
         if group is None:
             return None
         numbers.update({name: group[name] for name in _NUMBERS})
-        for name, found in counts.items():
-            found.update({int(value): count for value, count in group[name].items()})
+        for name, counter in counts.items():
+            counter.update({int(value): count for value, count in group[name].items()})
     tokens = distribution(counts["shrunk_tokens"])
     shrunk, upscaled = (distribution(counts[name], SIDE_STEPS) for name in ("shrunk_side", "upscaled_side"))
     return dict(numbers) | {
@@ -133,8 +133,8 @@ def _of(sizes: dict[str, Any], what: str) -> str:
     clips, num_clips = sizes[f"num_{what}_clips"], sizes["num_clips"]
     images, num_images = sizes[f"num_{what}"] - clips, sizes["num_examples"] - num_clips
     kinds = [("image", images, num_images), ("clip", clips, num_clips)]
-    told = [f"{count:,} of {total:,} {_plural(kind, total)}" for kind, count, total in kinds if count]
-    return " and ".join(told) or "none"
+    parts = [f"{count:,} of {total:,} {_plural(kind, total)}" for kind, count, total in kinds if count]
+    return " and ".join(parts) or "none"
 
 
 def _plural(word: str, count: int) -> str:

@@ -54,8 +54,8 @@ def distribution(counts: Counter[int], steps: int = 1, edges: list[float] | None
             place = int(np.searchsorted(edges, value / steps, side="right")) - 1
             heights[min(place, len(heights) - 1)] += count
     mean = sum(value * count for value, count in counts.items()) / (total * steps)
-    found = {"min": values[0], "p5": quantile(5), "median": quantile(50), "p95": quantile(95), "max": values[-1]}
-    unit = {name: value if steps == 1 else value / steps for name, value in found.items()}
+    quantiles = {"min": values[0], "p5": quantile(5), "median": quantile(50), "p95": quantile(95), "max": values[-1]}
+    unit = {name: value if steps == 1 else value / steps for name, value in quantiles.items()}
     return {"num": total, "mean": mean, **unit, "edges": edges, "counts": heights, "num_above": above}
 
 

@@ -17,7 +17,7 @@ _LABEL_WIDTH = 26
 def print_report(report: dict[str, Any], out: TextIO) -> None:
     """Prints what `report.make_report` returned, in lines of at most 80 columns."""
     sections = (_packing, _stored, _sizes, _tokens, _inputs, _class_table)
-    lines = [f"packed set {report['dataset_digest']}"]
+    lines = [f"dataset {report['dataset_digest']}"]
     for section in sections:
         lines += section(report)
     # a terminal without UTF-8 gets '#' and escapes instead of an error
@@ -73,14 +73,16 @@ def fitted(text: str, width: int) -> str:
 
 
 def _packing(report: dict[str, Any]) -> list[str]:
-    found = report["efficiency"]
+    figures = report["efficiency"]
     lines = [
         "",
         "Packing",
-        _pair("efficiency", f"{fraction(found['efficiency'])}  real tokens / (sequences x sequence length)"),
-        _pair("padding fraction", fraction(found["padding_fraction"])),
-        _pair("efficiency as planned", f"{fraction(found['planned_efficiency'])}  before files that failed afterwards"),
-        _pair("efficiency at the bound", f"{fraction(found['efficiency_at_bound'])}  no packing can be fuller"),
+        _pair("efficiency", f"{fraction(figures['efficiency'])}  real tokens / (sequences x sequence length)"),
+        _pair("padding fraction", fraction(figures["padding_fraction"])),
+        _pair(
+            "efficiency as planned", f"{fraction(figures['planned_efficiency'])}  before files that failed afterwards"
+        ),
+        _pair("efficiency at the bound", f"{fraction(figures['efficiency_at_bound'])}  no packing can be fuller"),
     ]
     for entry in report["bounds"]:
         name = f"view {entry['view']}, layout {entry['layout']}"
@@ -106,9 +108,9 @@ def arrangement_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     elif not steps["num_steps"]:
         lines = [("step cost, max / mean", f"none: fewer than {size} sequences a group of inputs")]
     else:
-        found = f"mean {fraction(steps['mean_max_over_mean'])}, worst {fraction(steps['worst_max_over_mean'])}"
+        figures = f"mean {fraction(steps['mean_max_over_mean'])}, worst {fraction(steps['worst_max_over_mean'])}"
         lines = [
-            ("step cost, max / mean", f"{found}; {random_order}"),
+            ("step cost, max / mean", f"{figures}; {random_order}"),
             ("", f"{steps['num_steps']:,} steps of {size}, {fraction(steps['fraction_within_limit'])} within 1.02"),
         ]
     correlation = fraction(mixing["length_correlation"])
@@ -167,12 +169,12 @@ def _sizes(report: dict[str, Any]) -> list[str]:
 
 
 def _tokens(report: dict[str, Any]) -> list[str]:
-    found = report["tokens_per_example"]
-    most = max(found["counts"])
+    figures = report["tokens_per_example"]
+    most = max(figures["counts"])
     if not most:
         return []
     lines = ["", "Tokens an example"]
-    for low, high, count in zip(found["edges"], found["edges"][1:], found["counts"], strict=False):
+    for low, high, count in zip(figures["edges"], figures["edges"][1:], figures["counts"], strict=False):
         # a bin with anything in it shows at least one block
         bar = "█" * -(-count * BAR_WIDTH // most)
         lines.append(f"  {f'{low:,}-{high - 1:,}' if high - low > 1 else f'{low:,}':>15} {count:>11,} {bar}".rstrip())

@@ -1,7 +1,7 @@
-"""Inputs of equal bytes: one is kept, by name and not by chance, and the others are rejects that name it.
+"""Stage 3: inputs of equal bytes: one is kept, by name and not by chance, and the others are rejects that name it.
 
 The digest is xxh3_128 over the whole file, taken when it is probed: one more read of every file, at the speed of
-the storage. Only equal bytes are equal here: a picture saved twice is two pictures.
+the storage. Only equal bytes are equal here: an image saved twice is two images.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,14 +14,14 @@ from patchpack.pipeline.storage import files
 _BLOCK_BYTES = 2**20
 
 
-def with_digest(found: list[Outcome], path: str) -> list[Outcome]:
+def with_digest(outcomes: list[Outcome], path: str) -> list[Outcome]:
     """Returns what probing a file gave, its examples with the digest of the file.
 
     Raises:
         OSError: it cannot be read.
     """
-    if not any(isinstance(outcome, Example) for outcome in found):
-        return found
+    if not any(isinstance(outcome, Example) for outcome in outcomes):
+        return outcomes
     digest = xxhash.xxh3_128()
     with files.open_read(path) as file:
         while block := file.read(_BLOCK_BYTES):
@@ -29,24 +29,24 @@ def with_digest(found: list[Outcome], path: str) -> list[Outcome]:
     name = digest.hexdigest()
     return [
         outcome._replace(source=outcome.source._replace(digest=name)) if isinstance(outcome, Example) else outcome
-        for outcome in found
+        for outcome in outcomes
     ]
 
 
-def content_of(found: Outcome) -> str:
+def content_of(outcome: Outcome) -> str:
     """Returns what equal inputs have equal: the digest of an example's file; the key of what has none."""
-    return found.source.digest if isinstance(found, Example) else f"key:{found.key}"
+    return outcome.source.digest if isinstance(outcome, Example) else f"key:{outcome.key}"
 
 
 def keep_least(same: Iterable[Outcome]) -> Iterator[Outcome]:
     """Yields the outcomes of one content: of the least key as they are, and for each other example its key's Reject.
 
     Equal Rejects become one row when their group is planned. Goes through the outcomes twice and holds none of them: a
-    placeholder picture may have come a million times.
+    placeholder image may have come a million times.
     """
-    least = min((found.source.key for found in same if isinstance(found, Example)), default="")
-    for found in same:
-        if not isinstance(found, Example) or found.source.key == least:
-            yield found
+    least = min((outcome.source.key for outcome in same if isinstance(outcome, Example)), default="")
+    for outcome in same:
+        if not isinstance(outcome, Example) or outcome.source.key == least:
+            yield outcome
         else:
-            yield reject(found.source.key, "dedupe", "duplicate", f"the same bytes as {least}")
+            yield reject(outcome.source.key, "dedupe", "duplicate", f"the same bytes as {least}")

@@ -1,6 +1,6 @@
-"""The end of a build: shard table, rejects, report, and last the manifest.
+"""Stage 8: the end of a build: shard table, rejects, report, and last the manifest.
 
-Reads the plan's summaries and the shards' results: counts and names. Without the manifest a set is
+Reads the plan's summaries and the shards' results: counts and names. Without the manifest a dataset is
 unfinished, so everything else is there before it.
 """
 
@@ -17,9 +17,9 @@ from patchpack.options import output_affecting
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.names import CLASSES_NAME, REPORT_NAME, REPORT_PAGE_NAME, RESULTS_NAME
 from patchpack.pipeline.packing import bound_of_histogram
-from patchpack.pipeline.report import html as report_html
-from patchpack.pipeline.report import scan as report
 from patchpack.pipeline.report.arrangement import Arrangement
+from patchpack.pipeline.report.html import render_html
+from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.sizes import merge_sizes
 from patchpack.pipeline.stages import plan
 from patchpack.pipeline.stages.records import Reject
@@ -116,7 +116,7 @@ def finish(
     results: list[ShardResult],
     accepted: Callable[[dict[str, Any]], bool] = lambda report: True,
 ) -> dict[str, Any]:
-    """Writes the tables and the report of a set whose shards are all there, and the manifest if the report is accepted.
+    """Writes the tables and the report of a dataset whose shards are all there, and the manifest if the report is accepted.
 
     Returns the report.
     """
@@ -146,9 +146,9 @@ def finish(
     files.write(files.join(folder, SHARD_TABLE_NAME), shard_table)
     files.write(files.join(folder, REJECT_TABLE_NAME), reject_table)
     shards, rejected = (pq.read_table(pa.BufferReader(table)) for table in (shard_table, reject_table))
-    told = report.make_report(folder, manifest, shards, rejected)
-    files.write(files.join(folder, REPORT_NAME), json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n")
-    files.write(files.join(folder, REPORT_PAGE_NAME), report_html.render_html(told).encode())
-    if accepted(told):
+    report = make_report(folder, manifest, shards, rejected)
+    files.write(files.join(folder, REPORT_NAME), json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
+    files.write(files.join(folder, REPORT_PAGE_NAME), render_html(report).encode())
+    if accepted(report):
         files.write(files.join(folder, MANIFEST_NAME), manifest.to_bytes())
-    return told
+    return report

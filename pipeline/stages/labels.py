@@ -1,7 +1,7 @@
 """Labels: the name of the folder that an input lies in, and the classes that names are numbered by.
 
 Without `--classes` the classes are the sorted names of all listed inputs; with it they and their order are given, so
-that a split has the numbers of the set that a model was trained on.
+that a split has the numbers of the dataset that a model was trained on.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import MANIFEST_NAME, read_manifest
 
-# names told in an error
+# names shown in an error
 _SHOWN = 3
 
 
@@ -75,7 +75,7 @@ def check_labels(gaps: list[dict[str, Any]]) -> str:
 
 
 def read_class_names(place: str) -> tuple[str, ...]:
-    """Returns the class names, in order, of a text file of one name a line or of a packed set.
+    """Returns the class names, in order, of a text file of one name a line or of a dataset.
 
     Raises:
         ValueError: there is no such file or set, or it has no names, or one of them twice.
@@ -86,12 +86,12 @@ def read_class_names(place: str) -> tuple[str, ...]:
         try:
             names = tuple(filter(None, map(str.strip, files.read(place).decode("utf-8-sig").splitlines())))
         except OSError as error:
-            raise ValueError(f"it is a file of one name a line, or a packed set: {error.strerror or error}") from error
+            raise ValueError(f"it is a file of one name a line, or a dataset: {error.strerror or error}") from error
         except UnicodeDecodeError as error:
             raise ValueError("it is no text in UTF-8; it holds one name a line") from error
     if not names:
         raise ValueError(
-            "it has no class; name a set that was built with --labels folder, or a file of one name a line"
+            "it has no class; name a dataset that was built with --labels folder, or a file of one name a line"
         )
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{twice[0]} stands there twice; a class has one number")

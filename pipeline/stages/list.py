@@ -114,21 +114,21 @@ def list_input(given: Input, exclude: tuple[str, ...], any_suffix: bool = False)
     Raises:
         OSError: the input itself cannot be listed.
     """
-    for found in _files_of(given):
-        key = _key(given, found.relative)
-        if isinstance(found, files.Unlistable):
-            yield reject(key, "list", "unreadable", found.detail)
+    for file in _files_of(given):
+        key = _key(given, file.relative)
+        if isinstance(file, files.Unlistable):
+            yield reject(key, "list", "unreadable", file.detail)
             continue
-        why = None if given.single else _why_ignored(found.relative, given.pattern, any_suffix)
+        why = None if given.single else _why_ignored(file.relative, given.pattern, any_suffix)
         matching = next((pattern for pattern in exclude if fnmatch.fnmatchcase(key, pattern)), None)
         if matching is not None:
             why = EXCLUDED.format(matching)
         if why:
             yield Ignored(key, why)
-        elif not found.regular:
+        elif not file.regular:
             yield reject(key, "list", "not_a_file", "a pipe, socket or device; only regular files are read")
         else:
-            yield Source(key, given.number, found.relative, found.size_bytes)
+            yield Source(key, given.number, file.relative, file.size_bytes)
 
 
 def is_guess(source: Source) -> bool:
@@ -162,7 +162,7 @@ def _split_glob(path: str) -> tuple[str, str]:
     return "/".join(parts[:taken]) or "/", "/".join(parts[taken:])
 
 
-def _files_of(given: Input) -> Iterator[files.Found | files.Unlistable]:
+def _files_of(given: Input) -> Iterator[files.ListedFile | files.Unlistable]:
     if given.single:
         yield files.find(given.root, given.pattern)
     elif given.pattern:

@@ -1,4 +1,4 @@
-"""Stage 5: the kept plan: which example goes to which sequence of which shard.
+"""Stage 6: the saved plan: which example goes to which sequence of which shard.
 
 A group's references are sorted (a shuffle delivers them in any order), cut into equal chunks of at most
 `--group-size`, each chunk is packed alone (drawn sizes move a little so that bins fill exactly), its bins are
@@ -25,24 +25,24 @@ from patchpack.pipeline.names import PLAN_FOLDER, group_plan_name, group_rejects
 from patchpack.pipeline.packing import Packing, pack
 from patchpack.pipeline.packing.balance.balance import balance
 from patchpack.pipeline.packing.bounds import closed_form_bound
-from patchpack.pipeline.packing.counts.elastic import Menus, fill
+from patchpack.pipeline.packing.counts.elastic import Candidates, fill
 from patchpack.pipeline.packing.instance import histogram_of, read_instance
 from patchpack.pipeline.report.sizes import count_sizes
 from patchpack.pipeline.stages.labels import label_gaps, label_of
-from patchpack.pipeline.stages.records import Clash, Ignored, Outcome, Reference, Reject
-from patchpack.pipeline.stages.sample import draw, menu, shuffled
+from patchpack.pipeline.stages.records import Ignored, KeyConflict, Outcome, Reference, Reject
+from patchpack.pipeline.stages.sample import candidate_lengths, draw, shuffled
 from patchpack.pipeline.storage import files
 from patchpack.schemas.geometry import ceil_div
 from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, canonical_json
 from patchpack.schemas.sequence import sequence_schema
 
-# A small set is cut into shards of a few hundred examples, or some five seconds of one core's decoding (at 90 million
+# A small dataset is cut into shards of a few hundred examples, or some five seconds of one core's decoding (at 90 million
 # pixels a second, launch.DECODED_PX_PER_S), so that every core has work and none is lost to opening files: that takes
 # some 10 ms each. Once a view has as many shards as the largest machines have cores, more would only be more files.
 FEW_EXAMPLES = 256
 FEW_PX = 450_000_000
 ENOUGH_SHARDS = 256
-# and whatever the set: five minutes of decoding are as much as a killed worker should lose
+# and whatever the dataset: five minutes of decoding are as much as a killed worker should lose
 MOST_PX = 27_000_000_000
 
 PLAN_SCHEMA = pa.schema(
@@ -58,15 +58,15 @@ PLAN_SCHEMA = pa.schema(
         ("label", pa.int32()),
         ("source_height", pa.int32()),
         ("source_width", pa.int32()),
-        ("wanted_height", pa.int32()),
-        ("wanted_width", pa.int32()),
+        ("target_height", pa.int32()),
+        ("target_width", pa.int32()),
         ("grid_t", pa.int32()),
         ("grid_h", pa.int32()),
         ("grid_w", pa.int32()),
         ("frame_pts", pa.list_(pa.int64())),
         ("time_base_num", pa.int32()),
         ("time_base_den", pa.int32()),
-        ("entry_pts", pa.list_(pa.int64())),
+        ("random_access_pts", pa.list_(pa.int64())),
         ("fps", pa.float64()),
         ("extra", pa.string()),
     ]
@@ -100,11 +100,6 @@ class GroupPlan(NamedTuple):
     summary: dict[str, Any]
 
 
-def group_of(key: str, seed: int, num_groups: int) -> int:
-    """Returns the group of an input: clips and views of one source share it."""
-    return xxhash.xxh3_64_intdigest(f"{seed}\0{key}".encode()) % num_groups
-
-
 def plan_group(
     group: int, members: Iterable[Outcome], config: PlanConfig, classes: tuple[str, ...] | None, num_groups: int = 1
 ) -> GroupPlan:
@@ -112,15 +107,15 @@ def plan_group(
 
     Args:
         group: its number.
-        members: References, Rejects, Ignored and Clashes whose keys fall into this group.
+        members: References, Rejects, Ignored and KeyConflicts whose keys fall into this group.
         config: of the build.
         classes: names of the labels in order, or None.
-        num_groups: of the set; they share the number of shards that is enough.
+        num_groups: of the dataset; they share the number of shards that is enough.
     """
     references: list[Reference] = []
     rejects: set[Reject] = set()
     ignored: Counter[str] = Counter()
-    clashes: list[Clash] = []
+    conflicts: list[KeyConflict] = []
     for member in members:
         if isinstance(member, Reference):
             references.append(member)
@@ -128,8 +123,8 @@ def plan_group(
             rejects.add(member)
         elif isinstance(member, Ignored):
             ignored[member.why] += 1
-        elif isinstance(member, Clash):
-            clashes.append(member)
+        elif isinstance(member, KeyConflict):
+            conflicts.append(member)
     shards: list[list[dict[str, Any]]] = []
     shard_plans: list[ShardPlan] = []
     chunks: list[dict[str, Any]] = []
@@ -164,7 +159,7 @@ def plan_group(
         "source_px": sum(_source_px(reference) for reference in references),
         "sizes": count_sizes(realised, config.tubelet, config.clip_frames),
         "ignored": dict(sorted(ignored.items())),
-        "clashes": sorted([clash.key, *sorted(clash.paths)] for clash in clashes),
+        "key_conflicts": sorted([conflict.key, *sorted(conflict.paths)] for conflict in conflicts),
         "histograms": histograms,
         "chunks": chunks,
         "shards": [list(shard) for shard in shard_plans],
@@ -260,15 +255,17 @@ def _fill_elastically(
 ) -> tuple[list[Reference], np.ndarray]:
     """Returns the references at grids that fill bins exactly where possible, and their bins, (N,) int64."""
     slack = Fraction(config.resolution_slack).limit_denominator(10**6)
-    menus = [menu(reference, slack, config.tubelet, config.token_cap) for reference in chunk]
+    candidates = [candidate_lengths(reference, slack, config.tubelet, config.token_cap) for reference in chunk]
     filled = fill(
-        Menus.of([(count, cost) for count, (cost, _) in options.items()] for options in menus),
+        Candidates.of([(count, cost) for count, (cost, _) in options.items()] for options in candidates),
         config.sequence_length,
         max_segments=config.max_segments,
         seed=seed,
         packing=packing,
     )
-    grids = [list(options.values())[place][1] for options, place in zip(menus, filled.choice.tolist(), strict=True)]
+    grids = [
+        list(options.values())[place][1] for options, place in zip(candidates, filled.choice.tolist(), strict=True)
+    ]
     return [reference._replace(grid=grid) for reference, grid in zip(chunk, grids, strict=True)], filled.bin_index
 
 
@@ -283,16 +280,16 @@ def _balanced(bins: list[list[Reference]], config: PlanConfig, group: int, view:
         max_segments=config.max_segments,
         seed=draw(config.seed, "balance", group, view),
     )
-    found: list[list[Reference]] = [[] for _ in bins]
+    arranged: list[list[Reference]] = [[] for _ in bins]
     for reference, bin_number in zip(members, balanced.bin_index.tolist(), strict=True):
-        found[bin_number].append(reference)
-    return [found[bin_number] for bin_number in balanced.order.tolist()]
+        arranged[bin_number].append(reference)
+    return [arranged[bin_number] for bin_number in balanced.order.tolist()]
 
 
 def _parts(bins: list[list[Reference]], config: PlanConfig, num_groups: int) -> Iterator[list[list[Reference]]]:
     """Yields bins divided evenly over as many shards as they need; groups of --balance-group stay whole.
 
-    They need enough for their bytes and their decoding, and in a small set enough for many cores. Nothing here knows
+    They need enough for their bytes and their decoding, and in a small dataset enough for many cores. Nothing here knows
     how many there are: the cut is part of the bytes.
     """
     size = config.balance_group or 1
@@ -332,15 +329,15 @@ def _rows(sequence: int, members: list[Reference], numbers: dict[str, int] | Non
             "label": None if numbers is None else numbers.get(label_of(example.source.key) or ""),
             "source_height": example.source_height,
             "source_width": example.source_width,
-            "wanted_height": reference.wanted_height,
-            "wanted_width": reference.wanted_width,
+            "target_height": reference.target_height,
+            "target_width": reference.target_width,
             "grid_t": reference.grid[0],
             "grid_h": reference.grid[1],
             "grid_w": reference.grid[2],
             "frame_pts": list(example.frame_pts),
             "time_base_num": example.time_base[0],
             "time_base_den": example.time_base[1],
-            "entry_pts": list(example.entry_pts),
+            "random_access_pts": list(example.random_access_pts),
             "fps": example.fps,
             "extra": example.extra,
         }

@@ -1,7 +1,7 @@
 """Stage 2: the header of each input, and so its examples: one image, or the clips of a video.
 
-Images: the header alone. Videos: one demux pass. No picture is decoded here but a video's first frame, and animated
-pictures where they are to be clips (only decoding tells their times).
+Images: the header alone. Videos: one demux pass. No image is decoded here but a video's first frame, and animated
+images where they are to be clips (only decoding says their times).
 """
 
 import io
@@ -39,10 +39,10 @@ def probe(
         source: as listed.
         path: where it is.
         rule: how clips are taken of a video.
-        max_pixels: most pixels of a picture or frame.
+        max_pixels: most pixels of an image or frame.
         max_bytes: most bytes of a file; larger ones are not read.
         seed: of the build.
-        animated: "clip" to make clips of animated pictures, too.
+        animated: "clip" to make clips of animated images, too.
 
     Raises:
         OSError: it cannot be read.
@@ -95,7 +95,7 @@ def clips_of(source: Source, header: timeline.VideoHeader, rule: ClipRule, seed:
         drawn = rule.placement == "random"
         words = [draw(seed, f"clip {name}", view) for view in range(rule.num_views)] if drawn else [None]
         views = [take_clip(header, rule, number, word) for word in words]
-        if any(header.holes.intersection(view.pts) for view in views):
+        if any(header.corrupt_frames.intersection(view.pts) for view in views):
             continue
         pts, entries, fps = views[0]
         example = Example(source, number, name, header.height, header.width, pts, header.time_base, entries, fps)
@@ -111,12 +111,12 @@ def clips_of(source: Source, header: timeline.VideoHeader, rule: ClipRule, seed:
 def _extra(header: timeline.VideoHeader) -> str:
     """Returns what a segment records of a video besides its columns, as JSON."""
     matrix, tagged, full_range = header.colour
-    told = {
+    facts = {
         "matrix": matrix,
         "matrix_from": "stream" if tagged else "size",
         "range": "full" if full_range else "limited",
     }
     aspect = header.pixel_aspect
     if aspect is not None and aspect > 0 and aspect != 1:
-        told["pixel_aspect"] = f"{aspect.numerator}:{aspect.denominator}"
-    return json.dumps(told, sort_keys=True, separators=(",", ":"))
+        facts["pixel_aspect"] = f"{aspect.numerator}:{aspect.denominator}"
+    return json.dumps(facts, sort_keys=True, separators=(",", ":"))

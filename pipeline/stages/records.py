@@ -34,7 +34,7 @@ class Reject(NamedTuple):
     detail: str
 
 
-class Clash(NamedTuple):
+class KeyConflict(NamedTuple):
     """Two inputs of one key: a usage error, found where equal keys meet."""
 
     key: str
@@ -42,9 +42,9 @@ class Clash(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One image, or one clip of a video, as the header tells it; sizes are oriented.
+    """One image, or one clip of a video, as the header describes it; sizes are oriented.
 
-    `frame_pts` are the presentation times of the frames to take, in units of `time_base` seconds, `entry_pts` those of the
+    `frame_pts` are the presentation times of the frames to take, in units of `time_base` seconds, `random_access_pts` those of the
     key frames to decode from (none: from the start), `fps` the frames a second as taken; empty and 0 for images. Where
     clips are drawn, `views` holds these three for each view. `extra` is JSON for the segment, or empty.
     """
@@ -56,7 +56,7 @@ class Example(NamedTuple):
     source_width: int
     frame_pts: tuple[int, ...] = ()
     time_base: tuple[int, int] = (1, 1)
-    entry_pts: tuple[int, ...] = ()
+    random_access_pts: tuple[int, ...] = ()
     fps: float = 0.0
     extra: str = ""
     views: tuple[tuple[tuple[int, ...], tuple[int, ...], float], ...] = ()
@@ -66,7 +66,7 @@ class Example(NamedTuple):
         if not self.views:
             return self
         pts, entries, fps = self.views[view]
-        return self._replace(frame_pts=pts, entry_pts=entries, fps=fps, views=())
+        return self._replace(frame_pts=pts, random_access_pts=entries, fps=fps, views=())
 
 
 class Reference(NamedTuple):
@@ -80,8 +80,8 @@ class Reference(NamedTuple):
     example: Example
     view: int
     side: int
-    wanted_height: int
-    wanted_width: int
+    target_height: int
+    target_width: int
     grid: Grid
     uncapped_tokens: int = 0
 
@@ -92,7 +92,7 @@ class Reference(NamedTuple):
         return t * h * w
 
 
-Outcome = Source | Ignored | Reject | Clash | Example | Reference
+Outcome = Source | Ignored | Reject | KeyConflict | Example | Reference
 
 # every reason a reject can have; a closed list, so that tables and dashboards can rely on it
 REASONS = {

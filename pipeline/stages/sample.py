@@ -1,4 +1,4 @@
-"""Stage 3: how large each view of an example becomes, and so how many tokens it has.
+"""Stage 4: how large each view of an example becomes, and so how many tokens it has.
 
 Aspect-preserving sampling after NaViT (arXiv 2307.06304, section 3.2): draw the effective side
 uniformly, so that height x width = side^2 with the aspect kept; then take the integer grid with the
@@ -18,7 +18,7 @@ import xxhash
 from patchpack.pipeline.stages.records import Example, Outcome, Reference, reject
 from patchpack.schemas.geometry import MAX_GRID, Grid, ceil_div
 
-# a grid may have n (1 +- 0.12) tokens for a wanted n
+# a grid may have n (1 +- 0.12) tokens for a requested n
 SLACK_PERCENT = 12
 
 _NO_CAP = 2**62
@@ -76,15 +76,15 @@ def size_of_side(side: int, height: int, width: int) -> tuple[int, int]:
 
 
 def nearest_grid(height: int, width: int, tokens: Fraction, cap: int, patch: tuple[int, int]) -> tuple[int, int]:
-    """Returns the (h, w) of least aspect error among the grids of about the wanted number of tokens.
+    """Returns the (h, w) of least aspect error among the grids of about the target number of tokens.
 
-    Of equals, the one nearest the wanted count, then the fewer rows. Where no grid has n (1 +- 0.12) tokens, the
+    Of equals, the one nearest the target count, then the fewer rows. Where no grid has n (1 +- 0.12) tokens, the
     whole numbers next to n are taken. Costs about 0.12 sqrt(n) candidates.
 
     Args:
-        height: of the picture, in px.
-        width: of the picture, in px.
-        tokens: wanted number of tokens n.
+        height: of the image, in px.
+        width: of the image, in px.
+        tokens: requested number of tokens n.
         cap: most tokens allowed, at least 1.
         patch: (height, width) of a token in px.
     """
@@ -150,11 +150,11 @@ def sample(example: Example, view: int, rule: Resolution, patch: Grid, cap: int,
     steps = ceil_div(max(1, len(example.frame_pts)), patch[0])
     side = 0
     if rule.native:
-        wanted = height, width
-        h, w = (max(1, (2 * size + side) // (2 * side)) for size, side in zip(wanted, patch[1:], strict=True))
+        target = height, width
+        h, w = (max(1, (2 * size + side) // (2 * side)) for size, side in zip(target, patch[1:], strict=True))
     else:
         side = rule.low + (draw(seed, example.example_id, view) * (rule.high - rule.low + 1) >> 64)
-        wanted = size_of_side(side, height, width)
+        target = size_of_side(side, height, width)
         h, w = nearest_grid(height, width, Fraction(side * side, patch[1] * patch[2]), _NO_CAP, patch[1:])
     uncapped = 0
     if steps * h * w > cap:
@@ -165,32 +165,32 @@ def sample(example: Example, view: int, rule: Resolution, patch: Grid, cap: int,
     if max(steps, h, w) > MAX_GRID:
         detail = f"grid {steps}x{h}x{w}; positions are int16, so at most {MAX_GRID} a side; use a larger --tubelet"
         return reject(example.source.key, "sample", "oversize", detail)
-    return Reference(example, view, side, *wanted, (steps, h, w), uncapped)
+    return Reference(example, view, side, *target, (steps, h, w), uncapped)
 
 
-def menu(reference: Reference, slack: Fraction, patch: Grid, cap: int) -> dict[int, tuple[int, Grid]]:
+def candidate_lengths(reference: Reference, slack: Fraction, patch: Grid, cap: int) -> dict[int, tuple[int, Grid]]:
     """Returns the token counts an example may have, each with its cost and grid, by rising count.
 
     The sides are the whole pixels from side / (1 + slack) to side x (1 + slack), each with its nearest grid; counts
     stay within the 12 % that grids may depart from what was drawn. The cost is the change of side in thousandths,
-    at least 1, and 0 for the wanted count alone.
+    at least 1, and 0 for the target count alone.
 
     Args:
-        reference: with its wanted grid.
+        reference: with its requested grid.
         slack: most change of the side, as a fraction.
         patch: the tubelet, (frames, height px, width px).
         cap: most tokens of one example.
     """
     options = {reference.num_tokens: (0, reference.grid)}
     side, steps, example = reference.side, reference.grid[0], reference.example
-    wanted_tokens = Fraction(side * side, patch[1] * patch[2])
+    target_tokens = Fraction(side * side, patch[1] * patch[2])
     for other in range(math.ceil(side / (1 + slack)), math.floor(side * (1 + slack)) + 1):
         tokens = Fraction(other * other, patch[1] * patch[2])
         if other == side or other == 0 or tokens * steps > cap:
             continue
         h, w = nearest_grid(example.source_height, example.source_width, tokens, cap // steps, patch[1:])
         cost = max(1, abs(other - side) * 1000 // side)
-        near = abs(h * w - wanted_tokens) * 100 <= SLACK_PERCENT * wanted_tokens
+        near = abs(h * w - target_tokens) * 100 <= SLACK_PERCENT * target_tokens
         if near and max(h, w) <= MAX_GRID and cost < options.get(steps * h * w, (1001, reference.grid))[0]:
             options[steps * h * w] = (cost, (steps, h, w))
     return dict(sorted(options.items()))

@@ -1,4 +1,4 @@
-"""Stage 8: planned rows to one Parquet shard, row group by row group.
+"""Stage 7: planned rows to one Parquet shard, row group by row group.
 
 Pixels exist only here: each example is read, decoded, resized and cut straight into its place in the row
 group's buffer. An example that fails leaves its bin: the later segments of that sequence move left, nothing is
@@ -96,15 +96,15 @@ def write_shard(
         folder: the output.
         config: of the build.
         versions: of the libraries that decide bytes.
-        retry_rejects: whether a finished shard that lacks examples is written anew; else only if their files are back.
+        retry_rejects: whether a finished shard that lacks examples is written anew; otherwise only if their files are back.
 
     Raises:
         OSError: storage failed for good; no shard is left under the name.
     """
     path, expected = files.join(folder, shard.name), fingerprint(rows, config, versions)
-    found = _finished(path, shard, expected)
-    if found and not (found.rejects and (retry_rejects or _are_back(found.rejects, rows, roots))):
-        return found
+    existing = _finished(path, shard, expected)
+    if existing and not (existing.rejects and (retry_rejects or _are_back(existing.rejects, rows, roots))):
+        return existing
     layout = config.layout
     rejects: list[Reject] = []
     totals = {"num_sequences": 0, "num_segments": 0, "num_tokens": 0, "attention_cost": 0}
@@ -241,7 +241,7 @@ def _fill(
         try:
             frames_THWC = shared.frames(row)
         except DecodeError as error:
-            rejects.append(reject(row["key"], "materialise", error.reason, error))
+            rejects.append(reject(row["key"], "write", error.reason, error))
             continue
         grid = (row["grid_t"], row["grid_h"], row["grid_w"])
         end = start + grid[0] * grid[1] * grid[2]
@@ -275,7 +275,8 @@ def decode_examples(
     first = rows[0]
     source = _source_of(first)
     clips = [
-        video.Wanted(tuple(row["frame_pts"]), *_frame_size(row, config), tuple(row["entry_pts"] or ())) for row in rows
+        video.ClipTarget(tuple(row["frame_pts"]), *_frame_size(row, config), tuple(row["random_access_pts"] or ()))
+        for row in rows
     ]
     path = source_path(source, roots)
     frames, size, warning = read_input(roots[source.root], isolated, config, _read_frames, source, path, clips, config)
@@ -293,7 +294,7 @@ def _frame_size(row: dict[str, Any], config: PlanConfig) -> tuple[int, int]:
 
 
 def _read_frames(
-    source: Source, path: str, clips: list[video.Wanted], config: PlanConfig
+    source: Source, path: str, clips: list[video.ClipTarget], config: PlanConfig
 ) -> tuple[list[np.ndarray], tuple[int, int], str]:
     with files.open_read(path) as file:
         size = file.seek(0, io.SEEK_END)
@@ -309,9 +310,9 @@ def _read_frames(
     how = (config.media_backend, config.max_pixels)
     if not clips[0].pts:
         warned: list[str] | None = [] if config.on_decoder_warning == "keep" else None
-        wanted = (clips[0].height, clips[0].width, config.decode_quality)
-        frames_THWC, picture_size = image.decode(data, *wanted, *how, warned)
-        return [frames_THWC], picture_size, "; ".join(warned or ())
+        target = (clips[0].height, clips[0].width, config.decode_quality)
+        frames_THWC, image_size = image.decode(data, *target, *how, warned)
+        return [frames_THWC], image_size, "; ".join(warned or ())
     decoded = [image.decode_animation(data, clip.pts, clip.height, clip.width, *how) for clip in clips]
     return [frames_THWC for frames_THWC, _ in decoded], decoded[0][1], ""
 
@@ -328,8 +329,8 @@ def _segment(row: dict[str, Any], start: int, num_tokens: int, config: PlanConfi
         "grid_w",
         "source_height",
         "source_width",
-        "wanted_height",
-        "wanted_width",
+        "target_height",
+        "target_width",
     )
     return {name: row[name] for name in copied} | {
         "source": row["key"],

@@ -27,7 +27,7 @@ NEVER_RETRIED = _FULL | {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 READ_BYTES = 64 * 1024
 
 
-class Found(NamedTuple):
+class ListedFile(NamedTuple):
     """One file: its path below the listed folder, its size, and whether it is a regular file."""
 
     relative: str
@@ -56,7 +56,7 @@ def join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if is_uri(folder) else os.path.join(folder, name)
 
 
-def walk(folder: str) -> Iterator[Found | Unlistable]:
+def walk(folder: str) -> Iterator[ListedFile | Unlistable]:
     """Yields every file below a folder, hidden ones included; symbolic links to folders are followed, loops are not.
 
     Raises:
@@ -68,7 +68,7 @@ def walk(folder: str) -> Iterator[Found | Unlistable]:
         yield from _walk_local(folder, "", (os.path.realpath(folder),), ("**", "*"), frozenset({0, 1}))
 
 
-def match(root: str, pattern: str) -> Iterator[Found | Unlistable]:
+def match(root: str, pattern: str) -> Iterator[ListedFile | Unlistable]:
     """Yields every file below a root that a glob matches, hidden ones included, as `walk` does.
 
     A component `**` stands for any number of folders, none included, and at the end for all that is below; other
@@ -93,15 +93,15 @@ def match(root: str, pattern: str) -> Iterator[Found | Unlistable]:
             places = _after(parts, places, name)
         # names that end in a slash are the folder marks of some tools
         if len(parts) in places and not relative.endswith("/"):
-            yield Found(relative, size_bytes)
+            yield ListedFile(relative, size_bytes)
 
 
-def find(root: str, name: str) -> Found:
+def find(root: str, name: str) -> ListedFile:
     """Returns one file by its name below a root, whether it is there or not."""
     if not is_uri(root):
-        return _found(root, name)
-    found = remote.listed(join(root, name))
-    return Found(name, found[0][1] if found else 0)
+        return _stat_file(root, name)
+    listed = remote.listed(join(root, name))
+    return ListedFile(name, listed[0][1] if listed else 0)
 
 
 def is_there(root: str) -> bool:
@@ -166,7 +166,7 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
-def told(error: OSError) -> str:
+def described(error: OSError) -> str:
     """Returns what an error of storage says in one line, with the file that it is about."""
     reason = error.strerror or str(error) or type(error).__name__
     return f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason
@@ -180,7 +180,7 @@ def exists(path: str) -> bool:
 def names(folder: str) -> list[str]:
     """Returns the names directly in a folder, sorted; of a URI, the first component of every object below it."""
     if is_uri(folder):
-        return sorted({found.relative.split("/")[0] for found in match(folder, "**")})
+        return sorted({listed.relative.split("/")[0] for listed in match(folder, "**")})
     return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
@@ -222,9 +222,9 @@ def writing(path: str) -> Iterator[IO[bytes]]:
             _sync_folder(folder + slash or ".")
     except BaseException as error:
         if isinstance(error, OSError) and error.filename in (None, temporary):
-            # a full disk is told of no file, and nobody knows the temporary one
+            # a full disk is an error without a file, and nobody knows the temporary one
             error.filename = path
-        # what is left there when even that fails is swept by the next run, and the first error is the one to tell
+        # what is left there when even that fails is swept by the next run, and the first error is the one to report
         with contextlib.suppress(OSError):
             remove(temporary)
         raise
@@ -289,7 +289,7 @@ def _open_regular(path: str, flags: int) -> int:
 
 def _walk_local(
     root: str, relative: str, above: tuple[str, ...], parts: tuple[str, ...], places: frozenset[int]
-) -> Iterator[Found | Unlistable]:
+) -> Iterator[ListedFile | Unlistable]:
     """Yields what a pattern matches below a folder.
 
     Args:
@@ -314,7 +314,7 @@ def _walk_local(
         path = os.path.join(root, inner)
         if not os.path.isdir(path):
             if len(parts) in after:
-                yield _found(root, inner)
+                yield _stat_file(root, inner)
             continue
         real = os.path.realpath(path)
         if real not in above and min(after) < len(parts):
@@ -341,13 +341,13 @@ def _with_empty(parts: tuple[str, ...], places: set[int]) -> frozenset[int]:
     return frozenset(reached)
 
 
-def _found(root: str, relative: str) -> Found:
+def _stat_file(root: str, relative: str) -> ListedFile:
     try:
         status = os.stat(os.path.join(root, relative))
     except OSError:
         # a dangling link, or gone meanwhile: probing says so
-        return Found(relative, 0)
-    return Found(relative, status.st_size, stat.S_ISREG(status.st_mode))
+        return ListedFile(relative, 0)
+    return ListedFile(relative, status.st_size, stat.S_ISREG(status.st_mode))
 
 
 def _sync_folder(folder: str) -> None:

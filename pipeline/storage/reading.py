@@ -1,4 +1,4 @@
-"""Reads one input, and tells one file that cannot be read from storage that is gone.
+"""Reads one input, and separates a file that cannot be read from storage that is gone.
 
 A file that cannot be read, retries included, is a reject like any other bad file, and the rest goes on. But a mount
 that drops or a store that is down would make a reject of every file behind it, each after seconds of waiting: so
@@ -34,7 +34,7 @@ def read_input(root: str, call: Callable[..., Any], *args: Any) -> Any:
     """
     global _in_a_row
     try:
-        found = files.retried(call, *args)
+        result = files.retried(call, *args)
     except OSError as error:
         if error.errno in files.NEVER_RETRIED:
             raise
@@ -46,7 +46,7 @@ def read_input(root: str, call: Callable[..., Any], *args: Any) -> Any:
             _in_a_row += 1
             if _in_a_row >= MOST_IN_A_ROW:
                 many = (
-                    f"{_in_a_row} files in a row cannot be read ({files.told(error)}); one such file is a reject, so many are "
+                    f"{_in_a_row} files in a row cannot be read ({files.described(error)}); one such file is a reject, so many are "
                     "the storage; see to it and go on with --resume"
                 )
                 raise StorageGone(errno.EIO, many, root) from error
@@ -57,4 +57,4 @@ def read_input(root: str, call: Callable[..., Any], *args: Any) -> Any:
         _in_a_row = 0
         raise
     _in_a_row = 0
-    return found
+    return result

@@ -1,6 +1,6 @@
 """The store side of `files`: Beam's filesystems, whose errors all become OSErrors and are tried again.
 
-Each store has exceptions of its own, and a caller that tells storage from bugs cannot know them: whatever a call
+Each store has exceptions of its own, and a caller that separates storage from bugs cannot know them: whatever a call
 raises is an OSError here, EIO unless the store says better. Calls that list, look, rename or delete are tried again
 by themselves; reading is tried again by whoever reads the whole file.
 """
@@ -65,7 +65,7 @@ def listed(pattern: str, limit: int | None = None) -> list[tuple[str, int]]:
 
     def call() -> list[tuple[str, int]]:
         results = _filesystems(pattern).match([pattern], None if limit is None else [limit])
-        return [(found.path, found.size_in_bytes) for result in results for found in result.metadata_list]
+        return [(metadata.path, metadata.size_in_bytes) for result in results for metadata in result.metadata_list]
 
     return _tried(pattern, call)
 
@@ -117,7 +117,7 @@ def created(path: str) -> Iterator[IO[bytes]]:
 class Remote(io.RawIOBase):
     """An object that fails as a local file does: a store's own errors would look like bad content.
 
-    A stream that ends before the size that the store tells is an error of the store, too.
+    A stream that ends before the size that the store states is an error of the store, too.
     """
 
     def __init__(self, path: str) -> None:

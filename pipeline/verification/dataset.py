@@ -1,4 +1,4 @@
-"""Re-reads a packed set and finds what is wrong with it: every file, every row, every total.
+"""Re-reads a dataset and finds what is wrong with it: every file, every row, every total.
 
 Three passes over what is named: the tables against each other, each shard's bytes against its digest, each row
 against the rules of the format. A broken file is a finding like any other, so this goes on after it. Costs two
@@ -27,7 +27,7 @@ from patchpack.schemas.manifest import (
 )
 from patchpack.schemas.sequence import array_columns
 
-# more than anyone reads; a set of ten thousand broken shards should still end soon
+# more than anyone reads; a dataset of ten thousand broken shards should still end soon
 LIMIT = 200
 _TOTALS = ("num_sequences", "num_segments", "num_tokens")
 _BLOCK_BYTES = 2**22
@@ -39,18 +39,18 @@ def verify(folder: str, progress: Callable[[int], None] | None = None, limit: in
     """Returns every problem found, one line each, naming the file and where it applies the row and example.
 
     Args:
-        folder: of the set.
-        progress: told how many sequences are done, after each shard.
+        folder: of the dataset.
+        progress: called with how many sequences are done, after each shard.
         limit: stop after so many problems, and say so.
     """
-    found = list(islice(_problems(folder, progress or (lambda done: None)), limit + 1))
-    if len(found) > limit:
-        found[limit:] = [f"{folder}: more than {limit} problems; the others are not listed; build the set again"]
-    return found
+    problems = list(islice(_problems(folder, progress or (lambda done: None)), limit + 1))
+    if len(problems) > limit:
+        problems[limit:] = [f"{folder}: more than {limit} problems; the others are not listed; build the dataset again"]
+    return problems
 
 
 class _Set(NamedTuple):
-    """The tables of a set."""
+    """The tables of a dataset."""
 
     folder: str
     manifest: Manifest
@@ -102,14 +102,14 @@ def _total_problems(tables: _Set) -> Iterator[str]:
     sums = {name: sum(shard[name] for shard in shards) for name in (*_TOTALS, "bytes")} | {"num_shards": len(shards)}
     for name, value in sums.items():
         if stored[name] != value:
-            yield f"{where}: stored {name} is {stored[name]}; {SHARD_TABLE_NAME} gives {value}; rebuild the set"
+            yield f"{where}: stored {name} is {stored[name]}; {SHARD_TABLE_NAME} gives {value}; rebuild the dataset"
     digest = dataset_digest(manifest.layouts, [shard["digest"] for shard in shards])
     if digest != manifest.dataset_digest:
-        yield f"{where}: dataset_digest is {manifest.dataset_digest}; {SHARD_TABLE_NAME} gives {digest}; rebuild the set"
+        yield f"{where}: dataset_digest is {manifest.dataset_digest}; {SHARD_TABLE_NAME} gives {digest}; rebuild the dataset"
     if manifest.totals["num_rejects"] != len(tables.rejects):
         yield (
             f"{where}: num_rejects is {manifest.totals['num_rejects']}; {REJECT_TABLE_NAME} has {len(tables.rejects)} rows; "
-            "rebuild the set"
+            "rebuild the dataset"
         )
     # an example that fails after planning leaves its sequence: no sequence goes, and each missing example is a reject
     lost = sum(shard["num_rejects"] for shard in shards)
@@ -117,13 +117,13 @@ def _total_problems(tables: _Set) -> Iterator[str]:
         yield (
             f"{where}: {planned['num_sequences']} sequences of {planned['num_segments']} examples planned, "
             f"{stored['num_sequences']} of {stored['num_segments']} stored; the shards' {lost} rejects explain as many "
-            "examples and no sequence; rebuild the set"
+            "examples and no sequence; rebuild the dataset"
         )
     missing = planned["num_tokens"] - stored["num_tokens"]
     if missing < lost or (missing > 0 and not lost):
         yield (
             f"{where}: {planned['num_tokens']} tokens planned, {stored['num_tokens']} stored; with {lost} rejects in shards "
-            f"{f'at least {lost}' if lost else 'none'} are missing; rebuild the set"
+            f"{f'at least {lost}' if lost else 'none'} are missing; rebuild the dataset"
         )
     sequences: Counter[tuple[int, int]] = Counter()
     for shard in shards:
@@ -133,7 +133,7 @@ def _total_problems(tables: _Set) -> Iterator[str]:
         if number != sequences[view, layout] or not entry["bound"] <= number:
             yield (
                 f"{where}: bounds give view {view}, layout {layout} {number} sequences and a bound of {entry['bound']}; "
-                f"{SHARD_TABLE_NAME} has {sequences[view, layout]}, and no bound is larger; rebuild the set"
+                f"{SHARD_TABLE_NAME} has {sequences[view, layout]}, and no bound is larger; rebuild the dataset"
             )
 
 
@@ -147,7 +147,7 @@ def _group_problems(tables: _Set) -> Iterator[str]:
         if shard["num_sequences"] % size and shard["path"] != last[shard["group"], shard["view"], shard["layout"]]:
             yield (
                 f"{files.join(tables.folder, shard['path'])}: {shard['num_sequences']} sequences, balance_group is {size}; "
-                "a shard holds whole groups, but the last of a group, view and layout; rebuild the set"
+                "a shard holds whole groups, but the last of a group, view and layout; rebuild the dataset"
             )
 
 
@@ -157,13 +157,13 @@ def _stray_problems(tables: _Set) -> Iterator[str]:
     for name, count in counts.items():
         if count > 1 or name != f"{SEQUENCES_FOLDER}/{name.rpartition('/')[2]}" or "\\" in name:
             wrong = f"listed {count} times" if count > 1 else f"no file in {SEQUENCES_FOLDER}/"
-            yield f"{files.join(tables.folder, SHARD_TABLE_NAME)}: {name} is {wrong}; a shard is listed once, by name; rebuild the set"
+            yield f"{files.join(tables.folder, SHARD_TABLE_NAME)}: {name} is {wrong}; a shard is listed once, by name; rebuild the dataset"
     for name in files.names(files.join(tables.folder, SEQUENCES_FOLDER)):
         path = files.join(tables.folder, f"{SEQUENCES_FOLDER}/{name}")
         if name.startswith(".part-") and name.endswith(".tmp"):
             yield f"{path}: left by a write that was killed; readers ignore it; delete it, or run build --resume"
         elif name.startswith("part-") and name.endswith(".parquet") and f"{SEQUENCES_FOLDER}/{name}" not in counts:
-            yield f"{path}: not in {SHARD_TABLE_NAME}; a set has no other shards; delete it, or rebuild the set"
+            yield f"{path}: not in {SHARD_TABLE_NAME}; a dataset has no other shards; delete it, or rebuild the dataset"
 
 
 def _input_problems(tables: _Set, num_inputs: int, seen: Seen) -> Iterator[str]:
@@ -173,7 +173,7 @@ def _input_problems(tables: _Set, num_inputs: int, seen: Seen) -> Iterator[str]:
     if num_inputs != seen.num_sources:
         yield (
             f"{files.join(tables.folder, MANIFEST_NAME)}: num_inputs is {num_inputs}; {seen.num_sources} different keys are packed "
-            f"or in {REJECT_TABLE_NAME}; each input is one or the other; rebuild the set"
+            f"or in {REJECT_TABLE_NAME}; each input is one or the other; rebuild the dataset"
         )
 
 
@@ -217,12 +217,12 @@ def _metadata_problems(opened: Shard, shard: dict[str, Any], tables: _Set) -> It
     said |= {"num_rejects": len(own["rejects"]), "num_sequences": opened.num_sequences}
     for name, value in said.items():
         if value != shard[name]:
-            yield f"{path}: {name} is {value}; {SHARD_TABLE_NAME} says {shard[name]}; the tables are not of this file; rebuild the set"
+            yield f"{path}: {name} is {value}; {SHARD_TABLE_NAME} says {shard[name]}; the tables are not of this file; rebuild the dataset"
     for reject in own["rejects"]:
         if tuple(reject.get(name) for name in REJECT_TABLE_SCHEMA.names) not in tables.known_rejects:
             yield (
                 f"{path}: its reject {reject.get('key')} ({reject.get('reason')}) is not in {REJECT_TABLE_NAME}; "
-                "no input is lost silently; rebuild the set"
+                "no input is lost silently; rebuild the dataset"
             )
 
 
@@ -245,9 +245,9 @@ def _content_problems(opened: Shard, tables: _Set, seen: Seen) -> Iterator[str]:
             yield f"{path}: its totals say {name} {own['totals'].get(name)}; its rows give {sums[name]}; rebuild this shard"
 
 
-def _column_problems(found: pa.Schema, layout: Layout, path: str) -> Iterator[str]:
+def _column_problems(schema: pa.Schema, layout: Layout, path: str) -> Iterator[str]:
     """Yields small columns and fields of segments that are missing or of another type; more of them are no problem."""
-    present = _types(found)
+    present = _types(schema)
     for name, due in _types(sequence_schema(layout)).items():
         # the raw columns were checked when the shard was opened
         if name not in array_columns(layout) and (name not in present or not _alike(present[name], due)):

@@ -65,7 +65,7 @@ def row_problems(
         which = f"{where}, segment {number}, example {segment['example_id']} ({segment['source']})"
         seen.add_source(segment["source"])
         if not seen.add_example(segment["example_id"], segment["view"]):
-            yield f"{which}: view {segment['view']} is stored twice; an example lands exactly once; rebuild the set"
+            yield f"{which}: view {segment['view']} is stored twice; an example lands exactly once; rebuild the dataset"
         for wrong in _segment_problems(segment, shard.layout, classes, view):
             yield f"{which}: {wrong}; rebuild this shard"
 

@@ -4,7 +4,7 @@ Before the resize whatever cannot be averaged is made so: palettes become colour
 white (they carry arbitrary colours), 16 bits become 8. After it, where there are the fewest pixels, colours are
 brought to sRGB through the file's ICC profile; the transforms are kept by the profile's digest, and a profile that is
 sRGB itself costs only that digest. A profile that cannot be used (broken, or of another colour space than the
-picture) is passed over, as viewers do, and the picture taken for sRGB; PNG's gAMA and cHRM are, too.
+image) is passed over, as viewers do, and the image taken for sRGB; PNG's gAMA and cHRM are, too.
 """
 
 import io
@@ -19,7 +19,7 @@ from patchpack.pipeline.media.errors import DecodeError
 # stored mode -> the mode that is resized; every other is RGB
 _RESIZED = {"1": "L", "L": "L", "LA": "L", "La": "L", "I": "L", "CMYK": "CMYK", "LAB": "LAB"}
 
-# Pillow tells a and b as signed bytes, which cannot be averaged as they stand
+# Pillow gives a and b as signed bytes, which cannot be averaged as they stand
 _LAB_SIGNS = np.array([0, 128, 128], np.uint8)
 
 # cameras and agencies use a handful of profiles; a transform of CMYK takes half a megabyte
@@ -27,46 +27,46 @@ _MAX_TRANSFORMS = 32
 _transforms: OrderedDict[tuple[bytes, str], ImageCms.ImageCmsTransform | None] = OrderedDict()
 
 
-def resized_mode(picture: Image.Image) -> str:
-    """Returns the mode in which a picture is resized: L, RGB, CMYK or LAB.
+def resized_mode(image: Image.Image) -> str:
+    """Returns the mode in which an image is resized: L, RGB, CMYK or LAB.
 
     Raises:
         DecodeError: its pixels are floats, of a range that nobody states.
     """
-    if picture.mode == "F":
+    if image.mode == "F":
         raise DecodeError("unknown_format", "pixels are floating-point numbers of unknown range")
-    return "L" if picture.mode.startswith("I;16") else _RESIZED.get(picture.mode, "RGB")
+    return "L" if image.mode.startswith("I;16") else _RESIZED.get(image.mode, "RGB")
 
 
-def flat(picture: Image.Image, mode: str) -> np.ndarray:
-    """Returns a picture's pixels without palette or alpha, (H, W, C) uint8.
+def flat(image: Image.Image, mode: str) -> np.ndarray:
+    """Returns an image's pixels without palette or alpha, (H, W, C) uint8.
 
     Args:
-        picture: or some rows of it.
-        mode: as `resized_mode` tells.
+        image: or some rows of it.
+        mode: as `resized_mode` says.
     """
-    if picture.mode.startswith("I"):
-        pixels = _eight_bits(picture)
-    elif picture.has_transparency_data and mode in ("L", "RGB"):
-        with_alpha = picture.convert(f"{mode}A")
-        on_white = Image.new(mode, picture.size, "white")
+    if image.mode.startswith("I"):
+        pixels = _eight_bits(image)
+    elif image.has_transparency_data and mode in ("L", "RGB"):
+        with_alpha = image.convert(f"{mode}A")
+        on_white = Image.new(mode, image.size, "white")
         on_white.paste(with_alpha.convert(mode), mask=with_alpha.getchannel("A"))
         pixels = np.asarray(on_white)
     else:
-        pixels = np.asarray(picture if picture.mode == mode else picture.convert(mode))
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
         pixels = pixels ^ _LAB_SIGNS if mode == "LAB" else pixels
-    return pixels.reshape(picture.height, picture.width, -1)
+    return pixels.reshape(image.height, image.width, -1)
 
 
-def _eight_bits(picture: Image.Image) -> np.ndarray:
+def _eight_bits(image: Image.Image) -> np.ndarray:
     """Returns 16-bit greys scaled to 8 bits; Pillow's own conversion clips them at 255."""
-    grey_HW = np.asarray(picture)
-    if picture.mode == "I":
+    grey_HW = np.asarray(image)
+    if image.mode == "I":
         # signed or 32-bit: read as 16 bits
         grey_HW = grey_HW.clip(0, 65535)
     eight_HW = (grey_HW >> 8).astype(np.uint8)
-    if isinstance(picture.info.get("transparency"), int):
-        eight_HW[grey_HW == picture.info["transparency"]] = 255
+    if isinstance(image.info.get("transparency"), int):
+        eight_HW[grey_HW == image.info["transparency"]] = 255
     return eight_HW
 
 
@@ -75,7 +75,7 @@ def to_srgb(pixels_HWC: np.ndarray, mode: str, profile: bytes | None) -> np.ndar
 
     Args:
         pixels_HWC: resized, (H, W, C) uint8.
-        mode: as `resized_mode` tells.
+        mode: as `resized_mode` says.
         profile: the file's ICC profile, if it has one.
     """
     transform = _transform(profile or b"", mode) if profile or mode == "LAB" else None
@@ -85,8 +85,8 @@ def to_srgb(pixels_HWC: np.ndarray, mode: str, profile: bytes | None) -> np.ndar
         return np.repeat(pixels_HWC, 3, axis=2)
     height, width, _ = pixels_HWC.shape
     pixels_HWC = pixels_HWC ^ _LAB_SIGNS if mode == "LAB" else pixels_HWC
-    picture = Image.frombytes(mode, (width, height), pixels_HWC.tobytes())
-    shown = picture.convert("RGB") if transform is None else transform.apply(picture)
+    image = Image.frombytes(mode, (width, height), pixels_HWC.tobytes())
+    shown = image.convert("RGB") if transform is None else transform.apply(image)
     return np.asarray(shown)
 
 
@@ -99,15 +99,17 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         source = ImageCms.createProfile("LAB") if mode == "LAB" else ImageCms.ImageCmsProfile(io.BytesIO(profile))
         # perceptual: what viewers use, and the only intent that printing profiles must have
-        found = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.PERCEPTUAL)
-        if mode == "RGB" and _changes_nothing(found):
-            found = None
+        transform = ImageCms.buildTransform(
+            source, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.PERCEPTUAL
+        )
+        if mode == "RGB" and _changes_nothing(transform):
+            transform = None
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        found = None
-    _transforms[key] = found
+        transform = None
+    _transforms[key] = transform
     if len(_transforms) > _MAX_TRANSFORMS:
         _transforms.popitem(last=False)
-    return found
+    return transform
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:

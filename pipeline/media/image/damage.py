@@ -42,7 +42,7 @@ _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
 _BLOCK_BYTES = 2**20
 
 _STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES = 273, 279, 324, 325
-# a strip costs Pillow 20 us and half a kilobyte; one for each row of the highest pictures is half as many
+# a strip costs Pillow 20 us and half a kilobyte; one for each row of the highest images is half as many
 MAX_STRIPS = 2**17
 # of an offset, by its type: SHORT, LONG, LONG8
 _OFFSET_BYTES = {3: 2, 4: 4, 16: 8}
@@ -128,55 +128,55 @@ def check_start(reader: Reader) -> None:
     reader.seek(0)
 
 
-def check_header(picture: Image.Image) -> None:
-    """Refuses a picture whose header alone shows that pixels will be missing or mean nothing.
+def check_header(image: Image.Image) -> None:
+    """Refuses an image whose header alone shows that pixels will be missing or mean nothing.
 
     Args:
-        picture: opened by Pillow, not decoded.
+        image: opened by Pillow, not decoded.
 
     Raises:
         DecodeError: strips or tiles are missing, or samples have no scale.
     """
-    if picture.format == "TIFF":
-        _check_tiff(picture)
-    elif picture.format == "GIF" and picture.tile:
-        bits = picture.tile[0][3][0]
+    if image.format == "TIFF":
+        _check_tiff(image)
+    elif image.format == "GIF" and image.tile:
+        bits = image.tile[0][3][0]
         # Pillow decodes nothing for 0, and other decoders refuse more than 8
         if not 1 <= bits <= 8:
             raise DecodeError("broken", f"an LZW code size of {bits} bits; it is 1 to 8")
 
 
-def check_pixels(picture: Image.Image, data: bytes) -> None:
+def check_pixels(image: Image.Image, data: bytes) -> None:
     """Refuses a file with damage that its decoder would not report.
 
     Args:
-        picture: opened by Pillow from the data.
+        image: opened by Pillow from the data.
         data: the whole file.
 
     Raises:
         DecodeError: there is such damage.
     """
-    if picture.format in ("JPEG", "MPO"):
+    if image.format in ("JPEG", "MPO"):
         _check_jpeg(data)
-    elif picture.format == "PNG":
-        _check_png(picture, data)
+    elif image.format == "PNG":
+        _check_png(image, data)
 
 
-def _check_tiff(picture: Image.Image) -> None:
-    covered = sum((right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in picture.tile)
-    if covered < picture.width * picture.height:
+def _check_tiff(image: Image.Image) -> None:
+    covered = sum((right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in image.tile)
+    if covered < image.width * image.height:
         raise DecodeError("broken", "strips are missing")
     for tag in (_STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES):
-        values = picture.tag_v2.get(tag, ())
+        values = image.tag_v2.get(tag, ())
         # how sparse files leave out blocks, which Pillow takes from the header instead
         if 0 in (values if isinstance(values, tuple) else (values,)):
             raise DecodeError("broken", "strips or tiles are left out")
-    if picture.mode == "F":
+    if image.mode == "F":
         raise DecodeError("unknown_format", "floating-point samples, which have no white")
 
 
 def _check_jpeg(data: bytes) -> None:
-    # counted loosely first: the bytes of a scan's marker may also stand in thumbnails, and behind the picture
+    # counted loosely first: the bytes of a scan's marker may also stand in thumbnails, and behind the image
     if not _has_one_scan(data) and data.count(b"\xff" + _SCAN) > MAX_SCANS and (scans := _num_scans(data)) > MAX_SCANS:
         raise DecodeError("broken", f"{scans} scans; no encoder writes more than {MAX_SCANS}")
 
@@ -194,12 +194,12 @@ def _has_one_scan(jpeg: bytes) -> bool:
 
 
 def _num_scans(jpeg: bytes) -> int:
-    """Returns the scans of a JPEG's first picture."""
+    """Returns the scans of a JPEG's first image."""
     return sum(marker == _SCAN for marker, _ in _segments(jpeg))
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yields marker and place of content of each segment of a JPEG's first picture, entropy-coded data passed over."""
+    """Yields marker and place of content of each segment of a JPEG's first image, entropy-coded data passed over."""
     place = 2
     while (match := _MARKER.search(jpeg, place)) and match[1] != _END:
         yield match[1], match.end() + 2
@@ -208,7 +208,7 @@ def _segments(jpeg: bytes) -> Iterator[tuple[bytes, int]]:
         place = match.end() + size
 
 
-def _check_png(picture: Image.Image, data: bytes) -> None:
+def _check_png(image: Image.Image, data: bytes) -> None:
     chunks = list(itertools.islice(_png_chunks(data), MAX_CHUNKS + 1))
     if len(chunks) > MAX_CHUNKS:
         raise DecodeError("broken", f"more than {MAX_CHUNKS} chunks")
@@ -221,8 +221,8 @@ def _check_png(picture: Image.Image, data: bytes) -> None:
     palettes = [block for name, block in chunks if name == b"PLTE"]
     if colour == 3 and (not palettes or len(palettes[0]) % 3 or not palettes[0]):
         raise DecodeError("broken", "no palette, or one that is cut")
-    picture.load()
-    last_row = picture.crop((0, picture.height - 1, picture.width, picture.height))
+    image.load()
+    last_row = image.crop((0, image.height - 1, image.width, image.height))
     rows_are_there = not interlacing and any(last_row.tobytes())
     if not rows_are_there and not _png_is_full([block for name, block in chunks if name == b"IDAT"], chunks[0][1]):
         raise DecodeError("broken", "rows are missing")
@@ -239,7 +239,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         size = int.from_bytes(view[place : place + 4], "big")
         name, end = bytes(view[place + 4 : place + 8]), place + 8 + size
         if end + 4 > len(data):
-            raise DecodeError("broken", "the file ends before the picture's end")
+            raise DecodeError("broken", "the file ends before the image's end")
         if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             raise DecodeError("broken", f"wrong checksum of chunk {name!r}")
         if name not in _PNG_CRITICAL and not name[0] & 0x20:

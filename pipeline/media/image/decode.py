@@ -3,7 +3,7 @@
 JPEG is decoded by simplejpeg (libjpeg-turbo) in strict mode, which reports damage that Pillow passes over, and no larger
 than needed (see `jpeg`); where only its header is odd, without the oddity (`jpeg_header`). Everything else is decoded by
 Pillow. Order of the steps, each where it touches the fewest pixels that it may: decode, palette and alpha
-(`colour.flat`), resize, profile (`colour.to_srgb`), orientation (EXIF). Pictures that Pillow decodes are resized in strips
+(`colour.flat`), resize, profile (`colour.to_srgb`), orientation (EXIF). Images that Pillow decodes are resized in strips
 of rows, so that what Pillow holds of them is the only whole copy.
 """
 
@@ -26,13 +26,13 @@ from patchpack.pipeline.media.resize import resize, resize_strips
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 # most bytes a pixel while a format is decoded (measured: benchmarks/media.py --only memory), where they are not the
-# four of Pillow's pictures. HEIC of 8064x6048: 7.4 with 8 bits, 7.8 with 10, and a worker of 870 MB at most with torch
+# four of Pillow's images. HEIC of 8064x6048: 7.4 with 8 bits, 7.8 with 10, and a worker of 870 MB at most with torch
 # and two decodes one after another; 9 lets phones' 48 and 50 megapixels pass by default. --max-pixels counts pixels of
 # four bytes, so that it bounds memory
 _BYTES_A_PIXEL = {"WEBP": 17, "AVIF": 10, "HEIF": 9, "TIFF": 10}
-_USUAL_BYTES_A_PIXEL = 4
+_BASELINE_BYTES_A_PIXEL = 4
 
-# rows of a picture that are made flat and resized at once, in pixels: 12 MB of RGBA
+# rows of an image that are made flat and resized at once, in pixels: 12 MB of RGBA
 _STRIP_PX = 3 * 2**20
 
 _JPEG_START = b"\xff\xd8\xff"
@@ -55,26 +55,26 @@ def probe(file: IO[bytes], max_pixels: int | None = None) -> tuple[int, int]:
     """Returns the oriented (height, width) in px from the header alone.
 
     Args:
-        file: the picture.
+        file: the image.
         max_pixels: most pixels of four bytes that decoding may hold, if that is limited.
 
     Raises:
         DecodeError: there is no readable header, or decoding would hold more.
     """
-    with _opened(file) as picture:
-        _check_pixels(picture, max_pixels)
-        return _oriented_size(picture, _orientation(picture))
+    with _opened(file) as image:
+        _check_pixels(image, max_pixels)
+        return _oriented_size(image, _orientation(image))
 
 
 def probe_animation(file: IO[bytes], max_pixels: int | None = None) -> animated.Timing | None:
-    """Returns size and frame times of an animated picture, or None for one that stands still.
+    """Returns size and frame times of an animated image, or None for one that stands still.
 
     Raises:
         DecodeError: a frame is broken, or decoding would hold more than `max_pixels` pixels of four bytes.
     """
-    with _opened(file) as picture:
-        _check_pixels(picture, max_pixels)
-        return animated.timing(picture)
+    with _opened(file) as image:
+        _check_pixels(image, max_pixels)
+        return animated.timing(image)
 
 
 def decode(
@@ -86,7 +86,7 @@ def decode(
     max_pixels: int | None = None,
     warned: list[str] | None = None,
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Returns a picture as (1, height, width, 3) uint8, upright, sRGB, and its oriented source size.
+    """Returns an image as (1, height, width, 3) uint8, upright, sRGB, and its oriented source size.
 
     Args:
         data: the whole file.
@@ -95,7 +95,7 @@ def decode(
         quality: how far JPEGs may be decoded smaller, a key of `jpeg.LEAST_RATIO`.
         backend: what resizes, see `resize`.
         max_pixels: as for `probe`.
-        warned: where a JPEG's decoder warns of damage, its words go here and the picture is what it made of it; without,
+        warned: where a JPEG's decoder warns of damage, its words go here and the image is what it made of it; without,
             that is an error.
 
     Raises:
@@ -117,9 +117,9 @@ def decode(
     if warned is None:
         raise first
     # simplejpeg takes no odd header, however lenient
-    found = _decoded(clean or data, *how, strict=False)
+    decoded = _decoded(clean or data, *how, strict=False)
     warned.append(str(first))
-    return found
+    return decoded
 
 
 def _decoded(
@@ -131,22 +131,22 @@ def _decoded(
     max_pixels: int | None,
     strict: bool = True,
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    with _opened(io.BytesIO(data)) as picture:
-        _check_pixels(picture, max_pixels)
-        orientation = _orientation(picture)
-        damage.check_pixels(picture, data)
-        source_size = _oriented_size(picture, orientation)
+    with _opened(io.BytesIO(data)) as image:
+        _check_pixels(image, max_pixels)
+        orientation = _orientation(image)
+        damage.check_pixels(image, data)
+        source_size = _oriented_size(image, orientation)
         target = (width, height) if orientation in _SIDEWAYS else (height, width)
-        mode = colour.resized_mode(picture)
-        if picture.format in ("JPEG", "MPO") and jpeg.can_decode(data, strict):
-            source = (picture.height, picture.width)
+        mode = colour.resized_mode(image)
+        if image.format in ("JPEG", "MPO") and jpeg.can_decode(data, strict):
+            source = (image.height, image.width)
             pixels = jpeg.decode(data, mode, source, target, quality, padded=backend != "fast", strict=strict)
             small_HWC = resize(pixels, *target, backend)
             # Adobe's convention, which Pillow takes for granted: CMYK is stored inverted
             small_HWC = 255 - small_HWC if mode == "CMYK" else small_HWC
         else:
-            small_HWC = _resized(picture, mode, target, backend)
-        small_HWC = colour.to_srgb(small_HWC, mode, picture.info.get("icc_profile"))
+            small_HWC = _resized(image, mode, target, backend)
+        small_HWC = colour.to_srgb(small_HWC, mode, image.info.get("icc_profile"))
     return _upright(small_HWC, orientation)[None], source_size
 
 
@@ -158,11 +158,11 @@ def decode_animation(
     backend: str = "pillow",
     max_pixels: int | None = None,
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Returns frames of an animated picture, (len(times_ms), height, width, 3) uint8, sRGB, and its source size.
+    """Returns frames of an animated image, (len(times_ms), height, width, 3) uint8, sRGB, and its source size.
 
     Args:
         data: the whole file.
-        times_ms: when the frames begin, as `probe_animation` tells; equal ones repeat a frame.
+        times_ms: when the frames begin, as `probe_animation` says; equal ones repeat a frame.
         height: of the result, in px.
         width: of the result, in px.
         backend: what resizes, see `resize`.
@@ -171,28 +171,28 @@ def decode_animation(
     Raises:
         DecodeError: decoding would hold more, the decoder reports any error, or no frame begins at one of the times.
     """
-    with _opened(io.BytesIO(data)) as picture:
-        _check_pixels(picture, max_pixels)
-        damage.check_pixels(picture, data)
-        profile = picture.info.get("icc_profile")
+    with _opened(io.BytesIO(data)) as image:
+        _check_pixels(image, max_pixels)
+        damage.check_pixels(image, data)
+        profile = image.info.get("icc_profile")
         frames = {}
-        for begins_ms, frame in animated.frames(picture, set(times_ms)):
+        for begins_ms, frame in animated.frames(image, set(times_ms)):
             mode = colour.resized_mode(frame)
             frames[begins_ms] = colour.to_srgb(_resized(frame, mode, (height, width), backend), mode, profile)
         if missing := set(times_ms) - set(frames):
             raise DecodeError("broken", f"{len(missing)} of {len(set(times_ms))} frames did not decode")
-        return np.stack([frames[time] for time in times_ms]), (picture.height, picture.width)
+        return np.stack([frames[time] for time in times_ms]), (image.height, image.width)
 
 
-def _resized(picture: Image.Image, mode: str, target: tuple[int, int], backend: str) -> np.ndarray:
-    rows = max(1, _STRIP_PX // picture.width)
-    picture.load()
+def _resized(image: Image.Image, mode: str, target: tuple[int, int], backend: str) -> np.ndarray:
+    rows = max(1, _STRIP_PX // image.width)
+    image.load()
     strips = (
-        colour.flat(picture.crop((0, top, picture.width, min(top + rows, picture.height))), mode)
-        for top in range(0, picture.height, rows)
+        colour.flat(image.crop((0, top, image.width, min(top + rows, image.height))), mode)
+        for top in range(0, image.height, rows)
     )
     # of LAB, too, the three channels are resized alike
-    return resize_strips(strips, mode if mode != "LAB" else "RGB", (picture.height, picture.width), *target, backend)
+    return resize_strips(strips, mode if mode != "LAB" else "RGB", (image.height, image.width), *target, backend)
 
 
 def _upright(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
@@ -205,33 +205,33 @@ def _upright(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
     return turned_HW.view(np.uint8).reshape(*turned_HW.shape, 3)
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation still to be applied; 1 where there is none, or none that can be read."""
-    if isinstance(picture, TiffImageFile):
-        # Pillow itself turns these when it loads them, and tells the turned size
+    if isinstance(image, TiffImageFile):
+        # Pillow itself turns these when it loads them, and gives the turned size
         return 1
     try:
-        # not picture.getexif(): a PNG's decodes the whole picture to look for EXIF behind it
-        return int(Image.Image.getexif(picture).get(_ORIENTATION_TAG, 1))
+        # not image.getexif(): a PNG's decodes the whole image to look for EXIF behind it
+        return int(Image.Image.getexif(image).get(_ORIENTATION_TAG, 1))
     except Exception:  # broken EXIF raises anything, and says nothing against the pixels
         return 1
 
 
-def _oriented_size(picture: Image.Image, orientation: int) -> tuple[int, int]:
-    return picture.size if orientation in _SIDEWAYS else (picture.height, picture.width)
+def _oriented_size(image: Image.Image, orientation: int) -> tuple[int, int]:
+    return image.size if orientation in _SIDEWAYS else (image.height, image.width)
 
 
-def _check_pixels(picture: Image.Image, max_pixels: int | None) -> None:
-    """Refuses a picture that decoding would blow up beyond what --max-pixels allows."""
-    bytes_a_pixel = _BYTES_A_PIXEL.get(picture.format or "", _USUAL_BYTES_A_PIXEL)
-    if picture.info.get("progressive"):
+def _check_pixels(image: Image.Image, max_pixels: int | None) -> None:
+    """Refuses an image that decoding would blow up beyond what --max-pixels allows."""
+    bytes_a_pixel = _BYTES_A_PIXEL.get(image.format or "", _BASELINE_BYTES_A_PIXEL)
+    if image.info.get("progressive"):
         # a JPEG's: all coefficients of 16 bits are kept to the last scan
-        bytes_a_pixel = max(bytes_a_pixel, 3 * len(picture.getbands()))
-    pixels = picture.width * picture.height
-    if max_pixels is not None and pixels * bytes_a_pixel > max_pixels * _USUAL_BYTES_A_PIXEL:
-        height, width = _oriented_size(picture, _orientation(picture))
+        bytes_a_pixel = max(bytes_a_pixel, 3 * len(image.getbands()))
+    pixels = image.width * image.height
+    if max_pixels is not None and pixels * bytes_a_pixel > max_pixels * _BASELINE_BYTES_A_PIXEL:
+        height, width = _oriented_size(image, _orientation(image))
         counted = (
-            "" if bytes_a_pixel == _USUAL_BYTES_A_PIXEL else f" at {bytes_a_pixel} bytes a pixel while it is decoded"
+            "" if bytes_a_pixel == _BASELINE_BYTES_A_PIXEL else f" at {bytes_a_pixel} bytes a pixel while it is decoded"
         )
         raise DecodeError(
             "too_large", f"{height}x{width} is {pixels} pixels{counted}; --max-pixels is {max_pixels} of 4 bytes"
@@ -240,7 +240,7 @@ def _check_pixels(picture: Image.Image, max_pixels: int | None) -> None:
 
 @contextmanager
 def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
-    """Opens a picture without decoding it.
+    """Opens an image without decoding it.
 
     Raises:
         DecodeError: whatever a decoder raises over bad bytes, then or later.
@@ -252,9 +252,9 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
             # Pillow's plugins warn about odd metadata and go on
             warnings.simplefilter("ignore")
             damage.check_start(reader)
-            with Image.open(reader, formats=(*FORMATS, *heif.formats(reader))) as picture:
-                damage.check_header(picture)
-                yield picture
+            with Image.open(reader, formats=(*FORMATS, *heif.formats(reader))) as image:
+                damage.check_header(image)
+                yield image
     except Exception as error:  # plugins raise OSError, SyntaxError, struct.error, IndexError, zlib.error and more
         if reader.error is not None:
             raise reader.error from error

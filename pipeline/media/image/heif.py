@@ -1,4 +1,4 @@
-"""HEIC pictures, through the extra `heif` (pillow-heif); without it they are rejects that name it."""
+"""HEIC images, through the extra `heif` (pillow-heif); without it they are rejects that name it."""
 
 import functools
 
@@ -21,7 +21,7 @@ def formats(reader: Reader) -> tuple[str, ...]:
         _register()
     except ImportError as error:
         raise DecodeError(
-            "unknown_format", "a HEIC picture, which needs the extra heif; ./run_pipeline.sh setup beam,heif"
+            "unknown_format", "a HEIC image, which needs the extra heif; ./run_pipeline.sh setup beam,heif"
         ) from error
     return ("HEIF",)
 

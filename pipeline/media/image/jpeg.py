@@ -5,7 +5,7 @@ or 8x8 block of pixels for a fraction of the work. Only these powers of two are 
 truncate). The entropy-coded data is read in full at every scale, so strict mode reports the same damage.
 
 It gives up the means' blur and the clipping that full decoding does to each pixel of saturated colours:
-`benchmarks/media.py --only quality` shows how much. Where a full picture is that much larger than its target, chroma
+`benchmarks/media.py --only quality` shows how much. Where a full image is that much larger than its target, chroma
 stored at half resolution is repeated rather than interpolated, scaled or not: the resize averages it anyway.
 """
 
@@ -14,11 +14,11 @@ import simplejpeg
 from patchpack.pipeline.media.errors import DecodeError
 from patchpack.pipeline.media.resize import Pixels
 
-# least ratio of the scaled picture to the target, by --decode-quality; None: never scaled. Against the exact bicubic
-# resize of the full picture 3 keeps about 50 dB and 2 about 45 (docs/decisions.md); below 2 the filter's own taps are cut
+# least ratio of the scaled image to the target, by --decode-quality; None: never scaled. Against the exact bicubic
+# resize of the full image 3 keeps about 50 dB and 2 about 45 (docs/decisions.md); below 2 the filter's own taps are cut
 LEAST_RATIO = {"exact": None, "default": 3, "fast": 2}
 
-# least pixels of a picture decoded at 1/4 or 1/8. Smaller ones are often screenshots or web pictures, sharp to the pixel,
+# least pixels of an image decoded at 1/4 or 1/8. Smaller ones are often screenshots or web images, sharp to the pixel,
 # which lose up to 5 dB more there, and gain little time over 1/2 (docs/decisions.md)
 LEAST_PX_BELOW_HALF = 3_000_000
 
@@ -27,7 +27,7 @@ COLOUR_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 
 
 def scale_for(source: tuple[int, int], target: tuple[int, int], quality: str) -> int:
-    """Returns the divisor, 1, 2, 4 or 8, at which a picture is decoded: the largest that leaves enough of it.
+    """Returns the divisor, 1, 2, 4 or 8, at which an image is decoded: the largest that leaves enough of it.
 
     Args:
         source: stored (height, width) in px.
@@ -45,7 +45,7 @@ def _is_enough(source: tuple[int, int], target: tuple[int, int], quality: str, d
 
 
 def can_decode(data: bytes, strict: bool = True) -> bool:
-    """Returns whether libjpeg-turbo's interface takes a JPEG; it refuses rare sound ones, as CMYK with 4:2:0.
+    """Returns whether libjpeg-turbo's interface takes a JPEG; it refuses rare valid ones, as CMYK with 4:2:0.
 
     Raises:
         ValueError: the header is damaged.
@@ -76,8 +76,8 @@ def decode(
         source: stored (height, width) by the header that planning saw.
         target: (height, width) of the resize, not yet turned upright.
         quality: a key of LEAST_RATIO.
-        padded: whether RGB is wanted in four bytes a pixel, as Pillow keeps it.
-        strict: whether a warning of libjpeg's is an error; else what it fills in is taken.
+        padded: whether RGB is requested in four bytes a pixel, as Pillow keeps it.
+        strict: whether a warning of libjpeg's is an error; otherwise what it fills in is taken.
 
     Raises:
         DecodeError: the file shows another size than its header.

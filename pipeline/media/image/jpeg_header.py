@@ -1,6 +1,6 @@
-"""JPEGs whose header is odd and whose pixels are sound: the header without what strict decoding stumbles over.
+"""JPEGs whose header is odd and whose pixels are intact: the header without what strict decoding stumbles over.
 
-Of 56 photos at hand one has two stray bytes behind its XMP data, whose length a tool told too small; every viewer skips
+Of 56 photos at hand one has two stray bytes behind its XMP data, whose length a tool gave too small; every viewer skips
 them. So where strict decoding fails, the oddities that say nothing about pixels are taken out of the header, and the
 file is decoded strictly once more: damage of the coded data stays a reject. What is left out:
 
@@ -20,7 +20,7 @@ _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _APP0, _APP2, _APP14, _SCAN = 0xE0, 0xE2, 0xEE, 0xDA
 # markers without content (ITU-T T.81, table B.1): TEM, RST0 to RST7
 _BARE = frozenset({0x01, *range(0xD0, 0xD8)})
-# SOF0 up to the last APPn, and comments; but not the start and the end of a picture
+# SOF0 up to the last APPn, and comments; but not the start and the end of an image
 _WITH_CONTENT = (frozenset(range(0xC0, 0xF0)) | {0xFE}) - {0xD8, 0xD9} - _BARE
 
 _ICC_NAME = b"ICC_PROFILE\0"
@@ -31,10 +31,10 @@ _JFIF_NAME = b"JFIF\0"
 
 def cleaned(jpeg: bytes) -> bytes | None:
     """Returns a JPEG without the oddities of its header, or None if there are none, or it is no JPEG or damaged otherwise."""
-    found = _segments(jpeg)
-    if found is None:
+    parsed = _segments(jpeg)
+    if parsed is None:
         return None
-    segments, scan = found
+    segments, scan = parsed
     if not _fits_together([content for marker, content in segments if _is_icc(marker, content)]):
         segments = [(marker, content) for marker, content in segments if not _is_icc(marker, content)]
     header = b"".join(
@@ -52,7 +52,7 @@ def _segments(jpeg: bytes) -> tuple[list[tuple[int, bytes]], int] | None:
     while jpeg[:2] == b"\xff\xd8" and (match := _MARKER.search(jpeg, place)):
         marker, start = match[1][0], match.end()
         if match.start() > place and segments and segments[-1][0] == _APP14:
-            # of Adobe's segment, which tells the colours: one that was cut is read as none, and shows other colours
+            # of Adobe's segment, which gives the colours: one that was cut is read as none, and shows other colours
             return None
         if marker == _SCAN:
             return segments, start - 2

@@ -65,13 +65,13 @@ def take_clip(header: VideoHeader, rule: ClipRule, number: int, word: int | None
     else:
         pts = _every(header, rule, stride, number, word)
         fps = float(header.rate / stride) if header.rate else fps
-    return Clip(pts, header.entries_for(pts), fps)
+    return Clip(pts, header.random_access_points_for(pts), fps)
 
 
 def clip_times(header: VideoHeader, clip: int, num_clips: int, num_frames: int, fps: float) -> tuple[int, ...]:
     """Returns the presentation times of one clip's frames, (<= num_frames,) in units of the time base.
 
-    For each wanted time the frame on screen is taken, so sources slower than `fps` repeat frames.
+    For each requested time the frame on screen is taken, so sources slower than `fps` repeat frames.
     """
     return _on_screen(header, ClipRule(num_clips, num_frames, fps), clip, None)
 
@@ -84,15 +84,15 @@ def is_slow(header: VideoHeader, fps: float) -> bool:
 
 
 def _on_screen(header: VideoHeader, rule: ClipRule, number: int, word: int | None) -> tuple[int, ...]:
-    """Returns the times of the frames on screen at each wanted time."""
+    """Returns the times of the frames on screen at each requested time."""
     numerator, denominator = header.time_base
     first, end = header.pts[0], max(header.end_pts, header.pts[-1] + 1)
     step = Fraction(denominator, numerator) / Fraction(rule.fps)
     part = (end - first) // rule.num_clips
     start = first + part * number + _offset(part - math.floor(rule.num_frames * step), word)
-    wanted = [start + math.floor(i * step) for i in range(rule.num_frames)]
+    requested = [start + math.floor(i * step) for i in range(rule.num_frames)]
     pts = np.asarray(header.pts, np.int64)
-    places = np.searchsorted(pts, [time for time in wanted if time < end], side="right") - 1
+    places = np.searchsorted(pts, [time for time in requested if time < end], side="right") - 1
     return tuple(int(time) for time in pts[np.maximum(places, 0)])
 
 

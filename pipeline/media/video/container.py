@@ -14,13 +14,13 @@ from patchpack.pipeline.media.video import boxes
 _CONTAINER_OPTIONS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf"}
 
 
-# that FFmpeg can be told
+# that FFmpeg takes
 MOST_PIXELS = 2**31 - 1
 
 
 @contextmanager
 def opened(file: IO[bytes], max_pixels: int) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Opens the video stream that players choose (FFmpeg's "best"), never a cover picture.
+    """Opens the video stream that players choose (FFmpeg's "best"), never a cover image.
 
     Args:
         file: the video.
@@ -31,7 +31,7 @@ def opened(file: IO[bytes], max_pixels: int) -> Iterator[tuple[av.container.Inpu
         OSError: the storage failed.
     """
     reader, streams = Reader(file), []
-    # for the decoder that looks for what the header does not tell, too
+    # for the decoder that looks for what the header does not say, too
     limits = {"max_pixels": str(min(max_pixels, MOST_PIXELS))}
     try:
         boxes.check_sample_counts(reader)
@@ -46,7 +46,7 @@ def opened(file: IO[bytes], max_pixels: int) -> Iterator[tuple[av.container.Inpu
             stream = best if best in streams else streams[0]
             if stream.codec_context is None:
                 raise DecodeError("broken", "there is no decoder for its video codec")
-            # decoders would else paint over what they cannot read
+            # decoders would otherwise paint over what they cannot read
             stream.codec_context.options = limits | {"err_detect": "explode"}
             # one thread: workers already use every core
             stream.thread_type = "NONE"

@@ -1,10 +1,10 @@
 """The frames of clips, at the size of the shard: only what is needed is decoded.
 
-The plan names the frames wanted by their times, and the entries (see `entry`) before them. Packets from an
-entry to its last wanted frame are decoded, pictures that nothing refers to left out; everything else is only
-demuxed (1-3 % of a decode), and in MP4 and Matroska files, which tell the time of every packet, a seek passes over what
-lies before the first entry. Frames equal those of decoding everything in order, which is also what happens where an
-entry or a wanted frame does not turn up. Memory: one frame, and the clips asked for.
+The plan names the frames requested by their times, and the random access points before them. Packets from an
+random access point to its last requested frame are decoded, frames that nothing refers to left out; everything else is only
+demuxed (1-3 % of a decode), and in MP4 and Matroska files, which say the time of every packet, a seek passes over what
+lies before the first random access point. Frames equal those of decoding everything in order, which is also what happens where an
+random access point or a requested frame does not turn up. Memory: one frame, and the clips asked for.
 """
 
 from collections import deque
@@ -19,14 +19,14 @@ from patchpack.pipeline.media.video.container import MOST_PIXELS, opened, times_
 from patchpack.pipeline.media.video.frame import Scaler, oriented_size
 from patchpack.pipeline.media.video.random_access import may_skip
 
-# these tell the exact time of every packet after a seek; FFmpeg reckons it from the packets before in the others
+# these say the exact time of every packet after a seek; FFmpeg reckons it from the packets before in the others
 _SEEKABLE = ("mov", "matroska")
 
 
-class Wanted(NamedTuple):
+class ClipTarget(NamedTuple):
     """One clip to decode: the times of its frames, in rising order, equal ones repeating a frame; and its size in px.
 
-    `entries` are the times of the key frames from which to decode, as `VideoHeader.entries_for` gives them; none:
+    `entries` are the times of the key frames from which to decode, as `VideoHeader.random_access_points_for` gives them; none:
     everything is decoded, from the start.
     """
 
@@ -48,22 +48,22 @@ def decode_clip(
 
     Args:
         file: the video.
-        pts: see `Wanted`.
+        pts: see `ClipTarget`.
         height: of the result, in px.
         width: of the result, in px.
-        entries: see `Wanted`.
+        entries: see `ClipTarget`.
         max_pixels: most pixels of a frame; larger ones are refused before memory is taken for them.
 
     Raises:
-        DecodeError: the decoder reports an error, or a wanted frame does not appear.
+        DecodeError: the decoder reports an error, or a requested frame does not appear.
         OSError: the storage failed.
     """
-    clips, size = decode_clips(file, [Wanted(pts, height, width, entries)], max_pixels)
+    clips, size = decode_clips(file, [ClipTarget(pts, height, width, entries)], max_pixels)
     return clips[0], size
 
 
 def decode_clips(
-    file: IO[bytes], clips: Sequence[Wanted], max_pixels: int = MOST_PIXELS
+    file: IO[bytes], clips: Sequence[ClipTarget], max_pixels: int = MOST_PIXELS
 ) -> tuple[list[np.ndarray], tuple[int, int]]:
     """Returns clips of one video as `decode_clip` would each, decoding every frame once.
 
@@ -94,9 +94,9 @@ def decode_clips(
 
 
 class _Canvas:
-    """The clips being filled. `pending` are the wanted times that have not come yet, with their (clip, place)."""
+    """The clips being filled. `pending` are the target times that have not come yet, with their (clip, place)."""
 
-    def __init__(self, clips: Sequence[Wanted]) -> None:
+    def __init__(self, clips: Sequence[ClipTarget]) -> None:
         self.frames = [np.empty((len(clip.pts), clip.height, clip.width, 3), np.uint8) for clip in clips]
         self.pending: dict[int, list[tuple[int, int]]] = {}
         self.source_size = (0, 0)
@@ -107,10 +107,10 @@ class _Canvas:
         self.count = len(self.pending)
 
     def take(self, time: int, frame: av.VideoFrame, stream: av.VideoStream) -> None:
-        """Draws a frame wherever it is wanted.
+        """Draws a frame wherever it is requested.
 
         Raises:
-            DecodeError: it is wanted and corrupt.
+            DecodeError: it is requested and corrupt.
         """
         places = self.pending.get(time)
         if places is None:
@@ -150,13 +150,13 @@ def _timed(frames: list[av.VideoFrame], times: deque[int], by_order: bool) -> It
 def _needed_frames(
     container: av.container.InputContainer, stream: av.VideoStream, entries: list[int], pending: dict[int, object]
 ) -> Iterator[av.VideoFrame]:
-    """Yields frames until none is pending: those wanted, and others that had to be decoded.
+    """Yields frames until none is pending: those requested, and others that had to be decoded.
 
     Args:
         container: just opened.
         stream: its video.
         entries: times of the key packets to decode from, in rising order; each for the frames from its time to the next.
-        pending: the wanted times; taken out of it by the caller as they come.
+        pending: the target times; taken out of it by the caller as they come.
     """
     codec = stream.codec_context
     skips = may_skip(codec)
@@ -172,7 +172,7 @@ def _needed_frames(
             continue
         if packet.is_corrupt:
             raise DecodeError("partial", "a packet that is needed is damaged or cut off")
-        # only what is shown before an earlier packet: damage may call any picture unreferenced, and the decoder believes it
+        # only what is shown before an earlier packet: damage may call any frame unreferenced, and the decoder believes it
         codec.skip_frame = "NONREF" if skips and packet.pts not in unsent and packet.pts < latest else "DEFAULT"
         latest = max(latest, packet.pts)
         unsent.discard(packet.pts)

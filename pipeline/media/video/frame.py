@@ -1,7 +1,7 @@
 """One decoded frame to upright RGB at a size, by swscale: resized as 16-bit YUV 4:4:4, then converted.
 
 Resizing and converting at once costs 1.5 to 2 times as much for the same pixels: swscale writes packed RGB without SIMD. It
-also resizes chroma on its own, sharper than luma where a picture shrinks less than four times; natural chroma is smooth
+also resizes chroma on its own, sharper than luma where a frame shrinks less than four times; natural chroma is smooth
 and keeps 52 dB, but saturated test patterns fall to 34. Where chroma has sharp edges it is therefore brought to the size of luma
 first, which doubles the cost. Against a float64 reference this gives 47 dB and more, FFmpeg's defaults 28 to 49
 (`benchmarks/video.py`). Matrix, range and place of the chroma samples are the stream's. What is not done: tone mapping, and
@@ -46,7 +46,7 @@ class Display(NamedTuple):
 
 
 class Colour(NamedTuple):
-    """How YUV becomes RGB: the matrix, whether the stream tells it or the size decides, and the range."""
+    """How YUV becomes RGB: the matrix, whether the stream says it or the size decides, and the range."""
 
     matrix: str
     tagged: bool
@@ -54,7 +54,7 @@ class Colour(NamedTuple):
 
 
 def colour_of(frame: av.VideoFrame) -> Colour:
-    """Returns how a frame is converted. Untagged ones: BT.709 from 1280 columns or 720 lines on, else BT.601.
+    """Returns how a frame is converted. Untagged ones: BT.709 from 1280 columns or 720 lines on, otherwise BT.601.
 
     That rule is mpv's and most players'; FFmpeg's own converter takes BT.601 for everything.
     """

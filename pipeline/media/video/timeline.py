@@ -1,8 +1,8 @@
 """What planning knows of a video: one demux pass and one decoded frame (1-3 % of a decode).
 
-Frame counts, durations and rates in headers are not trusted: WebM and MPEG-TS tell none, and edit lists change
+Frame counts, durations and rates in headers are not trusted: WebM and MPEG-TS say none, and edit lists change
 them. Times are those of the packets that will be shown. A file that ends before its container says, or that the demuxer
-gives up on, keeps the part before: `damage` says so, and `holes` are frames known to be damaged.
+gives up on, keeps the part before: `damage` says so, and `corrupt_frames` are frames known to be damaged.
 """
 
 from bisect import bisect_right
@@ -14,7 +14,7 @@ import av
 from patchpack.pipeline.media.errors import DecodeError
 from patchpack.pipeline.media.video.container import MOST_PIXELS, is_hidden, opened, times_by_order
 from patchpack.pipeline.media.video.frame import Colour, colour_of, oriented_size
-from patchpack.pipeline.media.video.random_access import is_entry
+from patchpack.pipeline.media.video.random_access import is_random_access_point
 from patchpack.pipeline.media.video.truncation import missing_end
 
 # of H.264 and HEVC: max_dec_frame_buffering (H.264, section A.3.1; H.265, section A.4.2)
@@ -34,7 +34,7 @@ class VideoHeader(NamedTuple):
     end_pts: int
     time_base: tuple[int, int]
     entries: tuple[int, ...] = ()
-    holes: frozenset[int] = frozenset()
+    corrupt_frames: frozenset[int] = frozenset()
     damage: str = ""
     colour: Colour = Colour("bt601", False, False)
     pixel_aspect: Fraction | None = None
@@ -45,7 +45,7 @@ class VideoHeader(NamedTuple):
         ticks = self.pts[-1] - self.pts[0]
         return Fraction((len(self.pts) - 1) * self.time_base[1], ticks * self.time_base[0]) if ticks else None
 
-    def entries_for(self, pts: tuple[int, ...]) -> tuple[int, ...]:
+    def random_access_points_for(self, pts: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the entries that decoding these frames takes, in rising order; none where it begins at the start."""
         places = {bisect_right(self.entries, time) - 1 for time in pts}
         return () if not self.entries or -1 in places else tuple(self.entries[place] for place in sorted(places))
@@ -80,10 +80,10 @@ def probe(file: IO[bytes], max_pixels: int = MOST_PIXELS) -> VideoHeader:
     missing = missing_end(file, format, stream_id)
     pts = header.pts
     if missing and format == "mpegts":
-        # no decoder of HEVC notices that its picture is cut off
+        # no decoder of HEVC notices that its frame is cut off
         pts = tuple(time for time in pts if time != shown.last_time)
     elif by_order and (missing or shown.damage):
-        # pictures that are missing may come before some that are there
+        # frames that are missing may come before some that are there
         pts = pts[:-_MOST_REORDERED]
     if not pts:
         raise DecodeError("broken", shown.damage or missing)
@@ -92,12 +92,12 @@ def probe(file: IO[bytes], max_pixels: int = MOST_PIXELS) -> VideoHeader:
 
 
 class _Shown:
-    """Gathers what the packets of a stream tell."""
+    """Gathers what the packets of a stream say."""
 
     def __init__(self) -> None:
         self.pts: list[int] = []
         self.entries: list[int] = []
-        self.holes: set[int] = set()
+        self.corrupt_frames: set[int] = set()
         self.damage = ""
         self.first: av.VideoFrame | None = None
         self.count = 0
@@ -123,21 +123,21 @@ class _Shown:
             raise DecodeError("broken", "packets without a time stamp")
         self._exact = self._exact and packet.pts is not None
         # an edit list may begin after a key frame, which then is decoded but not shown
-        if not packet.is_corrupt and is_entry(packet, stream.codec_context):
+        if not packet.is_corrupt and is_random_access_point(packet, stream.codec_context):
             self.entries.append(time)
         if packet.is_discard or is_hidden(packet, stream):
             return
         if packet.is_corrupt:
-            self.holes.add(time)
+            self.corrupt_frames.add(time)
         self.pts.append(time)
         self.last_time = time
         self._last_duration = packet.duration or self._last_duration
 
     def header(self, first: av.VideoFrame, stream: av.VideoStream, by_order: bool) -> VideoHeader:
         """Returns the header; `first` is the first frame that decoded."""
-        # a stream cut before an open group of pictures begins with frames that no decoder can show
+        # a stream cut before an open group of frames begins with frames that no decoder can show
         first_pts = min(self.pts) if first.pts is None or by_order else first.pts
-        last_pts = max(time for time in self.pts if time not in self.holes)
+        last_pts = max(time for time in self.pts if time not in self.corrupt_frames)
         pts = sorted(time for time in self.pts if first_pts <= time <= last_pts)
         # times that occur twice, or are guessed, do not name a frame
         exact = self._exact and not by_order and len(set(pts)) == len(pts)
@@ -149,7 +149,7 @@ class _Shown:
             pts[-1] + self._last_duration,
             (base.numerator, base.denominator),
             tuple(sorted(set(self.entries))) if exact else (),
-            frozenset(self.holes.intersection(pts)),
+            frozenset(self.corrupt_frames.intersection(pts)),
             colour=colour_of(first),
             pixel_aspect=stream.sample_aspect_ratio,
         )

@@ -1,15 +1,15 @@
 """Whether a file ends before its container says: what FFmpeg takes for the regular end of a shorter video.
 
-Matroska and WebM, MP4 and QuickTime, and AVI tell their sizes; MPEG-TS consists of whole packets, and its last
-video packet ends with a picture. A file cut exactly at the end of a cluster of unknown size, of a fragment, of a Flash tag or
-of an Ogg page cannot be told from a whole one.
+Matroska and WebM, MP4 and QuickTime, and AVI say their sizes; MPEG-TS consists of whole packets, and its last
+video packet ends with a frame. A file cut exactly at the end of a cluster of unknown size, of a fragment, of a Flash tag or
+of an Ogg page cannot be reported from a whole one.
 """
 
 import io
 from typing import IO
 
 _TS_SIZES = (188, 192, 204)
-# sound and tables after the last picture: 190 kB of them, more than a second
+# sound and tables after the last frame: 190 kB of them, more than a second
 _TS_TAIL_PACKETS = 1000
 
 
@@ -28,8 +28,8 @@ def missing_end(file: IO[bytes], format: str, stream_id: int) -> str:
     file.seek(0)
     if format == "mpegts":
         return _missing_of_ts(file, size, stream_id)
-    told = {"matroska": _matroska_end, "avi": _avi_end, "mov": _boxes_end}.get(format.split(",")[0])
-    end = told(file, size) if told else None
+    find_end = {"matroska": _matroska_end, "avi": _avi_end, "mov": _boxes_end}.get(format.split(",")[0])
+    end = find_end(file, size) if find_end else None
     return f"{size} bytes of {end}" if end is not None and end > size else ""
 
 
@@ -37,15 +37,15 @@ def _matroska_end(file: IO[bytes], size: int) -> int | None:
     """Returns where the segment ends; None where its size is unknown, as in live streams (RFC 8794, section 6)."""
     place, head = 0, file.read(64)
     # the EBML header, then the segment
-    for wanted in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
-        if head[place : place + 4] != wanted:
+    for expected in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
+        if head[place : place + 4] != expected:
             return None
         length = 9 - head[place + 4].bit_length()
         value = int.from_bytes(head[place + 4 : place + 4 + length], "big") & ((1 << 7 * length) - 1)
         place += 4 + length
         if value == (1 << 7 * length) - 1:
             return None
-        if wanted[0] == 0x18:
+        if expected[0] == 0x18:
             return place + value
         place += value
     return None
@@ -84,7 +84,7 @@ def _boxes_end(file: IO[bytes], size: int) -> int | None:
 def _missing_of_ts(file: IO[bytes], size: int, pid: int) -> str:
     """MPEG-TS: packets of 188 bytes, some with 4 bytes before or 16 after (ISO 13818-1, section 2.4.3).
 
-    A picture ends with a packet that is padded (one in 184 happens to fit, and is taken for one that is cut).
+    A frame ends with a packet that is padded (one in 184 happens to fit, and is taken for one that is cut).
     """
     head = file.read(1024)
     for length in _TS_SIZES:
@@ -100,5 +100,5 @@ def _missing_of_ts(file: IO[bytes], size: int, pid: int) -> str:
     for place in range(len(tail) - length + start, -1, -length):
         if int.from_bytes(tail[place + 1 : place + 3], "big") & 0x1FFF == pid:
             # adaptation_field_control: 1 is payload alone
-            return "the last picture is cut off" if tail[place + 3] >> 4 & 3 == 1 else ""
+            return "the last frame is cut off" if tail[place + 3] >> 4 & 3 == 1 else ""
     return ""

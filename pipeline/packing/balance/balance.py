@@ -1,17 +1,17 @@
 """Sequences in groups of near-equal attention cost, so that ranks that step together finish together.
 
-A step of W ranks lasts as long as its dearest sequence: in random order 1.2 to 2 times the mean cost. Here bins are
+A step of W ranks lasts as long as its most expensive sequence: in random order 1.2 to 2 times the mean cost. Here bins are
 sorted by cost (the sum of n^2 over their examples) and cut into runs of W; what does not divide by W is left out
 where that helps most (dynamic programming over the cut). A run whose maximum is over 1.02 times its mean is then
-repaired by exchanging examples, bins kept within capacity and max_segments, their number unchanged: first between
-the dearest and the cheapest bin of the run, best exchange of a few hundred subsets of each; then with bins of other
+repaired by swapping examples, bins kept within capacity and max_segments, their number unchanged: first between
+the most expensive and the cheapest bin of the run, best swap of a few hundred subsets of each; then with bins of other
 runs, which have cost to spare, through an index of all examples and pairs of examples by their tokens. Cut and
 repaired a few times over, the best cut is kept.
 
 0.1 to 3 s for 100,000 examples, and then at most 1 % of the steps of 64 are over 1.02, at most at 1.03. Of 16,384
 examples, which make 5 to 190 steps, up to 7 steps are over (14 at two examples to a bin; 11 of 30 where bins hold
 anything between one clip and 446 images), at most at 1.10 (`benchmarks/balance.py`). Gives up a guarantee: nobody
-can repair the run of the dearest bins where one example fills most of each.
+can repair the run of the most expensive bins where one example fills most of each.
 """
 
 import math
@@ -45,7 +45,7 @@ class Balanced:
 
 
 def groups(costs: npt.ArrayLike, size: int, *, seed: int = 0) -> Ints:
-    """Returns bins in groups of near-equal cost, (num_bins,) int64, as `Balanced.order`, without any exchange.
+    """Returns bins in groups of near-equal cost, (num_bins,) int64, as `Balanced.order`, without any swap.
 
     Args:
         costs: (num_bins,) integers, each at least 1.
@@ -68,13 +68,13 @@ def balance(
     max_segments: int | None = None,
     seed: int = 0,
 ) -> Balanced:
-    """Returns as many bins in groups of near-equal cost, examples exchanged where that takes it.
+    """Returns as many bins in groups of near-equal cost, examples swapped where that takes it.
 
     The same arguments give the same answer.
 
     Args:
         lengths: (N,) integers, tokens of each example.
-        bin_index: (N,) int64, a sound packing of them.
+        bin_index: (N,) int64, a valid packing of them.
         capacity: tokens of a bin.
         size: bins in a group (W).
         max_segments: most examples in one bin; None for no limit.
@@ -99,10 +99,10 @@ def balance(
         Repair(bins, groups_GW, number).run()
         for cut in ((groups_GW, rest), _cut(bins.costs, size)):
             groups_GW, rest = cut
-            found = _excess(bins.costs[groups_GW]), bins.bin_index.copy(), groups_GW, rest
-            best = min(best, found, key=lambda candidate: candidate[0])
-    _, found_N, groups_GW, rest = best
-    return Balanced(found_N, _arranged(groups_GW, rest, seed))
+            arranged = _excess(bins.costs[groups_GW]), bins.bin_index.copy(), groups_GW, rest
+            best = min(best, arranged, key=lambda candidate: candidate[0])
+    _, bin_index_N, groups_GW, rest = best
+    return Balanced(bin_index_N, _arranged(groups_GW, rest, seed))
 
 
 @dataclass

@@ -1,7 +1,7 @@
-"""Exchanges of examples between bins that even out the attention cost of groups of bins.
+"""Swaps of examples between bins that even out the attention cost of groups of bins.
 
 What `balance` repairs with: bins are kept within capacity and max_segments, and their number is not changed. Within a
-group the dearest bin and the cheapest that it can, best exchange of a few hundred subsets of each; then with bins of
+group the most expensive bin and the cheapest that it can, best swap of a few hundred subsets of each; then with bins of
 other groups, which have cost to spare, through an index of all examples and many pairs of examples by their tokens.
 All of it is bounded by counts of what is looked for, never by time.
 """
@@ -16,20 +16,20 @@ Ints = npt.NDArray[np.int64]
 # Most maximum over mean of a step, as whole numbers: 1.02, a fiftieth of a step lost to waiting.
 LIMIT, PER = 51, 50
 
-# What bounds the time, by counts: exchanges looked for in all, in one group from within, and from outside.
+# What bounds the time, by counts: swaps looked for in all, in one group from within, and from outside.
 WORK = 24_000
 WORK_WITHIN = 600
 WORK_OUTSIDE = 256
 
-# Subsets of a bin: all where there are so few, else so many runs of its shuffled examples.
+# Subsets of a bin: all where there are so few, otherwise so many runs of its shuffled examples.
 WHOLE = 7
 SUBSETS = 192
-# Pairs in the index: all of a bin of at most so many examples, else two an example.
+# Pairs in the index: all of a bin of at most so many examples, otherwise two an example.
 WHOLE_PAIRS = 12
 # How many entries of one subset's window in the index are looked at, evenly spread.
 SPREAD = 64
 
-# sets these draws apart from those of others with the same seed, and tells what they are for
+# sets these draws apart from those of others with the same seed, and gives what they are for
 _STREAM = 0xBA1A4CE
 ORDER, _SUBSETS, _PAIRS = range(3)
 
@@ -64,13 +64,13 @@ class _Subsets:
 
 
 class Bins:
-    """Bins whose examples can be exchanged.
+    """Bins whose examples can be swapped.
 
     Attributes:
         bin_index: (N,) int64, the bin of each example.
         costs, loads, counts: (num_bins,) int64, sum of n^2, tokens and examples of each.
         members: the examples of each.
-        work_left: how many more exchanges may be looked for.
+        work_left: how many more swaps may be looked for.
     """
 
     def __init__(self, lengths: Ints, bin_index: Ints, capacity: int, max_segments: int, seed: int) -> None:
@@ -87,7 +87,7 @@ class Bins:
         self._num_draws = 0
 
     def subsets(self, number: int) -> _Subsets:
-        """Returns subsets of a bin, the empty one among them; others after an exchange."""
+        """Returns subsets of a bin, the empty one among them; others after an swap."""
         if number not in self._subsets:
             lengths_M = self.lengths[self.members[number]]
             masks_RM = self._masks(len(lengths_M))
@@ -95,7 +95,7 @@ class Bins:
             self._subsets[number] = _Subsets(masks_RM, *sums)
         return self._subsets[number]
 
-    def exchange(self, one: int, out: Ints, other: int, back: Ints) -> None:
+    def swap(self, one: int, out: Ints, other: int, back: Ints) -> None:
         """Moves examples `out` of bin `one` to bin `other`, and `back` from there."""
         self.bin_index[out], self.bin_index[back] = other, one
         for number, gone, come in ((one, out, back), (other, back, out)):
@@ -155,45 +155,47 @@ class Repair:
         self.spare = (bins.capacity * len(bins.loads) - int(bins.loads.sum())) // len(bins.loads) + 1
 
     def run(self) -> None:
-        """Exchanges examples until every group is within the limit, or nothing more is found."""
+        """Swaps examples until every group is within the limit, or nothing more is found."""
         costs_GW = self.bins.costs[self.groups_GW]
         for group in np.flatnonzero(over_limit(costs_GW.sum(axis=1), costs_GW.max(axis=1), self.size)).tolist():
-            # dear bins give to other groups first; what is raised to the maximum afterwards stays
+            # costly bins give to other groups first; what is raised to the maximum afterwards stays
             _ = self._within(group) or self._outside(group, -1) or self._outside(group, 1)
 
     def _within(self, group: int) -> bool:
-        """Evens out the dearest bin with the cheapest that it can, again and again; returns whether that was enough."""
+        """Evens out the most expensive bin with the cheapest that it can, again and again; returns whether that was enough."""
         members, costs = self.groups_GW[group], self.bins.costs
         limit = int(costs[members].sum()) * LIMIT // (PER * self.size)
         work_left = min(WORK_WITHIN, self.bins.work_left)
         while int(costs[members].max()) > limit:
-            dearest = int(members[np.argmax(costs[members])])
+            most_expensive = int(members[np.argmax(costs[members])])
             for cheap in members[np.argsort(costs[members], kind="stable")].tolist():
                 if costs[cheap] >= limit or work_left < 1:
                     return False
                 work_left -= 1
                 self.bins.work_left -= 1
-                if self._even_out(dearest, cheap):
+                if self._even_out(most_expensive, cheap):
                     break
         return True
 
-    def _even_out(self, dear: int, cheap: int) -> bool:
-        """Makes the exchange after which the dearer of two bins is cheapest; returns whether there is one."""
+    def _even_out(self, costly: int, cheap: int) -> bool:
+        """Makes the swap after which the costlier of two bins is cheapest; returns whether there is one."""
         bins = self.bins
-        one, other = bins.subsets(dear), bins.subsets(cheap)
-        into_dear = other.tokens - one.tokens[:, None]
+        one, other = bins.subsets(costly), bins.subsets(cheap)
+        into_costly = other.tokens - one.tokens[:, None]
         saved = one.costs[:, None] - other.costs
         more = other.counts - one.counts[:, None]
         # nothing that saves anything leaves a bin empty
-        allowed = (saved > 0) & (saved < bins.costs[dear] - bins.costs[cheap])
-        allowed &= (into_dear <= bins.capacity - bins.loads[dear]) & (into_dear >= bins.loads[cheap] - bins.capacity)
-        allowed &= (bins.counts[dear] + more <= bins.max_segments) & (bins.counts[cheap] - more <= bins.max_segments)
+        allowed = (saved > 0) & (saved < bins.costs[costly] - bins.costs[cheap])
+        allowed &= (into_costly <= bins.capacity - bins.loads[costly]) & (
+            into_costly >= bins.loads[cheap] - bins.capacity
+        )
+        allowed &= (bins.counts[costly] + more <= bins.max_segments) & (bins.counts[cheap] - more <= bins.max_segments)
         if not allowed.any():
             return False
-        then = np.maximum(bins.costs[dear] - saved, bins.costs[cheap] + saved)
+        then = np.maximum(bins.costs[costly] - saved, bins.costs[cheap] + saved)
         best = np.where(allowed, then, np.iinfo(np.int64).max).argmin()
         row, column = np.unravel_index(best, then.shape)
-        bins.exchange(dear, bins.members[dear][one.masks_RM[row]], cheap, bins.members[cheap][other.masks_RM[column]])
+        bins.swap(costly, bins.members[costly][one.masks_RM[row]], cheap, bins.members[cheap][other.masks_RM[column]])
         return True
 
     def _outside(self, group: int, sign: int) -> bool:
@@ -215,15 +217,15 @@ class Repair:
             if chosen is None or self.bins.work_left < 1:
                 return False
             self.bins.work_left -= 1
-            wanted = int(costs[chosen]) - total // self.size if sign < 0 else most - int(costs[chosen])
-            if not self._shift(chosen, sign, wanted):
+            target = int(costs[chosen]) - total // self.size if sign < 0 else most - int(costs[chosen])
+            if not self._shift(chosen, sign, target):
                 stuck.add(chosen)
         return False
 
-    def _shift(self, number: int, sign: int, wanted: int) -> bool:
-        """Exchanges a subset of a bin for an example or pair of another group: the one that moves most cost.
+    def _shift(self, number: int, sign: int, target: int) -> bool:
+        """Swaps a subset of a bin for an example or pair of another group: the one that moves most cost.
 
-        At most what is wanted, and so that the other group stays within the limit. Returns whether there is one.
+        At most what is requested, and so that the other group stays within the limit. Returns whether there is one.
         """
         bins, index, own = self.bins, self.index, self.bins.subsets(number)
         low = np.searchsorted(index.tokens_E, own.tokens - self.spare)
@@ -237,23 +239,23 @@ class Repair:
         more = 1 + (second >= 0) - own.counts[:, None]
         # a pair may have been torn apart since it was indexed
         allowed = ((high > low) & (own.counts > 0))[:, None] & ((second < 0) | (bins.bin_index[second] == other))
-        allowed &= (self.group_of[other] != self.group_of[number]) & (moved > 0) & (moved <= wanted)
-        allowed &= moved <= self._room(sign, other)
+        allowed &= (self.group_of[other] != self.group_of[number]) & (moved > 0) & (moved <= target)
+        allowed &= moved <= self._capacity_left(sign, other)
         allowed &= (into <= bins.capacity - bins.loads[number]) & (into >= bins.loads[other] - bins.capacity)
         allowed &= (bins.counts[number] + more <= bins.max_segments) & (bins.counts[other] - more <= bins.max_segments)
         row, column = np.unravel_index(np.where(allowed, moved, 0).argmax(), moved.shape)
         if not allowed[row, column]:
             return False
         back = np.array([example for example in (first[row, column], second[row, column]) if example >= 0])
-        bins.exchange(number, bins.members[number][own.masks_RM[row]], int(other[row, column]), back)
+        bins.swap(number, bins.members[number][own.masks_RM[row]], int(other[row, column]), back)
         return True
 
-    def _room(self, sign: int, others: Ints) -> Ints:
+    def _capacity_left(self, sign: int, others: Ints) -> Ints:
         """Returns how much cost each bin may take (sign -1) or give (1) before its group is over the limit."""
         costs_GW = self.bins.costs[self.groups_GW]
         sums, unlimited = costs_GW.sum(axis=1), np.iinfo(np.int64).max // 2
         if sign < 0:
-            room = np.append(sums * LIMIT // (PER * self.size), unlimited)
-            return room[self.group_of[others]] - self.bins.costs[others]
-        room = np.append(sums + -costs_GW.max(axis=1) * self.size * PER // LIMIT, unlimited)
-        return room[self.group_of[others]]
+            capacity_left = np.append(sums * LIMIT // (PER * self.size), unlimited)
+            return capacity_left[self.group_of[others]] - self.bins.costs[others]
+        capacity_left = np.append(sums + -costs_GW.max(axis=1) * self.size * PER // LIMIT, unlimited)
+        return capacity_left[self.group_of[others]]

@@ -12,70 +12,77 @@ those are fewer than the free examples. Exact: gives up nothing.
 import numpy as np
 import numpy.typing as npt
 
-Menu = list[tuple[int, int]]  # (count, cost), counts ascending
+CandidateLengths = list[tuple[int, int]]  # (count, cost), counts ascending
 
 # Above the sum of any 2**31 costs (elastic.MAX_COST); one more cost on top stays inside int64.
 _UNREACHED = 2**62
 
 
-def choose(heads: list[Menu], free: list[Menu], full: int, places: int, *, exact: bool) -> list[int] | None:
-    """Returns the cheapest counts that fill a bin: one of each head and, or 0, of each free menu.
+def choose(
+    heads: list[CandidateLengths], free: list[CandidateLengths], full: int, places: int, *, exact: bool
+) -> list[int] | None:
+    """Returns the cheapest counts that fill a bin: one of each head and, or 0, of each free candidate lengths.
 
-    Of equally cheap ones, those that leave out the last free menus.
+    Of equally cheap ones, those that leave out the last free candidate lengths.
 
     Args:
-        heads: menus of the examples that are in the bin.
-        free: menus of those that may be.
+        heads: candidate lengths of the examples that are in the bin.
+        free: candidate lengths of those that may be.
         full: what the counts are to add up to.
         places: most free examples taken.
-        exact: None where nothing adds up to `full`; else the largest sum that something does.
+        exact: None where nothing adds up to `full`; otherwise the largest sum that something does.
     """
     # a head counts from its smallest option; a free example may also be left out
-    least = [menu[0][0] for menu in heads] + [0] * len(free)
-    steps = [[(count - base, cost) for count, cost in menu] for menu, base in zip([*heads, *free], least, strict=True)]
-    room = full - sum(least)
-    if room < 0 or (exact and not _reaches(room, steps[: len(heads)], free, places)):
+    least = [candidate_lengths[0][0] for candidate_lengths in heads] + [0] * len(free)
+    steps = [
+        [(count - base, cost) for count, cost in candidate_lengths]
+        for candidate_lengths, base in zip([*heads, *free], least, strict=True)
+    ]
+    capacity_left = full - sum(least)
+    if capacity_left < 0 or (exact and not _reaches(capacity_left, steps[: len(heads)], free, places)):
         return None
     limited = places < len(free)
     # least cost of each sum; a row for each number of free examples taken, where that is limited
-    values = np.full((places + 1 if limited else 1, room + 1), _UNREACHED, dtype=np.int64)
+    values = np.full((places + 1 if limited else 1, capacity_left + 1), _UNREACHED, dtype=np.int64)
     values[0, 0] = 0
     layers = [values]
-    for number, menu in enumerate(steps):
+    for number, candidate_lengths in enumerate(steps):
         is_free = number >= len(heads)
-        layers.append(_extended(layers[-1], menu, down=int(limited and is_free), optional=is_free))
+        layers.append(_extended(layers[-1], candidate_lengths, down=int(limited and is_free), optional=is_free))
     reached = int(np.flatnonzero(layers[-1].min(axis=0) < _UNREACHED)[-1])
     taken = _traced(layers, steps, len(heads), reached, limited)
     return [base + step if step is not None else 0 for base, step in zip(least, taken, strict=True)]
 
 
-def _reaches(room: int, heads: list[Menu], free: list[Menu], places: int) -> bool:
+def _reaches(capacity_left: int, heads: list[CandidateLengths], free: list[CandidateLengths], places: int) -> bool:
     """Returns whether any counts add up to room, whatever they cost: much faster than at the least cost."""
     limited = places < len(free)
-    mask = (1 << room + 1) - 1
-    reached = [1] + [0] * places * limited  # bit s: sum s; one set for each number of free examples, where limited
-    for menu in heads:
-        reached[0] = _shifted(reached[0], menu) & mask
-    for menu in free:
+    mask = (1 << capacity_left + 1) - 1
+    reached = [1] + [0] * places * limited  # bit s: sum s; one dataset for each number of free examples, where limited
+    for candidate_lengths in heads:
+        reached[0] = _shifted(reached[0], candidate_lengths) & mask
+    for candidate_lengths in free:
         for number in reversed(range(limited, len(reached))):
-            reached[number] |= _shifted(reached[number - limited], menu) & mask
-    return any(sums >> room & 1 for sums in reached)
+            reached[number] |= _shifted(reached[number - limited], candidate_lengths) & mask
+    return any(sums >> capacity_left & 1 for sums in reached)
 
 
-def _shifted(sums: int, menu: Menu) -> int:
+def _shifted(sums: int, candidate_lengths: CandidateLengths) -> int:
     shifted = 0
-    for step, _ in menu:
+    for step, _ in candidate_lengths:
         shifted |= sums << step
     return shifted
 
 
-def _extended(values: npt.NDArray[np.int64], menu: Menu, *, down: int, optional: bool) -> npt.NDArray[np.int64]:
+def _extended(
+    values: npt.NDArray[np.int64], candidate_lengths: CandidateLengths, *, down: int, optional: bool
+) -> npt.NDArray[np.int64]:
     """Returns the least cost of each sum, (rows, sums) int64, with one more example, `down` rows further down."""
-    if not optional and menu == [(0, 0)]:
+    if not optional and candidate_lengths == [(0, 0)]:
         return values
     extended = values.copy() if optional else np.full_like(values, _UNREACHED)
     num_rows, num_sums = values.shape
-    for step, cost in menu:
+    for step, cost in candidate_lengths:
         if step < num_sums:
             target = extended[down:, step:]
             np.minimum(target, values[: num_rows - down, : num_sums - step] + cost, out=target)
@@ -83,7 +90,7 @@ def _extended(values: npt.NDArray[np.int64], menu: Menu, *, down: int, optional:
 
 
 def _traced(
-    layers: list[npt.NDArray[np.int64]], steps: list[Menu], num_heads: int, sum_: int, limited: bool
+    layers: list[npt.NDArray[np.int64]], steps: list[CandidateLengths], num_heads: int, sum_: int, limited: bool
 ) -> list[int | None]:
     """Returns what each example adds to the sum at the least cost, None where it is left out."""
     row = int(np.argmin(layers[-1][:, sum_]))

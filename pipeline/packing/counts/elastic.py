@@ -1,18 +1,18 @@
 """Elastic fill: bins filled exactly, by moving the token counts of a few examples a little.
 
 NaViT (Dehghani et al., arXiv 2307.06304, section 2.3) suggests choosing the resolution of the last image of a
-sequence so that it fits. Here every example brings a menu of admissible counts. In seeded random order, the
+sequence so that it fits. Here every example brings a candidate lengths of admissible counts. In seeded random order, the
 largest of the next examples and then the oldest head a bin until it lacks about `RESERVE` average ones; the rest
 is chosen among the next `lookahead` by dynamic programming over reachable sums (`closing`): members and counts
-that add up to exactly the capacity at the least total cost, which is none where wanted counts already do. Of
+that add up to exactly the capacity at the least total cost, which is none where requested counts already do. Of
 equals the larger examples are taken, so that the small ones, which fit anywhere, are left. A bin that nothing
-closes is tried with a wider view, then takes the fullest subset at wanted counts: a count is moved only where
+closes is tried with a wider view, then takes the fullest subset at requested counts: a count is moved only where
 that makes a bin exactly full. A running debt forbids growing, or shrinking, while realised tokens are more than
-1/400 off the wanted ones.
+1/400 off the target ones.
 
 For 16,384 examples (`benchmarks/elastic.py`) 0.2-1 s where bins hold four and more, 3-5 s where two or where many
 examples nearly fill one. Gives up the last bin, and a guarantee for the others: at two to a bin fewer than half are
-full. Where a packing of the wanted counts has fewer bins it is taken, each bin closed from its own members.
+full. Where a packing of the target counts has fewer bins it is taken, each bin closed from its own members.
 Counts that share a divisor (clips of one length only) reach only its multiples: full then means the largest.
 """
 
@@ -23,7 +23,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from patchpack.pipeline.packing.counts.closing import Menu, choose
+from patchpack.pipeline.packing.counts.closing import CandidateLengths, choose
 from patchpack.pipeline.packing.instance import read_integer
 from patchpack.pipeline.packing.pack import pack
 from patchpack.pipeline.packing.result import Packing, check_packing
@@ -36,7 +36,7 @@ RESERVED_SEGMENTS = 6
 # A bin that does not close is tried once more, with so many times the lookahead.
 WIDEST = 8
 
-# The debt is at most 1/400 of the wanted tokens, and what one bin adds.
+# The debt is at most 1/400 of the target tokens, and what one bin adds.
 DEBT = 400
 
 # So that 2**31 costs add up below 2**62.
@@ -47,13 +47,13 @@ _STREAM = 0xE1A571C
 
 
 @dataclass(frozen=True, eq=False)
-class Menus:
+class Candidates:
     """The token counts that each of N examples may have, and what they cost: ragged, flattened.
 
     Attributes:
-        offsets: (N + 1,) int64; the menu of example i is entries offsets[i] to offsets[i + 1] of the others.
-        counts: (M,) int64, ascending within a menu, each from 1 to the capacity.
-        costs: (M,) int64, how far from what was wanted, in any unit: 0 once in each menu, for the wanted count.
+        offsets: (N + 1,) int64; the candidate lengths of example i is entries offsets[i] to offsets[i + 1] of the others.
+        counts: (M,) int64, ascending within a candidate lengths, each from 1 to the capacity.
+        costs: (M,) int64, how far from what was requested, in any unit: 0 once in each list of candidate lengths, for the target count.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -61,23 +61,25 @@ class Menus:
     costs: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, menus: Iterable[Menu]) -> Self:
-        """Returns the menus of examples given as lists of (count, cost)."""
-        listed = list(menus)
-        flat_M2 = np.array([option for menu in listed for option in menu], dtype=np.int64).reshape(-1, 2)
+    def of(cls, candidates: Iterable[CandidateLengths]) -> Self:
+        """Returns the candidate lengths of examples given as lists of (count, cost)."""
+        listed = list(candidates)
+        flat_M2 = np.array(
+            [option for candidate_lengths in listed for option in candidate_lengths], dtype=np.int64
+        ).reshape(-1, 2)
         offsets = np.cumsum([0, *map(len, listed)], dtype=np.int64)
         return cls(offsets, flat_M2[:, 0].copy(), flat_M2[:, 1].copy())
 
     def at(self, choice: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Returns the count of each example, (N,) int64, given an index into each menu."""
+        """Returns the count of each example, (N,) int64, given an index into each candidate lengths."""
         return self.counts[self.offsets[:-1] + choice]
 
-    def wanted(self) -> npt.NDArray[np.int64]:
-        """Returns the index of the wanted count in each menu, (N,) int64."""
+    def target(self) -> npt.NDArray[np.int64]:
+        """Returns the index of the target count in each list of candidate lengths, (N,) int64."""
         return np.flatnonzero(self.costs == 0) - self.offsets[:-1]
 
-    def lists(self) -> list[Menu]:
-        """Returns each menu as a list of (count, cost)."""
+    def lists(self) -> list[CandidateLengths]:
+        """Returns each candidate lengths as a list of (count, cost)."""
         options = list(zip(self.counts.tolist(), self.costs.tolist(), strict=True))
         return [options[start:stop] for start, stop in zip(self.offsets[:-1], self.offsets[1:], strict=True)]
 
@@ -87,7 +89,7 @@ class ElasticPacking:
     """Which count each example gets, and which bin it goes to.
 
     Attributes:
-        choice: (N,) int64, index into the menu of each example.
+        choice: (N,) int64, index into the candidate lengths of each example.
         bin_index: (N,) int64, bins in the order they were filled: shuffle them before they are drawn in order.
         num_bins: how many bins; none is empty.
     """
@@ -98,7 +100,7 @@ class ElasticPacking:
 
 
 def fill(
-    menus: Menus,
+    candidates: Candidates,
     capacity: int,
     *,
     max_segments: int | None = None,
@@ -106,17 +108,17 @@ def fill(
     lookahead: int = 16,
     packing: Packing | None = None,
 ) -> ElasticPacking:
-    """Returns counts and bins, so that as many bins as the menus allow are filled exactly.
+    """Returns counts and bins, so that as many bins as the candidate lengths allow are filled exactly.
 
     Never more bins than the packing has. The same arguments give the same answer.
 
     Args:
-        menus: admissible counts of each example.
+        candidates: admissible counts of each example.
         capacity: tokens of a bin.
         max_segments: most examples in one bin; None for no limit.
         seed: of the order in which examples are taken.
         lookahead: examples behind the heads of a bin from which its rest is chosen.
-        packing: of the wanted counts, to be bettered; None for best-fit decreasing's.
+        packing: of the target counts, to be bettered; None for best-fit decreasing's.
 
     Raises:
         ValueError: an argument is out of its range; the message names it (and its index).
@@ -125,33 +127,33 @@ def fill(
     lookahead, seed = read_integer("lookahead", lookahead), read_integer("seed", seed)
     if lookahead < 0:
         raise ValueError(f"lookahead: {lookahead}; the least is 0; leave it out for 16")
-    _check_menus(menus, capacity)
-    wanted = menus.at(menus.wanted())
+    _check_candidates(candidates, capacity)
+    target = candidates.at(candidates.target())
     if packing is None:
-        packing = pack(wanted, capacity, max_segments=max_segments, method="best-fit")
-    check_packing(wanted, capacity, packing, max_segments)
-    if not len(wanted):
+        packing = pack(target, capacity, max_segments=max_segments, method="best-fit")
+    check_packing(target, capacity, packing, max_segments)
+    if not len(target):
         return ElasticPacking(packing.bin_index, packing.bin_index, 0)
-    full = capacity - capacity % int(np.gcd.reduce(menus.counts))
-    limit = len(wanted) if max_segments is None else min(max_segments, len(wanted))
-    bins = _Filler(menus, full, limit).fill(_order(len(wanted), seed), lookahead, packing.num_bins)
+    full = capacity - capacity % int(np.gcd.reduce(candidates.counts))
+    limit = len(target) if max_segments is None else min(max_segments, len(target))
+    bins = _Filler(candidates, full, limit).fill(_order(len(target), seed), lookahead, packing.num_bins)
     if bins is None:
-        bins = _Filler(menus, full, limit).close_all(packing)
-    return _answer(menus, bins)
+        bins = _Filler(candidates, full, limit).close_all(packing)
+    return _answer(candidates, bins)
 
 
 class _Filler:
     """Fills bins one after the other. A bin is a dict from example to count."""
 
-    def __init__(self, menus: Menus, full: int, limit: int) -> None:
-        self.menus = menus.lists()
-        self.wanted: list[int] = menus.at(menus.wanted()).tolist()
+    def __init__(self, candidates: Candidates, full: int, limit: int) -> None:
+        self.candidates = candidates.lists()
+        self.target: list[int] = candidates.at(candidates.target()).tolist()
         self.full = full
         self.limit = limit
-        total = sum(self.wanted)
-        self.reserve = RESERVE * total // len(self.wanted)
+        total = sum(self.target)
+        self.reserve = RESERVE * total // len(self.target)
         self.reserved_segments = min(RESERVED_SEGMENTS, limit - 1)
-        self.debt = 0  # realised less wanted tokens, of all bins so far
+        self.debt = 0  # realised less requested tokens, of all bins so far
         self.most_debt = max(1, total // DEBT)
         self.least_debt = -self.most_debt
 
@@ -159,7 +161,7 @@ class _Filler:
         """Returns the bins that taking the examples in this order gives, or None as soon as they will be too many."""
         bins: list[dict[int, int]] = []
         waiting = order
-        tokens_left = sum(self.wanted)
+        tokens_left = sum(self.target)
         # what is grown has to find room in the last bin, or it costs one: half of it, as one bin may go beyond
         self.most_debt = min(self.most_debt, (-tokens_left % self.full + 1) // 2)
         while waiting:
@@ -167,72 +169,72 @@ class _Filler:
             if len(bins) + -(-(tokens_left + self.least_debt - self.debt) // self.full) > max_bins:
                 return None
             # the largest first while small ones are left to go with it, then the oldest, so that none waits for ever
-            largest = max(waiting[: lookahead + 1], key=self.wanted.__getitem__)
+            largest = max(waiting[: lookahead + 1], key=self.target.__getitem__)
             waiting.remove(largest)
             waiting.insert(0, largest)
             num_heads = self._num_heads(waiting)
             view = waiting[: num_heads + WIDEST * lookahead]
             taken = self._next_bin(view[:num_heads], view[num_heads:], lookahead)
             waiting[: len(view)] = [example for example in view if example not in taken]
-            tokens_left -= sum(self.wanted[example] for example in taken)
+            tokens_left -= sum(self.target[example] for example in taken)
             bins.append(taken)
         return bins if len(bins) <= max_bins else None
 
     def close_all(self, packing: Packing) -> list[dict[int, int]]:
-        """Returns the bins of a packing of the wanted counts, closed where their own members can."""
+        """Returns the bins of a packing of the target counts, closed where their own members can."""
         members: list[list[int]] = [[] for _ in range(packing.num_bins)]
         for example, number in enumerate(packing.bin_index.tolist()):
             members[number].append(example)
-        as_wanted = [{example: self.wanted[example] for example in heads} for heads in members]
+        as_drawn = [{example: self.target[example] for example in heads} for heads in members]
         # the fullest first: each takes little of the debt
-        as_wanted.sort(key=lambda taken: -sum(taken.values()))
-        return [self._closed(list(taken), []) or taken for taken in as_wanted]
+        as_drawn.sort(key=lambda taken: -sum(taken.values()))
+        return [self._closed(list(taken), []) or taken for taken in as_drawn]
 
     def _num_heads(self, waiting: list[int]) -> int:
         """Returns how many of the oldest waiting examples the next bin takes in any case, at least one."""
-        room = self.full
+        capacity_left = self.full
         for number, example in enumerate(waiting):
-            room -= self.wanted[example]
-            if number and (room < self.reserve or self.limit - number <= self.reserved_segments):
+            capacity_left -= self.target[example]
+            if number and (capacity_left < self.reserve or self.limit - number <= self.reserved_segments):
                 return number
         return len(waiting)
 
     def _next_bin(self, heads: list[int], behind: list[int], lookahead: int) -> dict[int, int]:
-        """Returns a bin of all heads and some of those behind them: full if at all possible, else the fullest."""
+        """Returns a bin of all heads and some of those behind them: full if at all possible, otherwise the fullest."""
         near = behind[:lookahead]
         if self.limit - len(heads) < lookahead:
             behind = near  # counting places makes a wide view too slow
         return (
-            self._taken(heads, near, self._wanted_only, exact=True)  # is a cheapest one, found sooner
+            self._taken(heads, near, self._target_only, exact=True)  # is a cheapest one, found sooner
             or self._closed(heads, near)
             or self._closed(heads, behind)
-            or self._taken(heads, near, self._wanted_only, exact=False)
+            or self._taken(heads, near, self._target_only, exact=False)
         )
 
     def _closed(self, heads: list[int], free: list[int]) -> dict[int, int]:
         """Returns an exactly full bin of all heads and some of the free at the least cost, or nothing."""
         taken = self._taken(heads, free, self._affordable, exact=True)
-        self.debt += sum(count - self.wanted[example] for example, count in taken.items())
+        self.debt += sum(count - self.target[example] for example, count in taken.items())
         return taken
 
-    def _wanted_only(self, example: int) -> Menu:
-        return [(self.wanted[example], 0)]
+    def _target_only(self, example: int) -> CandidateLengths:
+        return [(self.target[example], 0)]
 
-    def _affordable(self, example: int) -> Menu:
+    def _affordable(self, example: int) -> CandidateLengths:
         """Returns the options that do not add to a debt which is too large already."""
-        wanted = self.wanted[example]
-        low = 0 if self.debt > self.least_debt else wanted
-        high = self.full if self.debt < self.most_debt else wanted
-        return [option for option in self.menus[example] if low <= option[0] <= high]
+        target = self.target[example]
+        low = 0 if self.debt > self.least_debt else target
+        high = self.full if self.debt < self.most_debt else target
+        return [option for option in self.candidates[example] if low <= option[0] <= high]
 
     def _taken(
-        self, heads: list[int], free: list[int], menu_of: Callable[[int], Menu], *, exact: bool
+        self, heads: list[int], free: list[int], candidate_lengths_of: Callable[[int], CandidateLengths], *, exact: bool
     ) -> dict[int, int]:
         """Returns what `choose` takes, nothing where it finds nothing, the largest free examples first."""
-        free = sorted(free, key=lambda example: (-self.wanted[example], example))
+        free = sorted(free, key=lambda example: (-self.target[example], example))
         counts = choose(
-            [menu_of(example) for example in heads],
-            [menu_of(example) for example in free],
+            [candidate_lengths_of(example) for example in heads],
+            [candidate_lengths_of(example) for example in free],
             self.full,
             self.limit - len(heads),
             exact=exact,
@@ -249,22 +251,22 @@ def _order(num_examples: int, seed: int) -> list[int]:
     return np.argsort(words, kind="stable").tolist()
 
 
-def _answer(menus: Menus, bins: list[dict[int, int]]) -> ElasticPacking:
+def _answer(candidates: Candidates, bins: list[dict[int, int]]) -> ElasticPacking:
     """Returns the bins in arrays."""
-    counts = np.empty(len(menus.offsets) - 1, dtype=np.int64)
+    counts = np.empty(len(candidates.offsets) - 1, dtype=np.int64)
     bin_index = np.empty_like(counts)
     for number, taken in enumerate(bins):
         members = list(taken)
         bin_index[members] = number
         counts[members] = list(taken.values())
-    # entries up to the one of that count, in each menu
-    below = menus.counts < np.repeat(counts, np.diff(menus.offsets))
-    return ElasticPacking(np.add.reduceat(below, menus.offsets[:-1], dtype=np.int64), bin_index, len(bins))
+    # entries up to the one of that count, in each list of candidate lengths
+    below = candidates.counts < np.repeat(counts, np.diff(candidates.offsets))
+    return ElasticPacking(np.add.reduceat(below, candidates.offsets[:-1], dtype=np.int64), bin_index, len(bins))
 
 
-def _check_menus(menus: Menus, capacity: int) -> None:
-    """Raises ValueError where the menus are not as documented; the capacity is known to be an integer above 0."""
-    offsets, counts, costs = menus.offsets, menus.counts, menus.costs
+def _check_candidates(candidates: Candidates, capacity: int) -> None:
+    """Raises ValueError where the candidate lengths are not as documented; the capacity is known to be an integer above 0."""
+    offsets, counts, costs = candidates.offsets, candidates.counts, candidates.costs
     for name, array in (("offsets", offsets), ("counts", counts), ("costs", costs)):
         if array.ndim != 1 or array.dtype != np.int64:
             raise ValueError(
@@ -275,18 +277,24 @@ def _check_menus(menus: Menus, capacity: int) -> None:
             f"offsets: {offsets[:1]} to {offsets[-1:]}; they run from 0 to the {len(counts)} counts and as many costs"
         )
     for example in np.flatnonzero(np.diff(offsets) < 1)[:1].tolist():
-        raise ValueError(f"menu {example}: empty; every example has the wanted count; leave the example out")
+        raise ValueError(
+            f"candidate lengths {example}: empty; every example has the target count; leave the example out"
+        )
     of_entry = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     for entry in np.flatnonzero((counts < 1) | (counts > capacity))[:1].tolist():
         raise ValueError(
-            f"menu {of_entry[entry]}: count {counts[entry]}; it is 1 to the capacity, {capacity}; leave it out of the menu"
+            f"candidate lengths {of_entry[entry]}: count {counts[entry]}; it is 1 to the capacity, {capacity}; leave it out"
         )
     for entry in np.flatnonzero((costs < 0) | (costs > MAX_COST))[:1].tolist():
-        raise ValueError(f"menu {of_entry[entry]}: cost {costs[entry]}; it is 0 to {MAX_COST}; use a larger unit")
+        raise ValueError(
+            f"candidate lengths {of_entry[entry]}: cost {costs[entry]}; it is 0 to {MAX_COST}; use a larger unit"
+        )
     descending = np.flatnonzero((np.diff(counts) <= 0) & (np.diff(of_entry) == 0))
     for entry in descending[:1].tolist():
         raise ValueError(
-            f"menu {of_entry[entry]}: {counts[entry]} before {counts[entry + 1]}; counts ascend; sort and merge them"
+            f"candidate lengths {of_entry[entry]}: {counts[entry]} before {counts[entry + 1]}; counts ascend; sort and merge them"
         )
     for example in np.flatnonzero(np.bincount(of_entry[costs == 0], minlength=len(offsets) - 1) != 1)[:1].tolist():
-        raise ValueError(f"menu {example}: not one cost of 0; it marks the wanted count; give 0 to that and no other")
+        raise ValueError(
+            f"candidate lengths {example}: not one cost of 0; it marks the target count; give 0 to that and no other"
+        )

@@ -3,8 +3,8 @@
 Gilmore and Gomory's set-covering programme (Operations Research 9, 1961): a variable for each pattern of one bin, a
 row for each distinct length. Its size knows nothing of the number of examples. `master` holds the patterns found so
 far and GLOP solves it; `pricing` answers its prices with better patterns. Then
-- the bound: with prices as integer worths and `scale` = the most that any bin is worth, no packing has fewer than
-  ceil(total worth / scale) bins (Farley, "A note on bounding a class of linear programming problems, including
+- the bound: with prices as integer dual values and `scale` = the most that any bin has of them, no packing has fewer than
+  ceil(total dual value / scale) bins (Farley, "A note on bounding a class of linear programming problems, including
   cutting stock problems", Operations Research 38, 1990). Integers alone, right for any prices whatever GLOP got
   wrong, and the certificate that `check_certificate` proves again.
 - the packing: the whole part of the solution is fixed; what is left is a smaller problem of the same kind, priced
@@ -28,7 +28,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from patchpack.pipeline.packing.certificate import bound_of, worth_of
+from patchpack.pipeline.packing.certificate import bound_of, total_dual
 from patchpack.pipeline.packing.exact.master import Master
 from patchpack.pipeline.packing.exact.pricing import ONE, Meter, Pattern, Shape, fill_up, first_fit, price, shape_of
 from patchpack.pipeline.packing.instance import Histogram
@@ -104,7 +104,7 @@ class _Search:
 
     @property
     def target(self) -> int:
-        """As many bins as a packing is wanted in."""
+        """As many bins as the packing may have."""
         return self.bound if self.enough is None else self.enough
 
     def start(self, known: Patterns | None) -> None:
@@ -123,7 +123,7 @@ class _Search:
             self.best, self.num_bins = bins, num_bins
 
     def relax(self) -> None:
-        """Solves the linear programme until it has the wanted bins, or its bound is as high as it gets, to whole bins."""
+        """Solves the linear programme until it is down to the target number of bins, or its bound is as high as it gets, to whole bins."""
         centre_K = _at_scale(self.proven.duals, self.proven.scale)
         smooth = SMOOTH
         for _ in range(ROUNDS):
@@ -135,7 +135,7 @@ class _Search:
             duals_K = (smooth * centre_K + (100 - smooth) * self.master.duals(ONE)) // 100
             priced = price(self.shape, duals_K, self.counts_K, PASSES, self.meter)
             scale = max(priced.most, 1)
-            if worth_of(self.counts_K, duals_K) * ONE > worth_of(self.counts_K, centre_K) * scale:
+            if total_dual(self.counts_K, duals_K) * ONE > total_dual(self.counts_K, centre_K) * scale:
                 centre_K = _at_scale(duals_K, scale)
                 self._take_bound(duals_K, scale)
             self.offer(priced.used + first_fit(self.shape, priced.left_K, self.meter))
@@ -290,14 +290,14 @@ def _check_exact(shape: Shape, bins: Bins, counts_K: npt.NDArray[np.int64]) -> N
 
 
 def _at_scale(duals_K: npt.NDArray[np.int64], scale: int) -> npt.NDArray[np.int64]:
-    """Returns worths as parts of `ONE`, rounded down, (K,) int64: no bin is worth more."""
+    """Returns dual values as parts of `ONE`, rounded down, (K,) int64: no bin has more than `ONE`."""
     return np.array([dual * ONE // scale for dual in duals_K.tolist()], dtype=np.int64)
 
 
 def _counted(patterns: Patterns) -> Iterator[Pattern]:
     """Yields the patterns as pairs (length index, number), indices ascending."""
-    for kinds in np.split(patterns.kinds, np.flatnonzero(np.diff(patterns.pattern)) + 1):
-        yield tuple(zip(*(part.tolist() for part in np.unique(kinds, return_counts=True)), strict=True))
+    for length_classes in np.split(patterns.length_classes, np.flatnonzero(np.diff(patterns.pattern)) + 1):
+        yield tuple(zip(*(part.tolist() for part in np.unique(length_classes, return_counts=True)), strict=True))
 
 
 def _patterns(bins: Bins) -> Patterns:
@@ -305,6 +305,6 @@ def _patterns(bins: Bins) -> Patterns:
     times_of: dict[Pattern, int] = {}
     for pattern, times in bins:
         times_of[pattern] = times_of.get(pattern, 0) + times
-    kinds = [index for pattern in times_of for index, copies in pattern for _ in range(copies)]
+    length_classes = [index for pattern in times_of for index, copies in pattern for _ in range(copies)]
     numbers = [row for row, pattern in enumerate(times_of) for _, copies in pattern for _ in range(copies)]
-    return Patterns(*(np.array(part, dtype=np.int64) for part in (kinds, numbers, list(times_of.values()))))
+    return Patterns(*(np.array(part, dtype=np.int64) for part in (length_classes, numbers, list(times_of.values()))))

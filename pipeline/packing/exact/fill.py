@@ -48,22 +48,22 @@ class Filled:
     left_K: npt.NDArray[np.int64]
 
     def opened(self, num_bins: int, seed: int) -> "Filled":
-        """Returns the same with up to so many bins opened again: those with the shortest examples, and as many at random."""
+        """Returns the same with up to so many bins destroyed and repaired: those with the shortest examples, and as many at random."""
         patterns = self.patterns
         shortest_M = np.full(len(patterns.repeats), len(self.left_K))
-        np.minimum.at(shortest_M, patterns.pattern, patterns.kinds)
+        np.minimum.at(shortest_M, patterns.pattern, patterns.length_classes)
         opened_M = np.zeros_like(patterns.repeats)
         opened_M[np.argsort(shortest_M, kind="stable")[: -(-num_bins // 2)]] = 1
         at_random = random_order(seed, 3, patterns.num_bins)[: num_bins // 2]
         of_M = np.searchsorted(np.cumsum(patterns.repeats), at_random, side="right")
         opened_M = np.minimum(opened_M + np.bincount(of_M, minlength=len(opened_M)), patterns.repeats)
         left_K = self.left_K.copy()
-        np.add.at(left_K, patterns.kinds, opened_M[patterns.pattern])
+        np.add.at(left_K, patterns.length_classes, opened_M[patterns.pattern])
         kept_M = patterns.repeats > opened_M
         kept_E = kept_M[patterns.pattern]
         number_M = np.cumsum(kept_M) - 1
         kept = Patterns(
-            patterns.kinds[kept_E], number_M[patterns.pattern[kept_E]], (patterns.repeats - opened_M)[kept_M]
+            patterns.length_classes[kept_E], number_M[patterns.pattern[kept_E]], (patterns.repeats - opened_M)[kept_M]
         )
         return Filled(kept, left_K)
 
@@ -102,34 +102,34 @@ class _Fill:
 
     def run(self) -> Filled | None:
         """Fills bin after bin until nothing is left, or nothing fits any more."""
-        kinds_E: list[npt.NDArray[np.int64]] = []
+        classes_E: list[npt.NDArray[np.int64]] = []
         repeats: list[int] = []
         while self.left_K.any() and (pattern := self._pattern()) is not None:
-            kinds, copies = np.unique(pattern, return_counts=True)
-            times = max(1, int((self.left_K[kinds] // copies).min()) // 2)
-            waste = self.capacity - int(self.values_K[kinds] @ copies)
+            length_classes, copies = np.unique(pattern, return_counts=True)
+            times = max(1, int((self.left_K[length_classes] // copies).min()) // 2)
+            waste = self.capacity - int(self.values_K[length_classes] @ copies)
             if waste:
                 times = min(times, self.slack // waste)
             self.slack -= times * waste
             self.bins_left -= times
-            self.left_K[kinds] -= times * copies
-            self.left_V[self.values_K[kinds]] -= times * copies
-            kinds_E.append(pattern)
+            self.left_K[length_classes] -= times * copies
+            self.left_V[self.values_K[length_classes]] -= times * copies
+            classes_E.append(pattern)
             repeats.append(times)
         if not repeats:
             return None
-        of_each = [len(pattern) for pattern in kinds_E]
-        patterns = Patterns(np.concatenate(kinds_E), np.repeat(np.arange(len(of_each)), of_each), np.array(repeats))
+        of_each = [len(pattern) for pattern in classes_E]
+        patterns = Patterns(np.concatenate(classes_E), np.repeat(np.arange(len(of_each)), of_each), np.array(repeats))
         return Filled(patterns, self.left_K)
 
     def _pattern(self) -> npt.NDArray[np.int64] | None:
         """Returns the kinds of one bin, one for each example, or None where no bin can be had for its share of waste."""
         for _ in range(TRIES):
             body, word = self._body()
-            room = self.capacity - int(self.values_K[body].sum())
-            tail = self._pair(body, room, word) if room else []
+            capacity_left = self.capacity - int(self.values_K[body].sum())
+            tail = self._pair(body, capacity_left, word) if capacity_left else []
             if tail is None:
-                tail = self._best_sum(body, room)
+                tail = self._best_sum(body, capacity_left)
             pattern = np.concatenate([body, np.array(tail, dtype=np.int64)])
             waste = self.capacity - int(self.values_K[pattern].sum())
             if len(pattern) <= self.max_segments and waste <= self.slack // max(1, self.bins_left):
@@ -147,11 +147,11 @@ class _Fill:
         self.draws += 1
         words = random_words(self.seed, 2**32 + self.draws, self.capacity * num_left // total_left + 3)
         drawn = np.searchsorted(weight_K, (words >> np.uint64(1)).astype(np.int64) % weight_K[-1], side="right")
-        room = self.capacity - np.concatenate(([0], np.cumsum(self.values_K[drawn])))
-        room = room[: np.searchsorted(-room, 0)]  # those above 0
-        end = int(np.argmin(np.abs(room * num_left - 2 * total_left)))
-        kinds, copies = np.unique(drawn[:end], return_counts=True)
-        return np.repeat(kinds, np.minimum(copies, self.left_K[kinds])), int(words[-1])
+        capacity_left = self.capacity - np.concatenate(([0], np.cumsum(self.values_K[drawn])))
+        capacity_left = capacity_left[: np.searchsorted(-capacity_left, 0)]  # those above 0
+        end = int(np.argmin(np.abs(capacity_left * num_left - 2 * total_left)))
+        length_classes, copies = np.unique(drawn[:end], return_counts=True)
+        return np.repeat(length_classes, np.minimum(copies, self.left_K[length_classes])), int(words[-1])
 
     def _weights(self, num_left: int, total_left: int) -> npt.NDArray[np.int64] | int:
         """Returns how much sooner than its share each length is drawn, given the mean of what is left."""
@@ -160,44 +160,44 @@ class _Fill:
         # 3 % below the mean at first: some short ones more for the end
         return self.long_first_K if 100 * total_left > 97 * self.mean * num_left else 1
 
-    def _pair(self, body: npt.NDArray[np.int64], room: int, word: int) -> list[int] | None:
+    def _pair(self, body: npt.NDArray[np.int64], capacity_left: int, word: int) -> list[int] | None:
         """Returns two kinds that fill the room exactly, drawn among all pairs that do; None where none does."""
-        low, high = max(1, room - int(self.values_K[-1])), room // 2
+        low, high = max(1, capacity_left - int(self.values_K[-1])), capacity_left // 2
         self.work -= PAIR_WORK * max(0, high + 1 - low)
         if high < low:
             return None
         taken = self.values_K[body]
         np.subtract.at(self.left_V, taken, 1)
-        pairs = self.left_V[low : high + 1] * self.left_V[room - high : room - low + 1][::-1]
-        if room == 2 * high:
+        pairs = self.left_V[low : high + 1] * self.left_V[capacity_left - high : capacity_left - low + 1][::-1]
+        if capacity_left == 2 * high:
             pairs[-1] = self.left_V[high] * (self.left_V[high] - 1) // 2
         np.add.at(self.left_V, taken, 1)
         pairs = np.cumsum(pairs)
         if not pairs[-1]:
             return None
         shorter = low + int(np.searchsorted(pairs, word % int(pairs[-1]), side="right"))
-        return [int(self.kind_V[room - shorter]), int(self.kind_V[shorter])]
+        return [int(self.kind_V[capacity_left - shorter]), int(self.kind_V[shorter])]
 
-    def _best_sum(self, body: npt.NDArray[np.int64], room: int) -> list[int]:
-        """Returns the kinds of the largest sum up to `room` of examples beside the body, long ones preferred."""
+    def _best_sum(self, body: npt.NDArray[np.int64], capacity_left: int) -> list[int]:
+        """Returns the kinds of the largest sum up to `capacity_left` of examples beside the body, long ones preferred."""
         left_K = self.left_K.copy()
         np.subtract.at(left_K, body, 1)
-        within = int(np.searchsorted(self.values_K, room, side="right"))
+        within = int(np.searchsorted(self.values_K, capacity_left, side="right"))
         pool = np.flatnonzero(left_K[:within])[::-1]
-        mask = (1 << (room + 1)) - 1
+        mask = (1 << (capacity_left + 1)) - 1
         sums = [1]  # bit s is set where the lengths so far reach s
         values = self.values_K[pool].tolist()
         for value, most in zip(values, left_K[pool].tolist(), strict=True):
             reachable = sums[-1]
-            copies, most = 1, min(most, room // value)
+            copies, most = 1, min(most, capacity_left // value)
             while most > 0:
                 copies = min(copies, most)
                 reachable |= reachable << copies * value & mask
-                self.work -= room
+                self.work -= capacity_left
                 most -= copies
                 copies *= 2
             sums.append(reachable)
-            if reachable >> room & 1:
+            if reachable >> capacity_left & 1:
                 break
         missing = sums[-1].bit_length() - 1
         tail: list[int] = []

@@ -3,7 +3,7 @@
     least sum x_p   with   sum_p copies_kp * x_p + y_k - y_(k-1) >= count_k  for each length k,   x, y >= 0
 
 y_k says how many places of length k + 1 are used for length k instead: the dual-optimal inequality "a longer length
-is worth no less" as columns (Valerio de Carvalho, "Using extra dual cuts to accelerate column generation", INFORMS
+has no lower dual value" as columns (Valerio de Carvalho, "Using extra dual cuts to accelerate column generation", INFORMS
 Journal on Computing 17, 2005). They keep prices in order from the first round on; on native_photos_16384 the master
 stays 30 bins higher after ten rounds without them. They need not be dropped at the end: a place that takes a longer
 example takes a shorter one, so each solution with them is one without, with equal value (`columns._place`).
@@ -22,7 +22,7 @@ from ortools.linear_solver import pywraplp
 
 from patchpack.pipeline.packing.exact.pricing import Meter, Pattern
 
-# Cells' worth of work of an iteration for each row and column; measured: 1 ms at 3,700 rows and 10,000 columns.
+# Work of an iteration, in cells, for each row and column; measured: 1 ms at 3,700 rows and 10,000 columns.
 ITERATION_CELLS = 60.0
 # Of a call of the solver, and of a column: made, offered or read.
 SOLVE_CELLS, COLUMN_CELLS = 3e5, 1e4

@@ -1,11 +1,11 @@
-"""Pricing for column generation: the patterns of one bin that are worth most, by integer dynamic programming.
+"""Pricing for column generation: the patterns of one bin that have the highest dual value, by integer dynamic programming.
 
 A pattern says how many examples of each length share a bin: pairs (length index, number), indices ascending. Given
-an integer worth of each length, two tables answer "what is the most a bin can hold":
+an integer dual value of each length, two tables answer "what is the most a bin can hold":
 
 - `WideTable`: copies without limit (Gilmore and Gomory, "A linear programming approach to the cutting-stock problem",
   Operations Research 9, 1961), one vector addition and maximum over the capacity for every power of two of copies.
-  Only lengths up to half the capacity that are worth more than every shorter one enter it: no bin holds two of the
+  Only lengths up to half the capacity of higher dual value than every shorter one enter it: no bin holds two of the
   rest, so the best bin with any given length follows from the table in one step. A pattern is read back by looking
   for a last length that explains a cell; cells are looked at once.
 - `NarrowTable`: no more copies than there are examples, all prefixes of the table kept, so that the best bin with
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 Pattern = tuple[tuple[int, int], ...]
 
-# Worth 1 of a bin as an integer: 2**36 of it, times ten million bins, stay within int64.
+# Dual value 1 of a bin as an integer: 2**36 of it, times ten million bins, stay within int64.
 ONE = 2**36
 # 128 MiB of int64 would be 2**24 cells; a quarter of it for one table.
 NARROW_CELLS = 2**22
@@ -52,7 +52,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Shape:
-    """What fits into a bin: (K,) lengths ascending, the capacity, and the slots where they can bind, else None."""
+    """What fits into a bin: (K,) lengths ascending, the capacity, and the slots where they can bind, otherwise None."""
 
     values_K: npt.NDArray[np.int64]
     capacity: int
@@ -82,7 +82,7 @@ def parcels(most: int) -> Iterator[int]:
 
 
 class WideTable:
-    """The best bins for given worths, copies without limit."""
+    """The best bins for given dual values, copies without limit."""
 
     def __init__(self, shape: Shape, duals_K: npt.NDArray[np.int64], meter: Meter) -> None:
         self.shape, self.duals_K = shape, duals_K
@@ -94,11 +94,11 @@ class WideTable:
         self.copies = np.zeros(self.table.shape, dtype=np.int64)
         self._fill(meter)
         rest_K = np.minimum(shape.capacity - shape.values_K, shape.capacity)
-        self.worth_K = duals_K + self.table[-1, rest_K]  # of the best bin with this length
-        self.most = int(self.worth_K.max())
+        self.value_K = duals_K + self.table[-1, rest_K]  # of the best bin with this length
+        self.most = int(self.value_K.max())
 
     def _fill(self, meter: Meter) -> None:
-        """Fills the table: cell (s, c) is the most that s examples within c tokens are worth."""
+        """Fills the table: cell (s, c) is the most that s examples within c tokens have."""
         table, scratch = self.table, np.empty_like(self.table)
         layers, width = table.shape
         limited = self.shape.slots is not None
@@ -118,44 +118,47 @@ class WideTable:
     def patterns(self, heads: npt.NDArray[np.int64], meter: Meter) -> list[Pattern]:
         """Returns the best pattern with each of the `heads`, (H,) length indices."""
         limited = self.shape.slots is not None
-        room = self.shape.capacity - self.shape.values_K[heads]
+        capacity_left = self.shape.capacity - self.shape.values_K[heads]
         slot = np.full(len(heads), len(self.table) - 1, dtype=np.int64)
-        found: list[list[tuple[int, int]]] = [[(head, 1)] for head in heads.tolist()]
-        active = np.flatnonzero(self.table[slot, room] > 0)
+        selected: list[list[tuple[int, int]]] = [[(head, 1)] for head in heads.tolist()]
+        active = np.flatnonzero(self.table[slot, capacity_left] > 0)
         while len(active):
-            self._explain(slot[active], room[active], meter)
-            chosen, copies = self.choice[slot[active], room[active]], self.copies[slot[active], room[active]]
+            self._explain(slot[active], capacity_left[active], meter)
+            chosen, copies = (
+                self.choice[slot[active], capacity_left[active]],
+                self.copies[slot[active], capacity_left[active]],
+            )
             for row, index, number in zip(active.tolist(), chosen.tolist(), copies.tolist(), strict=True):
-                found[row].append((index, number))
-            room[active] -= copies * self.shape.values_K[chosen]
+                selected[row].append((index, number))
+            capacity_left[active] -= copies * self.shape.values_K[chosen]
             if limited:
                 slot[active] -= copies
-            active = active[self.table[slot[active], room[active]] > 0]
-        return [_merged(pairs) for pairs in found]
+            active = active[self.table[slot[active], capacity_left[active]] > 0]
+        return [_merged(pairs) for pairs in selected]
 
-    def _explain(self, slot: npt.NDArray[np.int64], room: npt.NDArray[np.int64], meter: Meter) -> None:
-        """Finds for each cell a longest length that its worth can end with, and how often."""
+    def _explain(self, slot: npt.NDArray[np.int64], capacity_left: npt.NDArray[np.int64], meter: Meter) -> None:
+        """Finds for each cell a longest length that its best bin can end with, and how often."""
         width = self.table.shape[1]
-        unknown = self.choice[slot, room] < 0
+        unknown = self.choice[slot, capacity_left] < 0
         values_I, duals_I = self.shape.values_K[self.items], self.duals_K[self.items]
         down = 0 if self.shape.slots is None else 1
-        for cell in np.unique(slot[unknown] * width + room[unknown]).tolist():
+        for cell in np.unique(slot[unknown] * width + capacity_left[unknown]).tolist():
             at, left = divmod(cell, width)
             fitting = int(np.searchsorted(values_I, left, side="right"))
             explains = self.table[at - down, left - values_I[:fitting]] + duals_I[:fitting] == self.table[at, left]
             meter.add(4 * fitting + CALL_CELLS)
             last = fitting - 1 - int(np.argmax(explains[::-1]))
             value, dual, copies = int(values_I[last]), int(duals_I[last]), 1
-            worth = int(self.table[at, left])
+            total = int(self.table[at, left])
             while (copies + 1) * value <= left and at - down * (copies + 1) >= 0:
-                if self.table[at - down * (copies + 1), left - (copies + 1) * value] + (copies + 1) * dual != worth:
+                if self.table[at - down * (copies + 1), left - (copies + 1) * value] + (copies + 1) * dual != total:
                     break
                 copies += 1
             self.choice[at, left], self.copies[at, left] = self.items[last], copies
 
 
 class NarrowTable:
-    """The best bins for given worths, no more copies than there are examples."""
+    """The best bins for given dual values, no more copies than there are examples."""
 
     def __init__(
         self, shape: Shape, duals_K: npt.NDArray[np.int64], counts_K: npt.NDArray[np.int64], meter: Meter
@@ -178,32 +181,32 @@ class NarrowTable:
             np.maximum(after[down:, step:], with_it, out=after[down:, step:])
             meter.add(4 * after.size + CALL_CELLS)
         self.most = int(self.tables[-1, -1, -1])
-        self.heads = [(*self._head(index), index) for index in live]  # (worth, copies, index)
+        self.heads = [(*self._head(index), index) for index in live]  # (dual value, copies, index)
 
     def _head(self, index: int) -> tuple[int, int]:
-        """Returns the worth of the best bin with this longest length, and how many of it there are."""
+        """Returns the dual value of the best bin with this longest length, and how many of it there are."""
         before, value, dual = self.tables[self.first[index]], self.shape.values[index], self.duals[index]
         slots = len(before) - 1
-        worths = [
+        values = [
             (
                 copies * dual + int(before[slots - (copies if slots else 0), self.shape.capacity - copies * value]),
                 copies,
             )
             for copies in range(1, self.counts[index] + 1)
         ]
-        return max(worths)
+        return max(values)
 
     def pattern(self, index: int, copies: int) -> Pattern:
         """Returns the best pattern with `copies` of this longest length."""
         pairs = [(index, copies)]
-        room = self.shape.capacity - copies * self.shape.values[index]
+        capacity_left = self.shape.capacity - copies * self.shape.values[index]
         limited = self.shape.slots is not None
         slot = len(self.tables[0]) - 1 - (copies if limited else 0)
         for row in range(self.first[index] - 1, -1, -1):
-            if self.tables[row + 1, slot, room] != self.tables[row, slot, room]:
+            if self.tables[row + 1, slot, capacity_left] != self.tables[row, slot, capacity_left]:
                 other, number = self.rows[row]
                 pairs.append((other, number))
-                room -= number * self.shape.values[other]
+                capacity_left -= number * self.shape.values[other]
                 slot -= number if limited else 0
         return _merged(pairs)
 
@@ -221,8 +224,8 @@ class Priced:
     """What pricing found.
 
     Attributes:
-        most: no bin is worth more: the scale that makes the worths a certificate.
-        improving: patterns worth more than `ONE`.
+        most: no bin has a higher dual value: the scale that makes the dual values a certificate.
+        improving: patterns of a dual value over `ONE`.
         used: a packing of some examples by such patterns: (pattern, times).
         left_K: (K,) int64, the examples outside of it.
     """
@@ -236,12 +239,12 @@ class Priced:
 def price(
     shape: Shape, duals_K: npt.NDArray[np.int64], counts_K: npt.NDArray[np.int64], passes: int, meter: Meter
 ) -> Priced:
-    """Returns patterns worth more than `ONE` that can be used side by side.
+    """Returns patterns of a dual value over `ONE` that can be used side by side.
 
     Patterns with the best bargains alone are all alike, and the master would need hundreds of rounds to price the
     bargains out. So patterns are taken as a packer takes bins: the most valuable first, as often as the examples
     that are left allow; what finds no examples any more waits for the next pass, whose table knows only the lengths
-    that are left (measured on native_photos_16384: 7 rounds; best columns by worth alone: not done after 60).
+    that are left (measured on native_photos_16384: 7 rounds; best columns by dual value alone: not done after 60).
     """
     left = counts_K.tolist()
     improving: list[Pattern] = []
@@ -270,55 +273,55 @@ def price(
 def _offers(
     shape: Shape, duals_K: npt.NDArray[np.int64], left_K: npt.NDArray[np.int64], meter: Meter
 ) -> tuple[list[Pattern], int]:
-    """Returns the patterns worth more than `ONE`, the most valuable first, and what no bin is worth more than."""
+    """Returns the patterns of a dual value over `ONE`, the most valuable first, and the most that a bin can have."""
     live = np.flatnonzero((left_K > 0) & (duals_K > 0))
     if not len(live):
         return [], 0
     rows = sum(min(int(left_K[i]), shape.most(i)).bit_length() for i in live.tolist())
     if (rows + 1) * (shape.capacity + 1) * (1 if shape.slots is None else shape.slots + 1) <= NARROW_CELLS:
         narrow = NarrowTable(shape, duals_K, left_K, meter)
-        heads = sorted((-worth, -index, copies) for worth, copies, index in narrow.heads if worth > ONE)
+        heads = sorted((-value, -index, copies) for value, copies, index in narrow.heads if value > ONE)
         meter.add(len(heads) * len(narrow.rows) * 64)
         return [narrow.pattern(-index, copies) for _, index, copies in heads], narrow.most
     wide = WideTable(shape, duals_K, meter)
-    worth_K = np.where(left_K > 0, wide.worth_K, 0)
-    order = np.argsort(-worth_K, kind="stable")
-    return wide.patterns(order[worth_K[order] > ONE], meter), wide.most
+    value_K = np.where(left_K > 0, wide.value_K, 0)
+    order = np.argsort(-value_K, kind="stable")
+    return wide.patterns(order[value_K[order] > ONE], meter), wide.most
 
 
 def first_fit(shape: Shape, counts_K: npt.NDArray[np.int64] | Sequence[int], meter: Meter) -> list[tuple[Pattern, int]]:
     """Returns a packing of all examples, longest first, a bin's contents repeated as often as the counts allow."""
     left_K = np.array(counts_K, dtype=np.int64)
-    found: list[tuple[Pattern, int]] = []
+    selected: list[tuple[Pattern, int]] = []
     live = np.flatnonzero(left_K)
     while len(live):
         pattern = fill_up(shape, left_K, {}, live)
         times = min(int(left_K[index]) // copies for index, copies in pattern)
         for index, copies in pattern:
             left_K[index] -= times * copies
-        found.append((pattern, times))
+        selected.append((pattern, times))
         if any(not left_K[index] for index, _ in pattern):
             live = live[left_K[live] > 0]
         meter.add(len(live) + CALL_CELLS)
-    return found
+    return selected
 
 
 def fill_up(shape: Shape, left_K: npt.NDArray[np.int64], start: dict[int, int], live: npt.NDArray[np.int64]) -> Pattern:
     """Returns `start` with the longest examples that still fit added, again and again."""
     held = dict(start)
-    room = shape.capacity - sum(shape.values[index] * copies for index, copies in held.items())
+    capacity_left = shape.capacity - sum(shape.values[index] * copies for index, copies in held.items())
     slots = len(left_K) * shape.capacity if shape.slots is None else shape.slots - sum(held.values())
     values_live = shape.values_K[live]
     at = len(live) - 1
-    while at >= 0 and room > 0 and slots > 0:
-        at = min(at, int(np.searchsorted(values_live, room, side="right")) - 1)
+    while at >= 0 and capacity_left > 0 and slots > 0:
+        at = min(at, int(np.searchsorted(values_live, capacity_left, side="right")) - 1)
         if at < 0:
             break
         index = int(live[at])
-        copies = min(int(left_K[index]) - held.get(index, 0), room // shape.values[index], slots)
+        copies = min(int(left_K[index]) - held.get(index, 0), capacity_left // shape.values[index], slots)
         if copies > 0:
             held[index] = held.get(index, 0) + copies
-            room -= copies * shape.values[index]
+            capacity_left -= copies * shape.values[index]
             slots -= copies
         at -= 1
     return tuple(sorted(held.items()))

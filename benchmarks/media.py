@@ -35,8 +35,9 @@ from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.image import jpeg
 from patchpack.pipeline.media.patchify import patchify
 from patchpack.pipeline.media.resize import Pixels, resize, resolved
+from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.probe import probe
-from patchpack.pipeline.stages.records import Example, Source
+from patchpack.pipeline.stages.records import Example, Reference, Source
 from patchpack.pipeline.stages.sample import nearest_grid
 from patchpack.pipeline.stages.write import decode_example
 
@@ -188,11 +189,9 @@ def print_throughput(arguments: argparse.Namespace) -> None:
         found = probe(source, str(path), config.clip_rule, config.max_pixels)[0]
         if not isinstance(found, Example):
             continue
-        row = found._asdict() | {
-            "key": path.name, "root": 0, "path": path.name.encode(), "size_bytes": source.size_bytes,
-            "grid_t": max(1, len(found.frame_pts)), "grid_h": 16, "grid_w": 16,
-        }  # fmt: skip
-        pixels = found.source_height * found.source_width * row["grid_t"]
+        grid = (max(1, len(found.frame_pts)), 16, 16)
+        row = PlannedExample.of(Reference(found, 0, 0, 256, 256, grid), 0, None)
+        pixels = found.source_height * found.source_width * row.grid_t
         try:
             decoding, cutting = zip(*(_round(row, [str(path.parent)], config) for _ in range(3)), strict=True)
         except DecodeError:
@@ -208,7 +207,7 @@ def print_throughput(arguments: argparse.Namespace) -> None:
     print(f"patchify into the row: {statistics.median(shares):.4f} of an example's CPU time (median)")
 
 
-def _round(row: dict, roots: list[str], config: PlanConfig) -> tuple[float, float]:
+def _round(row: PlannedExample, roots: list[str], config: PlanConfig) -> tuple[float, float]:
     started = time.process_time()
     frames_THWC = decode_example(row, roots, config)
     decoded = time.process_time()

@@ -117,6 +117,9 @@ def import_execution() -> tuple[Any, Any, Any]:
         with _quietly():
             from patchpack.pipeline.execution import launch, resume, runner
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith("patchpack"):
+            # a bug of ours, and no extra
+            raise
         raise RuntimeError(
             f"{error.name}: not installed; build and plan need the beam extra; ./run_pipeline.sh setup beam"
         ) from error

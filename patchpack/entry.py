@@ -32,6 +32,8 @@ def _main(arguments: list[str]) -> int:
     try:
         from patchpack.trainer.cli import main as train
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith("patchpack"):
+            raise
         sys.stderr.write(f"{error.name}: not installed; train needs the extra train; ./run_pipeline.sh setup train\n")
         return 1
     return train(arguments[1:])

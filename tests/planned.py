@@ -11,6 +11,7 @@ from PIL import Image
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.stages.plan import ShardPlan
+from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.records import Example, Reference, Source
 from patchpack.pipeline.stages.write import ShardResult, write_shard
 from patchpack.schemas import check_sequence
@@ -46,7 +47,12 @@ def make_reference(key: str, grid: tuple[int, int, int] = (1, 1, 1), view: int =
     return Reference(make_example(key, clip, frame_pts=frame_pts, time_base=(1, 600)), view, 0, 48, 32, grid)
 
 
-def make_row(sequence: int, key: str, grid: tuple[int, int, int], **more: Any) -> dict[str, Any]:
+def planned_of(example: Example, grid: tuple[int, int, int]) -> PlannedExample:
+    """Returns an example as planned alone, at a grid."""
+    return PlannedExample.of(Reference(example, 0, 0, 48, 32, grid), 0, None)
+
+
+def make_row(sequence: int, key: str, grid: tuple[int, int, int], **more: Any) -> PlannedExample:
     """Returns a planned row, as a plan file holds it; the sizes are those of `write_picture`."""
     row = {
         "sequence": sequence,
@@ -65,14 +71,14 @@ def make_row(sequence: int, key: str, grid: tuple[int, int, int], **more: Any) -
         "grid_t": grid[0],
         "grid_h": grid[1],
         "grid_w": grid[2],
-        "frame_pts": [],
+        "frame_pts": (),
         "time_base_num": 1,
         "time_base_den": 1,
-        "random_access_pts": [],
+        "random_access_pts": (),
         "fps": 8.0,
         "extra": "",
     }
-    return row | more
+    return PlannedExample(**row | more)
 
 
 def write_picture(path: Path, seed: int, size: tuple[int, int] = PICTURE_SIZE) -> np.ndarray:
@@ -108,7 +114,7 @@ class Work:
         self.media, self.output = folder / "media", folder / "out"
         for made in (self.media, self.output):
             made.mkdir(parents=True)
-        self.rows: list[Row] = []
+        self.rows: list[PlannedExample] = []
         for number, (sequence, name, grid, label) in enumerate(PLANNED):
             write_picture(self.media / name, number)
             size = (self.media / name).stat().st_size
@@ -124,9 +130,13 @@ class Work:
         plan = ShardPlan(2, 1, 0, 1, 4, len(self.rows), 0)
         return write_shard(plan, self.rows, [str(self.media)], str(self.output), config, VERSIONS)
 
-    def row(self, name: str) -> Row:
-        """Returns a planned row, to be changed in place."""
-        return next(row for row in self.rows if row["key"] == name)
+    def change(self, name: str, **more: Any) -> None:
+        """Changes a planned row."""
+        self.rows = [row._replace(**more) if row.key == name else row for row in self.rows]
+
+    def row(self, name: str) -> PlannedExample:
+        """Returns a planned row."""
+        return next(row for row in self.rows if row.key == name)
 
     def left_over(self) -> list[str]:
         """Returns the names of shards in the output folder."""

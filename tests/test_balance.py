@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from packing_oracles import assert_valid
 
 from patchpack.pipeline.packing import Packing, pack
-from patchpack.pipeline.packing.balance.balance import Balanced, Steps, balance, groups, random_ratio
+from patchpack.pipeline.packing.balance import swap
+from patchpack.pipeline.packing.balance.balance import Balanced, Steps, _cut, balance, groups, random_ratio
 from patchpack.pipeline.packing.balance.swap import Bins, Repair, attention_costs
 
 cost_lists = st.lists(st.integers(1, 10**12), max_size=40)
@@ -230,3 +231,19 @@ def test_no_bins_and_fewer_than_a_group_are_in_no_group() -> None:
     assert balance([], np.array([], dtype=np.int64), 10, 4).order.tolist() == []
     assert sorted(balance([3, 4], np.arange(2), 10, 4).order.tolist()) == [0, 1]
     assert groups([], 3).tolist() == []
+
+
+def test_a_swap_that_saves_nothing_is_refused() -> None:
+    # all that two bins of one example each can do is change places
+    bins = swap.Bins(np.array([5, 3]), np.array([0, 1]), 5, 2, 0)
+    repair = swap.Repair(bins, np.array([[0, 1]]), 0)
+    assert not repair._even_out(0, 1)
+    assert bins.bin_index.tolist() == [0, 1]
+
+
+def test_of_equally_even_cuts_the_one_of_least_idle_time_is_taken() -> None:
+    costs = np.array([10_000] * 4 + [10_100] * 3)
+    groups_GW, rest = _cut(costs, 3)
+    # whichever is left out, every group is within 2 %; leaving out a cheap one makes all steps even
+    assert sorted(costs[groups_GW].tolist()) == [[10_000] * 3, [10_100] * 3]
+    assert costs[rest].tolist() == [10_000]

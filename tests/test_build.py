@@ -19,7 +19,9 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from conftest import SMALL, Result, start
+from PIL import Image
 
+import patchpack
 from patchpack.pipeline.execution import launch, transforms
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.resize import resolved
@@ -381,3 +383,11 @@ def test_views_limit_exclude_and_deep_tubelets(media: Path, tmp_path: Path, run:
     assert by_view[0].keys() == by_view[1].keys()
     assert len(by_view[0]) == 20
     assert by_view[0] != by_view[1], "both views have the same sizes"
+
+
+def test_plan_predicts_the_time_of_decoding_by_the_pixels_of_the_sources(tmp_path: Path) -> None:
+    for number, size in enumerate(((300, 200), (64, 500))):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+    planned = patchpack.plan(tmp_path, views=3)
+    # 90 million pixels a second of one core: benchmarks/media.py --only throughput
+    assert planned["predicted_decode_core_s"] == pytest.approx(3 * (300 * 200 + 64 * 500) / 90e6)

@@ -237,3 +237,13 @@ def test_wrong_arrays_and_limits_are_named() -> None:
         fill(Candidates.of([[(1, 0)]]), 9, lookahead=-1)
     with pytest.raises(ValueError, match="bin 0: 10; the capacity is 9"):
         fill(Candidates.of([[(5, 0)], [(5, 0)]]), 9, packing=Packing(np.array([0, 0]), 1, 1))
+
+
+def test_what_can_only_grow_grows_by_the_debt_and_no_more() -> None:
+    # a hundred examples and five tokens fill a bin: without a limit 20 bins would grow by five each
+    num_examples, capacity = 2_050, 1_005
+    candidates = Candidates.of([[(10, 0), (11, 1)]] * num_examples)
+    filled = fill(candidates, capacity)
+    grown = int(candidates.at(filled.choice).sum()) - 10 * num_examples
+    most = 10 * num_examples // 400
+    assert most // 2 <= grown <= most + 5

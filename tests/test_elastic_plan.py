@@ -38,7 +38,7 @@ def loads(plan: GroupPlan) -> list[int]:
     for rows in plan.shards:
         tokens: Counter[int] = Counter()
         for row in rows:
-            tokens[row["sequence"]] += row["grid_t"] * row["grid_h"] * row["grid_w"]
+            tokens[row.sequence] += row.grid_t * row.grid_h * row.grid_w
         found += [tokens[number] for number in sorted(tokens)]
     return found
 
@@ -61,12 +61,12 @@ def test_all_sequences_but_the_last_two_are_exactly_full(references: list[Refere
 def test_every_example_is_there_once_within_the_slack_and_wanted_sizes_stay(references: list[Reference]) -> None:
     rows = [row for part in plan_group(0, references, CONFIG, None).shards for row in part]
     by_key = {reference.example.source.key: reference for reference in references}
-    assert sorted(row["key"] for row in rows) == sorted(by_key)
+    assert sorted(row.key for row in rows) == sorted(by_key)
     moved = 0
     for row in rows:
-        wanted = by_key[row["key"]]
-        assert (row["target_height"], row["target_width"]) == (wanted.target_height, wanted.target_width)
-        grid = (row["grid_t"], row["grid_h"], row["grid_w"])
+        wanted = by_key[row.key]
+        assert (row.target_height, row.target_width) == (wanted.target_height, wanted.target_width)
+        grid = (row.grid_t, row.grid_h, row.grid_w)
         # a slow oracle: some whole side within 5 % asks for this very grid
         sides = [side for side in range(1, 400) if wanted.side <= side * 1.05 and side <= wanted.side * 1.05]
         example = wanted.example
@@ -83,7 +83,7 @@ def test_every_example_is_there_once_within_the_slack_and_wanted_sizes_stay(refe
 def test_the_summary_counts_realised_lengths(references: list[Reference]) -> None:
     plan = plan_group(0, references, CONFIG, None)
     rows = [row for part in plan.shards for row in part]
-    lengths = Counter(str(row["grid_t"] * row["grid_h"] * row["grid_w"]) for row in rows)
+    lengths = Counter(str(row.grid_t * row.grid_h * row.grid_w) for row in rows)
     assert plan.summary["histograms"]["0"] == dict(lengths)
     (chunk,) = plan.summary["chunks"]
     assert chunk["num_sequences"] == len(loads(plan)) == chunk["bound"] == -(-sum(loads(plan)) // 1024)
@@ -100,7 +100,7 @@ def test_native_and_shrunk_sizes_stay() -> None:
     native = replace(CONFIG, resolution="native", sequence_length=4096)
     wanted = {reference.example.source.key: reference.grid for reference in draw_references(60, native)}
     rows = [row for part in plan_group(0, draw_references(60, native), native, None).shards for row in part]
-    assert {row["key"]: (row["grid_t"], row["grid_h"], row["grid_w"]) for row in rows} == wanted
+    assert {row.key: (row.grid_t, row.grid_h, row.grid_w) for row in rows} == wanted
     capped = replace(CONFIG, resolution="side:200-256", max_tokens_per_example=100)
     for reference in draw_references(40, capped):
         assert reference.side == 0

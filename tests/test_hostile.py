@@ -14,6 +14,7 @@ from hostile_images import PICTURE, SIZE
 from hostile_png import chunk, chunks, png
 from media_files import photo, saved
 from PIL import Image
+from planned import planned_of
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.media import DecodeError
@@ -46,14 +47,13 @@ def ended(path: Path, name: str) -> str | np.ndarray:
         assert found.detail and "\n" not in found.detail
         return found.reason
     assert isinstance(found, Example)
-    row = found._asdict() | {"key": "key", "root": 0, "path": os.fsencode(name), "size_bytes": size_bytes}
-    row |= {"grid_t": max(1, len(found.frame_pts)), "grid_h": 3, "grid_w": 4}
+    row = planned_of(found, (max(1, len(found.frame_pts)), 3, 4))
     try:
         frames_THWC = decode_example(row, [str(path)[: -len(name) - 1]], CONFIG)
     except DecodeError as error:
         assert str(error)
         return error.reason
-    assert len(patchify(frames_THWC, CONFIG.tubelet)) == row["grid_t"] * 12
+    assert len(patchify(frames_THWC, CONFIG.tubelet)) == row.grid_t * 12
     return frames_THWC
 
 

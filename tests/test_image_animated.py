@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from media_files import animated_gif, photo, pixels, saved
 from PIL import Image
+from planned import planned_of
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.media import DecodeError
@@ -83,9 +84,7 @@ def test_animated_pictures_become_clips_only_when_asked(tmp_path: Path) -> None:
     one, two = probed(path, "clip", num_clips=2, num_frames=3)
     assert one.frame_pts == (0, 100, 100) and two.frame_pts == (300, 400, 500) and one.time_base == (1, 1000)
     assert (one.source_height, one.source_width) == SIZE
-    row = one._asdict() | {
-        "key": "a.gif", "root": 0, "path": b"a.gif", "size_bytes": path.stat().st_size, "grid_t": 3, "grid_h": 2, "grid_w": 3,
-    }  # fmt: skip
+    row = planned_of(one, (3, 2, 3))
     frames_THWC = decode_example(row, [str(tmp_path)], PlanConfig())
     assert frames_THWC.shape == (3, 32, 48, 3)
     assert np.abs(frames_THWC.astype(int) - np.array([20, 40, 40])[:, None, None, None]).max() <= 2

@@ -10,7 +10,7 @@ from media_files import SHARED_MEDIA, photo, pixels, saved
 from PIL import Image, ImageCms
 
 from patchpack.pipeline.media import DecodeError, kind_of
-from patchpack.pipeline.media.image import animated, jpeg_header
+from patchpack.pipeline.media.image import animated, damage, decode, jpeg_header
 from patchpack.pipeline.media.image import decode as image
 
 SIZE = (48, 72)
@@ -119,3 +119,33 @@ def test_a_file_of_several_pictures_gives_its_first(tmp_path: Path) -> None:
     shown_THWC, size = image.decode(path.read_bytes(), 32, 48)
     assert size == (64, 96)
     assert np.abs(shown_THWC[0].astype(int) - (254, 0, 0)).max() <= 3
+
+
+def test_a_progressive_jpeg_counts_for_the_coefficients_that_it_keeps() -> None:
+    # 4 bytes a pixel, and 9 where three bands of 16 bits and the image itself are held
+    image = Image.new("RGB", (64, 64), (200, 30, 90))
+    for progressive, bytes_a_pixel in ((False, 4), (True, 9)):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", progressive=progressive)
+        least = 64 * 64 * bytes_a_pixel // 4
+        assert decode.probe(buffer, least) == (64, 64)
+        buffer.seek(0)
+        with pytest.raises(DecodeError) as raised:
+            decode.probe(buffer, least - 1)
+        assert raised.value.reason == "too_large"
+
+
+def test_a_jpeg_has_at_most_so_many_scans() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 30, 90)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    for spare in (0, 1):
+        more = damage.MAX_SCANS + spare - data.count(b"\xff\xda")
+        long = data[:-2] + more * scan + data[-2:]
+        with Image.open(io.BytesIO(long)) as image:
+            if spare:
+                with pytest.raises(DecodeError, match="scans"):
+                    damage.check_pixels(image, long)
+            else:
+                damage.check_pixels(image, long)

@@ -155,3 +155,14 @@ def test_nothing_is_started_where_it_was_not_asked_for() -> None:
     config = PlanConfig(decode_isolation="process")
     first = isolated(config, os.getpid)
     assert first != os.getpid() and isolated(config, os.getpid) == first
+
+
+def test_a_call_that_takes_more_memory_than_the_limit_costs_that_call() -> None:
+    one = Sandbox(Limits(60, 2**31))
+    try:
+        with pytest.raises(DecodeError, match="ran out of memory") as raised:
+            one.call(bytearray, 3 * 2**30)
+        assert raised.value.reason == "crashed"
+        assert one.call(divmod, 7, 2) == (3, 1)
+    finally:
+        one.close()

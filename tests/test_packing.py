@@ -352,3 +352,12 @@ def test_an_overflow_of_any_resource_is_rejected() -> None:
     with pytest.raises(ValueError) as caught:
         check_packing([(1, 3), (1, 3)], (5, 5), Packing(np.array([0, 0]), num_bins=1, bound=1))
     assert str(caught.value) == "bin 0: 6 of resource 1; the capacity is 5; do not use this packing"
+
+
+def test_another_seed_gives_another_packing_that_is_as_good() -> None:
+    lengths = np.random.default_rng(4).integers(1, 200, 400)
+    packings = [pack(lengths, 512, max_segments=8, seed=seed) for seed in range(3)]
+    for packing in packings:
+        check_packing(lengths, 512, packing, 8)
+    assert len({packing.num_bins for packing in packings}) == 1
+    assert len({tuple(packing.bin_index.tolist()) for packing in packings}) == 3

@@ -16,7 +16,6 @@ from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.stages import plan as plan_module
 from patchpack.pipeline.stages.group import group_of
 from patchpack.pipeline.stages.plan import (
-    PLAN_SCHEMA,
     GroupPlan,
     ShardPlan,
     plan_group,
@@ -26,6 +25,7 @@ from patchpack.pipeline.stages.plan import (
     sequence_bytes,
     write_group_plan,
 )
+from patchpack.pipeline.stages.planned import PLAN_SCHEMA
 from patchpack.pipeline.stages.records import Ignored, KeyConflict, Outcome, Reference, reject
 from patchpack.pipeline.stages.sample import shuffled
 from patchpack.pipeline.stages.write import fingerprint
@@ -60,11 +60,7 @@ def arrivals(draw: Any) -> list[Outcome]:
 
 def placed(plan: GroupPlan) -> list[tuple[str, int, int, tuple[int, int, int]]]:
     """Returns what stands in a plan, as (key, clip, view, grid)."""
-    return [
-        (row["key"], row["clip"], row["view"], (row["grid_t"], row["grid_h"], row["grid_w"]))
-        for rows in plan.shards
-        for row in rows
-    ]
+    return [(row.key, row.clip, row.view, (row.grid_t, row.grid_h, row.grid_w)) for rows in plan.shards for row in rows]
 
 
 @settings(max_examples=60, deadline=None)
@@ -100,11 +96,11 @@ def test_every_limit_is_kept(members: list[Outcome]) -> None:
     told = [ShardPlan(*shard) for shard in plan.summary["shards"]]
     assert [(shard.group, shard.index, shard.row_group) for shard in told] == [(7, n, n) for n in range(len(told))]
     for shard, rows in zip(told, plan.shards, strict=True):
-        numbers = [row["sequence"] for row in rows]
+        numbers = [row.sequence for row in rows]
         assert numbers == sorted(numbers) and set(numbers) == set(range(shard.num_sequences))
-        assert {row["view"] for row in rows} == {shard.view}
-        sequences = [[row for row in rows if row["sequence"] == number] for number in range(shard.num_sequences)]
-        tokens = [sum(row["grid_t"] * row["grid_h"] * row["grid_w"] for row in sequence) for sequence in sequences]
+        assert {row.view for row in rows} == {shard.view}
+        sequences = [[row for row in rows if row.sequence == number] for number in range(shard.num_sequences)]
+        tokens = [sum(row.grid_t * row.grid_h * row.grid_w for row in sequence) for sequence in sequences]
         assert max(tokens) <= CONFIG.sequence_length
         assert max(map(len, sequences)) <= CONFIG.max_segments
         assert (shard.num_segments, shard.num_tokens) == (len(rows), sum(tokens))
@@ -126,10 +122,10 @@ def test_sequences_are_stored_in_shuffled_order(monkeypatch: pytest.MonkeyPatch)
     [stored] = plan_group(7, members, config, None).shards
     monkeypatch.setattr(plan_module, "shuffled", lambda count, *names: list(range(count)))
     [packed] = plan_group(7, members, config, None).shards
-    num_sequences = 1 + packed[-1]["sequence"]
+    num_sequences = 1 + packed[-1].sequence
     order = shuffled(num_sequences, 3, "bins", 7, 0, 0)
-    expected = [[row["key"] for row in packed if row["sequence"] == place] for place in order]
-    found = [[row["key"] for row in stored if row["sequence"] == number] for number in range(num_sequences)]
+    expected = [[row.key for row in packed if row.sequence == place] for place in order]
+    found = [[row.key for row in stored if row.sequence == number] for number in range(num_sequences)]
     assert found == expected != expected[::-1] and order != list(range(num_sequences))
 
 
@@ -219,10 +215,10 @@ def test_balancing_loses_nothing_and_keeps_every_limit(members: list[Outcome], s
     assert plan.summary["chunks"] == plain.summary["chunks"] and plan.rejects == plain.rejects
     assert plan == plan_group(7, members[::-1], config, None)
     for shard, rows in zip(plan.summary["shards"], plan.shards, strict=True):
-        sequences = Counter(row["sequence"] for row in rows)
+        sequences = Counter(row.sequence for row in rows)
         tokens: Counter[int] = Counter()
         for row in rows:
-            tokens[row["sequence"]] += row["grid_t"] * row["grid_h"] * row["grid_w"]
+            tokens[row.sequence] += row.grid_t * row.grid_h * row.grid_w
         assert set(sequences) == set(range(ShardPlan(*shard).num_sequences))
         assert max(sequences.values()) <= config.max_segments and max(tokens.values()) <= config.sequence_length
 
@@ -237,7 +233,7 @@ def test_stored_groups_cost_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> 
         [rows] = plan_group(0, members, config, None).shards
         costs: Counter[int] = Counter()
         for row in rows:
-            costs[row["sequence"]] += row["grid_w"] ** 2
+            costs[row.sequence] += row.grid_w**2
         runs = [[costs[n] for n in range(start, start + 8)] for start in range(0, len(costs) - 7, 8)]
         return max(max(run) * len(run) / sum(run) for run in runs)
 
@@ -258,14 +254,14 @@ def test_labels_are_the_folders_numbers() -> None:
     members = [make_reference(key, (1, 1, 1)) for key in ("set/dog/1.jpg", "set/cat/2.jpg", "set/cat/deep/3.jpg")]
     config = dataclasses.replace(CONFIG, views=1)
     rows = plan_group(0, members, config, ("cat", "deep", "dog")).shards[0]
-    assert {row["key"]: row["label"] for row in rows} == {
+    assert {row.key: row.label for row in rows} == {
         "set/dog/1.jpg": 2,
         "set/cat/2.jpg": 0,
         "set/cat/deep/3.jpg": 1,
     }
-    assert all(row["label"] is None for row in plan_group(0, members, config, None).shards[0])
+    assert all(row.label is None for row in plan_group(0, members, config, None).shards[0])
     alone = plan_group(0, [make_reference("1.jpg")], config, ("cat",)).shards[0]
-    assert [row["label"] for row in alone] == [None]
+    assert [row.label for row in alone] == [None]
 
 
 @settings(max_examples=40, deadline=None)
@@ -307,14 +303,14 @@ OTHER: dict[str, Any] = {name: 77 for name in PLAN_SCHEMA.names} | {
     "example_id": "other",
     "key": "other",
     "path": b"other",
-    "frame_pts": [0, 99],
-    "random_access_pts": [0],
+    "frame_pts": (0, 99),
+    "random_access_pts": (0,),
     "extra": "{}",
 }
 
 
 def test_a_fingerprint_ignores_where_the_files_are() -> None:
-    moved = [row | {"root": 5, "path": b"elsewhere"} for row in ROWS]
+    moved = [row._replace(root=5, path=b"elsewhere") for row in ROWS]
     assert fingerprint(moved, CONFIG, {"numpy": "2"}) == fingerprint(ROWS, CONFIG, {"numpy": "2"})
     config = BuildConfig(**dataclasses.asdict(CONFIG), resume=True)
     others = dataclasses.replace(config, workers=3, resume=False, overwrite=True, max_reject_fraction=1.0)
@@ -323,8 +319,8 @@ def test_a_fingerprint_ignores_where_the_files_are() -> None:
 
 @pytest.mark.parametrize("column", [name for name in PLAN_SCHEMA.names if name not in ("root", "path")])
 def test_a_fingerprint_changes_with_every_other_column(column: str) -> None:
-    changed = [ROWS[0], ROWS[1] | {column: OTHER[column]}]
-    assert ROWS[1][column] != OTHER[column]
+    changed = [ROWS[0], ROWS[1]._replace(**{column: OTHER[column]})]
+    assert getattr(ROWS[1], column) != OTHER[column]
     assert fingerprint(changed, CONFIG, {}) != fingerprint(ROWS, CONFIG, {})
 
 

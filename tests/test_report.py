@@ -27,6 +27,7 @@ from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.statistics import MAX_BINS, distribution
 from patchpack.pipeline.report.text import fitted, print_report
 from patchpack.pipeline.stages import plan, sample
+from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.records import Example, Reference, Source
 from patchpack.schemas import FormatError, Shard, read_manifest, read_shard_table
 from patchpack.schemas.manifest import REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, read_table
@@ -58,7 +59,7 @@ def printed(report: dict[str, Any]) -> str:
     return out.read()
 
 
-def planned_rows(folder: Path) -> list[dict[str, Any]]:
+def planned_rows(folder: Path) -> list[PlannedExample]:
     """Returns every planned example of a dataset."""
     shards = [plan.ShardPlan(*shard) for summary in plan.read_summaries(str(folder)) for shard in summary["shards"]]
     return [row for shard in shards for row in plan.read_shard_rows(str(folder), shard)]
@@ -152,8 +153,8 @@ def test_aspect_error_and_scale_compare_the_stored_size_with_the_source(
 def test_shrunk_examples_are_those_that_the_cap_made_smaller(packed: Path, report: dict[str, Any]) -> None:
     rule, wanted = sample.Resolution.parse(CONFIG.resolution), []
     for row in planned_rows(packed):
-        size = row["source_height"], row["source_width"]
-        example = Example(Source(row["key"], 0, "", 1), 0, row["example_id"], *size, tuple(row["frame_pts"]))
+        size = row.source_height, row.source_width
+        example = Example(Source(row.key, 0, "", 1), 0, row.example_id, *size, row.frame_pts)
         free = sample.sample(example, 0, rule, CONFIG.tubelet, 30_000, "shrink", CONFIG.seed)
         assert isinstance(free, Reference)
         wanted.append(free.num_tokens)

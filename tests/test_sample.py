@@ -249,3 +249,16 @@ def test_a_resolution_that_is_no_rule_is_refused(text: str) -> None:
         f"--resolution {text}: no such rule; it is side:LO-HI with 1 <= LO <= HI in pixels, or native; "
         "leave it out for side:64-256"
     )
+
+
+def test_an_example_of_exactly_the_cap_is_not_shrunk() -> None:
+    example = make_example("a.jpg", 0)
+    free = sample(example, 0, Resolution.parse("native"), (1, 4, 4), 10_000, "shrink", 0)
+    assert isinstance(free, Reference)
+    for cap, uncapped in ((free.num_tokens, 0), (free.num_tokens - 1, free.num_tokens)):
+        capped = sample(example, 0, Resolution.parse("native"), (1, 4, 4), cap, "shrink", 0)
+        assert isinstance(capped, Reference)
+        assert (capped.uncapped_tokens, capped.num_tokens <= cap) == (uncapped, True)
+    assert isinstance(
+        sample(example, 0, Resolution.parse("native"), (1, 4, 4), free.num_tokens, "reject", 0), Reference
+    )

@@ -11,6 +11,7 @@ from planned import CONFIG, PICTURE_SIZE, PLANNED, VERSIONS, Work, read_rows, sl
 
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.stages import write as shards
+from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.schemas import Shard, sequence_schema
 
 Row = dict[str, Any]
@@ -25,18 +26,18 @@ def work(tmp_path: Path) -> Work:
     return Work(tmp_path)
 
 
-def expected_tokens(work: Work, row: Row) -> list[list[int]]:
+def expected_tokens(work: Work, row: PlannedExample) -> list[list[int]]:
     """Returns an example's tokens: the image decoded at its size, cut by loops."""
-    data = (work.media / row["key"]).read_bytes()
-    frames_THWC, _ = image.decode(data, row["grid_h"] * 4, row["grid_w"] * 4)
+    data = (work.media / row.key).read_bytes()
+    frames_THWC, _ = image.decode(data, row.grid_h * 4, row.grid_w * 4)
     return slow_tokens(frames_THWC, CONFIG.tubelet)
 
 
 def check_stored(work: Work, stored: list[Row], missing: set[str]) -> None:
     """Checks that the stored rows hold every planned example but the missing, each token once and in its place."""
     for number, row in enumerate(stored):
-        planned = [one for one in work.rows if one["sequence"] == number and one["key"] not in missing]
-        assert [segment["source"] for segment in row["segments"]] == [one["key"] for one in planned]
+        planned = [one for one in work.rows if one.sequence == number and one.key not in missing]
+        assert [segment["source"] for segment in row["segments"]] == [one.key for one in planned]
         wanted = [token for one in planned for token in expected_tokens(work, one)]
         assert row["tokens"].tolist() == wanted + [[0] * 48] * (20 - len(wanted))
 
@@ -55,7 +56,7 @@ def test_every_token_lands_exactly_once(work: Work, group_rows: int, monkeypatch
 def test_pixels_that_need_no_resize_are_stored_as_they_are(work: Work) -> None:
     pixels_HWC = write_picture(work.media / "a.png", 99, (8, 12))
     size = (work.media / "a.png").stat().st_size
-    work.row("a.png").update(source_height=8, source_width=12, size_bytes=size)
+    work.change("a.png", source_height=8, source_width=12, size_bytes=size)
     work.write()
     assert read_rows(work.path)[0]["tokens"][:6].tolist() == slow_tokens(pixels_HWC[None], CONFIG.tubelet)
 
@@ -64,7 +65,7 @@ def test_a_segment_says_what_it_is(work: Work) -> None:
     work.write()
     second = read_rows(work.path)[0]["segments"][1]
     assert second == {
-        "example_id": work.row("b.jpg")["example_id"],
+        "example_id": work.row("b.jpg").example_id,
         "view": 0,
         "source": "b.jpg",
         "member": None,
@@ -138,31 +139,32 @@ def test_equal_plans_give_equal_bytes_wherever_they_stand(tmp_path: Path) -> Non
     assert here.path.read_bytes() == there.path.read_bytes()
 
 
-def _delete(path: Path, row: Row) -> None:
-    path.unlink()
+def _delete(work: Work, name: str) -> None:
+    (work.media / name).unlink()
 
 
-def _grow(path: Path, row: Row) -> None:
-    path.write_bytes(path.read_bytes() + b"\0")
+def _grow(work: Work, name: str) -> None:
+    with open(work.media / name, "ab") as file:
+        file.write(b"\0")
 
 
-def _other_pixels(path: Path, row: Row) -> None:
-    write_picture(path, 1, (PICTURE_SIZE[1], PICTURE_SIZE[0]))
-    row["size_bytes"] = path.stat().st_size
+def _other_pixels(work: Work, name: str) -> None:
+    write_picture(work.media / name, 1, (PICTURE_SIZE[1], PICTURE_SIZE[0]))
+    work.change(name, size_bytes=(work.media / name).stat().st_size)
 
 
-def _truncate(path: Path, row: Row) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) * 2 // 3])
-    row["size_bytes"] = path.stat().st_size
+def _truncate(work: Work, name: str) -> None:
+    data = (work.media / name).read_bytes()
+    (work.media / name).write_bytes(data[: len(data) * 2 // 3])
+    work.change(name, size_bytes=len(data) * 2 // 3)
 
 
-def _text(path: Path, row: Row) -> None:
-    path.write_bytes(b"x" * row["size_bytes"])
+def _text(work: Work, name: str) -> None:
+    (work.media / name).write_bytes(b"x" * work.row(name).size_bytes)
 
 
 # what happens to a file after it was probed, the reason that is reported, and the detail where it is ours
-HARM: list[tuple[Callable[[Path, Row], None], str, str | None]] = [
+HARM: list[tuple[Callable[[Work, str], None], str, str | None]] = [
     (_delete, "not_found", "not there"),
     (_grow, "changed", "{more} bytes now, {bytes} when probed"),
     (_other_pixels, "changed", "36x24 now, 24x36 when probed"),
@@ -174,17 +176,17 @@ HARM: list[tuple[Callable[[Path, Row], None], str, str | None]] = [
 @pytest.mark.parametrize("name", ["a.png", "b.jpg", "c.jpg", "e.jpg", "h.jpg"])
 @pytest.mark.parametrize(("harm", "reason", "detail"), HARM)
 def test_an_example_that_fails_leaves_its_bin(
-    tmp_path: Path, name: str, harm: Callable[[Path, Row], None], reason: str, detail: str | None
+    tmp_path: Path, name: str, harm: Callable[[Work, str], None], reason: str, detail: str | None
 ) -> None:
     whole, work = Work(tmp_path / "whole"), Work(tmp_path / "harmed")
     whole.write()
-    size = work.row(name)["size_bytes"]
-    harm(work.media / name, work.row(name))
+    size = work.row(name).size_bytes
+    harm(work, name)
     result = work.write()
     stored, before = read_rows(work.path), read_rows(whole.path)
     check_stored(work, stored, {name})
     for number, row in enumerate(before):
-        if number != work.row(name)["sequence"]:
+        if number != work.row(name).sequence:
             # the digest, which read_rows has checked, stands for the arrays
             assert {key: row[key] for key in SMALL} == {key: stored[number][key] for key in SMALL}
     [told] = result.rejects
@@ -205,11 +207,11 @@ def test_a_sequence_that_loses_all_its_examples_stays_as_an_empty_row(work: Work
 
 def test_a_shard_that_loses_everything_is_a_shard_of_empty_rows(work: Work) -> None:
     for row in work.rows:
-        (work.media / row["key"]).unlink()
+        (work.media / row.key).unlink()
     # an empty folder would be a disk that is gone
     (work.media / "other").touch()
     result = work.write()
     assert [row["num_segments"] for row in read_rows(work.path)] == [0, 0, 0, 0]
-    assert [told.key for told in result.rejects] == [row["key"] for row in work.rows]
+    assert [told.key for told in result.rejects] == [row.key for row in work.rows]
     assert (result.num_sequences, result.num_segments, result.num_tokens) == (4, 0, 0)
     assert work.write() == result

@@ -22,6 +22,7 @@ from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.media.video import timeline
 from patchpack.pipeline.stages import write as shards
 from patchpack.pipeline.stages.plan import ShardPlan
+from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.write import write_shard
 from patchpack.schemas import Layout, Shard
 
@@ -43,7 +44,7 @@ def test_a_finished_shard_is_not_written_again(work: Work, lost: list[str]) -> N
     assert work.path.stat().st_mtime_ns == 1
     # not even its sources are needed
     for row in work.rows:
-        (work.media / row["key"]).unlink(missing_ok=True)
+        (work.media / row.key).unlink(missing_ok=True)
     assert work.write() == result
 
 
@@ -170,7 +171,7 @@ def test_a_clip_lands_with_its_times(tmp_path: Path) -> None:
         size_bytes=path.stat().st_size,
         source_height=16,
         source_width=24,
-        frame_pts=list(times),
+        frame_pts=times,
         time_base_num=header.time_base[0],
         time_base_den=header.time_base[1],
         fps=5.0,
@@ -192,8 +193,8 @@ GOLDEN_FILE = {"25.0.1": "cb0211338fd8ca6cd75759c41d9ad21f"}
 
 
 def test_a_tiny_shard_has_the_same_bytes_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def arithmetic(row: dict[str, Any], *_: Any) -> np.ndarray:
-        shape = max(1, len(row["frame_pts"])), row["grid_h"] * 2, row["grid_w"] * 2, 3
+    def arithmetic(row: PlannedExample, *_: Any) -> np.ndarray:
+        shape = max(1, len(row.frame_pts)), row.grid_h * 2, row.grid_w * 2, 3
         return (np.arange(np.prod(shape)).reshape(shape) * 7 % 251).astype(np.uint8)
 
     # neither decoders nor new options move this shard: only the format does
@@ -203,7 +204,7 @@ def test_a_tiny_shard_has_the_same_bytes_for_ever(tmp_path: Path, monkeypatch: p
     rows = [
         make_row(0, "photos/ä.jpg", (1, 2, 3), label=1),
         make_row(0, "photos/b%FF.png", (1, 1, 1)),
-        make_row(2, "clip.mp4", (2, 2, 1), frame_pts=[0, 512, 1024], time_base_den=12800),
+        make_row(2, "clip.mp4", (2, 2, 1), frame_pts=(0, 512, 1024), time_base_den=12800),
     ]
     config = PlanConfig(tubelet=(2, 2, 2), sequence_length=8, max_segments=2)
     result = write_shard(ShardPlan(0, 0, 0, 0, 3, 3, 0), rows, [], str(tmp_path), config, {})

@@ -269,3 +269,16 @@ def test_cuda_agrees_with_the_cpu() -> None:
     assert output.pooled_BSD.dtype == torch.float32
     torch.testing.assert_close(output.pooled_BSD.cpu(), wanted, rtol=0.1, atol=0.1)
     torch.testing.assert_close(output.pooled_BSD.isfinite().all().cpu(), torch.tensor(True))
+
+
+def test_queries_and_keys_are_normalised_so_that_their_size_says_nothing() -> None:
+    model, packed = make_model(), pack(make_rows(2))
+    before = model(*packed)
+    with torch.no_grad():
+        for block in model.blocks:
+            # thirds of the projection: queries, keys, values
+            queries, keys, _ = block.qkv.weight.chunk(3)
+            queries.mul_(50.0)
+            keys.mul_(20.0)
+    after = model(*packed)
+    assert torch.allclose(before.logits_BSK, after.logits_BSK, atol=1e-3)

@@ -14,7 +14,7 @@ from synthetic_set import write_set
 import patchpack.trainer.order
 from patchpack.schemas import FormatError, read_manifest
 from patchpack.trainer.data import PackedShards
-from patchpack.trainer.order import epoch_order
+from patchpack.trainer.order import SHUFFLE_WINDOW, epoch_order
 
 # shards of whole groups of 2, one of which ends with less
 ROWS_PER_SHARD = (4, 2, 5, 6)
@@ -140,3 +140,16 @@ def test_a_group_that_is_no_count_is_a_broken_manifest(tmp_path: Path, size: Any
     set_group(tmp_path, size)
     with pytest.raises(FormatError, match="broken manifest .*balance_group"):
         read_manifest(str(tmp_path))
+
+
+def test_sequences_are_shuffled_within_windows_of_so_many_shards() -> None:
+    num_shards, per_shard = 2 * SHUFFLE_WINDOW + 5, 4
+    first_index = np.arange(num_shards + 1) * per_shard
+    order = epoch_order(first_index, np.arange(num_shards), 1, ("seed",)) // per_shard
+    assert sorted(order.tolist()) == sorted(list(range(num_shards)) * per_shard)
+    window = SHUFFLE_WINDOW * per_shard
+    for start in range(0, len(order), window):
+        shards, counts = np.unique(order[start : start + window], return_counts=True)
+        # whole shards, so that no more of them need be open, and their sequences mixed
+        assert len(shards) <= SHUFFLE_WINDOW and set(counts.tolist()) == {per_shard}
+    assert np.count_nonzero(order[1:] == order[:-1]) < len(order) // 10

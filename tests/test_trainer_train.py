@@ -18,7 +18,7 @@ from patchpack.trainer.config import Config
 from patchpack.trainer.data import PackedShards
 from patchpack.trainer.evaluate import evaluate, evaluation_set
 from patchpack.trainer.losses import classification_loss
-from patchpack.trainer.train import learning_rate
+from patchpack.trainer.train import learning_rate, make_optimizer
 from patchpack.trainer.vit import NaViT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -256,3 +256,14 @@ def test_it_learns_on_cuda(kind: str, request: pytest.FixtureRequest, capsys: py
     folder = fixture[0] if kind == "labelled" else fixture
     lines = run(capsys, folder, "--steps", "60", "--lr", "0.01", "--eval", folder, *SMALL, "--device", "cuda")
     assert lines[-2]["loss"] < 0.7 * lines[0]["loss"] and lines[-1]["device"].startswith("cuda")
+
+
+def test_weights_decay_and_norms_and_biases_do_not() -> None:
+    model = NaViT(SMALL_LAYOUT, 3, dim=16, depth=2, heads=2)
+    optimizer = make_optimizer(model, Config(shards="", weight_decay=0.3))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    norms = [p for module in model.modules() if isinstance(module, torch.nn.LayerNorm) for p in module.parameters()]
+    assert len(norms) > 8 and {decay[id(p)] for p in norms} == {0.0}
+    matrices = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(matrices) > 8 and {decay[id(p)] for p in matrices} == {0.3}
+    assert len(decay) == len([p for p in model.parameters() if p.requires_grad])

@@ -7,20 +7,42 @@ nothing has to be evicted; what finds no room is decoded when it is due. The fra
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from patchpack.pipeline.media import DecodeError
 
-Row = dict[str, Any]
-Decode = Callable[[Sequence[Row]], list[np.ndarray]]
+
+class Planned(Protocol):
+    """What is asked of a planned example."""
+
+    @property
+    def root(self) -> int: ...
+    @property
+    def path(self) -> bytes: ...
+    @property
+    def example_id(self) -> str: ...
+    @property
+    def view(self) -> int: ...
+    @property
+    def frame_pts(self) -> tuple[int, ...]: ...
 
 
-class SharedClips:
+Row = TypeVar("Row", bound=Planned)
+_Name = tuple[str, int]
+
+
+class SharedClips(Generic[Row]):
     """The frames of planned rows, each to be asked for once, in order."""
 
-    def __init__(self, rows: Sequence[Row], decode: Decode, num_bytes: Callable[[Row], int], max_bytes: int) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        decode: Callable[[Sequence[Row]], list[np.ndarray]],
+        num_bytes: Callable[[Row], int],
+        max_bytes: int,
+    ) -> None:
         """Sorts the rows by video.
 
         Args:
@@ -30,10 +52,10 @@ class SharedClips:
             max_bytes: most bytes of clips that wait.
         """
         self._decode, self._num_bytes, self._room = decode, num_bytes, max_bytes
-        self._later: dict[Any, dict[Any, Row]] = defaultdict(dict)
-        self._waiting: dict[Any, np.ndarray] = {}
+        self._later: dict[tuple[int, bytes], dict[_Name, Row]] = defaultdict(dict)
+        self._waiting: dict[_Name, np.ndarray] = {}
         for row in rows:
-            if row["frame_pts"]:
+            if row.frame_pts:
                 self._later[_source(row)][_name(row)] = row
 
     def frames(self, row: Row) -> np.ndarray:
@@ -64,7 +86,7 @@ class SharedClips:
                 return frames_THWC
         return self._decode([row])[0]
 
-    def _that_fit(self, later: dict[Any, Row]) -> list[Row]:
+    def _that_fit(self, later: dict[_Name, Row]) -> list[Row]:
         room, fitting = self._room, []
         for row in later.values():
             room -= self._num_bytes(row)
@@ -74,9 +96,9 @@ class SharedClips:
         return fitting
 
 
-def _source(row: Row) -> tuple[int, bytes]:
-    return row["root"], row["path"]
+def _source(row: Planned) -> tuple[int, bytes]:
+    return row.root, row.path
 
 
-def _name(row: Row) -> tuple[str, int]:
-    return row["example_id"], row["view"]
+def _name(row: Planned) -> _Name:
+    return row.example_id, row.view

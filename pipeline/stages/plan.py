@@ -9,7 +9,6 @@ group's totals. Within 0.1 point of a global plan, at any number of examples.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -28,10 +27,12 @@ from patchpack.pipeline.packing.bounds import closed_form_bound
 from patchpack.pipeline.packing.counts.elastic import Candidates, fill
 from patchpack.pipeline.packing.instance import histogram_of, read_instance
 from patchpack.pipeline.report.sizes import count_sizes
-from patchpack.pipeline.stages.labels import label_gaps, label_of
+from patchpack.pipeline.stages.labels import label_gaps
+from patchpack.pipeline.stages.planned import PLAN_SCHEMA, PlannedExample, from_table, to_table
 from patchpack.pipeline.stages.records import Ignored, KeyConflict, Outcome, Reference, Reject
 from patchpack.pipeline.stages.sample import candidate_lengths, draw, shuffled
 from patchpack.pipeline.storage import files
+from patchpack.schemas.errors import FormatError
 from patchpack.schemas.geometry import ceil_div
 from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, canonical_json
 from patchpack.schemas.sequence import sequence_schema
@@ -44,33 +45,6 @@ FEW_PX = 450_000_000
 ENOUGH_SHARDS = 256
 # and whatever the dataset: five minutes of decoding are as much as a killed worker should lose
 MOST_PX = 27_000_000_000
-
-PLAN_SCHEMA = pa.schema(
-    [
-        ("sequence", pa.int32()),
-        ("example_id", pa.string()),
-        ("view", pa.int32()),
-        ("key", pa.string()),
-        ("clip", pa.int32()),
-        ("root", pa.int32()),
-        ("path", pa.binary()),
-        ("size_bytes", pa.int64()),
-        ("label", pa.int32()),
-        ("source_height", pa.int32()),
-        ("source_width", pa.int32()),
-        ("target_height", pa.int32()),
-        ("target_width", pa.int32()),
-        ("grid_t", pa.int32()),
-        ("grid_h", pa.int32()),
-        ("grid_w", pa.int32()),
-        ("frame_pts", pa.list_(pa.int64())),
-        ("time_base_num", pa.int32()),
-        ("time_base_den", pa.int32()),
-        ("random_access_pts", pa.list_(pa.int64())),
-        ("fps", pa.float64()),
-        ("extra", pa.string()),
-    ]
-)
 
 _SUMMARY_KEY = b"patchpack_plan"
 
@@ -125,7 +99,7 @@ def plan_group(
             ignored[member.why] += 1
         elif isinstance(member, KeyConflict):
             conflicts.append(member)
-    shards: list[list[dict[str, Any]]] = []
+    shards: list[list[PlannedExample]] = []
     shard_plans: list[ShardPlan] = []
     chunks: list[dict[str, Any]] = []
     histograms: dict[str, dict[str, int]] = {}
@@ -145,7 +119,11 @@ def plan_group(
             packed = [_balanced([members for bins in packed for members in bins], config, group, view)]
         for bins in packed:
             for part in _parts(bins, config, num_groups):
-                rows = [row for sequence, members in enumerate(part) for row in _rows(sequence, members, numbers)]
+                rows = [
+                    PlannedExample.of(reference, sequence, numbers)
+                    for sequence, members in enumerate(part)
+                    for reference in members
+                ]
                 tokens = sum(reference.num_tokens for members in part for reference in members)
                 shard_plans.append(ShardPlan(group, len(shards), view, len(shards), len(part), len(rows), tokens))
                 shards.append(rows)
@@ -180,7 +158,7 @@ def write_group_plan(plan: GroupPlan, folder: str) -> None:
     with files.writing(plan_path(folder, group)) as file:
         with pq.ParquetWriter(pa.PythonFile(file, mode="w"), PLAN_SCHEMA, compression="zstd") as writer:
             for rows in plan.shards:
-                writer.write_table(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA), row_group_size=max(1, len(rows)))
+                writer.write_table(to_table(rows), row_group_size=max(1, len(rows)))
             writer.add_key_value_metadata({_SUMMARY_KEY: canonical_json(plan.summary)})
     rejects = pa.Table.from_pylist([reject._asdict() for reject in plan.rejects], schema=REJECT_TABLE_SCHEMA)
     with files.writing(files.join(folder, group_rejects_name(group))) as file:
@@ -203,10 +181,20 @@ def read_rejects(folder: str) -> Iterator[Reject]:
                 yield from (Reject(**row) for row in pq.read_table(file).to_pylist())
 
 
-def read_shard_rows(folder: str, shard: ShardPlan) -> list[dict[str, Any]]:
-    """Returns the planned rows of one shard, by sequence and segment."""
-    with files.open_read(plan_path(folder, shard.group)) as file:
-        return pq.ParquetFile(file).read_row_group(shard.row_group).to_pylist()
+def read_shard_rows(folder: str, shard: ShardPlan) -> list[PlannedExample]:
+    """Returns the planned examples of one shard, by sequence and segment.
+
+    Raises:
+        FormatError: the plan was damaged.
+    """
+    path = plan_path(folder, shard.group)
+    with files.open_read(path) as file:
+        try:
+            return from_table(pq.ParquetFile(file).read_row_group(shard.row_group))
+        except (pa.ArrowException, KeyError, IndexError) as error:
+            raise FormatError(
+                f"{path}: broken plan ({error}); it is as it was saved; start anew with build --overwrite"
+            ) from error
 
 
 def sequence_bytes(config: PlanConfig) -> int:
@@ -312,32 +300,3 @@ def _source_px(reference: Reference) -> int:
     """Returns the pixels that decoding this view takes."""
     example = reference.example
     return example.source_height * example.source_width * max(1, len(example.frame_pts))
-
-
-def _rows(sequence: int, members: list[Reference], numbers: dict[str, int] | None) -> Iterator[dict[str, Any]]:
-    for reference in members:
-        example = reference.example
-        yield {
-            "sequence": sequence,
-            "example_id": example.example_id,
-            "view": reference.view,
-            "key": example.source.key,
-            "clip": example.clip,
-            "root": example.source.root,
-            "path": os.fsencode(example.source.path),
-            "size_bytes": example.source.size_bytes,
-            "label": None if numbers is None else numbers.get(label_of(example.source.key) or ""),
-            "source_height": example.source_height,
-            "source_width": example.source_width,
-            "target_height": reference.target_height,
-            "target_width": reference.target_width,
-            "grid_t": reference.grid[0],
-            "grid_h": reference.grid[1],
-            "grid_w": reference.grid[2],
-            "frame_pts": list(example.frame_pts),
-            "time_base_num": example.time_base[0],
-            "time_base_den": example.time_base[1],
-            "random_access_pts": list(example.random_access_pts),
-            "fps": example.fps,
-            "extra": example.extra,
-        }

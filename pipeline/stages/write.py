@@ -8,7 +8,6 @@ repacked, and the shard's metadata carries the reject. Memory: one row group, on
 
 import io
 import math
-import os
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
@@ -28,6 +27,7 @@ from patchpack.pipeline.media.shared_clips import SharedClips
 from patchpack.pipeline.media.video import decode as video
 from patchpack.pipeline.stages.list import source_path
 from patchpack.pipeline.stages.plan import ShardPlan
+from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.records import Reject, Source, reject
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import read_input
@@ -64,7 +64,7 @@ class ShardResult(NamedTuple):
     traceback: str
 
 
-def fingerprint(rows: list[dict[str, Any]], config: PlanConfig, versions: dict[str, str]) -> str:
+def fingerprint(rows: list[PlannedExample], config: PlanConfig, versions: dict[str, str]) -> str:
     """Returns what a shard's bytes depend on, as 32 hex digits: a shard that has it need not be written again.
 
     Never paths, times, host, runner or workers.
@@ -73,14 +73,16 @@ def fingerprint(rows: list[dict[str, Any]], config: PlanConfig, versions: dict[s
         "format_version": FORMAT_VERSION,
         "config": output_affecting(config),
         "versions": versions,
-        "rows": [{name: value for name, value in row.items() if name not in ("root", "path")} for row in rows],
+        "rows": [
+            {name: value for name, value in row._asdict().items() if name not in ("root", "path")} for row in rows
+        ],
     }
     return xxhash.xxh3_128_hexdigest(canonical_json(identity))
 
 
 def write_shard(
     shard: ShardPlan,
-    rows: list[dict[str, Any]],
+    rows: list[PlannedExample],
     roots: list[str],
     folder: str,
     config: PlanConfig,
@@ -160,22 +162,18 @@ def _finished(path: str, shard: ShardPlan, expected: str) -> ShardResult | None:
     return _result(shard, metadata, digest.hexdigest(), size)
 
 
-def _are_back(rejects: list[Reject], rows: list[dict[str, Any]], roots: list[str]) -> bool:
+def _are_back(rejects: list[Reject], rows: list[PlannedExample], roots: list[str]) -> bool:
     """Returns whether a file that could not be read when its shard was written can be now, and is the planned one."""
     missing = {row.key for row in rejects if row.reason in ("not_found", "unreadable")}
-    for row in (row for row in rows if row["key"] in missing):
+    for row in (row for row in rows if row.key in missing):
         try:
-            with files.open_read(source_path(_source_of(row), roots)) as file:
-                if file.seek(0, io.SEEK_END) == row["size_bytes"] and file.seek(0) == 0 and file.read(1):
+            with files.open_read(source_path(row.source, roots)) as file:
+                if file.seek(0, io.SEEK_END) == row.size_bytes and file.seek(0) == 0 and file.read(1):
                     return True
         except OSError:
             # as before
             continue
     return False
-
-
-def _source_of(row: dict[str, Any]) -> Source:
-    return Source(row["key"], row["root"], os.fsdecode(row["path"]), row["size_bytes"])
 
 
 def _result(shard: ShardPlan, metadata: dict[str, Any], digest: str, size: int) -> ShardResult:
@@ -198,19 +196,19 @@ def _result(shard: ShardPlan, metadata: dict[str, Any], digest: str, size: int) 
 
 
 def _row_groups(
-    shard: ShardPlan, rows: list[dict[str, Any]], roots: list[str], config: PlanConfig, rejects: list[Reject]
+    shard: ShardPlan, rows: list[PlannedExample], roots: list[str], config: PlanConfig, rejects: list[Reject]
 ) -> Iterator[pa.Table]:
     """Yields the shard's sequences as tables of one row group; rejects are appended to `rejects`."""
     layout = config.layout
-    sequences: list[list[dict[str, Any]]] = [[] for _ in range(shard.num_sequences)]
+    sequences: list[list[PlannedExample]] = [[] for _ in range(shard.num_sequences)]
     for row in rows:
-        sequences[row["sequence"]].append(row)
+        sequences[row.sequence].append(row)
     size = rows_per_group(layout)
     warned: dict[tuple[str, int], str] = {}
     shared = SharedClips(
         rows,
         lambda together: decode_examples(together, roots, config, warned),
-        lambda row: len(row["frame_pts"]) * math.prod(_frame_size(row, config)) * 3,
+        lambda row: len(row.frame_pts) * math.prod(_frame_size(row, config)) * 3,
         config.decode_cache_bytes,
     )
     for first in range(0, len(sequences), size):
@@ -228,7 +226,7 @@ def _row_groups(
 
 
 def _fill(
-    planned: list[dict[str, Any]],
+    planned: list[PlannedExample],
     arrays: dict[str, np.ndarray],
     shared: SharedClips,
     config: PlanConfig,
@@ -241,25 +239,24 @@ def _fill(
         try:
             frames_THWC = shared.frames(row)
         except DecodeError as error:
-            rejects.append(reject(row["key"], "write", error.reason, error))
+            rejects.append(reject(row.key, "write", error.reason, error))
             continue
-        grid = (row["grid_t"], row["grid_h"], row["grid_w"])
-        end = start + grid[0] * grid[1] * grid[2]
+        end = start + row.num_tokens
         number += 1
         patchify(frames_THWC, config.tubelet, arrays["tokens"][start:end])
         arrays["segment_ids"][start:end] = number
-        arrays["positions"][start:end] = grid_positions(grid)
-        yield _segment(row, start, end - start, config, warned.get((row["example_id"], row["view"]), ""))
+        arrays["positions"][start:end] = grid_positions(row.grid)
+        yield _segment(row, start, end - start, config, warned.get((row.example_id, row.view), ""))
         start = end
 
 
-def decode_example(row: dict[str, Any], roots: list[str], config: PlanConfig) -> np.ndarray:
+def decode_example(row: PlannedExample, roots: list[str], config: PlanConfig) -> np.ndarray:
     """Returns the frames of one planned row at its planned size, (T, H, W, 3) uint8; raises as `decode_examples`."""
     return decode_examples([row], roots, config)[0]
 
 
 def decode_examples(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[PlannedExample],
     roots: list[str],
     config: PlanConfig,
     warned: dict[tuple[str, int], str] | None = None,
@@ -273,24 +270,19 @@ def decode_examples(
         OSError: storage failed, retries included.
     """
     first = rows[0]
-    source = _source_of(first)
-    clips = [
-        video.ClipTarget(tuple(row["frame_pts"]), *_frame_size(row, config), tuple(row["random_access_pts"] or ()))
-        for row in rows
-    ]
+    source = first.source
+    clips = [video.ClipTarget(row.frame_pts, *_frame_size(row, config), row.random_access_pts) for row in rows]
     path = source_path(source, roots)
     frames, size, warning = read_input(roots[source.root], isolated, config, _read_frames, source, path, clips, config)
-    if size != (first["source_height"], first["source_width"]):
-        raise DecodeError(
-            "changed", f"{size[0]}x{size[1]} now, {first['source_height']}x{first['source_width']} when probed"
-        )
+    if size != (first.source_height, first.source_width):
+        raise DecodeError("changed", f"{size[0]}x{size[1]} now, {first.source_height}x{first.source_width} when probed")
     if warning and warned is not None:
-        warned.update({(row["example_id"], row["view"]): warning for row in rows})
+        warned.update({(row.example_id, row.view): warning for row in rows})
     return frames
 
 
-def _frame_size(row: dict[str, Any], config: PlanConfig) -> tuple[int, int]:
-    return row["grid_h"] * config.tubelet[1], row["grid_w"] * config.tubelet[2]
+def _frame_size(row: PlannedExample, config: PlanConfig) -> tuple[int, int]:
+    return row.grid_h * config.tubelet[1], row.grid_w * config.tubelet[2]
 
 
 def _read_frames(
@@ -317,9 +309,9 @@ def _read_frames(
     return [frames_THWC for frames_THWC, _ in decoded], decoded[0][1], ""
 
 
-def _segment(row: dict[str, Any], start: int, num_tokens: int, config: PlanConfig, warning: str) -> dict[str, Any]:
+def _segment(row: PlannedExample, start: int, num_tokens: int, config: PlanConfig, warning: str) -> dict[str, Any]:
     """Returns the stored record of one segment."""
-    seconds = [pts * row["time_base_num"] / row["time_base_den"] for pts in row["frame_pts"]]
+    seconds = [pts * row.time_base_num / row.time_base_den for pts in row.frame_pts]
     num_frames = max(1, len(seconds))
     copied = (
         "example_id",
@@ -332,24 +324,24 @@ def _segment(row: dict[str, Any], start: int, num_tokens: int, config: PlanConfi
         "target_height",
         "target_width",
     )
-    return {name: row[name] for name in copied} | {
-        "source": row["key"],
+    return {name: getattr(row, name) for name in copied} | {
+        "source": row.key,
         "member": None,
-        "labels": [] if row["label"] is None else [row["label"]],
+        "labels": [] if row.label is None else [row.label],
         "captions": [],
         "weight": 1.0,
         "start": start,
         "num_tokens": num_tokens,
-        "height": row["grid_h"] * config.tubelet[1],
-        "width": row["grid_w"] * config.tubelet[2],
+        "height": row.grid_h * config.tubelet[1],
+        "width": row.grid_w * config.tubelet[2],
         "timestamps_s": seconds,
         "clip_start_s": seconds[0] if seconds else None,
-        "clip_duration_s": num_frames / row["fps"] if seconds else None,
-        "fps": row["fps"] if seconds else None,
+        "clip_duration_s": num_frames / row.fps if seconds else None,
+        "fps": row.fps if seconds else None,
         "num_frames": num_frames,
-        "num_repeated_frames": row["grid_t"] * config.tubelet[0] - (len(set(seconds)) or 1),
+        "num_repeated_frames": row.grid_t * config.tubelet[0] - (len(set(seconds)) or 1),
         "kept_fraction": 1.0,
-        "extra": canonical_json({"decoder_warning": warning}).decode() if warning else row["extra"] or None,
+        "extra": canonical_json({"decoder_warning": warning}).decode() if warning else row.extra or None,
     }
 
 

@@ -87,7 +87,7 @@ class Bins:
         self._num_draws = 0
 
     def subsets(self, number: int) -> _Subsets:
-        """Returns subsets of a bin, the empty one among them; others after an swap."""
+        """Returns subsets of a bin, the empty one among them; others after a swap."""
         if number not in self._subsets:
             lengths_M = self.lengths[self.members[number]]
             masks_RM = self._masks(len(lengths_M))

@@ -1,0 +1,133 @@
+"""One example as the plan holds it: where it goes, where its source is, and at which size; to Arrow and back."""
+
+import os
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from patchpack.pipeline.stages.labels import label_of
+from patchpack.pipeline.stages.records import Reference, Source
+from patchpack.schemas.geometry import Grid
+
+PLAN_SCHEMA = pa.schema(
+    [
+        ("sequence", pa.int32()),
+        ("example_id", pa.string()),
+        ("view", pa.int32()),
+        ("key", pa.string()),
+        ("clip", pa.int32()),
+        ("root", pa.int32()),
+        ("path", pa.binary()),
+        ("size_bytes", pa.int64()),
+        ("label", pa.int32()),
+        ("source_height", pa.int32()),
+        ("source_width", pa.int32()),
+        ("target_height", pa.int32()),
+        ("target_width", pa.int32()),
+        ("grid_t", pa.int32()),
+        ("grid_h", pa.int32()),
+        ("grid_w", pa.int32()),
+        ("frame_pts", pa.list_(pa.int64())),
+        ("time_base_num", pa.int32()),
+        ("time_base_den", pa.int32()),
+        ("random_access_pts", pa.list_(pa.int64())),
+        ("fps", pa.float64()),
+        ("extra", pa.string()),
+    ]
+)
+
+
+class PlannedExample(NamedTuple):
+    """A row of the plan; the columns of PLAN_SCHEMA.
+
+    `path` is below the root of that number, in the file system's bytes. Presentation times are in units of
+    `time_base_num / time_base_den` seconds, and empty for an image. `label` is the number of a class, or None.
+    """
+
+    sequence: int
+    example_id: str
+    view: int
+    key: str
+    clip: int
+    root: int
+    path: bytes
+    size_bytes: int
+    label: int | None
+    source_height: int
+    source_width: int
+    target_height: int
+    target_width: int
+    grid_t: int
+    grid_h: int
+    grid_w: int
+    frame_pts: tuple[int, ...]
+    time_base_num: int
+    time_base_den: int
+    random_access_pts: tuple[int, ...]
+    fps: float
+    extra: str
+
+    @classmethod
+    def of(cls, reference: Reference, sequence: int, class_numbers: dict[str, int] | None) -> "PlannedExample":
+        """Returns the row of a reference that was packed into a sequence of its shard."""
+        example, source = reference.example, reference.example.source
+        label = None if class_numbers is None else class_numbers.get(label_of(source.key) or "")
+        return cls(
+            sequence=sequence,
+            example_id=example.example_id,
+            view=reference.view,
+            key=source.key,
+            clip=example.clip,
+            root=source.root,
+            path=os.fsencode(source.path),
+            size_bytes=source.size_bytes,
+            label=label,
+            source_height=example.source_height,
+            source_width=example.source_width,
+            target_height=reference.target_height,
+            target_width=reference.target_width,
+            grid_t=reference.grid[0],
+            grid_h=reference.grid[1],
+            grid_w=reference.grid[2],
+            frame_pts=example.frame_pts,
+            time_base_num=example.time_base[0],
+            time_base_den=example.time_base[1],
+            random_access_pts=example.random_access_pts,
+            fps=example.fps,
+            extra=example.extra,
+        )
+
+    @property
+    def source(self) -> Source:
+        """The file that it comes from."""
+        return Source(self.key, self.root, os.fsdecode(self.path), self.size_bytes)
+
+    @property
+    def grid(self) -> Grid:
+        """Tubelets along time, height and width."""
+        return self.grid_t, self.grid_h, self.grid_w
+
+    @property
+    def num_tokens(self) -> int:
+        """All of its grid."""
+        return self.grid_t * self.grid_h * self.grid_w
+
+
+def to_table(rows: list[PlannedExample]) -> pa.Table:
+    """Returns rows as a table of PLAN_SCHEMA."""
+    return pa.Table.from_pylist([row._asdict() for row in rows], schema=PLAN_SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[PlannedExample]:
+    """Returns the rows of a table of PLAN_SCHEMA.
+
+    Raises:
+        KeyError: it lacks a column.
+    """
+    rows = table.select(PLAN_SCHEMA.names).to_pylist()
+    return [
+        PlannedExample(
+            **row | {"frame_pts": tuple(row["frame_pts"]), "random_access_pts": tuple(row["random_access_pts"])}
+        )
+        for row in rows
+    ]

@@ -1,3 +1,5 @@
+"""Beam makes the sdist for its workers of this file; everything is in pyproject.toml."""
+
 from setuptools import setup
 
 setup()

@@ -127,8 +127,9 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
 
 
 def settle(config: Any) -> None:
-    """Gives every option of a frozen dataclass that is being made the type it has: texts are read as if they were typed,
-    lists become tuples.
+    """Gives every option of a frozen dataclass that is being made the type it has.
+
+    Texts are read as if they were typed, lists become tuples.
 
     Raises:
         ValueError: a value is of another type, cannot be read, or is none of the choices.
@@ -199,8 +200,10 @@ def output_affecting(config: Any) -> dict[str, Any]:
 
 
 def recorded(config: Any) -> dict[str, Any]:
-    """Returns the options that a build that goes on takes over, as JSON values: those that decide what is written, and
-    the others where they are not the default."""
+    """Returns the options that a build that goes on takes over, as JSON values.
+
+    Those that decide what is written, and the others where they are not the default.
+    """
     return {
         field.name: jsonable(getattr(config, field.name))
         for field in dataclasses.fields(config)

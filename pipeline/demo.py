@@ -137,10 +137,7 @@ def _image(number: int) -> bytes:
     # whole multiples keep the aspect exact, the ends 1:6 and 6:1 above all
     unit = max(1, round(side / math.sqrt(rows * columns)))
     image = _drawn(_class_name(number), rows * unit, columns * unit, seed=number, time=0.0, clear=mode == "RGBA")
-    if mode == "P":
-        image = image.convert("RGB").quantize(48)
-    else:
-        image = image.convert(mode)
+    image = image.convert("RGB").quantize(48) if mode == "P" else image.convert(mode)
     options = {"jpg": {"quality": 88}, "png": {}, "webp": {"quality": 85, "method": 2}}[suffix]
     if orientation != 1:
         image = image.transpose(_STORED[orientation])
@@ -176,7 +173,7 @@ def _video(clip: Clip, number: int) -> bytes:
 
 def _drawn(class_name: str, height: int, width: int, *, seed: int, time: float, clear: bool) -> Image.Image:
     """Returns one upright image in mode RGBA; `time` in seconds moves what is drawn, `clear` leaves out the ground."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 (drawings)
     top, bottom, *colours = _PALETTES[chance.randrange(len(_PALETTES))]
     size = width * _OVERSAMPLING, height * _OVERSAMPLING
     if clear:

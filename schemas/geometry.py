@@ -40,7 +40,7 @@ class Layout:
     max_segments: int
     tubelet: Grid
     channels: int = 3
-    token_dtype: str = "uint8"
+    token_dtype: str = "uint8"  # noqa: S105 (no password)
     resize: str = "bicubic"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)

@@ -70,7 +70,7 @@ def reference(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset built by one worker inside one process."""
     output = tmp_path_factory.mktemp("reference") / "shards"
     process = start("build", *sorted(media.iterdir()), "--output", output, "--workers", 1, *SMALL)
-    out, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert err == ""
     return output

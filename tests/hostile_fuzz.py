@@ -147,7 +147,7 @@ def findings(name: str, original: bytes, seeds: list[int]) -> list[str]:
         data = mutant(original, seed)
         try:
             verdict = verdict_on(data, original)
-        except Exception as error:  # anything but a DecodeError is a finding
+        except Exception as error:  # noqa: BLE001 (any error is an answer)
             found.append(f"{name} seed {seed}: {type(error).__name__}: {error}")
             continue
         packed += verdict == "packed"
@@ -206,7 +206,7 @@ def image_complaint(data: bytes) -> str:
             picture.load()
         if data.startswith(SIGNATURE):
             return _png_complaint(data)
-    except Exception as error:  # of whatever kind
+    except Exception as error:  # noqa: BLE001 (any error is an answer)
         return f"packed, but {type(error).__name__}: {error}"
     return ""
 
@@ -248,8 +248,10 @@ def video_complaint(data: bytes, wanted: set[int]) -> str:
 
 
 def _decoded(data: bytes, start: int = 0, end: int = 2**31) -> Iterator[tuple[bool, list[int] | None]]:
-    """Yields for each packet, and for the decoder's rest, whether it is a key frame's, and the times of the frames that
-    come out; None for an error."""
+    """Yields for each packet whether it is a key frame's, and the times of the frames that come out.
+
+    The decoder's rest comes last; None stands for an error.
+    """
     limits = {"max_pixels": str(MAX_PIXELS)}
     with av.open(io.BytesIO(data), options=limits, metadata_errors="replace") as container:
         stream = next(s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic)

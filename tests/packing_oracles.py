@@ -1,5 +1,6 @@
 """Slow and obvious answers to packing questions, and questions to ask; nothing here is shared with the packers."""
 
+import itertools
 from fractions import Fraction
 from typing import Any
 
@@ -74,7 +75,7 @@ def fewest_bins_by_cp_sat(lengths: list[int], capacity: int, max_segments: int |
         model.add(sum(n * member for n, member in zip(lengths, members, strict=True)) <= capacity * is_used)
         if max_segments is not None:
             model.add(sum(members) <= max_segments)
-    for earlier, later in zip(used, used[1:], strict=False):
+    for earlier, later in itertools.pairwise(used):
         model.add(earlier >= later)
     model.minimize(sum(used))
     solver = cp_model.CpSolver()

@@ -74,7 +74,19 @@ def test_unknown_keys_of_a_layout_are_ignored() -> None:
     assert Layout.from_json(LAYOUT.to_json() | {"colour_space": "sRGB"}, "a file") == LAYOUT
 
 
-KEYS = "sequence_length max_segments tubelet stride padding channels token_dtype token_width resize mean std".split()
+KEYS = [
+    "sequence_length",
+    "max_segments",
+    "tubelet",
+    "stride",
+    "padding",
+    "channels",
+    "token_dtype",
+    "token_width",
+    "resize",
+    "mean",
+    "std",
+]
 
 
 @pytest.mark.parametrize("key", KEYS)

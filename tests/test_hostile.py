@@ -119,7 +119,7 @@ def test_every_prefix_of_a_picture_is_refused_or_decoded_as_the_whole(format: st
         "TIFF": {"compression": "tiff_lzw"}, "AVIF": {"quality": 30}, "BMP": {},
     }  # fmt: skip
     picture = PICTURE.resize((40, 28)).convert(
-        "P" if format == "GIF" or variant == "other" and format == "PNG" else "RGB"
+        "P" if format == "GIF" or (variant == "other" and format == "PNG") else "RGB"
     )
     data = saved(picture.convert("L") if format == "BMP" and variant == "other" else picture, format,
                  **(others[format] if variant == "other" else {}))  # fmt: skip

@@ -42,7 +42,7 @@ def test_without_options_every_default_holds() -> None:
 
 
 def test_what_is_typed_is_read() -> None:
-    typed = "--grid-size 4x5 --colour blue --limit 7 --start -3 --loud".split()
+    typed = ["--grid-size", "4x5", "--colour", "blue", "--limit", "7", "--start", "-3", "--loud"]
     assert read(*typed) == Config("here", (4, 5), "blue", 7, -3, loud=True)
 
 

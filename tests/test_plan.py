@@ -299,7 +299,7 @@ def test_the_bytes_of_a_plan_depend_on_nothing_but_the_plan(tmp_path: Path) -> N
 
 ROWS = plan_group(0, [make_reference("a/b.mp4", (2, 1, 1)), make_reference("c.jpg")], CONFIG, None).shards[0]
 # another value for every column of the plan
-OTHER: dict[str, Any] = {name: 77 for name in PLAN_SCHEMA.names} | {
+OTHER: dict[str, Any] = dict.fromkeys(PLAN_SCHEMA.names, 77) | {
     "example_id": "other",
     "key": "other",
     "path": b"other",

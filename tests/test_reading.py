@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,10 @@ OPTIONS = ("--workers", 1, "--sequence-length", 64, "--resolution", "side:32-64"
 
 
 @pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries again at once, and counts failures from none."""
     monkeypatch.setattr(retry.Clock, "sleep", lambda self, seconds: None)
     monkeypatch.setattr(reading, "_in_a_row", 0)
-    yield
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def check_distribution(found: dict[str, Any], values: list[Any], tolerance: floa
     if not tolerance:
         for place, (low, high) in enumerate(zip(found["edges"], found["edges"][1:], strict=False)):
             last = place == len(found["counts"]) - 1
-            assert found["counts"][place] == sum(low <= value < high or last and value == high for value in values)
+            assert found["counts"][place] == sum(low <= value < high or (last and value == high) for value in values)
 
 
 def test_efficiency_and_totals_are_those_of_the_rows(report: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Promises of `patchpack train`: it learns, resumes bit for bit, evaluates every sequence once, and fails in one line."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -169,7 +170,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     rates = [learning_rate(step, config) for step in range(101)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[10] == 1 and rates[55] == pytest.approx(0.5) and rates[100] == pytest.approx(0)
-    assert all(one > other for one, other in zip(rates[10:], rates[11:], strict=False))
+    assert all(one > other for one, other in itertools.pairwise(rates[10:]))
     assert learning_rate(50, Config("x", steps=51, schedule_steps=100, lr=1.0, warmup_steps=10)) == rates[50]
 
 

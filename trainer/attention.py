@@ -11,7 +11,7 @@ on CUDA), which pays from some thousand tokens a sequence on.
 """
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
 
 def segment_mask(segment_ids_BL: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ class TokenEmbedding(nn.Module):
             ValueError: the tokens are not uint8.
         """
         super().__init__()
-        if layout.token_dtype != "uint8":
+        if layout.token_dtype != "uint8":  # noqa: S105 (no password)
             raise ValueError(
                 f"token dtype {layout.token_dtype}: not known; this trainer reads uint8 pixels; upgrade patchpack"
             )

@@ -11,7 +11,7 @@ squared error of the normalised pixels counts over hidden tokens.
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
 
 class Loss(NamedTuple):

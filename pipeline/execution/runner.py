@@ -43,9 +43,27 @@ JOB_SERVER_ANSWER_S = 15.0
 
 # a failed look-up, a wrong type, a wrong call: what no input and no storage raises
 _BUGS = frozenset(
-    "ArithmeticError AssertionError AttributeError ImportError IndexError KeyError LookupError ModuleNotFoundError NameError "
-    "NotImplementedError OverflowError RecursionError StopIteration TypeError UnboundLocalError UnicodeDecodeError "
-    "UnicodeEncodeError ValueError ZeroDivisionError".split()
+    [
+        "ArithmeticError",
+        "AssertionError",
+        "AttributeError",
+        "ImportError",
+        "IndexError",
+        "KeyError",
+        "LookupError",
+        "ModuleNotFoundError",
+        "NameError",
+        "NotImplementedError",
+        "OverflowError",
+        "RecursionError",
+        "StopIteration",
+        "TypeError",
+        "UnboundLocalError",
+        "UnicodeDecodeError",
+        "UnicodeEncodeError",
+        "ValueError",
+        "ZeroDivisionError",
+    ]
 )
 
 
@@ -202,7 +220,7 @@ def run(
             pipeline = _local(workers) if options is None else beam.Pipeline(options=options)
             add_graph(pipeline)
             pipeline.run().wait_until_finish()
-        except BaseException as error:  # raised again in the waiting thread
+        except BaseException as error:  # noqa: BLE001 (raised again in the waiting thread)
             failure.append(error)
         finally:
             ended.set()

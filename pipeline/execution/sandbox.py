@@ -71,7 +71,7 @@ class Sandbox:
         self._process: subprocess.Popen[bytes] | None = None
 
     def call(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Returns call(*args), made in the sandbox; `call` is a function of a module.
+        """Returns what a call gives that is made in the sandbox; `call` is a function of a module.
 
         Raises:
             DecodeError: as `call` raises it, or with reason "crashed" or "timeout".
@@ -79,11 +79,11 @@ class Sandbox:
             RuntimeError: anything else that `call` raises, or the sandbox cannot start: bugs of ours.
         """
         process = self._process = self._process or _start(self.limits)
-        assert process.stdin and process.stdout
+        requests, answers = _pipes(process)
         try:
-            send(process.stdin, pickle.dumps((call, args)))
-            answer = json.loads(receive(process.stdout))
-            arrays = [receive(process.stdout) for _ in range(answer["num_arrays"])]
+            send(requests, pickle.dumps((call, args)))
+            answer = json.loads(receive(answers))
+            arrays = [receive(answers) for _ in range(answer["num_arrays"])]
         except (EOFError, BrokenPipeError) as error:
             self._process = None
             raise _epitaph(_buried(process), self.limits) from error
@@ -153,34 +153,41 @@ def module_search() -> dict[str, str]:
 
 
 def _start(limits: Limits) -> "subprocess.Popen[bytes]":
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S603 (this Python, and numbers)
         [sys.executable, "-m", "patchpack.pipeline.execution.sandbox_process", *map(str, limits)],
         env=os.environ | module_search(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     try:
-        assert process.stdout
+        _, answers = _pipes(process)
         if hasattr(fcntl, "F_SETPIPE_SZ"):
             # an image of 256 tokens at once, where the usual 64 KiB take four turns of both processes
             with contextlib.suppress(PermissionError):
-                fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        receive(process.stdout)
+                fcntl.fcntl(answers, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        receive(answers)
     except EOFError as error:
         raise RuntimeError(f"the sandbox for decoding did not start (exit status {_buried(process)})") from error
     return process
 
 
+def _pipes(process: "subprocess.Popen[bytes]") -> tuple[IO[bytes], IO[bytes]]:
+    """Returns the ends of a sandbox's input and output."""
+    if process.stdin is None or process.stdout is None:
+        raise RuntimeError("the sandbox was started without pipes")
+    return process.stdin, process.stdout
+
+
 def _buried(process: "subprocess.Popen[bytes]") -> int:
     """Returns the exit status of a sandbox that is dead or not needed any more."""
-    assert process.stdin and process.stdout
+    requests, answers = _pipes(process)
     # its input first: a living one then ends by itself
     try:
-        process.stdin.close()
+        requests.close()
     except BrokenPipeError:
         # what the dead one left unread
         process.stdin = None
-    process.stdout.close()
+    answers.close()
     return process.wait()
 
 

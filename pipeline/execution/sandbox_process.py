@@ -19,7 +19,7 @@ def serve(requests: IO[bytes], answers: IO[bytes], seconds: float) -> None:
     """Answers calls until there are no more; a call that takes longer than `seconds` ends the process."""
     while True:
         try:
-            call, args = pickle.loads(receive(requests))
+            call, args = pickle.loads(receive(requests))  # noqa: S301 (from our own parent)
         except EOFError:
             return
         # nobody handles this signal, so the kernel ends the process, whatever a decoder is stuck in
@@ -43,7 +43,7 @@ def _made(call: Any, args: tuple[Any, ...], arrays: list[np.ndarray]) -> dict[st
     except OSError as error:
         kind = "not_regular" if isinstance(error, files.NotRegularError) else "storage"
         return {"error": {"kind": kind, "number": error.errno or 0, "detail": error.strerror or str(error)}}
-    except Exception as error:  # a bug of ours, reported where it can be seen
+    except Exception as error:  # noqa: BLE001 (a bug of ours, reported where it can be seen)
         return {"error": {"kind": "bug", "detail": f"{type(error).__name__}: {error}"}}
 
 

@@ -265,7 +265,7 @@ class _WriteFn(beam.DoFn):
         except (OSError, MemoryError) as error:
             # the shard failed, the others go on, --resume tries again
             result = _failed(shard, files.described(error) if isinstance(error, OSError) else "out of memory")
-        except Exception as error:  # a bug of ours, which may be of this shard alone
+        except Exception as error:  # noqa: BLE001 (a bug costs one shard, and is reported)
             result = _failed(shard, f"{type(error).__name__}: {error}", traceback.format_exc())
         if result.failure:
             yield result
@@ -303,7 +303,7 @@ class NothingFits(RuntimeError):
 
 
 def _failed(shard: ShardPlan, failure: str, traceback: str = "") -> ShardResult:
-    empty = {name: 0 for name in ("bytes", "layout", "num_sequences", "num_segments", "num_tokens")}
+    empty = dict.fromkeys(("bytes", "layout", "num_sequences", "num_segments", "num_tokens"), 0)
     names = {"digest": "", "fingerprint": "", "failure": failure, "traceback": traceback}
     return ShardResult(path=shard.name, group=shard.group, view=shard.view, rejects=[], **names, **empty)
 

@@ -46,7 +46,7 @@ class Reader:
             return b""
         try:
             data = self._file.read(size)
-        except Exception as error:  # whatever the storage raises
+        except Exception as error:  # noqa: BLE001 (whatever the storage raises)
             self.error = error
             return b""
         if self._bytes_left is not None:

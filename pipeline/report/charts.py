@@ -5,6 +5,7 @@ give equal bytes for a pinned matplotlib: ids are salted by name, there is no da
 """
 
 import io
+import itertools
 import re
 from typing import Any
 
@@ -53,7 +54,7 @@ def histogram(name: str, distribution: dict[str, Any], x_label: str, y_label: st
         # the bar of a single whole number stands over it, not to its right
         single = edges[1] - edges[0] == 1
         edges = [edge - 0.5 for edge in edges] if single else edges
-        widths = [high - low for low, high in zip(edges, edges[1:], strict=False)]
+        widths = [high - low for low, high in itertools.pairwise(edges)]
         axes.bar(edges[:-1], counts, widths, align="edge", color=_BAR, edgecolor="none", linewidth=0)
         if distribution["median"] is not None:
             axes.axvline(distribution["median"], color=_MARK, linewidth=1, linestyle=(0, (4, 3)))

@@ -36,7 +36,7 @@ def render_html(report: dict[str, Any]) -> str:
     charts = [
         {
             "title": title,
-            "svg": Markup(report_charts.histogram(name.replace("_", "-"), report[name], axis, counted)),
+            "svg": Markup(report_charts.histogram(name.replace("_", "-"), report[name], axis, counted)),  # noqa: S704 (our own SVG, whose words are escaped)
             "caption": _caption(report[name], name, counted),
         }
         for name, title, axis, counted in _CHARTS
@@ -50,8 +50,8 @@ def render_html(report: dict[str, Any]) -> str:
     against = report_charts.fractions("efficiency", bars, "efficiency: real tokens / (sequences × sequence length)")
     template = environment.from_string(_PAGE)
     facts = size_facts(report["sizes"], report["config"]) if report["sizes"] else []
-    values = {"charts": charts, "against": Markup(against), "facts": facts, "verdict": verdict}
-    return template.render(r=report, style=Markup(_STYLE), **values)
+    values = {"charts": charts, "against": Markup(against), "facts": facts, "verdict": verdict}  # noqa: S704 (our own SVG, whose words are escaped)
+    return template.render(r=report, style=Markup(_STYLE), **values)  # noqa: S704 (our own SVG, whose words are escaped)
 
 
 def _compact(value: Any) -> str:

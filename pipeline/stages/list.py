@@ -16,11 +16,54 @@ from patchpack.pipeline.stages.records import Ignored, Reject, Source, reject
 from patchpack.pipeline.storage import files
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif .hif .mpo .apng".split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".hif",
+        ".mpo",
+        ".apng",
+    ]
 )
 VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .qt .f4v .3gp .3g2 .mkv .webm .avi .divx .mpg .mpeg .mpe .m1v .m2v .vob .ts .mts .m2ts .m2t .flv "
-    ".wmv .asf .ogv .ogm".split()
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".qt",
+        ".f4v",
+        ".3gp",
+        ".3g2",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".divx",
+        ".mpg",
+        ".mpeg",
+        ".mpe",
+        ".m1v",
+        ".m2v",
+        ".vob",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".m2t",
+        ".flv",
+        ".wmv",
+        ".asf",
+        ".ogv",
+        ".ogm",
+    ]
 )
 MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 

@@ -155,11 +155,13 @@ def plan_path(folder: str, group: int) -> str:
 def write_group_plan(plan: GroupPlan, folder: str) -> None:
     """Writes a group's plan and rejects below an output folder, whole or not at all."""
     group = plan.summary["group"]
-    with files.writing(plan_path(folder, group)) as file:
-        with pq.ParquetWriter(pa.PythonFile(file, mode="w"), PLAN_SCHEMA, compression="zstd") as writer:
-            for rows in plan.shards:
-                writer.write_table(to_table(rows), row_group_size=max(1, len(rows)))
-            writer.add_key_value_metadata({_SUMMARY_KEY: canonical_json(plan.summary)})
+    with (
+        files.writing(plan_path(folder, group)) as file,
+        pq.ParquetWriter(pa.PythonFile(file, mode="w"), PLAN_SCHEMA, compression="zstd") as writer,
+    ):
+        for rows in plan.shards:
+            writer.write_table(to_table(rows), row_group_size=max(1, len(rows)))
+        writer.add_key_value_metadata({_SUMMARY_KEY: canonical_json(plan.summary)})
     rejects = pa.Table.from_pylist([reject._asdict() for reject in plan.rejects], schema=REJECT_TABLE_SCHEMA)
     with files.writing(files.join(folder, group_rejects_name(group))) as file:
         pq.write_table(rejects, pa.PythonFile(file, mode="w"), compression="zstd")

@@ -1,5 +1,6 @@
 """What `verify` checks in one row: the rules of the format, and those that need the manifest or other rows."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -85,7 +86,7 @@ def _segment_problems(
     times = segment["timestamps_s"]
     if times and len(times) != segment["num_frames"]:
         yield f"{len(times)} timestamps; it has {segment['num_frames']} frames"
-    if any(later < sooner for sooner, later in zip(times, times[1:], strict=False)):
+    if any(later < sooner for sooner, later in itertools.pairwise(times)):
         yield "timestamps go back; frames stand in the order of time"
     kept = segment["num_tokens"] / max(1, t * h * w)
     # stored as float32

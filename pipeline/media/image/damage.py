@@ -82,8 +82,10 @@ _guards_lock = threading.Lock()
 
 @contextmanager
 def guarded_pillow() -> Iterator[None]:
-    """Changes what Pillow does while a file is open, and puts it back: directories are loaded by `_load_directory`, and
-    Pillow's own limit of pixels, which would stand in the way of a higher --max-pixels, is off.
+    """Changes what Pillow does while a file is open, and puts it back.
+
+    Directories are loaded by `_load_directory`, and Pillow's own limit of pixels, which would stand in the way of a higher
+    --max-pixels, is off.
 
     Threads may overlap: what the first found, the last puts back.
     """

@@ -213,7 +213,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         # not image.getexif(): a PNG's decodes the whole image to look for EXIF behind it
         return int(Image.Image.getexif(image).get(_ORIENTATION_TAG, 1))
-    except Exception:  # broken EXIF raises anything, and says nothing against the pixels
+    except Exception:  # noqa: BLE001 (broken EXIF raises anything, and says nothing against the pixels)
         return 1
 
 

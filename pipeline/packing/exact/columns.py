@@ -74,7 +74,7 @@ def improve(
     search = _Search(histogram, proven, num_bins, enough, Meter(work))
     search.start(known)
     search.relax()
-    search.dive_until_done(random.Random(seed))  # of Python: `random` draws alike in all versions
+    search.dive_until_done(random.Random(seed))  # noqa: S311 (seeded draws)
     return (None if search.best is None else _patterns(search.best)), search.proven
 
 

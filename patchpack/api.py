@@ -41,7 +41,8 @@ def build(
         beam = runner.parse_beam_options(list(beam_options))
         if config is None:
             config = resume.resumed(options, folder)
-        return launch.build(_listed(inputs), folder, config, beam)
+        made: dict[str, Any] = launch.build(_listed(inputs), folder, config, beam)
+        return made
 
 
 def plan(
@@ -69,7 +70,9 @@ def plan(
     with _root_logger_kept():
         launch, _, runner = import_execution()
         beam = runner.parse_beam_options(list(beam_options))
-        return launch.predict(_listed(inputs), None if output is None else os.fspath(output), config, beam)
+        place = None if output is None else os.fspath(output)
+        predicted: dict[str, Any] = launch.predict(_listed(inputs), place, config, beam)
+        return predicted
 
 
 def report(dataset: str | os.PathLike[str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(
                 f"{arguments[split + 1]}: {values.command} runs no Beam pipeline; only build and plan take options after --; leave them out"
             )
-        return values.run(values, arguments[split + 1 :])
+        return int(values.run(values, arguments[split + 1 :]))
     except BrokenPipeError:
         # the reader has seen enough (`| head`); what is left goes nowhere
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)

@@ -8,7 +8,6 @@ take over those of the build before.
 import argparse
 import dataclasses
 import difflib
-import functools
 import numbers
 import re
 import types
@@ -118,7 +117,7 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
             flag(field.name),
             default=argparse.SUPPRESS,
             # choices first: argparse would show the parsed value
-            type=None if metadata["choices"] else _reader(field.name, metadata["parse"]),
+            type=str if metadata["choices"] else _reader(field.name, metadata["parse"]),
             choices=metadata["choices"],
             metavar=metadata["metavar"],
             action="append" if metadata["repeat"] else "store",
@@ -134,7 +133,7 @@ def settle(config: Any) -> None:
     Raises:
         ValueError: a value is of another type, cannot be read, or is none of the choices.
     """
-    hints = _hints(type(config))
+    hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         if "help" not in field.metadata:
             continue
@@ -155,11 +154,6 @@ def settle(config: Any) -> None:
         if choices and value not in choices:
             raise ValueError(f"{flag(field.name)} {value}: no such choice; it takes {', '.join(choices)}")
         object.__setattr__(config, field.name, value)
-
-
-@functools.cache
-def _hints(config: type) -> dict[str, Any]:
-    return typing.get_type_hints(config)
 
 
 def _accepts(hint: Any, value: Any) -> bool:
@@ -186,7 +180,8 @@ def typed_options(config: type, values: argparse.Namespace) -> dict[str, Any]:
     for field in dataclasses.fields(config):
         if "help" in field.metadata and hasattr(values, field.name):
             value = getattr(values, field.name)
-            typed[field.name] = (*field.default, *value) if field.metadata["repeat"] else value
+            default: Any = field.default
+            typed[field.name] = (*default, *value) if field.metadata["repeat"] else value
     return typed
 
 

@@ -12,6 +12,7 @@ import random
 import sys
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import NamedTuple
 
 import av
@@ -85,9 +86,9 @@ def draw_media(folder: str) -> int:
     """
     makers: dict[str, Callable[[], bytes]] = {}
     for number in range(NUM_IMAGES):
-        makers[_image_name(number)] = lambda number=number: _image(number)
+        makers[_image_name(number)] = partial(_image, number)
     for number, clip in enumerate(_CLIPS):
-        makers[clip.name] = lambda clip=clip, number=number: _video(clip, number)
+        makers[clip.name] = partial(_video, clip, number)
     for name, make in makers.items():
         path = files.join(folder, name)
         if not files.exists(path):
@@ -138,12 +139,13 @@ def _image(number: int) -> bytes:
     unit = max(1, round(side / math.sqrt(rows * columns)))
     image = _drawn(_class_name(number), rows * unit, columns * unit, seed=number, time=0.0, clear=mode == "RGBA")
     image = image.convert("RGB").quantize(48) if mode == "P" else image.convert(mode)
-    options = {"jpg": {"quality": 88}, "png": {}, "webp": {"quality": 85, "method": 2}}[suffix]
+    options: dict[str, int | Image.Exif] = {}
+    options |= {"jpg": {"quality": 88}, "png": {}, "webp": {"quality": 85, "method": 2}}[suffix]
     if orientation != 1:
         image = image.transpose(_STORED[orientation])
         exif = Image.Exif()
         exif[0x0112] = orientation
-        options = options | {"exif": exif}
+        options["exif"] = exif
     buffer = io.BytesIO()
     image.save(buffer, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[suffix], **options)
     return buffer.getvalue()

@@ -5,6 +5,7 @@ edge to edge (stride = tubelet, no padding); the manifest names stride and paddi
 so that overlapping tubelets (MViT) can be added without a new version.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,7 @@ class Layout:
             layout = cls(
                 sequence_length=int(data["sequence_length"]),
                 max_segments=int(data["max_segments"]),
-                tubelet=tuple(int(n) for n in data["tubelet"]),
+                tubelet=_three(data["tubelet"]),
                 channels=int(data["channels"]),
                 token_dtype=str(np.dtype(data["token_dtype"])),
                 resize=str(data["resize"]),
@@ -134,3 +135,8 @@ def grid_of(num_frames: int, height: int, width: int, tubelet: Grid) -> Grid:
 def grid_positions(grid: Grid) -> np.ndarray:
     """Returns the positions of a grid's tokens in raster order, (N, 3) int16 as (t, y, x)."""
     return np.indices(grid, dtype=np.int16).reshape(3, -1).T
+
+
+def _three(values: Sequence[int]) -> Grid:
+    one, two, three = values
+    return int(one), int(two), int(three)

@@ -201,4 +201,5 @@ def table_bytes(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
     """Returns a small table as the bytes of a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

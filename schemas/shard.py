@@ -46,7 +46,7 @@ def read_metadata(parquet: pq.ParquetFile, path: str) -> dict[str, Any]:
         raise FormatError(
             f"{path}: broken '{METADATA_KEY.decode()}' metadata ({error!r}); rebuild this shard"
         ) from error
-    return metadata
+    return dict(metadata)
 
 
 class Shard:

@@ -38,4 +38,5 @@ def open_file(path: str) -> pa.NativeFile:
 def read_bytes(path: str) -> bytes:
     """Returns the whole content of a file; raises as `open_file` does."""
     with open_file(path) as file:
-        return file.read()
+        data: bytes = file.read()
+        return data

@@ -115,4 +115,4 @@ def load(path: str) -> dict[str, Any]:
         raise FormatError(
             f"{path}: checkpoint version {version}; this trainer knows {CHECKPOINT_VERSION}; upgrade patchpack"
         )
-    return state
+    return dict(state)

@@ -119,7 +119,8 @@ def make_parser() -> argparse.ArgumentParser:
             action = argparse.BooleanOptionalAction if field.default else "store_true"
             parser.add_argument(flag(field.name), action=action, help=text)
             continue
-        kind = {int: int, int | None: int, float: float}.get(field.type, str)
+        kinds: dict[Any, Any] = {int: int, int | None: int, float: float}
+        kind = kinds.get(field.type, str)
         if field.default is not None:
             text += f" (default: {field.default})"
         metavar = {int: "N", float: "X"}.get(kind, "DEVICE" if field.name == "device" else "PATH")

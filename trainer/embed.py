@@ -38,6 +38,8 @@ class TokenEmbedding(nn.Module):
             )
         # inside a token the channel comes last (pt, ph, pw, C), so mean and std repeat for every pixel
         pixels = layout.token_width // layout.channels
+        self.mean_P: torch.Tensor
+        self.std_P: torch.Tensor
         self.register_buffer("mean_P", torch.tensor(layout.mean).repeat(pixels), persistent=False)
         self.register_buffer("std_P", torch.tensor(layout.std).repeat(pixels), persistent=False)
         self.project = nn.Linear(layout.token_width, dim, bias=False)
@@ -56,7 +58,7 @@ class TokenEmbedding(nn.Module):
         mask_BL: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Returns (B, L, D); where `mask_BL` is true the pixels are hidden and the position is not."""
-        embedded_BLD = self.project(self.normalise(tokens_BLP))
+        embedded_BLD: torch.Tensor = self.project(self.normalise(tokens_BLP))
         if mask_BL is not None:
             embedded_BLD = torch.where(mask_BL[..., None], self.masked_D.to(embedded_BLD.dtype), embedded_BLD)
         embedded_BLD = embedded_BLD + self.position(positions_BL3)
@@ -69,6 +71,7 @@ class PositionEmbedding(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         exponents_F = torch.arange(NUM_FREQUENCIES) / NUM_FREQUENCIES
+        self.frequencies_F: torch.Tensor
         self.register_buffer("frequencies_F", torch.exp(-math.log(MAX_PERIOD) * exponents_F), persistent=False)
         self.axes = nn.ModuleList(nn.Linear(2 * NUM_FREQUENCIES, dim, bias=False) for _ in range(3))
 
@@ -76,5 +79,5 @@ class PositionEmbedding(nn.Module):
         """Returns (B, L, D) for integer coordinates of any size."""
         angles_BL3F = positions_BL3[..., None] * self.frequencies_F
         waves_BL3W = torch.cat([angles_BL3F.sin(), angles_BL3F.cos()], dim=-1)
-        time_BLD, height_BLD, width_BLD = (axis(waves_BL3W[:, :, number]) for number, axis in enumerate(self.axes))
-        return time_BLD + height_BLD + width_BLD
+        parts_BLD: list[torch.Tensor] = [axis(waves_BL3W[:, :, number]) for number, axis in enumerate(self.axes)]
+        return parts_BLD[0] + parts_BLD[1] + parts_BLD[2]

@@ -43,6 +43,8 @@ def forward_loss(
         output = model(batch["tokens"], batch["segment_ids"], batch["positions"], max_segments, mask_BL)
     if output.logits_BSK is not None:
         return output, classification_loss(output.logits_BSK, batch["labels"]), batch
+    if mask_BL is None:
+        raise AssertionError("a model without classes reconstructs what a mask hides")
     target_BLP = model.embed.normalise(batch["tokens"])
     return output, reconstruction_loss(output.pixels_BLP, target_BLP, mask_BL), batch
 

@@ -18,7 +18,7 @@ class Loss(NamedTuple):
     """Attributes: total, the differentiable sum; count, how many things were summed (both scalars on the device)."""
 
     total: torch.Tensor
-    count: torch.Tensor
+    count: torch.Tensor  # type: ignore[assignment]  # a tuple has a method of this name, which nobody calls
 
     @property
     def mean(self) -> torch.Tensor:

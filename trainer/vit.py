@@ -122,7 +122,8 @@ class Block(nn.Module):
     def forward(self, x_BLD: torch.Tensor, attends_B1LL: torch.Tensor) -> torch.Tensor:
         """Returns (B, L, D)."""
         x_BLD = x_BLD + self._attend(self.attention_norm(x_BLD), attends_B1LL)
-        return x_BLD + self.narrow(nn.functional.gelu(self.widen(self.mlp_norm(x_BLD))))
+        narrowed_BLD: torch.Tensor = self.narrow(nn.functional.gelu(self.widen(self.mlp_norm(x_BLD))))
+        return x_BLD + narrowed_BLD
 
     def _attend(self, x_BLD: torch.Tensor, attends_B1LL: torch.Tensor) -> torch.Tensor:
         size, length, dim = x_BLD.shape
@@ -131,7 +132,8 @@ class Block(nn.Module):
         # under autocast the norms return float32 and the fused kernel wants one dtype
         q_BHLK, k_BHLK = self.query_norm(q_BHLK).to(v_BHLK.dtype), self.key_norm(k_BHLK).to(v_BHLK.dtype)
         attended_BHLK = packed_attention(q_BHLK, k_BHLK, v_BHLK, attends_B1LL)
-        return self.attended(attended_BHLK.transpose(1, 2).reshape(size, length, dim))
+        attended_BLD: torch.Tensor = self.attended(attended_BHLK.transpose(1, 2).reshape(size, length, dim))
+        return attended_BLD
 
 
 def pool_segments(features_BLD: torch.Tensor, segment_ids_BL: torch.Tensor, max_segments: int) -> torch.Tensor:

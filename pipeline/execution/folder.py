@@ -184,7 +184,7 @@ def delete_set(folder: str) -> None:
 def _shard_names(folder: str) -> list[str]:
     if files.exists(files.join(folder, SHARD_TABLE_NAME)):
         try:
-            return read_shard_table(folder)["path"].to_pylist()
+            return list(read_shard_table(folder)["path"].to_pylist())
         except FormatError:
             # broken: the plan it was made from names the same shards
             pass

@@ -32,7 +32,7 @@ def resumed(typed: dict[str, Any], folder: str) -> BuildConfig:
         ValueError: one typed now would change what is written.
     """
     known = {field.name for field in dataclasses.fields(BuildConfig)}
-    kept = {
+    kept: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in run_record(folder).get("options", {}).items()
         if name in known

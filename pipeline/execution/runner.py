@@ -15,13 +15,13 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from traceback import format_exception
-from typing import Any
+from typing import Any, cast
 
 import apache_beam as beam
 import grpc
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from apache_beam.utils import processes
 
@@ -131,7 +131,7 @@ def _beam_parser() -> Parser:
     parser = Parser(prog="beam", add_help=False)
     for kind in PipelineOptions.__subclasses__():
         with contextlib.suppress(Exception):  # argparse: two modules of Beam's may define one option
-            kind._add_argparse_args(parser)
+            kind._add_argparse_args(cast(Any, parser))
     return parser
 
 
@@ -185,7 +185,7 @@ def _quiet_beam() -> Iterator[None]:
     before, log = processes.check_output, logging.getLogger("apache_beam")
     level = log.level
     log.setLevel(logging.CRITICAL)
-    processes.check_output = partial(before, stderr=subprocess.STDOUT)
+    setattr(processes, "check_output", partial(before, stderr=subprocess.STDOUT))  # noqa: B010 (a function, which type checkers guard)
     try:
         yield
     finally:

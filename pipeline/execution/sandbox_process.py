@@ -29,7 +29,7 @@ def serve(requests: IO[bytes], answers: IO[bytes], seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         send(answers, json.dumps(answer | {"num_arrays": len(arrays)}).encode())
         for array in arrays:
-            send(answers, memoryview(array).cast("B"))
+            send(answers, array.data.cast("B"))
 
 
 def _made(call: Any, args: tuple[Any, ...], arrays: list[np.ndarray]) -> dict[str, Any]:

@@ -6,12 +6,14 @@ so that every input reaches the plan as something.
 
 import traceback
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 import xxhash
-from apache_beam.metrics import Metrics
+from apache_beam.metrics.metric import Metrics
+from apache_beam.pvalue import AsSingleton, PCollection
+from apache_beam.transforms import combiners
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.execution.sandbox import isolated
@@ -36,14 +38,13 @@ _NUM_BUCKETS = 4096
 
 
 @dataclass
-class ListInputs(beam.PTransform):
+class ListInputs(beam.PTransform[Any, Any]):
     """Inputs to what they contain, spread over workers; equal keys become a KeyConflict."""
 
     roots: list[str]
     config: PlanConfig
-    label: str | None = field(default=None, init=False, repr=False)
 
-    def expand(self, inputs: beam.PCollection[Input]) -> beam.PCollection[Outcome]:
+    def expand(self, inputs: PCollection[Input]) -> PCollection[Outcome]:
         listed = inputs | "list" >> beam.FlatMap(
             list_input, self.config.exclude, self.config.any_suffix
         ).with_output_types(Any)
@@ -60,14 +61,13 @@ class ListInputs(beam.PTransform):
 
 
 @dataclass
-class _Limit(beam.PTransform):
+class _Limit(beam.PTransform[Any, Any]):
     """Keeps the sources with the smallest hashes: a sample that no order of listing changes."""
 
     limit: int
     seed: int
-    label: str | None = field(default=None, init=False, repr=False)
 
-    def expand(self, listed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
+    def expand(self, listed: PCollection[Outcome]) -> PCollection[Outcome]:
         seed = self.seed
 
         def rank(source: Source) -> tuple[str, str]:
@@ -78,7 +78,7 @@ class _Limit(beam.PTransform):
             listed
             | beam.Filter(lambda outcome: isinstance(outcome, Source))
             | beam.Map(rank)
-            | beam.combiners.Top.Smallest(self.limit)
+            | combiners.Top.Smallest(self.limit)
             | beam.Map(lambda ranks: ranks[-1] if ranks else ("", ""))
         )
         return listed | "keep" >> beam.Map(
@@ -87,19 +87,18 @@ class _Limit(beam.PTransform):
                 if not isinstance(outcome, Source) or rank(outcome) <= last
                 else Ignored(outcome.key, BEYOND_LIMIT)
             ),
-            beam.pvalue.AsSingleton(last),
+            AsSingleton(last),
         ).with_output_types(Any)
 
 
 @dataclass
-class Probe(beam.PTransform):
+class Probe(beam.PTransform[Any, Any]):
     """Sources to Examples or Rejects, by their headers."""
 
     roots: list[str]
     config: PlanConfig
-    label: str | None = field(default=None, init=False, repr=False)
 
-    def expand(self, listed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
+    def expand(self, listed: PCollection[Outcome]) -> PCollection[Outcome]:
         roots, config = self.roots, self.config
 
         def run(outcome: Outcome) -> list[Outcome]:
@@ -109,8 +108,10 @@ class Probe(beam.PTransform):
             rule = (config.clip_rule, config.max_pixels, config.max_bytes, config.seed, config.animated)
             root = roots[outcome.root]
             try:
-                probed = read_input(root, isolated, config, probe, outcome, path, *rule)
-                return read_input(root, with_digest, probed, path) if config.dedupe == "digest" else probed
+                probed: list[Outcome] = read_input(root, isolated, config, probe, outcome, path, *rule)
+                if config.dedupe == "digest":
+                    probed = read_input(root, with_digest, probed, path)
+                return probed
             except DecodeError as error:
                 return [reject(outcome.key, "probe", error.reason, error)]
 
@@ -118,13 +119,12 @@ class Probe(beam.PTransform):
 
 
 @dataclass
-class Dedupe(beam.PTransform):
+class Dedupe(beam.PTransform[Any, Any]):
     """Examples of equal files to those of one file and Rejects; adds nothing to the graph unless it is asked for."""
 
     config: PlanConfig
-    label: str | None = field(default=None, init=False, repr=False)
 
-    def expand(self, probed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
+    def expand(self, probed: PCollection[Outcome]) -> PCollection[Outcome]:
         if self.config.dedupe == "none":
             return probed
         return (
@@ -136,13 +136,12 @@ class Dedupe(beam.PTransform):
 
 
 @dataclass
-class Sample(beam.PTransform):
+class Sample(beam.PTransform[Any, Any]):
     """Examples to one Reference a view, with size and grid, or Rejects."""
 
     config: PlanConfig
-    label: str | None = field(default=None, init=False, repr=False)
 
-    def expand(self, probed: beam.PCollection[Outcome]) -> beam.PCollection[Outcome]:
+    def expand(self, probed: PCollection[Outcome]) -> PCollection[Outcome]:
         config, rule = self.config, Resolution.parse(self.config.resolution)
 
         def run(outcome: Outcome) -> list[Outcome]:
@@ -155,18 +154,17 @@ class Sample(beam.PTransform):
 
 
 @dataclass
-class Group(beam.PTransform):
+class Group(beam.PTransform[Any, Any]):
     """Outcomes to groups of about --group-size examples, by (number, how many there are); clips and views of one source meet."""
 
     config: PlanConfig
-    label: str | None = field(default=None, init=False, repr=False)
 
-    def expand(self, sampled: beam.PCollection[Outcome]) -> beam.PCollection[tuple[tuple[int, int], Iterable[Outcome]]]:
+    def expand(self, sampled: PCollection[Outcome]) -> PCollection[tuple[tuple[int, int], Iterable[Outcome]]]:
         seed, size = self.config.seed, self.config.group_size
         groups = (
             sampled
             | "of one view" >> beam.Filter(lambda outcome: isinstance(outcome, Reference) and outcome.view == 0)
-            | "count" >> beam.combiners.Count.Globally()
+            | "count" >> combiners.Count.Globally()
             | "groups" >> beam.Map(num_groups, size)
         )
         return (
@@ -174,21 +172,20 @@ class Group(beam.PTransform):
             | "group of"
             >> beam.Map(
                 lambda outcome, groups: ((group_of(_key_of(outcome), seed, groups), groups), outcome),
-                beam.pvalue.AsSingleton(groups),
+                AsSingleton(groups),
             )
             | "meet" >> beam.GroupByKey()
         )
 
 
 @dataclass
-class ClassNames(beam.PTransform):
+class ClassNames(beam.PTransform[Any, Any]):
     """Listed inputs to the names of their classes: those given, or of their folders, sorted; kept beside the plan."""
 
     folder: str
     given: tuple[str, ...] | None
-    label: str | None = field(default=None, init=False, repr=False)
 
-    def expand(self, listed: beam.PCollection[Outcome]) -> beam.PCollection[tuple[str, ...]]:
+    def expand(self, listed: PCollection[Outcome]) -> PCollection[tuple[str, ...]]:
         path = files.join(self.folder, CLASSES_NAME)
 
         def keep(names: Iterable[str]) -> tuple[str, ...]:
@@ -202,42 +199,40 @@ class ClassNames(beam.PTransform):
             | beam.Filter(lambda outcome: not isinstance(outcome, Ignored))
             | beam.Map(lambda outcome: label_of(outcome.key))
             | beam.Distinct()
-            | beam.combiners.ToList()
+            | combiners.ToList()
             | "sort" >> beam.Map(lambda names: tuple(sorted(name for name in names if name is not None)))
             | "keep" >> beam.Map(keep)
         )
 
 
 @dataclass
-class KeepPlan(beam.PTransform):
+class KeepPlan(beam.PTransform[Any, Any]):
     """Groups to their packed plans, written below the output folder."""
 
     folder: str
     config: PlanConfig
     classes: Any
-    label: str | None = field(default=None, init=False, repr=False)
 
-    def expand(self, groups: beam.PCollection[tuple[tuple[int, int], Iterable[Outcome]]]) -> beam.PCollection[None]:
+    def expand(self, groups: PCollection[tuple[tuple[int, int], Iterable[Outcome]]]) -> PCollection[None]:
         folder, config = self.folder, self.config
 
         def run(group: tuple[tuple[int, int], Iterable[Outcome]], classes: tuple[str, ...] | None) -> None:
             (number, num_groups), members = group
             write_group_plan(plan_group(number, members, config, classes, num_groups), folder)
 
-        return groups | beam.Map(run, None if self.classes is None else beam.pvalue.AsSingleton(self.classes))
+        return groups | beam.Map(run, None if self.classes is None else AsSingleton(self.classes))
 
 
 @dataclass
-class WriteShards(beam.PTransform):
+class WriteShards(beam.PTransform[Any, Any]):
     """Planned shards to written ones. A shard that storage fails is reported; the others are finished."""
 
     folder: str
     roots: list[str]
     config: BuildConfig
     versions: dict[str, str]
-    label: str | None = field(default=None, init=False, repr=False)
 
-    def expand(self, shards: beam.PCollection[ShardPlan]) -> beam.PCollection[ShardResult]:
+    def expand(self, shards: PCollection[ShardPlan]) -> PCollection[ShardResult]:
         return shards | beam.ParDo(_WriteFn(self.folder, self.roots, self.config, self.versions))
 
 
@@ -303,25 +298,36 @@ class NothingFits(RuntimeError):
 
 
 def _failed(shard: ShardPlan, failure: str, traceback: str = "") -> ShardResult:
-    empty = dict.fromkeys(("bytes", "layout", "num_sequences", "num_segments", "num_tokens"), 0)
-    names = {"digest": "", "fingerprint": "", "failure": failure, "traceback": traceback}
-    return ShardResult(path=shard.name, group=shard.group, view=shard.view, rejects=[], **names, **empty)
+    return ShardResult(
+        path=shard.name,
+        digest="",
+        fingerprint="",
+        bytes=0,
+        group=shard.group,
+        view=shard.view,
+        layout=0,
+        num_sequences=0,
+        num_segments=0,
+        num_tokens=0,
+        rejects=[],
+        failure=failure,
+        traceback=traceback,
+    )
 
 
 @dataclass
-class KeepResults(beam.PTransform):
+class KeepResults(beam.PTransform[Any, Any]):
     """All results to one file, from which the launcher finishes the dataset."""
 
     folder: str
-    label: str | None = field(default=None, init=False, repr=False)
 
-    def expand(self, results: beam.PCollection[ShardResult]) -> beam.PCollection[None]:
+    def expand(self, results: PCollection[ShardResult]) -> PCollection[None]:
         path = files.join(self.folder, RESULTS_NAME)
 
         def keep(results: list[ShardResult]) -> None:
             files.write(path, canonical_json([list(result) for result in sorted(results)]))
 
-        return results | beam.combiners.ToList() | beam.Map(keep)
+        return results | combiners.ToList() | beam.Map(keep)
 
 
 def _distinct(listed: Iterable[Outcome], roots: list[str]) -> Iterator[Outcome]:
@@ -337,4 +343,6 @@ def _distinct(listed: Iterable[Outcome], roots: list[str]) -> Iterator[Outcome]:
 
 
 def _key_of(outcome: Outcome) -> str:
-    return outcome.example.source.key if isinstance(outcome, Reference) else outcome.key
+    if isinstance(outcome, Reference):
+        return outcome.example.source.key
+    return outcome.source.key if isinstance(outcome, Example) else outcome.key

@@ -102,7 +102,8 @@ def _by_torch(pixels: Pixels, height: int, width: int) -> np.ndarray:
     small_NCHW = torch.ops.aten._upsample_bicubic2d_aa(
         pixels_NCHW, [height, width], False, height / extent[0], width / extent[1]
     )
-    return small_NCHW[0].permute(1, 2, 0).numpy()
+    small_HWC: np.ndarray = small_NCHW[0].permute(1, 2, 0).numpy()
+    return small_HWC
 
 
 @functools.cache

@@ -187,4 +187,5 @@ def relative_shares(amounts_KR: npt.NDArray[np.int64], capacity: npt.NDArray[np.
 
 def relative_size(amounts_KR: npt.NDArray[np.int64], capacity: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Returns the sum over resources of amount / capacity, (K,) int64, in units of 2**-31."""
-    return relative_shares(amounts_KR, capacity).sum(axis=1)
+    shares_K: npt.NDArray[np.int64] = relative_shares(amounts_KR, capacity).sum(axis=1)
+    return shares_K

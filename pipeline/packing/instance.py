@@ -150,7 +150,7 @@ def read_instance(lengths: Lengths, capacity: Capacity, max_segments: int | None
 
 def _read_capacity(capacity: Capacity) -> list[int]:
     """Returns the R capacities as Python integers."""
-    values: list[object] = [capacity] if np.ndim(capacity) == 0 else list(capacity)
+    values: list[object] = np.atleast_1d(np.asarray(capacity, dtype=object)).tolist()
     if not values:
         raise ValueError(
             "capacity: no entries; every resource needs one; give an integer, or one for each column of lengths"

@@ -190,13 +190,14 @@ def _pack_rows(instance: Instance, seed: int, several: bool) -> tuple[npt.NDArra
     if several:
         bounds += [rounded_bound(histogram) for histogram in histograms]
     proven = max(bounds, key=lambda certificate: certificate.bound)
-    best: npt.NDArray[np.int64] | None = None
-    for order in decreasing_orders(instance, seed)[: None if several else 1]:
-        bin_index = best_fit_rows(instance, order)
-        if best is None or bin_index.max(initial=-1) < best.max(initial=-1):
-            best = bin_index
+    first, *others = decreasing_orders(instance, seed)[: None if several else 1]
+    best = best_fit_rows(instance, first)
+    for order in others:
         if best.max(initial=-1) + 1 == proven.bound:
             break
+        bin_index = best_fit_rows(instance, order)
+        if bin_index.max(initial=-1) < best.max(initial=-1):
+            best = bin_index
     return best, proven
 
 

@@ -14,6 +14,7 @@ Memory: 16 bytes an example, 8 of them the answer.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +85,7 @@ def assign(
     num_length_classes = len(histogram.values)
     bits = min(BLOCK_BITS, max(1, (len(lengths_N) - 1).bit_length()))
     size = 1 << bits
-    dtype = np.uint32 if num_length_classes << bits <= 2**32 else np.uint64
+    dtype: Any = np.uint32 if num_length_classes << bits <= 2**32 else np.uint64
     example_of_place = random_order(seed, 1, size)
     place_of_example = np.empty(size, dtype=dtype)
     place_of_example[example_of_place] = np.arange(size, dtype=dtype)
@@ -109,7 +110,7 @@ def _length_classes_by_block(
     """Yields (first example, which of the K lengths each example of the block has, shifted left by `bits`)."""
     values = histogram.values
     classes_K = np.arange(len(values), dtype=dtype) << dtype(bits)
-    table = None
+    table: npt.NDArray[np.unsignedinteger] | None = None
     if len(values) and values[-1] <= min(MAX_TABLE, max(2**16, 4 * len(lengths_N))):
         table = np.zeros(int(values[-1]) + 1, dtype=dtype)
         table[values] = classes_K

@@ -13,7 +13,7 @@ from typing import Any
 _BAR, _INK, _LINE, _MARK = "#010203", "#040506", "#070809", "#0a0b0c"
 _VARIABLES = {_BAR: "var(--bar)", _INK: "var(--soft)", _LINE: "var(--line)", _MARK: "var(--ink)"}
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     # shipped with matplotlib: the same metrics, so the same layout, on every machine
     "font.family": "DejaVu Sans",

@@ -164,7 +164,8 @@ class _Scan:
         """Counts what belongs to single examples."""
 
         def column(name: str) -> np.ndarray:
-            return segments.field(name).to_numpy(zero_copy_only=False).astype(np.int64)
+            values: np.ndarray = segments.field(name).to_numpy(zero_copy_only=False).astype(np.int64)
+            return values
 
         height, width = column("height"), column("width")
         source_height, source_width = column("source_height"), column("source_width")
@@ -277,7 +278,7 @@ def _num_rejected_inputs(rejects: pa.Table) -> int:
     """Returns how many inputs have a reject, not counting videos that are only marked as damaged."""
     stage, reason = PARTIAL_VIDEO
     lost = pc.or_(pc.not_equal(rejects["stage"], stage), pc.not_equal(rejects["reason"], reason))
-    return pc.count_distinct(rejects["key"].filter(lost)).as_py()
+    return int(pc.count_distinct(rejects["key"].filter(lost)).as_py())
 
 
 def _rejects(rejects: pa.Table) -> list[dict[str, Any]]:

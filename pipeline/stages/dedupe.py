@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import xxhash
 
-from patchpack.pipeline.stages.records import Example, Outcome, reject
+from patchpack.pipeline.stages.records import Example, Outcome, Reference, reject
 from patchpack.pipeline.storage import files
 
 _BLOCK_BYTES = 2**20
@@ -35,7 +35,9 @@ def with_digest(outcomes: list[Outcome], path: str) -> list[Outcome]:
 
 def content_of(outcome: Outcome) -> str:
     """Returns what equal inputs have equal: the digest of an example's file; the key of what has none."""
-    return outcome.source.digest if isinstance(outcome, Example) else f"key:{outcome.key}"
+    if isinstance(outcome, Example):
+        return outcome.source.digest
+    return f"key:{outcome.example.source.key if isinstance(outcome, Reference) else outcome.key}"
 
 
 def keep_least(same: Iterable[Outcome]) -> Iterator[Outcome]:

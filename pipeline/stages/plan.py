@@ -53,7 +53,7 @@ class ShardPlan(NamedTuple):
     """One shard to be written: its place and its totals. `row_group` is where its rows stand in the group's plan file."""
 
     group: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of this name, which nobody calls
     view: int
     row_group: int
     num_sequences: int
@@ -69,7 +69,7 @@ class ShardPlan(NamedTuple):
 class GroupPlan(NamedTuple):
     """What planning a group gives: rows for each shard, its rejects, and the summary that is kept with them."""
 
-    shards: list[list[dict[str, Any]]]
+    shards: list[list[PlannedExample]]
     rejects: list[Reject]
     summary: dict[str, Any]
 
@@ -116,7 +116,9 @@ def plan_group(
             packed.append(bins)
             realised += [reference for members in bins for reference in members]
         if config.balance_group:
-            packed = [_balanced([members for bins in packed for members in bins], config, group, view)]
+            packed = [
+                _balanced([members for bins in packed for members in bins], config.balance_group, config, group, view)
+            ]
         for bins in packed:
             for part in _parts(bins, config, num_groups):
                 rows = [
@@ -259,14 +261,16 @@ def _fill_elastically(
     return [reference._replace(grid=grid) for reference, grid in zip(chunk, grids, strict=True)], filled.bin_index
 
 
-def _balanced(bins: list[list[Reference]], config: PlanConfig, group: int, view: int) -> list[list[Reference]]:
+def _balanced(
+    bins: list[list[Reference]], size: int, config: PlanConfig, group: int, view: int
+) -> list[list[Reference]]:
     """Returns as many bins of the same examples, in groups of near-equal cost."""
     members = [reference for references in bins for reference in references]
     balanced = balance(
         [reference.num_tokens for reference in members],
         np.repeat(np.arange(len(bins)), [len(references) for references in bins]),
         config.sequence_length,
-        config.balance_group,
+        size,
         max_segments=config.max_segments,
         seed=draw(config.seed, "balance", group, view),
     )

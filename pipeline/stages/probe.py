@@ -76,9 +76,10 @@ def probe(
                 examples = clips_of(source, header, rule, seed, _extra(header))
     except DecodeError as error:
         return [reject(source.key, "probe", error.reason, error)]
-    pixels = examples[0].source_height * examples[0].source_width
-    if pixels > max_pixels:
-        size = f"{examples[0].source_height}x{examples[0].source_width}"
+    first = examples[0]
+    pixels = first.source_height * first.source_width if isinstance(first, Example) else 0
+    if isinstance(first, Example) and pixels > max_pixels:
+        size = f"{first.source_height}x{first.source_width}"
         return [reject(source.key, "probe", "too_large", f"{size} is {pixels} pixels; --max-pixels is {max_pixels}")]
     return examples
 
@@ -99,7 +100,11 @@ def clips_of(source: Source, header: timeline.VideoHeader, rule: ClipRule, seed:
             continue
         pts, entries, fps = views[0]
         example = Example(source, number, name, header.height, header.width, pts, header.time_base, entries, fps)
-        examples.append(example._replace(extra=extra, views=tuple(map(tuple, views)) if drawn else ()))
+        examples.append(
+            example._replace(
+                extra=extra, views=tuple((view.pts, view.entries, view.fps) for view in views) if drawn else ()
+            )
+        )
     if header.damage:
         if not examples:
             raise DecodeError("broken", header.damage)

@@ -67,7 +67,8 @@ def shuffled(count: int, seed: int, name: str, *numbers: int) -> list[int]:
     """Returns 0..count-1 in an order that depends on nothing but the arguments."""
     key = xxhash.xxh3_128_intdigest("\0".join([str(seed), name, *map(str, numbers)]).encode())
     words = np.random.Philox(key=key).random_raw(count)
-    return np.argsort(words, kind="stable").tolist()
+    order: list[int] = np.argsort(words, kind="stable").tolist()
+    return order
 
 
 def size_of_side(side: int, height: int, width: int) -> tuple[int, int]:

@@ -228,7 +228,7 @@ def _row_groups(
 def _fill(
     planned: list[PlannedExample],
     arrays: dict[str, np.ndarray],
-    shared: SharedClips,
+    shared: SharedClips[PlannedExample],
     config: PlanConfig,
     rejects: list[Reject],
     warned: dict[tuple[str, int], str],
@@ -278,7 +278,7 @@ def decode_examples(
         raise DecodeError("changed", f"{size[0]}x{size[1]} now, {first.source_height}x{first.source_width} when probed")
     if warning and warned is not None:
         warned.update({(row.example_id, row.view): warning for row in rows})
-    return frames
+    return list(frames)
 
 
 def _frame_size(row: PlannedExample, config: PlanConfig) -> tuple[int, int]:

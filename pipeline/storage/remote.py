@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
 # which extra brings what reads a scheme
 _EXTRAS = {"gs": "gcp", "s3": "aws"}
@@ -67,12 +67,13 @@ def listed(pattern: str, limit: int | None = None) -> list[tuple[str, int]]:
         results = _filesystems(pattern).match([pattern], None if limit is None else [limit])
         return [(metadata.path, metadata.size_in_bytes) for result in results for metadata in result.metadata_list]
 
-    return _tried(pattern, call)
+    objects: list[tuple[str, int]] = _tried(pattern, call)
+    return objects
 
 
 def exists(path: str) -> bool:
     """Returns whether there is an object of this name; raises as `listed`."""
-    return _tried(path, lambda: _filesystems(path).exists(path))
+    return bool(_tried(path, lambda: _filesystems(path).exists(path)))
 
 
 def remove(path: str) -> None:
@@ -105,7 +106,7 @@ def created(path: str) -> Iterator[IO[bytes]]:
     file = _tried(path, lambda: _filesystems(path).create(path))
     upload = _Upload(path, file)
     try:
-        yield upload
+        yield cast(IO[bytes], upload)
     except BaseException:
         # half an object, which is deleted: what closing it says does not matter
         with contextlib.suppress(Exception):
@@ -157,7 +158,7 @@ class Remote(io.RawIOBase):
         return self.tell()
 
     def tell(self) -> int:
-        return _once(self._path, self._file.tell)
+        return int(_once(self._path, self._file.tell))
 
     def close(self) -> None:
         if not self.closed:
@@ -176,7 +177,7 @@ class _Upload:
         self._path, self._file = path, file
 
     def write(self, data: Any) -> int:
-        return _once(self._path, self._file.write, data)
+        return int(_once(self._path, self._file.write, data))
 
     def flush(self) -> None:
         _once(self._path, self._file.flush)

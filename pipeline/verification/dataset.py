@@ -269,4 +269,4 @@ def _alike(one: pa.DataType, other: pa.DataType) -> bool:
     # writers differ in how they call the element of a list
     if pa.types.is_list(one) and pa.types.is_list(other):
         return _alike(one.value_type, other.value_type)
-    return one == other
+    return bool(one == other)

@@ -28,12 +28,17 @@ class Timing(NamedTuple):
 def timing(image: Image.Image) -> Timing | None:
     """Returns the timing of an opened image, or None if it has one frame only."""
     # the pages of a TIFF and the images of an MPO are no animation
-    if image.format not in FORMATS or image.n_frames < 2:
+    if image.format not in FORMATS or num_frames(image) < 2:
         return None
     times_ms = [(begin_ms, end_ms) for begin_ms, end_ms, _ in _timed(image)]
     if len(times_ms) < 2:
         return None
     return Timing(image.height, image.width, tuple(begin_ms for begin_ms, _ in times_ms), times_ms[-1][1])
+
+
+def num_frames(image: Image.Image) -> int:
+    """Returns how many frames an opened image has."""
+    return int(getattr(image, "n_frames", 1))
 
 
 def frames(image: Image.Image, target_ms: set[int]) -> Iterator[tuple[int, Image.Image]]:
@@ -51,7 +56,7 @@ def _timed(image: Image.Image) -> Iterator[tuple[int, int, Image.Image]]:
     # PNG: an image for readers that know no animation, which is no part of it
     first = 1 if image.info.get("default_image") else 0
     begin_ms = end = 0
-    for number in range(first, image.n_frames):
+    for number in range(first, num_frames(image)):
         image.seek(number)
         # some plugins say the duration only once the frame is decoded
         image.load()

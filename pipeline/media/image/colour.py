@@ -99,10 +99,10 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         source = ImageCms.createProfile("LAB") if mode == "LAB" else ImageCms.ImageCmsProfile(io.BytesIO(profile))
         # perceptual: what viewers use, and the only intent that printing profiles must have
-        transform = ImageCms.buildTransform(
+        transform: ImageCms.ImageCmsTransform | None = ImageCms.buildTransform(
             source, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.PERCEPTUAL
         )
-        if mode == "RGB" and _changes_nothing(transform):
+        if mode == "RGB" and transform is not None and _changes_nothing(transform):
             transform = None
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         transform = None

@@ -14,10 +14,11 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, cast
 
 from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from patchpack.pipeline.media.errors import DecodeError
 from patchpack.pipeline.media.reader import Reader
@@ -65,7 +66,7 @@ def _load_directory(self: ImageFileDirectory_v2, file: IO[bytes]) -> None:
     size = file.seek(0, io.SEEK_END)
     file.seek(place)
     reader = Reader(file, 2 * size + 2**16)
-    _pillows_load_directory(self, reader)
+    _pillows_load_directory(self, cast(IO[bytes], reader))
     if reader.error is not None:
         raise reader.error
     for tag in (_STRIP_OFFSETS, _TILE_OFFSETS):
@@ -93,7 +94,7 @@ def guarded_pillow() -> Iterator[None]:
     with _guards_lock:
         if not _guards:
             _pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            ImageFileDirectory_v2.load = _load_directory
+            setattr(ImageFileDirectory_v2, "load", _load_directory)  # noqa: B010 (a method, which type checkers guard)
         _guards += 1
     try:
         yield
@@ -102,7 +103,7 @@ def guarded_pillow() -> Iterator[None]:
             _guards -= 1
             if not _guards:
                 Image.MAX_IMAGE_PIXELS = _pillows_limit
-                ImageFileDirectory_v2.load = _pillows_load_directory
+                setattr(ImageFileDirectory_v2, "load", _pillows_load_directory)  # noqa: B010 (as above)
 
 
 def check_start(reader: Reader) -> None:
@@ -139,10 +140,11 @@ def check_header(image: Image.Image) -> None:
     Raises:
         DecodeError: strips or tiles are missing, or samples have no scale.
     """
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         _check_tiff(image)
-    elif image.format == "GIF" and image.tile:
-        bits = image.tile[0][3][0]
+    elif image.format == "GIF" and isinstance(image, ImageFile) and image.tile:
+        # GIF's decoder takes (bits, interlaced)
+        (bits, *_) = cast(tuple[int, int], image.tile[0].args)
         # Pillow decodes nothing for 0, and other decoders refuse more than 8
         if not 1 <= bits <= 8:
             raise DecodeError("broken", f"an LZW code size of {bits} bits; it is 1 to 8")
@@ -164,14 +166,15 @@ def check_pixels(image: Image.Image, data: bytes) -> None:
         _check_png(image, data)
 
 
-def _check_tiff(image: Image.Image) -> None:
-    covered = sum((right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in image.tile)
+def _check_tiff(image: TiffImageFile) -> None:
+    boxes = [tile.extents or (0, 0, 0, 0) for tile in image.tile]
+    covered = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
     if covered < image.width * image.height:
         raise DecodeError("broken", "strips are missing")
     for tag in (_STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES):
         values = image.tag_v2.get(tag, ())
         # how sparse files leave out blocks, which Pillow takes from the header instead
-        if 0 in (values if isinstance(values, tuple) else (values,)):
+        if any(value == 0 for value in (values if isinstance(values, tuple) else (values,))):
             raise DecodeError("broken", "strips or tiles are left out")
     if image.mode == "F":
         raise DecodeError("unknown_format", "floating-point samples, which have no white")
@@ -262,7 +265,7 @@ def _png_is_full(blocks: list[memoryview], header: memoryview) -> bool:
     for block in blocks:
         while len(block) and missing > 0 and not inflater.eof:
             missing -= len(inflater.decompress(block, _BLOCK_BYTES))
-            block = inflater.unconsumed_tail
+            block = memoryview(inflater.unconsumed_tail)
     while missing > 0 and not inflater.eof and (more := inflater.decompress(b"", _BLOCK_BYTES)):
         missing -= len(more)
     return missing <= 0

@@ -11,10 +11,10 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from patchpack.pipeline.media.errors import DecodeError
@@ -252,7 +252,7 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
             # Pillow's plugins warn about odd metadata and go on
             warnings.simplefilter("ignore")
             damage.check_start(reader)
-            with Image.open(reader, formats=(*FORMATS, *heif.formats(reader))) as image:
+            with Image.open(cast(IO[bytes], reader), formats=(*FORMATS, *heif.formats(reader))) as image:
                 damage.check_header(image)
                 yield image
     except Exception as error:  # plugins raise OSError, SyntaxError, struct.error, IndexError, zlib.error and more
@@ -260,7 +260,7 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
             raise reader.error from error
         if isinstance(error, DecodeError | MemoryError):
             raise
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError):
             raise DecodeError("broken", "the header cannot be read") from error
         raise DecodeError("broken", str(error) or type(error).__name__) from error
     if reader.error is not None:

@@ -58,7 +58,7 @@ def take_clip(header: VideoHeader, rule: ClipRule, number: int, word: int | None
     stride, fps = rule.stride, rule.fps
     if stride is None and rule.slow != "repeat" and is_slow(header, fps):
         if rule.slow == "reject":
-            raise DecodeError("slow_source", f"{float(header.rate):.6g} frames a second; --fps is {fps:g}")
+            raise DecodeError("slow_source", f"{float(header.rate or 0):.6g} frames a second; --fps is {fps:g}")
         stride = 1
     if stride is None:
         pts = _on_screen(header, rule, number, word)

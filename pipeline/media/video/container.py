@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, cast
 
 import av
 
@@ -51,7 +51,7 @@ def opened(file: IO[bytes], max_pixels: int) -> Iterator[tuple[av.container.Inpu
             # one thread: workers already use every core
             stream.thread_type = "NONE"
             stream.codec_context.thread_count = 1
-            yield container, stream
+            yield cast(av.container.InputContainer, container), stream
     except Exception as error:
         if reader.error is not None:
             raise reader.error from error
@@ -78,7 +78,7 @@ def times_by_order(container: av.container.InputContainer, stream: av.VideoStrea
     return container.format.name == "avi" and stream.codec_context.name in ("h264", "hevc")
 
 
-def is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
+def is_hidden(packet: "av.Packet[av.VideoStream]", stream: av.VideoStream) -> bool:
     """Returns whether a packet is a VP8 frame that is only referred to; WebM stores such frames as packets."""
     # RFC 6386, section 9.1: bit 4 of the first byte is show_frame
     return stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10

@@ -8,7 +8,7 @@ random access point or a requested frame does not turn up. Memory: one frame, an
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
 
 import av
@@ -77,7 +77,8 @@ def decode_clips(
         try:
             with opened(file, max_pixels) as (container, stream):
                 for frame in _needed_frames(container, stream, entries, canvas.pending):
-                    canvas.take(frame.pts, frame, stream)
+                    if frame.pts is not None:
+                        canvas.take(frame.pts, frame, stream)
                 if not canvas.pending:
                     return canvas.frames, canvas.source_size
         except DecodeError:
@@ -116,7 +117,7 @@ class _Canvas:
         if places is None:
             return
         if frame.is_corrupt:
-            raise DecodeError("partial", f"the frame at {float(time * stream.time_base)} s is corrupt")
+            raise DecodeError("partial", f"the frame at {float(time * (stream.time_base or 1))} s is corrupt")
         del self.pending[time]
         self.source_size = oriented_size(frame, stream.sample_aspect_ratio)
         drawn: dict[int, np.ndarray] = {}
@@ -137,18 +138,30 @@ def _all_frames(container: av.container.InputContainer, stream: av.VideoStream) 
         if packet.is_corrupt:
             raise DecodeError("partial", "a packet before the last frame is damaged or cut off")
         if by_order:
-            times.append(packet.pts if packet.pts is not None else packet.dts)
+            times.append(_time_of(packet))
         yield from _timed(packet.decode(), times, by_order)
     yield from _timed(stream.codec_context.decode(None), times, by_order)
 
 
 def _timed(frames: list[av.VideoFrame], times: deque[int], by_order: bool) -> Iterator[tuple[int, av.VideoFrame]]:
     for frame in frames:
-        yield times.popleft() if by_order else frame.pts if frame.pts is not None else frame.dts, frame
+        yield times.popleft() if by_order else _time_of(frame), frame
+
+
+def _time_of(timed: "av.Packet[av.VideoStream] | av.VideoFrame") -> int:
+    """Returns when a frame is shown, or else decoded.
+
+    Raises:
+        DecodeError: neither is known.
+    """
+    time = timed.pts if timed.pts is not None else timed.dts
+    if time is None:
+        raise DecodeError("broken", "a frame without a time")
+    return time
 
 
 def _needed_frames(
-    container: av.container.InputContainer, stream: av.VideoStream, entries: list[int], pending: dict[int, object]
+    container: av.container.InputContainer, stream: av.VideoStream, entries: list[int], pending: Mapping[int, object]
 ) -> Iterator[av.VideoFrame]:
     """Yields frames until none is pending: those requested, and others that had to be decoded.
 
@@ -186,7 +199,9 @@ def _needed_frames(
     yield from codec.decode(None)
 
 
-def _packets_from(container: av.container.InputContainer, stream: av.VideoStream, entry: int) -> Iterator[av.Packet]:
+def _packets_from(
+    container: av.container.InputContainer, stream: av.VideoStream, entry: int
+) -> "Iterator[av.Packet[av.VideoStream]]":
     """Yields packets, the one of the entry among them, from as near before it as the container allows."""
     packets = (packet for packet in container.demux(stream) if packet.size)
     first = next(packets, None)

@@ -10,7 +10,7 @@ conversion of the primaries (BT.2020 and HDR come out pale).
 
 import struct
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -124,7 +124,9 @@ def _has_sharp_chroma(frame: av.VideoFrame) -> bool:
     steps = 0.0
     for plane in frame.planes[1:3]:
         dtype = np.dtype("<u2" if bits > 8 else np.uint8)
-        plane_HW = np.frombuffer(plane, dtype).reshape(plane.height, -1)[: plane.height // 4 * 4, : plane.width]
+        plane_HW = np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1)[
+            : plane.height // 4 * 4, : plane.width
+        ]
         rows_HW, next_HW = plane_HW[::4].astype(np.int32), plane_HW[1::4].astype(np.int32)
         for step_HW in (np.diff(rows_HW), next_HW - rows_HW):
             steps += float(np.square(step_HW).mean()) / 4 ** (bits - 8) if step_HW.size else 0.0
@@ -133,7 +135,9 @@ def _has_sharp_chroma(frame: av.VideoFrame) -> bool:
 
 def _display(frame: av.VideoFrame) -> Display:
     """Returns what a frame's display matrix asks for, to the nearest quarter turn, mirrored ones included."""
-    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    # keyed by type, which its annotation does not say
+    side_data: Any = frame.side_data
+    data = side_data.get(SideDataType.DISPLAYMATRIX)
     if data is None:
         return Display()
     # libavutil/display.h: x' = a x + c y, y' = b x + d y

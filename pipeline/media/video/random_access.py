@@ -16,7 +16,7 @@ _TRUSTED = frozenset({"mpeg4", "vp8", "vp9", "libdav1d", "av1", "mjpeg", "ffv1",
 _SKIPPING = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4"})
 
 
-def is_random_access_point(packet: av.Packet, codec: av.VideoCodecContext) -> bool:
+def is_random_access_point(packet: "av.Packet[av.VideoStream]", codec: av.VideoCodecContext) -> bool:
     """Returns whether every frame shown from this packet's on decodes exactly without anything before it."""
     if not packet.is_keyframe:
         return False

@@ -109,7 +109,7 @@ class _Shown:
         """Keeps the first damage."""
         self.damage = self.damage or damage
 
-    def add(self, packet: av.Packet, stream: av.VideoStream) -> None:
+    def add(self, packet: "av.Packet[av.VideoStream]", stream: av.VideoStream) -> None:
         """Takes in one packet that is not empty."""
         self.count += 1
         if packet.is_corrupt:
@@ -147,7 +147,7 @@ class _Shown:
             *size,
             tuple(pts),
             pts[-1] + self._last_duration,
-            (base.numerator, base.denominator),
+            (base.numerator, base.denominator) if base is not None else (1, 1),
             tuple(sorted(set(self.entries))) if exact else (),
             frozenset(self.corrupt_frames.intersection(pts)),
             colour=colour_of(first),

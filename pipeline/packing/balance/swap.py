@@ -256,6 +256,8 @@ class Repair:
         sums, unlimited = costs_GW.sum(axis=1), np.iinfo(np.int64).max // 2
         if sign < 0:
             capacity_left = np.append(sums * LIMIT // (PER * self.size), unlimited)
-            return capacity_left[self.group_of[others]] - self.bins.costs[others]
+            left: Ints = capacity_left[self.group_of[others]] - self.bins.costs[others]
+            return left
         capacity_left = np.append(sums + -costs_GW.max(axis=1) * self.size * PER // LIMIT, unlimited)
-        return capacity_left[self.group_of[others]]
+        unmoved: Ints = capacity_left[self.group_of[others]]
+        return unmoved

@@ -72,7 +72,8 @@ class Candidates:
 
     def at(self, choice: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Returns the count of each example, (N,) int64, given an index into each candidate lengths."""
-        return self.counts[self.offsets[:-1] + choice]
+        counts_N: npt.NDArray[np.int64] = self.counts[self.offsets[:-1] + choice]
+        return counts_N
 
     def target(self) -> npt.NDArray[np.int64]:
         """Returns the index of the target count in each list of candidate lengths, (N,) int64."""
@@ -248,7 +249,8 @@ def _order(num_examples: int, seed: int) -> list[int]:
     Two lines of `stages.sample.shuffled` again: packing knows no stage of the pipeline.
     """
     words = np.random.Philox(key=seed % 2**64 + (_STREAM << 64)).random_raw(num_examples)
-    return np.argsort(words, kind="stable").tolist()
+    order: list[int] = np.argsort(words, kind="stable").tolist()
+    return order
 
 
 def _answer(candidates: Candidates, bins: list[dict[int, int]]) -> ElasticPacking:

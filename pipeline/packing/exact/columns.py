@@ -161,7 +161,8 @@ class _Search:
 
     def _dive(self, freed: float, draws: random.Random) -> None:
         """Fixes patterns until nothing is left or the bound can no longer be met."""
-        left_K, fixed, root = self.counts_K.copy(), [], self.master
+        fixed: list[tuple[Pattern, int]] = []
+        left_K, root = self.counts_K.copy(), self.master
         first = True
         while left_K.any() and self.meter.left:
             used = sum(times for _, times in fixed)

@@ -104,11 +104,11 @@ class Master:
         status = self.solver.Solve()
         size = len(self.rows) + len(self.columns)
         self.meter.add(SOLVE_CELLS + size * (200 + ITERATION_CELLS * self.solver.iterations()))
-        return status == pywraplp.Solver.OPTIMAL
+        return bool(status == pywraplp.Solver.OPTIMAL)
 
     def value(self) -> float:
         """Returns the bins of the solution."""
-        return self.objective.Value()
+        return float(self.objective.Value())
 
     def whole_bins(self) -> int:
         """Returns the bins of the solution, rounded up; GLOP's last digits do not make another bin."""

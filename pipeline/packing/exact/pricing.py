@@ -168,7 +168,7 @@ class NarrowTable:
         self.counts = {index: min(int(counts_K[index]), shape.most(index)) for index in live}
         slots = 0 if shape.slots is None else shape.slots
         self.rows: list[tuple[int, int]] = [(i, copies) for i in live for copies in parcels(self.counts[i])]
-        self.first = {}
+        self.first: dict[int, int] = {}
         for row, (index, _) in enumerate(self.rows):
             self.first.setdefault(index, row)
         width = shape.capacity + 1

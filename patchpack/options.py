@@ -71,6 +71,15 @@ class Parser(argparse.ArgumentParser):
             self.refuse(unknown)
         return values
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuses what is none of the choices of an action, and names the nearest."""
+        if action.choices is None or value in action.choices:
+            return
+        names = [str(choice) for choice in action.choices]
+        near = difflib.get_close_matches(str(value), names, n=1)
+        way = f"the nearest is {near[0]}" if near else f"it takes {', '.join(names)}"
+        raise argparse.ArgumentError(action, f"{value}: no such choice; {way}")
+
     def refuse(self, unknown: list[str]) -> NoReturn:
         """Ends with exit 2 over arguments that `parse_known_args` did not know."""
         typed = next((text.partition("=")[0] for text in unknown if text.startswith("--")), None)

@@ -33,6 +33,14 @@ def test_every_example_is_understood(run: Run, monkeypatch: pytest.MonkeyPatch) 
             assert "no such option" not in ended.err and "--help" not in ended.err, (line, ended.err)
 
 
+def test_a_mistyped_command_names_the_nearest(run: Run) -> None:
+    ended = run("trian", "shards")
+    assert (ended.code, ended.err) == (
+        2,
+        "argument COMMAND: trian: no such choice; the nearest is train; see patchpack --help\n",
+    )
+
+
 def test_the_version_is_the_package_s(run: Run) -> None:
     assert run("--version").out == f"patchpack {metadata.version('patchpack')}\n"
 
@@ -45,6 +53,8 @@ BEHIND = "an option of Beam's before --; those come last; write ... --"
     [
         ("build x --output y --project p", f"--project: {BEHIND} --project p"),
         ("plan x --runner=DataflowRunner", f"--runner: {BEHIND} --runner=DataflowRunner"),
+        ("plan x --oversize shrnk", "argument --oversize: shrnk: no such choice; the nearest is shrink"),
+        ("plan x --labels by-hand", "argument --labels: by-hand: no such choice; it takes none, folder"),
         ("plan x --squence-length 4", "--squence-length: no such option; the nearest is --sequence-length"),
         ("report x --htm f", "--htm: no such option; the nearest is --html"),
         ("report x y", "y: one argument too many"),

@@ -20,12 +20,12 @@ import av
 import numpy as np
 from PIL import Image
 
-from patchpack.pipeline.execution.transforms import library_versions
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.video.clips import clip_times
 from patchpack.pipeline.media.video.decode import decode_clip
 from patchpack.pipeline.media.video.timeline import probe
+from patchpack.pipeline.versions import library_versions
 
 SIDE = 512
 IMAGES = {

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from patchpack.pipeline.execution.transforms import library_versions
+from patchpack.pipeline.versions import library_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
@@ -35,10 +35,9 @@ from patchpack.pipeline.config import PlanConfig
 folder, views = sys.argv[1:]
 roots = json.loads((Path(folder) / "_run.json").read_text())["roots"]
 config = PlanConfig(views=int(views), media_backend="pillow")
-for summary in plan.read_summaries(folder):
-    for shard in map(plan.ShardPlan._make, summary["shards"]):
-        result = shards.write_shard(shard, plan.read_shard_rows(folder, shard), roots, folder, config, {})
-        assert not result.failure, result.failure
+for shard in plan.planned_shards(folder):
+    result = shards.write_shard(shard, plan.read_shard_rows(folder, shard), roots, folder, config, {})
+    assert not result.failure, result.failure
 """
 
 

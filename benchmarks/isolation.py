@@ -15,12 +15,12 @@ from pathlib import Path
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.execution.sandbox import Limits, Sandbox
-from patchpack.pipeline.execution.transforms import library_versions
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.media.video.decode import ClipTarget
 from patchpack.pipeline.stages.probe import probe
 from patchpack.pipeline.stages.records import Example, Source
 from patchpack.pipeline.stages.write import _read_frames
+from patchpack.pipeline.versions import library_versions
 
 ROUNDS = 5
 

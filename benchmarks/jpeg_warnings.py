@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from patchpack.pipeline.execution.transforms import library_versions
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.image import jpeg_header
+from patchpack.pipeline.versions import library_versions
 
 SIDE = 160
 FOLDER = Path(__file__).resolve().parents[2] / "shared/media/images"

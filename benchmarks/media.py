@@ -29,7 +29,6 @@ import simplejpeg
 from PIL import Image
 
 from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.execution.transforms import library_versions
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.image import jpeg
@@ -40,6 +39,7 @@ from patchpack.pipeline.stages.probe import probe
 from patchpack.pipeline.stages.records import Example, Reference, Source
 from patchpack.pipeline.stages.sample import nearest_grid
 from patchpack.pipeline.stages.write import decode_example
+from patchpack.pipeline.versions import library_versions
 
 SECTIONS = ("ratios", "shared", "quality", "backends", "throughput", "memory")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "media"

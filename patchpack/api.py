@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
+from patchpack.schemas.report import Prediction, Report
 
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def build(
     inputs: Inputs, output: str | os.PathLike[str], *, beam_options: Sequence[str] = (), **options: Any
-) -> dict[str, Any]:
+) -> Report:
     """Builds a dataset and returns its report.
 
     Args:
@@ -37,12 +38,12 @@ def build(
     # before Beam is loaded
     config = None if options.get("resume") else BuildConfig(**options)
     with _root_logger_kept():
-        launch, resume, runner = import_execution()
+        with needing_beam():
+            from patchpack.pipeline.execution import launch, resume, runner
         beam = runner.parse_beam_options(list(beam_options))
         if config is None:
             config = resume.resumed(options, folder)
-        made: dict[str, Any] = launch.build(_listed(inputs), folder, config, beam)
-        return made
+        return launch.build(_listed(inputs), folder, config, beam)
 
 
 def plan(
@@ -51,7 +52,7 @@ def plan(
     *,
     beam_options: Sequence[str] = (),
     **options: Any,
-) -> dict[str, Any]:
+) -> Prediction:
     """Plans a build without decoding and returns what it would give: sequences, efficiency, bytes, decoding time.
 
     Args:
@@ -68,14 +69,14 @@ def plan(
     """
     config = PlanConfig(**options)
     with _root_logger_kept():
-        launch, _, runner = import_execution()
+        with needing_beam():
+            from patchpack.pipeline.execution import launch, runner
         beam = runner.parse_beam_options(list(beam_options))
         place = None if output is None else os.fspath(output)
-        predicted: dict[str, Any] = launch.predict(_listed(inputs), place, config, beam)
-        return predicted
+        return launch.predict(_listed(inputs), place, config, beam)
 
 
-def report(dataset: str | os.PathLike[str]) -> dict[str, Any]:
+def report(dataset: str | os.PathLike[str]) -> Report:
     """Returns how well a finished dataset is packed, and what was left out: the content of report.json.
 
     Raises:
@@ -110,15 +111,16 @@ def verify(dataset: str | os.PathLike[str]) -> list[str]:
     return verify_dataset(folder)
 
 
-def import_execution() -> tuple[Any, Any, Any]:
-    """Returns the modules `launch`, `resume` and `runner`, which import Beam.
+@contextlib.contextmanager
+def needing_beam() -> Iterator[None]:
+    """Imports of modules that import Beam: nothing of what it says then is shown.
 
     Raises:
         RuntimeError: Beam is not installed.
     """
     try:
         with _quietly():
-            from patchpack.pipeline.execution import launch, resume, runner
+            yield
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("patchpack"):
             # a bug of ours, and no extra
@@ -126,7 +128,6 @@ def import_execution() -> tuple[Any, Any, Any]:
         raise RuntimeError(
             f"{error.name}: not installed; build and plan need the beam extra; ./run_pipeline.sh setup beam"
         ) from error
-    return launch, resume, runner
 
 
 @contextlib.contextmanager

@@ -11,10 +11,11 @@ import logging
 import os
 import sys
 import warnings
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import NoReturn, TextIO, TypeVar
 
 import patchpack
-from patchpack.api import import_execution
+from patchpack.api import needing_beam
 from patchpack.options import Parser, add_options, typed_options
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import TooManyRejects
@@ -25,6 +26,10 @@ from patchpack.version import __version__
 
 # the script in the repository names itself
 _PROG = os.environ.get("PATCHPACK_COMMAND", "patchpack")
+
+# a parsed command and what stands behind --, to its exit code
+Command = Callable[[argparse.Namespace, list[str]], int]
+Shown = TypeVar("Shown")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,7 +72,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"patchpack {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
-    def add(name: str, run: Any, help: str, description: str, *examples: str) -> Parser:
+    def add(name: str, run: Command, help: str, description: str, *examples: str) -> Parser:
         command = commands.add_parser(
             name,
             help=help,
@@ -147,7 +152,8 @@ def _refuse(unknown: list[str], values: argparse.Namespace) -> NoReturn:
     name = next((text.partition("=")[0] for text in unknown if text.startswith("--")), "")
     if name and values.command in ("build", "plan"):
         try:
-            *_, runner = import_execution()
+            with needing_beam():
+                from patchpack.pipeline.execution import runner
         except RuntimeError:
             # without Beam there are no options of Beam's
             parser.refuse(unknown)
@@ -242,14 +248,14 @@ def _silence() -> None:
             os.environ.setdefault(name, value)
 
 
-def _show(result: dict[str, Any], as_json: bool, show: Any) -> None:
+def _show(result: Shown, as_json: bool, show: Callable[[Shown, TextIO], None]) -> None:
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
         show(result, sys.stdout)
 
 
-def _write(path: str, write: Any) -> None:
+def _write(path: str, write: Callable[[], None]) -> None:
     """Writes a file that the user named, and names it where that fails."""
     try:
         write()

@@ -1,6 +1,6 @@
 """How a build ends that does not give a dataset."""
 
-from typing import Any
+from patchpack.schemas.report import Report
 
 
 class BuildFailed(RuntimeError):
@@ -14,6 +14,6 @@ class TooManyRejects(BuildFailed):
         report: what report.json holds.
     """
 
-    def __init__(self, message: str, report: dict[str, Any]) -> None:
+    def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
         self.report = report

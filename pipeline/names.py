@@ -11,6 +11,7 @@ GENERATION = 0
 PLAN_FOLDER = "_plan"
 # written last: a plan with it is complete
 PLAN_NAME = f"{PLAN_FOLDER}/plan.json"
+LISTING_NAME = f"{PLAN_FOLDER}/listing.json"
 CLASSES_NAME = f"{PLAN_FOLDER}/classes.json"
 RESULTS_NAME = f"{PLAN_FOLDER}/results.json"
 # where --overwrite plans

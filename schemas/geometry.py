@@ -7,19 +7,49 @@ so that overlapping tubelets (MViT) can be added without a new version.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from patchpack.schemas.errors import FormatError
 
-Grid = tuple[int, int, int]  # tubelets along (time, height, width)
+Tubelet = tuple[int, int, int]  # (frames, height px, width px) of one token
 
 # positions are stored as int16
 MAX_GRID = 2**15 - 1
 # wider fixed_size_binary columns are written by pyarrow (25) and refused when they are read: "byte width of
 # FixedSizeBinaryType too large", at 2^28 and not at one byte less
 MAX_ROW_BYTES = 2**28 - 1
+
+
+class Grid(NamedTuple):
+    """Tubelets along time, height and width."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the whole grid."""
+        return self.t * self.h * self.w
+
+
+class LayoutRecord(TypedDict):
+    """A layout as it stands in the manifest and in every shard's record."""
+
+    sequence_length: int
+    max_segments: int
+    tubelet: list[int]
+    stride: list[int]
+    padding: list[int]
+    channels: int
+    token_dtype: str
+    token_width: int
+    grid_multiple: list[int]
+    resize: str
+    mean: list[float]
+    std: list[float]
 
 
 @dataclass(frozen=True)
@@ -39,7 +69,7 @@ class Layout:
 
     sequence_length: int
     max_segments: int
-    tubelet: Grid
+    tubelet: Tubelet
     channels: int = 3
     token_dtype: str = "uint8"  # noqa: S105 (no password)
     resize: str = "bicubic"
@@ -57,8 +87,8 @@ class Layout:
         """Bytes of one sequence's tokens: L x P x itemsize."""
         return self.sequence_length * self.token_width * np.dtype(self.token_dtype).itemsize
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the layout as it stands in the manifest and in every shard's metadata."""
+    def to_json(self) -> LayoutRecord:
+        """Returns the record of the layout."""
         return {
             "sequence_length": self.sequence_length,
             "max_segments": self.max_segments,
@@ -75,7 +105,7 @@ class Layout:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any], where: str) -> "Layout":
+    def from_json(cls, data: LayoutRecord, where: str) -> "Layout":
         """Returns the layout written by `to_json`; unknown keys are ignored.
 
         Args:
@@ -115,7 +145,7 @@ def ceil_div(value: int, divisor: int) -> int:
     return -(-value // divisor)
 
 
-def grid_of(num_frames: int, height: int, width: int, tubelet: Grid) -> Grid:
+def grid_of(num_frames: int, height: int, width: int, tubelet: Tubelet) -> Grid:
     """Returns the grid of an image or clip whose size is a whole number of tubelets.
 
     Frames are padded up to a whole tubelet by repeating the last one; height and width are not.
@@ -129,7 +159,7 @@ def grid_of(num_frames: int, height: int, width: int, tubelet: Grid) -> Grid:
             f"{num_frames} frames of {height}x{width}: no whole number of tubelets {tubelet}; "
             "height and width are positive multiples of the tubelet's; resize first"
         )
-    return (ceil_div(num_frames, frames), height // tubelet_height, width // tubelet_width)
+    return Grid(ceil_div(num_frames, frames), height // tubelet_height, width // tubelet_width)
 
 
 def grid_positions(grid: Grid) -> np.ndarray:
@@ -137,6 +167,6 @@ def grid_positions(grid: Grid) -> np.ndarray:
     return np.indices(grid, dtype=np.int16).reshape(3, -1).T
 
 
-def _three(values: Sequence[int]) -> Grid:
+def _three(values: Sequence[int]) -> Tubelet:
     one, two, three = values
     return int(one), int(two), int(three)

@@ -4,9 +4,9 @@ The manifest is written last: a folder without one is unfinished, and readers sa
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +14,7 @@ import xxhash
 
 from patchpack.schemas.errors import FormatError
 from patchpack.schemas.geometry import Layout
+from patchpack.schemas.report import Bound, DatasetTotals, Options
 from patchpack.schemas.storage import join, open_file, read_bytes
 
 FORMAT_VERSION = 1
@@ -44,6 +45,23 @@ SHARD_TABLE_SCHEMA = pa.schema(
     ]
 )
 
+
+class ShardRow(TypedDict):
+    """A row of the shard table."""
+
+    path: str
+    digest: str
+    fingerprint: str
+    bytes: int
+    group: int
+    view: int
+    layout: int
+    num_sequences: int
+    num_segments: int
+    num_tokens: int
+    num_rejects: int
+
+
 REJECT_TABLE_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -54,12 +72,12 @@ REJECT_TABLE_SCHEMA = pa.schema(
 )
 
 
-def canonical_json(data: Any) -> bytes:
+def canonical_json(data: object) -> bytes:
     """Returns JSON that is equal for equal data: sorted keys, no spaces, UTF-8."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def check_version(version: Any, requires: Iterable[str], where: str) -> None:
+def check_version(version: object, requires: Iterable[str], where: str) -> None:
     """Checks that this reader understands a file.
 
     Raises:
@@ -100,9 +118,9 @@ class Manifest:
     dataset_digest: str
     layouts: tuple[Layout, ...]
     classes: tuple[str, ...] | None
-    totals: dict[str, Any]
-    bounds: tuple[dict[str, Any], ...]
-    config: dict[str, Any]
+    totals: DatasetTotals
+    bounds: tuple[Bound, ...]
+    config: Options
     balance_group: int | None = None
 
     def to_bytes(self) -> bytes:
@@ -148,10 +166,10 @@ def read_manifest(folder: str) -> Manifest:
             dataset_digest=data["dataset_digest"],
             layouts=tuple(Layout.from_json(layout, path) for layout in data["layouts"]),
             classes=None if data["classes"] is None else tuple(data["classes"]),
-            totals=dict(data["totals"]),
-            bounds=tuple(dict(bound) for bound in data["bounds"]),
-            config=dict(data["config"]),
-            balance_group=_balance_group(data),
+            totals=cast(DatasetTotals, dict(data["totals"])),
+            bounds=tuple(cast(Bound, dict(bound)) for bound in data["bounds"]),
+            config=cast(Options, dict(data["config"])),
+            balance_group=_balance_group(data.get("balance_group")),
         )
     except FormatError:
         raise
@@ -169,11 +187,10 @@ def _why_no_manifest(folder: str) -> str:
     return f"no {MANIFEST_NAME}; the dataset is not finished, and a finished one has it; finish it with build --resume"
 
 
-def _balance_group(data: dict[str, Any]) -> int | None:
-    size = data.get("balance_group")
-    if size is not None and (type(size) is not int or size < 1):
-        raise ValueError(f"balance_group {size!r}")
-    return size
+def _balance_group(size: object) -> int | None:
+    if size is None or (isinstance(size, int) and not isinstance(size, bool) and size >= 1):
+        return size
+    raise ValueError(f"balance_group {size!r}")
 
 
 def read_table(folder: str, name: str, schema: pa.Schema) -> pa.Table:
@@ -197,9 +214,9 @@ def read_shard_table(folder: str) -> pa.Table:
     return read_table(folder, SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA)
 
 
-def table_bytes(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
+def table_bytes(rows: Iterable[Mapping[str, object]], schema: pa.Schema) -> bytes:
     """Returns a small table as the bytes of a Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink, compression="zstd")
     data: bytes = sink.getvalue().to_pybytes()
     return data

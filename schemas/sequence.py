@@ -5,15 +5,14 @@ width (a FixedSizeList of uint8 would be stored as INT32: four times larger, thi
 read), then counts, then one struct a segment that says what the tokens are.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 
 from patchpack.schemas.errors import FormatError
-from patchpack.schemas.geometry import Layout, grid_positions
+from patchpack.schemas.geometry import Grid, Layout, grid_positions
 
 SEGMENT_DTYPE = np.dtype("<i2")
 POSITION_DTYPE = np.dtype("<i2")
@@ -57,6 +56,56 @@ SEGMENT_TYPE = pa.struct(
 )
 
 
+class Segment(TypedDict):
+    """The stored record of one segment, as SEGMENT_TYPE; docs/format.md says what each column means."""
+
+    example_id: str
+    view: int
+    source: str
+    member: str | None
+    labels: list[int]
+    captions: list[str]
+    weight: float
+    start: int
+    num_tokens: int
+    grid_t: int
+    grid_h: int
+    grid_w: int
+    source_height: int
+    source_width: int
+    target_height: int
+    target_width: int
+    height: int
+    width: int
+    timestamps_s: list[float]
+    clip_start_s: float | None
+    clip_duration_s: float | None
+    fps: float | None
+    num_frames: int
+    num_repeated_frames: int
+    kept_fraction: float
+    extra: str | None
+
+
+class Row(TypedDict):
+    """One sequence without its raw columns."""
+
+    num_tokens: int
+    num_segments: int
+    max_segment_tokens: int
+    attention_cost: int
+    segments: list[Segment]
+    digest: int
+
+
+class Sequence(Row):
+    """One sequence: `tokens` (L, P), `segment_ids` (L,), `positions` (L, 3), and the other columns."""
+
+    tokens: np.ndarray
+    segment_ids: np.ndarray
+    positions: np.ndarray
+
+
 def sequence_schema(layout: Layout) -> pa.Schema:
     """Returns the Arrow schema of a shard of this layout; one row is one sequence."""
     length = layout.sequence_length
@@ -97,19 +146,18 @@ def sequence_digest(tokens_LP: np.ndarray, segment_ids_L: np.ndarray, positions_
     return digest.intdigest()
 
 
-def check_sequence(row: Mapping[str, Any], layout: Layout, where: str) -> None:
+def check_sequence(row: Sequence, layout: Layout, where: str) -> None:
     """Checks one stored row against every rule of the format that needs no other row.
 
     Args:
-        row: column name to value; `tokens` (L, P), `segment_ids` (L,), `positions` (L, 3) as arrays,
-            `segments` as a list of dicts, the others as ints.
+        row: column name to value.
         layout: the layout of the row's shard.
         where: how to name the row in the error, such as "shards/part-000-00000-00000.parquet row 3".
 
     Raises:
         FormatError: naming the row, the example where one is at fault, the value and the rule.
     """
-    segments: Sequence[Mapping[str, Any]] = row["segments"]
+    segments = row["segments"]
     _check_counts(row, segments, layout, where)
     segment_ids_L, positions_L3 = row["segment_ids"], row["positions"]
     end = 0
@@ -133,18 +181,18 @@ def check_sequence(row: Mapping[str, Any], layout: Layout, where: str) -> None:
         )
 
 
-def _check_counts(row: Mapping[str, Any], segments: Sequence[Mapping[str, Any]], layout: Layout, where: str) -> None:
+def _check_counts(row: Row, segments: list[Segment], layout: Layout, where: str) -> None:
     lengths = [segment["num_tokens"] for segment in segments]
     derived = {
-        "num_tokens": sum(lengths),
-        "num_segments": len(segments),
-        "max_segment_tokens": max(lengths, default=0),
-        "attention_cost": sum(n * n for n in lengths),
+        "num_tokens": (row["num_tokens"], sum(lengths)),
+        "num_segments": (row["num_segments"], len(segments)),
+        "max_segment_tokens": (row["max_segment_tokens"], max(lengths, default=0)),
+        "attention_cost": (row["attention_cost"], sum(n * n for n in lengths)),
     }
-    for column, value in derived.items():
-        if row[column] != value:
+    for column, (stored, value) in derived.items():
+        if stored != value:
             raise FormatError(
-                f"{where}: {column} is {row[column]}, the segments give {value}; they agree in a valid row; rebuild this shard"
+                f"{where}: {column} is {stored}, the segments give {value}; they agree in a valid row; rebuild this shard"
             )
     if len(segments) > layout.max_segments:
         raise FormatError(
@@ -157,33 +205,34 @@ def _check_counts(row: Mapping[str, Any], segments: Sequence[Mapping[str, Any]],
 
 
 def _check_segment(
-    segment: Mapping[str, Any], number: int, start: int, segment_ids_L: np.ndarray, positions_L3: np.ndarray, where: str
+    segment: Segment, number: int, start: int, segment_ids_L: np.ndarray, positions_L3: np.ndarray, where: str
 ) -> None:
     where = f"{where}, segment {number}, example {segment['example_id']} ({segment['source']})"
     length = segment["num_tokens"]
-    grid = (segment["grid_t"], segment["grid_h"], segment["grid_w"])
+    grid = Grid(segment["grid_t"], segment["grid_h"], segment["grid_w"])
     if segment["start"] != start:
         raise FormatError(
             f"{where}: starts at token {segment['start']}; segments follow each other from 0, so {start} was due; rebuild this shard"
         )
     if length < 1 or min(grid) < 1:
         raise FormatError(
-            f"{where}: {length} tokens, grid {grid}; a segment has at least one token; rebuild this shard"
+            f"{where}: {length} tokens, grid {tuple(grid)}; a segment has at least one token; rebuild this shard"
         )
     if (segment_ids_L[start : start + length] != number).any():
         raise FormatError(
             f"{where}: segment_ids differ inside tokens {start} to {start + length}; all of them are {number}; rebuild this shard"
         )
     positions_N3 = positions_L3[start : start + length]
-    volume = grid[0] * grid[1] * grid[2]
-    if length > volume:
-        raise FormatError(f"{where}: {length} tokens on grid {grid}; a grid holds {volume}; rebuild this shard")
-    if length == volume:
+    if length > grid.num_tokens:
+        raise FormatError(
+            f"{where}: {length} tokens on grid {tuple(grid)}; a grid holds {grid.num_tokens}; rebuild this shard"
+        )
+    if length == grid.num_tokens:
         sound = np.array_equal(positions_N3, grid_positions(grid))
     else:  # tokens were dropped: what is left lies on the grid and stays in raster order
         inside = bool((positions_N3 >= 0).all() and (positions_N3 < np.array(grid)).all())
         sound = inside and bool((np.diff(np.ravel_multi_index(positions_N3.T.astype(np.int64), grid)) > 0).all())
     if not sound:
         raise FormatError(
-            f"{where}: positions are not the raster of grid {grid}; kept tokens keep (t, y, x) order; rebuild this shard"
+            f"{where}: positions are not the raster of grid {tuple(grid)}; kept tokens keep (t, y, x) order; rebuild this shard"
         )

@@ -8,14 +8,14 @@ another tool), the Parquet reader is used and one row group is kept.
 
 import json
 import threading
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from patchpack.schemas.errors import FormatError
-from patchpack.schemas.geometry import Layout, ceil_div
+from patchpack.schemas.geometry import Layout, LayoutRecord, ceil_div
 from patchpack.schemas.manifest import check_version
 from patchpack.schemas.sequence import array_columns
 from patchpack.schemas.storage import open_file
@@ -27,7 +27,38 @@ METADATA_KEY = b"patchpack"
 _PAGE_HEADER_BYTES = 22
 
 
-def read_metadata(parquet: pq.ParquetFile, path: str) -> dict[str, Any]:
+class ShardTotals(TypedDict):
+    """Sums over the sequences of a shard."""
+
+    num_sequences: int
+    num_segments: int
+    num_tokens: int
+    attention_cost: int
+
+
+class ColumnRecord(TypedDict):
+    """Type and shape of one row of a raw column."""
+
+    dtype: str
+    shape: list[int]
+
+
+class ShardRecord(TypedDict):
+    """A shard's own record: what it is, so that it can be read without the dataset."""
+
+    format_version: int
+    requires: list[str]
+    layout: LayoutRecord
+    columns: dict[str, ColumnRecord]
+    group: int
+    index: int
+    view: int
+    fingerprint: str
+    totals: ShardTotals
+    rejects: list[dict[str, str]]
+
+
+def read_metadata(parquet: pq.ParquetFile, path: str) -> ShardRecord:
     """Returns a shard's own record from an open file's footer.
 
     Raises:
@@ -46,7 +77,7 @@ def read_metadata(parquet: pq.ParquetFile, path: str) -> dict[str, Any]:
         raise FormatError(
             f"{path}: broken '{METADATA_KEY.decode()}' metadata ({error!r}); rebuild this shard"
         ) from error
-    return dict(metadata)
+    return cast(ShardRecord, metadata)
 
 
 class Shard:

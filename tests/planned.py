@@ -10,11 +10,12 @@ import xxhash
 from PIL import Image
 
 from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.stages.plan import ShardPlan
 from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.records import Example, Reference, Source
+from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.stages.write import ShardResult, write_shard
 from patchpack.schemas import check_sequence
+from patchpack.schemas.geometry import Grid
 from patchpack.schemas.sequence import array_columns
 
 PICTURE_SIZE = (24, 36)
@@ -44,12 +45,12 @@ def make_example(key: str, clip: int = 0, height: int = 300, width: int = 200, *
 def make_reference(key: str, grid: tuple[int, int, int] = (1, 1, 1), view: int = 0, clip: int = 0) -> Reference:
     """Returns one view of an example, with the grid it was given."""
     frame_pts = tuple(10**12 * step for step in range(grid[0])) if grid[0] > 1 else ()
-    return Reference(make_example(key, clip, frame_pts=frame_pts, time_base=(1, 600)), view, 0, 48, 32, grid)
+    return Reference(make_example(key, clip, frame_pts=frame_pts, time_base=(1, 600)), view, 0, 48, 32, Grid(*grid))
 
 
 def planned_of(example: Example, grid: tuple[int, int, int]) -> PlannedExample:
     """Returns an example as planned alone, at a grid."""
-    return PlannedExample.of(Reference(example, 0, 0, 48, 32, grid), 0, None)
+    return PlannedExample.of(Reference(example, 0, 0, 48, 32, Grid(*grid)), 0, None)
 
 
 def make_row(sequence: int, key: str, grid: tuple[int, int, int], **more: Any) -> PlannedExample:

@@ -1,6 +1,7 @@
 """Builds a small real set without Beam: images, a clip, two rejects, several groups, shards and row kinds."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from patchpack.pipeline.stages import finish, plan, probe, sample
 from patchpack.pipeline.stages import list as source
 from patchpack.pipeline.stages import write as shards
 from patchpack.pipeline.stages.group import group_of
-from patchpack.pipeline.stages.records import Example, Ignored, Outcome, Source
+from patchpack.pipeline.stages.records import Example, Ignored, Reference, Reject, Source
+from patchpack.pipeline.stages.summary import Listing
 from patchpack.schemas import Layout, Manifest, read_manifest, read_shard_table, sequence_digest
 from patchpack.schemas.manifest import SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
 from patchpack.schemas.sequence import array_columns
@@ -50,16 +52,23 @@ def build_small_set(folder: Path) -> Path:
     (output / "_plan").mkdir(parents=True)
     (output / "_plan" / "classes.json").write_text(json.dumps(CLASSES))
     given = source.parse_input(0, str(media))
-    groups: list[list[Outcome]] = [[] for _ in range(NUM_GROUPS)]
+    references: list[list[Reference]] = [[] for _ in range(NUM_GROUPS)]
+    rejects: list[list[Reject]] = [[] for _ in range(NUM_GROUPS)]
+    ignored: Counter[str] = Counter()
     for listed in source.list_input(given, ()):
         for outcome in _outcomes(listed, given.root):
-            key = outcome.example.source.key if hasattr(outcome, "example") else outcome.key
-            groups[group_of(key, CONFIG.seed, NUM_GROUPS)].append(outcome)
+            if isinstance(outcome, Ignored):
+                ignored[outcome.why] += 1
+            elif isinstance(outcome, Reject):
+                rejects[group_of(outcome.key, CONFIG.seed, NUM_GROUPS)].append(outcome)
+            else:
+                references[group_of(outcome.example.source.key, CONFIG.seed, NUM_GROUPS)].append(outcome)
+    (output / "_plan" / "listing.json").write_bytes(Listing(dict(ignored), None).to_json())
     planned = []
-    for number, members in enumerate(groups):
-        group = plan.plan_group(number, members, CONFIG, CLASSES)
+    for number in range(NUM_GROUPS):
+        group = plan.plan_group(number, references[number], rejects[number], CONFIG, CLASSES)
         plan.write_group_plan(group, str(output))
-        planned += [plan.ShardPlan(*shard) for shard in group.summary["shards"]]
+        planned += group.summary.shards
     (media / "left" / "04.png").write_bytes(b"another file")
     results = [
         shards.write_shard(shard, plan.read_shard_rows(str(output), shard), [given.root], str(output), CONFIG, {})
@@ -132,7 +141,7 @@ def change_manifest(folder: Path, **values: Any) -> None:
     (folder / "manifest.json").write_text(json.dumps(data))
 
 
-def _outcomes(listed: Source | Ignored, root: str) -> list[Outcome]:
+def _outcomes(listed: Source | Reject | Ignored, root: str) -> list[Reference | Reject | Ignored]:
     if not isinstance(listed, Source):
         return [listed]
     path = source.source_path(listed, [root])

@@ -22,7 +22,7 @@ from conftest import SMALL, Result, start
 from PIL import Image
 
 import patchpack
-from patchpack.pipeline.execution import launch, transforms
+from patchpack.pipeline.execution import launch, plan_transforms
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.resize import resolved
 from patchpack.pipeline.stages import write as shards
@@ -224,7 +224,7 @@ def test_a_storage_error_fails_its_shard_and_resume_completes(
     monkeypatch.setattr(shards.files, "open_read", failing)
     monkeypatch.setattr(shards.files, "retried", lambda call, *arguments: call(*arguments))
     # probing must succeed: only what writes shards sees the error
-    monkeypatch.setattr(transforms, "probe", _with(monkeypatch, opened, transforms.probe))
+    monkeypatch.setattr(plan_transforms, "probe", _with(monkeypatch, opened, plan_transforms.probe))
     command = ("build", *sorted(media.iterdir()), "--output", tmp_path / "shards", "--workers", 1, *SMALL)
     ended = run(*command)
     assert ended.code == 1

@@ -49,17 +49,17 @@ def references() -> list[Reference]:
 
 
 def test_all_sequences_but_the_last_two_are_exactly_full(references: list[Reference]) -> None:
-    plan = plan_group(0, references, CONFIG, None)
+    plan = plan_group(0, references, [], CONFIG, None)
     tokens = loads(plan)
     assert len(tokens) > 60 and sum(load < 1024 for load in tokens) <= 2
     assert max(tokens) <= 1024
-    rigid = plan_group(0, references, replace(CONFIG, resolution_slack=0.0), None)
+    rigid = plan_group(0, references, [], replace(CONFIG, resolution_slack=0.0), None)
     assert len(tokens) <= len(loads(rigid))
     assert sum(load == 1024 for load in tokens) > sum(load == 1024 for load in loads(rigid))
 
 
 def test_every_example_is_there_once_within_the_slack_and_wanted_sizes_stay(references: list[Reference]) -> None:
-    rows = [row for part in plan_group(0, references, CONFIG, None).shards for row in part]
+    rows = [row for part in plan_group(0, references, [], CONFIG, None).shards for row in part]
     by_key = {reference.example.source.key: reference for reference in references}
     assert sorted(row.key for row in rows) == sorted(by_key)
     moved = 0
@@ -81,25 +81,25 @@ def test_every_example_is_there_once_within_the_slack_and_wanted_sizes_stay(refe
 
 
 def test_the_summary_counts_realised_lengths(references: list[Reference]) -> None:
-    plan = plan_group(0, references, CONFIG, None)
+    plan = plan_group(0, references, [], CONFIG, None)
     rows = [row for part in plan.shards for row in part]
-    lengths = Counter(str(row.grid_t * row.grid_h * row.grid_w) for row in rows)
-    assert plan.summary["histograms"]["0"] == dict(lengths)
-    (chunk,) = plan.summary["chunks"]
-    assert chunk["num_sequences"] == len(loads(plan)) == chunk["bound"] == -(-sum(loads(plan)) // 1024)
+    lengths = Counter(row.grid_t * row.grid_h * row.grid_w for row in rows)
+    assert plan.summary.lengths[0] == dict(lengths)
+    (chunk,) = plan.summary.chunks
+    assert chunk.num_sequences == len(loads(plan)) == chunk.bound == -(-sum(loads(plan)) // 1024)
 
 
 def test_the_order_of_arrival_changes_nothing(references: list[Reference]) -> None:
     other = list(references)
     random.Random(1).shuffle(other)
-    assert plan_group(0, other, CONFIG, None) == plan_group(0, references, CONFIG, None)
-    assert loads(plan_group(1, references, CONFIG, None)) != loads(plan_group(0, references, CONFIG, None))
+    assert plan_group(0, other, [], CONFIG, None) == plan_group(0, references, [], CONFIG, None)
+    assert loads(plan_group(1, references, [], CONFIG, None)) != loads(plan_group(0, references, [], CONFIG, None))
 
 
 def test_native_and_shrunk_sizes_stay() -> None:
     native = replace(CONFIG, resolution="native", sequence_length=4096)
     wanted = {reference.example.source.key: reference.grid for reference in draw_references(60, native)}
-    rows = [row for part in plan_group(0, draw_references(60, native), native, None).shards for row in part]
+    rows = [row for part in plan_group(0, draw_references(60, native), [], native, None).shards for row in part]
     assert {row.key: (row.grid_t, row.grid_h, row.grid_w) for row in rows} == wanted
     capped = replace(CONFIG, resolution="side:200-256", max_tokens_per_example=100)
     for reference in draw_references(40, capped):

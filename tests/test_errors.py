@@ -11,7 +11,7 @@ import pytest
 from conftest import SMALL, Result
 from PIL import Image
 
-from patchpack.pipeline.execution import transforms
+from patchpack.pipeline.versions import library_versions
 
 Run = Callable[..., Result]
 
@@ -148,7 +148,7 @@ def test_nothing_but_rejects_is_a_failure_that_names_the_first(tmp_path: Path, r
 def test_a_worker_of_other_versions_fails_with_one_line(
     workers: int, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = transforms.library_versions("pillow")
+    mine = library_versions("pillow")
     monkeypatch.setattr(
         "patchpack.pipeline.execution.launch.library_versions", lambda backend: mine | {"pillow": "1.0"}
     )

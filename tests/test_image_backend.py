@@ -16,7 +16,7 @@ from PIL import Image
 
 from patchpack.pipeline import versions
 from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.execution import transforms
+from patchpack.pipeline.execution import shard_transforms
 from patchpack.pipeline.media import DecodeError, kind_of, resize
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.image import heif
@@ -71,7 +71,7 @@ def test_a_worker_without_torch_fails_with_one_line(monkeypatch: pytest.MonkeyPa
 
     launcher = versions.library_versions("fast")
     assert set(launcher) - set(versions.library_versions("pillow")) == {"torch"}
-    worker = transforms._WriteFn("", [], PlanConfig(media_backend="fast"), launcher | {"torch": "2.0"})
+    worker = shard_transforms._WriteFn("", [], PlanConfig(media_backend="fast"), launcher | {"torch": "2.0"})
     monkeypatch.setattr(versions, "_version", lambda name: "none" if name == "torch" else launcher[name])
     with pytest.raises(RuntimeError, match=r"^worker: torch none \(launcher: 2.0\); [^\n]*$"):
         worker.setup()

@@ -10,6 +10,7 @@ from conftest import Result
 from PIL import Image
 
 from patchpack.pipeline.stages.labels import check_labels, label_gaps, label_of, read_class_names
+from patchpack.pipeline.stages.summary import LabelGaps
 
 Run = Callable[..., Result]
 
@@ -146,7 +147,7 @@ def test_a_set_without_classes_gives_no_names(packed: Path, tmp_path: Path, anim
 def test_gaps_count_inputs_and_not_their_clips_or_views() -> None:
     keys = ["b.png", "b.png", "x/cat/a.mp4", "x/cat/a.mp4", "x/yak/c.png", "a.png"]
     gaps = label_gaps(keys, ("cat",))
-    assert gaps == {"num_keys": 4, "num_bare": 2, "first_bare": "a.png", "strange": {"yak": 1}}
+    assert gaps == LabelGaps(4, 2, "a.png", {"yak": 1})
     with pytest.raises(ValueError, match=r"^--classes: 2 inputs lie in folders that are none of them \(yak\)"):
         check_labels([gaps, gaps])
     assert check_labels([label_gaps(["x/cat/a.png"], ("cat",))]) == ""

@@ -12,7 +12,7 @@ from PIL import Image
 from test_resume import snapshot
 
 from patchpack.pipeline.execution import folder as output_folder
-from patchpack.pipeline.execution import launch, transforms
+from patchpack.pipeline.execution import launch, plan_transforms
 from patchpack.pipeline.storage import files
 
 Run = Callable[..., Result]
@@ -84,7 +84,7 @@ def test_what_ends_the_planning_leaves_the_old_set(
     if code == 130:
         monkeypatch.setattr(launch.runner, "run", fail)
     else:
-        monkeypatch.setattr(transforms, "write_group_plan", fail)
+        monkeypatch.setattr(plan_transforms, "write_group_plan", fail)
     ended = run("build", media / "other", "--output", old, "--overwrite", *OPTIONS)
     assert ended.code == code
     assert told.format(set=old) in ended.err and ended.err.endswith(f"{old} is as it was\n")

@@ -36,8 +36,8 @@ def test_the_sdist_holds_every_module_and_imports_in_an_empty_folder(sdist: Path
         cwd=tmp_path,
     )
     code = (
-        "import patchpack.pipeline.execution.transforms as transforms, patchpack.schemas, patchpack.trainer; "
-        "print(patchpack.__file__, transforms.library_versions())"
+        "import patchpack.pipeline.execution.graph, patchpack.pipeline.versions as versions, patchpack.schemas, patchpack.trainer; "
+        "print(patchpack.__file__, versions.library_versions())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

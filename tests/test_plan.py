@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from patchpack.pipeline.stages import plan as plan_module
 from patchpack.pipeline.stages.group import group_of
 from patchpack.pipeline.stages.plan import (
     GroupPlan,
-    ShardPlan,
     plan_group,
     read_rejects,
     read_shard_rows,
@@ -26,9 +26,11 @@ from patchpack.pipeline.stages.plan import (
     write_group_plan,
 )
 from patchpack.pipeline.stages.planned import PLAN_SCHEMA
-from patchpack.pipeline.stages.records import Ignored, KeyConflict, Outcome, Reference, reject
+from patchpack.pipeline.stages.records import Reference, Reject, reject
 from patchpack.pipeline.stages.sample import shuffled
+from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.stages.write import fingerprint
+from patchpack.schemas.geometry import Grid
 
 # 12 tokens and at most 2 examples a sequence; 5 examples a chunk; 2 sequences of 240 bytes a shard
 CONFIG = PlanConfig(
@@ -40,22 +42,36 @@ def test_a_sequence_has_the_bytes_of_its_raw_columns() -> None:
     assert sequence_bytes(CONFIG) == 12 * (1 * 2 * 2 * 3) + 12 * 2 + 12 * 3 * 2 == 240
 
 
+Member = Reference | Reject
+
 grids = st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 3))
 keys = st.sampled_from(["a", "b", "a/b", "é", "c"])
 
 
 @st.composite
-def arrivals(draw: Any) -> list[Outcome]:
-    """Draws what falls into a group: examples with both their views or one of them, rejects, ignored and conflicts."""
+def arrivals(draw: Any) -> list[Member]:
+    """Draws what falls into a group: examples with both their views or one of them, and rejects."""
     named = draw(st.lists(st.tuples(keys, st.integers(0, 2)), unique=True, max_size=14))
-    members: list[Outcome] = []
+    members: list[Member] = []
     for key, clip in named:
         views = draw(st.sampled_from([(0, 1), (0, 1), (0,), (1,)]))
         members += [make_reference(key, draw(grids), view, clip) for view in views]
     members += [reject(key, "probe", "broken", "bad\nbytes") for key in draw(st.lists(keys, unique=True, max_size=3))]
-    members += [Ignored(f"i{n}", why) for n, why in enumerate(draw(st.lists(st.sampled_from([".txt", ".gif"]))))]
-    members += [KeyConflict(key, ("/b", "/a")) for key in draw(st.lists(keys, unique=True, max_size=2))]
     return members
+
+
+def plan_of(
+    group: int,
+    members: Iterable[Member],
+    config: PlanConfig,
+    classes: tuple[str, ...] | None,
+    num_groups: int = 1,
+) -> GroupPlan:
+    """Returns the plan of a group whose references and rejects are given together."""
+    arrived = list(members)
+    references = [member for member in arrived if isinstance(member, Reference)]
+    rejects = [member for member in arrived if isinstance(member, Reject)]
+    return plan_group(group, references, rejects, config, classes, num_groups)
 
 
 def placed(plan: GroupPlan) -> list[tuple[str, int, int, tuple[int, int, int]]]:
@@ -65,37 +81,33 @@ def placed(plan: GroupPlan) -> list[tuple[str, int, int, tuple[int, int, int]]]:
 
 @settings(max_examples=60, deadline=None)
 @given(members=arrivals(), data=st.data())
-def test_the_order_of_arrival_changes_nothing(members: list[Outcome], data: st.DataObject) -> None:
+def test_the_order_of_arrival_changes_nothing(members: list[Member], data: st.DataObject) -> None:
     other = data.draw(st.permutations(members))
-    assert plan_group(7, iter(members), CONFIG, None) == plan_group(7, iter(other), CONFIG, None)
+    assert plan_of(7, iter(members), CONFIG, None) == plan_of(7, iter(other), CONFIG, None)
 
 
 @settings(max_examples=80, deadline=None)
 @given(members=arrivals())
-def test_every_input_is_in_the_plan_once(members: list[Outcome]) -> None:
-    plan = plan_group(7, members, CONFIG, None)
+def test_every_input_is_in_the_plan_once(members: list[Member]) -> None:
+    plan = plan_of(7, members, CONFIG, None)
     references = [member for member in members if isinstance(member, Reference)]
     wanted = [(ref.example.source.key, ref.example.clip, ref.view, ref.grid) for ref in references]
     assert Counter(placed(plan)) == Counter(wanted)
     rejects = [member for member in members if type(member).__name__ == "Reject"]
-    assert plan.rejects == sorted(rejects) and plan.summary["num_rejects"] == len(rejects)
-    ignored = Counter(member.why for member in members if isinstance(member, Ignored))
-    assert plan.summary["ignored"] == dict(ignored)
-    conflicts = [[member.key, "/a", "/b"] for member in members if isinstance(member, KeyConflict)]
-    assert plan.summary["key_conflicts"] == sorted(conflicts)
-    assert plan.summary["num_inputs"] == len({name for name, *_ in wanted} | {row.key for row in rejects})
+    assert plan.rejects == sorted(rejects) and plan.summary.num_rejects == len(rejects)
+    assert plan.summary.num_inputs == len({name for name, *_ in wanted} | {row.key for row in rejects})
     for view in (0, 1):
-        lengths = Counter(str(ref.num_tokens) for ref in references if ref.view == view)
-        assert plan.summary["histograms"][str(view)] == dict(lengths)
+        lengths = Counter(ref.num_tokens for ref in references if ref.view == view)
+        assert plan.summary.lengths[view] == dict(lengths)
 
 
 @settings(max_examples=80, deadline=None)
 @given(members=arrivals())
-def test_every_limit_is_kept(members: list[Outcome]) -> None:
-    plan = plan_group(7, members, CONFIG, None)
-    told = [ShardPlan(*shard) for shard in plan.summary["shards"]]
-    assert [(shard.group, shard.index, shard.row_group) for shard in told] == [(7, n, n) for n in range(len(told))]
-    for shard, rows in zip(told, plan.shards, strict=True):
+def test_every_limit_is_kept(members: list[Member]) -> None:
+    plan = plan_of(7, members, CONFIG, None)
+    listed = plan.summary.shards
+    assert [(shard.group, shard.index, shard.row_group) for shard in listed] == [(7, n, n) for n in range(len(listed))]
+    for shard, rows in zip(listed, plan.shards, strict=True):
         numbers = [row.sequence for row in rows]
         assert numbers == sorted(numbers) and set(numbers) == set(range(shard.num_sequences))
         assert {row.view for row in rows} == {shard.view}
@@ -106,22 +118,22 @@ def test_every_limit_is_kept(members: list[Outcome]) -> None:
         assert (shard.num_segments, shard.num_tokens) == (len(rows), sum(tokens))
         assert shard.num_sequences <= 2, "two sequences are as many as --shard-bytes holds"
     for view in (0, 1):
-        chunks = [chunk for chunk in plan.summary["chunks"] if chunk["view"] == view]
-        sizes = [chunk["num_examples"] for chunk in chunks]
+        chunks = [chunk for chunk in plan.summary.chunks if chunk.view == view]
+        sizes = [chunk.num_examples for chunk in chunks]
         assert max(sizes, default=0) <= CONFIG.group_size and max(sizes, default=0) - min(sizes, default=0) <= 1
         assert sum(sizes) == sum(isinstance(member, Reference) and member.view == view for member in members)
         assert len(sizes) == -(-sum(sizes) // CONFIG.group_size)
-        assert all(chunk["bound"] <= chunk["num_sequences"] for chunk in chunks)
-        made = [shard.num_sequences for shard in told if shard.view == view]
-        assert sum(made) == sum(chunk["num_sequences"] for chunk in chunks)
+        assert all(chunk.bound <= chunk.num_sequences for chunk in chunks)
+        made = [shard.num_sequences for shard in listed if shard.view == view]
+        assert sum(made) == sum(chunk.num_sequences for chunk in chunks)
 
 
 def test_sequences_are_stored_in_shuffled_order(monkeypatch: pytest.MonkeyPatch) -> None:
     members = [make_reference(f"{n}", (1, 1, 1 + n % 12)) for n in range(20)]
     config = dataclasses.replace(CONFIG, group_size=100, shard_bytes=10**6, views=1)
-    [stored] = plan_group(7, members, config, None).shards
+    [stored] = plan_of(7, members, config, None).shards
     monkeypatch.setattr(plan_module, "shuffled", lambda count, *names: list(range(count)))
-    [packed] = plan_group(7, members, config, None).shards
+    [packed] = plan_of(7, members, config, None).shards
     num_sequences = 1 + packed[-1].sequence
     order = shuffled(num_sequences, 3, "bins", 7, 0, 0)
     expected = [[row.key for row in packed if row.sequence == place] for place in order]
@@ -134,8 +146,8 @@ def test_sequences_are_stored_in_shuffled_order(monkeypatch: pytest.MonkeyPatch)
 )
 def test_shards_of_a_chunk_are_even(sequences: int, shard_bytes: int, sizes: list[int]) -> None:
     config = dataclasses.replace(CONFIG, group_size=100, shard_bytes=shard_bytes, views=1)
-    plan = plan_group(0, [make_reference(f"{n}", (3, 2, 2)) for n in range(sequences)], config, None)
-    assert sorted(ShardPlan(*shard).num_sequences for shard in plan.summary["shards"]) == sizes
+    plan = plan_of(0, [make_reference(f"{n}", (3, 2, 2)) for n in range(sequences)], config, None)
+    assert sorted(shard.num_sequences for shard in plan.summary.shards) == sizes
 
 
 @pytest.mark.parametrize(
@@ -156,21 +168,21 @@ def test_shards_of_a_balanced_set_hold_whole_groups_but_the_last(
 ) -> None:
     config = dataclasses.replace(CONFIG, group_size=4, shard_bytes=shard_bytes, views=2, balance_group=3)
     members = [make_reference(f"{n}", (3, 2, 2), view) for n in range(sequences) for view in (0, 1)]
-    told = [ShardPlan(*shard) for shard in plan_group(0, members, config, None).summary["shards"]]
+    listed = plan_of(0, members, config, None).summary.shards
     # chunks of 4 are packed alone and balanced together: one rest a view
-    assert [[shard.num_sequences for shard in told if shard.view == view] for view in (0, 1)] == [sizes, sizes]
+    assert [[shard.num_sequences for shard in listed if shard.view == view] for view in (0, 1)] == [sizes, sizes]
 
 
-def cut(members: list[Outcome], num_groups: int = 1, **more: Any) -> list[ShardPlan]:
+def cut(members: list[Member], num_groups: int = 1, **more: Any) -> list[ShardPlan]:
     """Returns the shards of a group of photos or clips under the default options."""
-    plan = plan_group(0, members, dataclasses.replace(PlanConfig(resolution_slack=0), **more), None, num_groups)
-    return [ShardPlan(*shard) for shard in plan.summary["shards"]]
+    plan = plan_of(0, members, dataclasses.replace(PlanConfig(resolution_slack=0), **more), None, num_groups)
+    return plan.summary.shards
 
 
-def photos(count: int, height: int, width: int) -> list[Outcome]:
+def photos(count: int, height: int, width: int) -> list[Member]:
     """Returns images of 108 tokens each, sized as given."""
     return [
-        Reference(make_example(f"{n}.jpg", height=height, width=width), 0, 0, height, width, (1, 9, 12))
+        Reference(make_example(f"{n}.jpg", height=height, width=width), 0, 0, height, width, Grid(1, 9, 12))
         for n in range(count)
     ]
 
@@ -180,15 +192,15 @@ def test_a_set_that_fits_one_shard_is_cut_into_shards_of_a_few_hundred_pictures(
     shards = cut(photos(2000, 375, 500))
     assert len(shards) == 8 and {shard.num_sequences for shard in shards} == {27, 28}
     assert len(cut(photos(256, 375, 500))) == 1
-    assert [shard._replace(group=0) for shard in shards] == cut(photos(2000, 375, 500)[::-1], workers=3)
+    assert [dataclasses.replace(shard, group=0) for shard in shards] == cut(photos(2000, 375, 500)[::-1], workers=3)
 
 
 def test_large_pictures_and_clips_are_cut_finer_by_their_pixels() -> None:
     # 12 megapixels: 37 are 450 million
     assert len(cut(photos(200, 3000, 4000))) == 6
-    clips: list[Outcome] = [
+    clips: list[Member] = [
         Reference(
-            make_example(f"{n}.mp4", height=1080, width=1920, frame_pts=tuple(range(16))), 0, 0, 1, 1, (16, 6, 10)
+            make_example(f"{n}.mp4", height=1080, width=1920, frame_pts=tuple(range(16))), 0, 0, 1, 1, Grid(16, 6, 10)
         )
         for n in range(27)
     ]
@@ -208,18 +220,18 @@ def test_shards_of_a_large_set_are_as_large_as_their_bytes_allow() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(members=arrivals(), size=st.integers(1, 4))
-def test_balancing_loses_nothing_and_keeps_every_limit(members: list[Outcome], size: int) -> None:
+def test_balancing_loses_nothing_and_keeps_every_limit(members: list[Member], size: int) -> None:
     config = dataclasses.replace(CONFIG, balance_group=size)
-    plan, plain = plan_group(7, members, config, None), plan_group(7, members, CONFIG, None)
+    plan, plain = plan_of(7, members, config, None), plan_of(7, members, CONFIG, None)
     assert Counter(placed(plan)) == Counter(placed(plain))
-    assert plan.summary["chunks"] == plain.summary["chunks"] and plan.rejects == plain.rejects
-    assert plan == plan_group(7, members[::-1], config, None)
-    for shard, rows in zip(plan.summary["shards"], plan.shards, strict=True):
+    assert plan.summary.chunks == plain.summary.chunks and plan.rejects == plain.rejects
+    assert plan == plan_of(7, members[::-1], config, None)
+    for shard, rows in zip(plan.summary.shards, plan.shards, strict=True):
         sequences = Counter(row.sequence for row in rows)
         tokens: Counter[int] = Counter()
         for row in rows:
             tokens[row.sequence] += row.grid_t * row.grid_h * row.grid_w
-        assert set(sequences) == set(range(ShardPlan(*shard).num_sequences))
+        assert set(sequences) == set(range(shard.num_sequences))
         assert max(sequences.values()) <= config.max_segments and max(tokens.values()) <= config.sequence_length
 
 
@@ -230,7 +242,7 @@ def test_stored_groups_cost_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     config = dataclasses.replace(CONFIG, max_segments=9, group_size=1000, shard_bytes=10**6, views=1)
 
     def worst(config: PlanConfig) -> float:
-        [rows] = plan_group(0, members, config, None).shards
+        [rows] = plan_of(0, members, config, None).shards
         costs: Counter[int] = Counter()
         for row in rows:
             costs[row.sequence] += row.grid_w**2
@@ -245,7 +257,7 @@ def test_sequences_are_stored_in_an_order_that_the_seed_decides() -> None:
     orders = set()
     for seed in range(3):
         config = dataclasses.replace(CONFIG, group_size=100, shard_bytes=10**6, views=1, seed=seed)
-        orders.add(tuple(name for name, *_ in placed(plan_group(0, members, config, None))))
+        orders.add(tuple(name for name, *_ in placed(plan_of(0, members, config, None))))
     assert len(orders) == 3
     assert all(sorted(order) == sorted(f"{n}" for n in range(12)) for order in orders)
 
@@ -253,14 +265,14 @@ def test_sequences_are_stored_in_an_order_that_the_seed_decides() -> None:
 def test_labels_are_the_folders_numbers() -> None:
     members = [make_reference(key, (1, 1, 1)) for key in ("set/dog/1.jpg", "set/cat/2.jpg", "set/cat/deep/3.jpg")]
     config = dataclasses.replace(CONFIG, views=1)
-    rows = plan_group(0, members, config, ("cat", "deep", "dog")).shards[0]
+    rows = plan_of(0, members, config, ("cat", "deep", "dog")).shards[0]
     assert {row.key: row.label for row in rows} == {
         "set/dog/1.jpg": 2,
         "set/cat/2.jpg": 0,
         "set/cat/deep/3.jpg": 1,
     }
-    assert all(row.label is None for row in plan_group(0, members, config, None).shards[0])
-    alone = plan_group(0, [make_reference("1.jpg")], config, ("cat",)).shards[0]
+    assert all(row.label is None for row in plan_of(0, members, config, None).shards[0])
+    alone = plan_of(0, [make_reference("1.jpg")], config, ("cat",)).shards[0]
     assert [row.label for row in alone] == [None]
 
 
@@ -273,17 +285,17 @@ def test_a_group_depends_on_seed_and_key_alone(key: str, seed: int, groups: int)
 
 @settings(max_examples=15, deadline=None)
 @given(members=arrivals())
-def test_a_plan_survives_its_file(tmp_path_factory: pytest.TempPathFactory, members: list[Outcome]) -> None:
+def test_a_plan_survives_its_file(tmp_path_factory: pytest.TempPathFactory, members: list[Member]) -> None:
     folder = str(tmp_path_factory.mktemp("out"))
     os.mkdir(f"{folder}/_plan")
-    plans = [plan_group(group, members[group::2], CONFIG, None) for group in (0, 1)]
+    plans = [plan_of(group, members[group::2], CONFIG, None) for group in (0, 1)]
     for plan in reversed(plans):
         write_group_plan(plan, folder)
     assert list(read_summaries(folder)) == [plan.summary for plan in plans]
     assert list(read_rejects(folder)) == [row for plan in plans for row in plan.rejects]
     for plan in plans:
-        for shard, rows in zip(plan.summary["shards"], plan.shards, strict=True):
-            assert read_shard_rows(folder, ShardPlan(*shard)) == rows
+        for shard, rows in zip(plan.summary.shards, plan.shards, strict=True):
+            assert read_shard_rows(folder, shard) == rows
 
 
 def test_the_bytes_of_a_plan_depend_on_nothing_but_the_plan(tmp_path: Path) -> None:
@@ -291,13 +303,13 @@ def test_the_bytes_of_a_plan_depend_on_nothing_but_the_plan(tmp_path: Path) -> N
     contents = []
     for name, arrived in (("a", members), ("b", members[::-1])):
         (tmp_path / name / "_plan").mkdir(parents=True)
-        write_group_plan(plan_group(0, arrived, CONFIG, None), str(tmp_path / name))
+        write_group_plan(plan_of(0, arrived, CONFIG, None), str(tmp_path / name))
         contents.append({path.name: path.read_bytes() for path in (tmp_path / name / "_plan").iterdir()})
     assert contents[0] == contents[1]
     assert set(contents[0]) == {"part-000-00000.parquet", "rejects-000-00000.parquet"}
 
 
-ROWS = plan_group(0, [make_reference("a/b.mp4", (2, 1, 1)), make_reference("c.jpg")], CONFIG, None).shards[0]
+ROWS = plan_of(0, [make_reference("a/b.mp4", (2, 1, 1)), make_reference("c.jpg")], CONFIG, None).shards[0]
 # another value for every column of the plan
 OTHER: dict[str, Any] = dict.fromkeys(PLAN_SCHEMA.names, 77) | {
     "example_id": "other",

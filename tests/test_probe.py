@@ -24,7 +24,7 @@ from patchpack.pipeline.media.video.clips import ClipRule
 from patchpack.pipeline.media.video.decode import decode_clip
 from patchpack.pipeline.stages.list import list_input, parse_input, source_path
 from patchpack.pipeline.stages.probe import example_id, probe
-from patchpack.pipeline.stages.records import REASONS, Example, Outcome, Reject, Source, reject
+from patchpack.pipeline.stages.records import REASONS, Example, Ignored, Reject, Source, reject
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import read_input
 
@@ -51,7 +51,7 @@ EXPECTED_REASONS = {
 }
 
 
-def probed(path: Path, num_clips: int = 1, max_pixels: int = MAX_PIXELS) -> list[Outcome]:
+def probed(path: Path, num_clips: int = 1, max_pixels: int = MAX_PIXELS) -> list[Example | Reject | Ignored]:
     """Returns what one file becomes."""
     source = Source(f"photos/{path.name}", 0, path.name, path.stat().st_size if path.is_file() else 0)
     try:

@@ -15,7 +15,7 @@ from conftest import Result
 from PIL import Image
 
 from patchpack.pipeline.errors import BuildFailed
-from patchpack.pipeline.execution import launch, transforms
+from patchpack.pipeline.execution import launch, plan_transforms, shard_transforms
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.stages import write as shards
 from patchpack.pipeline.storage import reading
@@ -200,14 +200,14 @@ def test_a_plan_made_while_storage_failed_is_not_kept(
     folder.mkdir()
     for number in range(100):
         Image.new("RGB", (20, 20), (number, 0, 0)).save(folder / f"{number:02}.png")
-    probe = transforms.probe
+    probe = plan_transforms.probe
 
     def fail(source: Any, *args: Any) -> Any:
         if source.key in ("many/03.png", "many/70.png"):
             raise OSError(errno.EIO, "503 service unavailable")
         return probe(source, *args)
 
-    monkeypatch.setattr(transforms, "probe", fail)
+    monkeypatch.setattr(plan_transforms, "probe", fail)
     ended = run("build", folder, "--output", tmp_path / "out", *OPTIONS)
     assert (ended.code, ended.err) == (
         1,
@@ -230,7 +230,7 @@ def test_a_full_disk_ends_the_build_at_the_first_shard(
         calls.append(args)
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "out/part"))
 
-    monkeypatch.setattr(transforms, "write_shard", full)
+    monkeypatch.setattr(shard_transforms, "write_shard", full)
     ended = run("build", "--output", tmp_path / "out", "--resume", "--workers", 1)
     assert (ended.code, ended.err) == (
         1,
@@ -267,11 +267,11 @@ def test_a_bug_while_planning_is_called_one(
     def wrong(*args: Any) -> None:
         raise AttributeError("no such thing")
 
-    monkeypatch.setattr(transforms, "sample", wrong)
+    monkeypatch.setattr(plan_transforms, "sample", wrong)
     ended = run("build", photos, "--output", tmp_path / "out", *OPTIONS)
     assert ended.code == 1 and ended.err.count("\n") == 1
     assert ended.err.startswith(
-        "bug in patchpack: AttributeError: no such thing (pipeline/execution/transforms.py line "
+        "bug in patchpack: AttributeError: no such thing (pipeline/execution/plan_transforms.py line "
     )
     assert "Traceback" in json.loads((tmp_path / "out/_run.json").read_text())["traceback"]
 

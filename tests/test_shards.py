@@ -49,7 +49,8 @@ def test_every_token_lands_exactly_once(work: Work, group_rows: int, monkeypatch
     stored = read_rows(work.path)
     assert len(stored) == 4 and result.rejects == [] and result.failure == ""
     check_stored(work, stored, set())
-    assert result[4:10] == (2, 0, 0, 4, 8, sum(h * w for _, _, (_, h, w), _ in PLANNED))
+    assert (result.group, result.view, result.layout, result.num_sequences, result.num_segments) == (2, 0, 0, 4, 8)
+    assert result.num_tokens == sum(h * w for _, _, (_, h, w), _ in PLANNED)
     assert pq.ParquetFile(work.path).num_row_groups == -(-4 // group_rows)
 
 

@@ -21,8 +21,8 @@ from planned import CONFIG, VERSIONS, Work, make_row, slow_tokens
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.media.video import timeline
 from patchpack.pipeline.stages import write as shards
-from patchpack.pipeline.stages.plan import ShardPlan
 from patchpack.pipeline.stages.planned import PlannedExample
+from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.stages.write import write_shard
 from patchpack.schemas import Layout, Shard
 

@@ -17,10 +17,10 @@ from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.media.shared_clips import SharedClips
 from patchpack.pipeline.media.video.clips import ClipRule
 from patchpack.pipeline.stages import write as shards
-from patchpack.pipeline.stages.plan import ShardPlan
 from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.probe import probe
 from patchpack.pipeline.stages.records import Example, Source
+from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.stages.write import write_shard
 
 CONFIG = PlanConfig(tubelet=(1, 4, 4), sequence_length=160, clips_per_video=4)

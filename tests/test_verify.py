@@ -171,7 +171,7 @@ def other_kept_fraction(rows: Rows) -> None:
         (label_out_of_range, ("segment 2", "label 2; the manifest has classes 0 to 1")),
         (other_view, ("segment 2", "view 3; the shard is of view 0")),
         (other_size, ("segment 2", "px; its grid")),
-        (other_num_frames, ("segment 2", "9 frames; its grid has room for 1 to 2")),
+        (other_num_frames, ("segment 2", "9 frames; its grid holds 1 to 2")),
         (missing_timestamps, ("segment 2", "3 timestamps; it has 1 frames")),
         (time_goes_back, ("segment 2", "timestamps go back")),
         (other_kept_fraction, ("segment 2", "kept_fraction 0.500000")),

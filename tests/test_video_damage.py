@@ -13,7 +13,7 @@ from patchpack.pipeline.media.video.clips import ClipRule
 from patchpack.pipeline.media.video.decode import decode_clip
 from patchpack.pipeline.media.video.timeline import VideoHeader, probe
 from patchpack.pipeline.stages.probe import probe as probe_source
-from patchpack.pipeline.stages.records import REASONS, Example, Outcome, Reject, Source
+from patchpack.pipeline.stages.records import REASONS, Example, Ignored, Reject, Source
 
 X264 = {"preset": "ultrafast", "crf": "12", "g": "8"}
 X265 = {"x265-params": "log-level=none:keyint=8:bframes=3:pools=none:frame-threads=1"}
@@ -38,7 +38,7 @@ def probed(data: bytes) -> VideoHeader:
     return probe(io.BytesIO(data))
 
 
-def outcomes(data: bytes, folder: Any, rule: ClipRule) -> list[Outcome]:
+def outcomes(data: bytes, folder: Any, rule: ClipRule) -> list[Example | Reject | Ignored]:
     """Returns what the bytes become as an input."""
     (folder / "a").write_bytes(data)
     return probe_source(Source("a", 0, "a", len(data)), str(folder / "a"), rule, 10**8)

@@ -31,7 +31,6 @@ from patchpack.pipeline.names import (
 )
 from patchpack.pipeline.stages import plan
 from patchpack.pipeline.stages.list import Input
-from patchpack.pipeline.stages.plan import ShardPlan
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.versions import library_versions
 from patchpack.schemas import FormatError
@@ -104,7 +103,7 @@ def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
     files.write(files.join(folder, RUN_NAME), json.dumps(record, indent=2).encode() + b"\n")
 
 
-def note(folder: str, **more: Any) -> None:
+def note(folder: str, **more: str) -> None:
     """Adds to _run.json."""
     path = files.join(folder, RUN_NAME)
     record = json.loads(files.read(path)) | more
@@ -188,7 +187,7 @@ def _shard_names(folder: str) -> list[str]:
         except FormatError:
             # broken: the plan it was made from names the same shards
             pass
-    return [ShardPlan(*shard).name for summary in plan.read_summaries(folder) for shard in summary["shards"]]
+    return [shard.name for shard in plan.planned_shards(folder)]
 
 
 def _remove_empty(place: str) -> None:

@@ -8,19 +8,19 @@ starts there.
 import apache_beam as beam
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
-from patchpack.pipeline.execution.transforms import (
+from patchpack.pipeline.execution.plan_transforms import (
     ClassNames,
     Dedupe,
     Group,
-    KeepPlan,
-    KeepResults,
     ListInputs,
     Probe,
     Sample,
-    WriteShards,
+    SaveListing,
+    SavePlan,
 )
+from patchpack.pipeline.execution.shard_transforms import SaveResults, WriteShards
 from patchpack.pipeline.stages.list import Input
-from patchpack.pipeline.stages.plan import ShardPlan
+from patchpack.pipeline.stages.summary import ShardPlan
 
 
 def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: PlanConfig) -> None:
@@ -34,15 +34,14 @@ def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config
     """
     roots = [given.root for given in inputs]
     listed = pipeline | "inputs" >> beam.Create(inputs) | "list" >> ListInputs(roots, config)
+    probed = listed.sources | "probe" >> Probe(roots, config)
+    deduped = probed.examples | "dedupe" >> Dedupe(config)
+    sampled = deduped.examples | "sample" >> Sample(config)
+    rejects = (listed.rejects, probed.rejects, deduped.rejects, sampled.rejects) | "rejects" >> beam.Flatten()
+    ignored = (listed.ignored, probed.ignored) | "ignored" >> beam.Flatten()
+    (ignored, listed.conflicts) | "listing" >> SaveListing(folder)
     classes = listed | "classes" >> ClassNames(folder, config.classes) if config.labels == "folder" else None
-    (
-        listed
-        | "probe" >> Probe(roots, config)
-        | "dedupe" >> Dedupe(config)
-        | "sample" >> Sample(config)
-        | "group" >> Group(config)
-        | "plan" >> KeepPlan(folder, config, classes)
-    )
+    (sampled.references, rejects) | "group" >> Group(config) | "plan" >> SavePlan(folder, config, classes)
 
 
 def shard_graph(
@@ -68,5 +67,5 @@ def shard_graph(
         | "shards" >> beam.Create(shards)
         | "one a worker" >> beam.Reshuffle()
         | "write" >> WriteShards(folder, roots, config, versions)
-        | "results" >> KeepResults(folder)
+        | "results" >> SaveResults(folder)
     )

@@ -10,8 +10,10 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import cast
 
+import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from patchpack.options import output_affecting
@@ -27,12 +29,13 @@ from patchpack.pipeline.names import NEXT_FOLDER, PLAN_FOLDER, PLAN_NAME, RESULT
 from patchpack.pipeline.stages import finish, plan
 from patchpack.pipeline.stages.labels import check_labels
 from patchpack.pipeline.stages.list import EXCLUDED, NO_SUFFIX, Input, parse_input
-from patchpack.pipeline.stages.plan import ShardPlan
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO
+from patchpack.pipeline.stages.summary import GroupSummary, Listing
 from patchpack.pipeline.stages.write import ShardResult
 from patchpack.pipeline.storage import files, remote
 from patchpack.pipeline.versions import library_versions
 from patchpack.schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME, RUN_NAME, SEQUENCES_FOLDER
+from patchpack.schemas.report import Options, Prediction, Report, Totals
 
 # the reject fraction of fewer inputs says little
 MIN_INPUTS_FOR_REJECT_FRACTION = 100
@@ -42,7 +45,7 @@ MIN_INPUTS_FOR_REJECT_FRACTION = 100
 DECODED_PX_PER_S = 90e6
 
 
-def build(inputs: list[str], folder: str, config: BuildConfig, options: PipelineOptions | None) -> dict[str, Any]:
+def build(inputs: list[str], folder: str, config: BuildConfig, options: PipelineOptions | None) -> Report:
     """Builds a dataset and returns its report.
 
     Args:
@@ -76,7 +79,7 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
         return report
 
 
-def _check_rejects(report: dict[str, Any], config: BuildConfig, folder: str) -> None:
+def _check_rejects(report: Report, config: BuildConfig, folder: str) -> None:
     """Fails a build that has everything but a manifest, for its many rejects."""
     if rejects := _too_many_rejects(report, config):
         raise TooManyRejects(
@@ -87,7 +90,7 @@ def _check_rejects(report: dict[str, Any], config: BuildConfig, folder: str) -> 
         )
 
 
-def _too_many_rejects(report: dict[str, Any], config: BuildConfig) -> int:
+def _too_many_rejects(report: Report, config: BuildConfig) -> int:
     """Returns how many inputs were rejected if that is too many, otherwise 0; duplicates were asked for, and do not count."""
     duplicates = sum(row["num_rejects"] for row in report["rejects"] if row["reason"] == "duplicate")
     inputs, rejects = report["totals"]["num_inputs"], report["totals"]["num_rejected_inputs"] - duplicates
@@ -95,9 +98,7 @@ def _too_many_rejects(report: dict[str, Any], config: BuildConfig) -> int:
     return rejects if too_many else 0
 
 
-def predict(
-    inputs: list[str], folder: str | None, config: PlanConfig, options: PipelineOptions | None
-) -> dict[str, Any]:
+def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: PipelineOptions | None) -> Prediction:
     """Plans without decoding anything, and returns what a build would give.
 
     The plan is saved where `folder` is given, so that `build --resume` can start from it.
@@ -116,11 +117,12 @@ def predict(
         with output.held(folder, build_config):
             _make_plan(parsed, folder, build_config, options)
         summaries = list(plan.read_summaries(folder))
-        totals = finish.planned_totals(summaries)
+        totals = finish.planned_totals(summaries, plan.read_listing(folder))
         planned, length = totals["planned"], config.sequence_length
         rejects = list(plan.read_rejects(folder))
         reasons = Counter(f"{reject.stage}: {reject.reason}" for reject in rejects)
-        return totals | {
+        return {
+            **totals,
             "num_rejected_inputs": len({row.key for row in rejects if (row.stage, row.reason) != PARTIAL_VIDEO}),
             "efficiency": planned["num_tokens"] / (planned["num_sequences"] * length)
             if planned["num_sequences"]
@@ -130,7 +132,7 @@ def predict(
             "predicted_bytes": planned["num_sequences"] * plan.sequence_bytes(config),
             "predicted_decode_core_s": planned["source_px"] / DECODED_PX_PER_S,
             "rejects": dict(sorted(reasons.items())),
-            "config": output_affecting(build_config),
+            "config": cast(Options, output_affecting(build_config)),
         }
     finally:
         if temporary:
@@ -189,9 +191,11 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
                 place, lambda pipeline: plan_graph(pipeline, inputs, place, config), config, options, lambda: advance(0)
             )
         summaries = list(plan.read_summaries(place))
-        warnings = _check_plan(summaries, inputs, config)
-        _check_not_all_rejected(place, summaries)
-        _check_readable(place, summaries, config)
+        listing = plan.read_listing(place)
+        warnings = _check_plan(summaries, listing, inputs, config)
+        totals = finish.planned_totals(summaries, listing)
+        _check_not_all_rejected(place, totals)
+        _check_readable(place, totals, config)
     except (BuildFailed, ValueError, OSError, KeyboardInterrupt) as error:
         if config.overwrite:
             output.clear_next(folder)
@@ -203,7 +207,7 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
     record = {
         "config": output_affecting(config),
         "inputs": [given.relative for given in inputs],
-        "totals": finish.planned_totals(summaries),
+        "totals": totals,
     }
     files.write(files.join(place, PLAN_NAME), json.dumps(record, indent=2).encode() + b"\n")
     for warning in warnings:
@@ -212,22 +216,20 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
         output.settle(folder)
 
 
-def _check_plan(summaries: list[dict[str, Any]], inputs: list[Input], config: BuildConfig) -> list[str]:
+def _check_plan(summaries: list[GroupSummary], listing: Listing, inputs: list[Input], config: BuildConfig) -> list[str]:
     """Returns warnings about a plan.
 
     Raises:
         ValueError: keys conflict, nothing was found, or what labels were asked for is not there.
     """
-    conflicts = [conflict for summary in summaries for conflict in summary["key_conflicts"]]
-    if conflicts:
-        key, one, two = min(conflicts)
+    if listing.key_conflict:
+        key, (one, two) = listing.key_conflict
         raise ValueError(
             f"{key}: two inputs of this key, {one} and {two}; keys are unique; name each input once, or their common folder"
         )
-    totals = finish.planned_totals(summaries)
-    if not totals["num_inputs"]:
-        ignored = ", ".join(f"{count} {why}" for why, count in totals["ignored"].items())
-        by_suffix = any(why == NO_SUFFIX or why.startswith(".") for why in totals["ignored"])
+    if not any(summary.num_inputs for summary in summaries):
+        ignored = ", ".join(f"{count} {why}" for why, count in listing.ignored.items())
+        by_suffix = any(why == NO_SUFFIX or why.startswith(".") for why in listing.ignored)
         raise ValueError(
             f"{', '.join(given.named for given in inputs)}: no media found{f' (ignored: {ignored})' if ignored else ''}; "
             "at least one image or video is needed; check the path"
@@ -236,15 +238,15 @@ def _check_plan(summaries: list[dict[str, Any]], inputs: list[Input], config: Bu
     warnings = [
         f"--exclude {pattern}: leaves out nothing; it is matched with whole keys, such as photos/cat/1.jpg; check it"
         for pattern in config.exclude
-        if EXCLUDED.format(pattern) not in totals["ignored"]
+        if EXCLUDED.format(pattern) not in listing.ignored
     ]
     if config.labels == "folder":
-        warnings += filter(None, [check_labels([summary["label_gaps"] for summary in summaries])])
+        warnings += filter(None, [check_labels([summary.label_gaps for summary in summaries if summary.label_gaps])])
     return warnings
 
 
-def _check_not_all_rejected(folder: str, summaries: list[dict[str, Any]]) -> None:
-    if any(summary["shards"] for summary in summaries):
+def _check_not_all_rejected(folder: str, totals: Totals) -> None:
+    if totals["planned"]["num_shards"]:
         return
     rejects = list(plan.read_rejects(folder))
     first, num_inputs = min(rejects), len({row.key for row in rejects})
@@ -254,10 +256,10 @@ def _check_not_all_rejected(folder: str, summaries: list[dict[str, Any]]) -> Non
     )
 
 
-def _check_readable(folder: str, summaries: list[dict[str, Any]], config: BuildConfig) -> None:
+def _check_readable(folder: str, totals: Totals, config: BuildConfig) -> None:
     """Keeps no plan that was made while storage failed: it would leave out for ever what could not be read then."""
     lost = sorted(row for row in plan.read_rejects(folder) if row.reason in ("unreadable", "not_found"))
-    num_inputs = finish.planned_totals(summaries)["num_inputs"]
+    num_inputs = totals["num_inputs"]
     num_lost = len({row.key for row in lost})
     if num_inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and num_lost > config.max_reject_fraction * num_inputs:
         raise BuildFailed(
@@ -268,7 +270,7 @@ def _check_readable(folder: str, summaries: list[dict[str, Any]], config: BuildC
 
 
 def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: PipelineOptions | None) -> None:
-    shards = [ShardPlan(*shard) for summary in plan.read_summaries(folder) for shard in summary["shards"]]
+    shards = list(plan.planned_shards(folder))
     # from here on the dataset is unfinished
     files.remove(files.join(folder, MANIFEST_NAME))
     sequences = files.join(folder, SEQUENCES_FOLDER)
@@ -288,7 +290,13 @@ def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: P
         )
 
 
-def _run(folder: str, add_graph: Any, config: BuildConfig, options: PipelineOptions | None, tick: Any) -> None:
+def _run(
+    folder: str,
+    add_graph: Callable[[beam.Pipeline], None],
+    config: BuildConfig,
+    options: PipelineOptions | None,
+    tick: Callable[[], None],
+) -> None:
     # a tick lists the output, which an object store charges for
     every_s = 30.0 if files.is_uri(folder) else 0.5
     try:

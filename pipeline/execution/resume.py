@@ -119,7 +119,7 @@ def _planned_keys(folder: str) -> Iterator[int]:
     for reject in plan.read_rejects(folder):
         yield _hash(reject.key)
     for summary in plan.read_summaries(folder):
-        with files.open_read(plan.plan_path(folder, summary["group"])) as file:
+        with files.open_read(plan.plan_path(folder, summary.group)) as file:
             for batch in pq.ParquetFile(file).iter_batches(columns=["key"]):
                 yield from map(_hash, batch["key"].to_pylist())
 

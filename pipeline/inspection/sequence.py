@@ -5,7 +5,7 @@ Reads the shard that holds it and nothing else.
 
 import os
 from itertools import pairwise
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,9 @@ from patchpack.pipeline.media.patchify import unpatchify
 from patchpack.pipeline.report.text import WIDTH, fitted, fraction
 from patchpack.pipeline.storage.files import join
 from patchpack.schemas import FormatError, Layout, Manifest, Shard, check_sequence, read_manifest, read_shard_table
-from patchpack.schemas.manifest import SHARD_TABLE_NAME
-from patchpack.schemas.sequence import sequence_digest
+from patchpack.schemas.geometry import Grid
+from patchpack.schemas.manifest import SHARD_TABLE_NAME, ShardRow
+from patchpack.schemas.sequence import Segment, Sequence, sequence_digest
 
 _ARRAYS = ("tokens", "segment_ids", "positions")
 
@@ -25,12 +26,41 @@ _ARRAYS = ("tokens", "segment_ids", "positions")
 class _Sequence(NamedTuple):
     """One stored row, and where it lies."""
 
-    shard: dict[str, Any]
+    shard: ShardRow
     place: int
     num_sequences: int
     layout: Layout
     manifest: Manifest
-    row: dict[str, Any]
+    row: Sequence
+
+
+class NamedSegment(Segment):
+    """A segment with its labels' names beside them; None where the manifest has no class of that number."""
+
+    label_names: list[str | None]
+
+
+class Description(TypedDict):
+    """Everything that is stored about a sequence but its tokens."""
+
+    sequence: int
+    num_sequences: int
+    shard: str
+    row: int
+    group: int
+    view: int
+    layout: int
+    sequence_length: int
+    max_segments: int
+    num_tokens: int
+    num_segments: int
+    max_segment_tokens: int
+    attention_cost: int
+    fill: float
+    digest: str
+    digest_ok: bool
+    problem: str | None
+    segments: list[NamedSegment]
 
 
 def check_image_name(path: str) -> None:
@@ -48,7 +78,7 @@ def check_image_name(path: str) -> None:
         )
 
 
-def describe(folder: str, number: int) -> dict[str, Any]:
+def describe(folder: str, number: int) -> Description:
     """Returns everything that is stored about a sequence but its tokens, as JSON values.
 
     Args:
@@ -61,22 +91,26 @@ def describe(folder: str, number: int) -> dict[str, Any]:
     """
     located = _read(folder, number)
     row, shard = located.row, located.shard
-    digest = sequence_digest(*(row[name] for name in _ARRAYS))
+    digest = sequence_digest(row["tokens"], row["segment_ids"], row["positions"])
     try:
         check_sequence(row, located.layout, f"{join(folder, shard['path'])} row {located.place}")
         problem = None
     except FormatError as error:
         problem = str(error)
-    counts = ("num_tokens", "num_segments", "max_segment_tokens", "attention_cost")
     return {
         "sequence": number,
         "num_sequences": located.num_sequences,
         "shard": shard["path"],
         "row": located.place,
-        **{name: shard[name] for name in ("group", "view", "layout")},
+        "group": shard["group"],
+        "view": shard["view"],
+        "layout": shard["layout"],
         "sequence_length": located.layout.sequence_length,
         "max_segments": located.layout.max_segments,
-        **{name: row[name] for name in counts},
+        "num_tokens": row["num_tokens"],
+        "num_segments": row["num_segments"],
+        "max_segment_tokens": row["max_segment_tokens"],
+        "attention_cost": row["attention_cost"],
         "fill": row["num_tokens"] / located.layout.sequence_length,
         "digest": f"{row['digest']:016x}",
         "digest_ok": digest == row["digest"],
@@ -85,7 +119,7 @@ def describe(folder: str, number: int) -> dict[str, Any]:
     }
 
 
-def print_description(description: dict[str, Any], out: TextIO) -> None:
+def print_description(description: Description, out: TextIO) -> None:
     """Prints what `describe` returned: two lines a segment, in at most 80 columns."""
     d = description
     out.write(f"sequence {d['sequence']} of {d['num_sequences']:,}: {d['shard']} row {d['row']}\n")
@@ -160,27 +194,27 @@ def _read(folder: str, number: int) -> _Sequence:
         raise FormatError(f"{path}: cannot be read ({error}); the shard is broken; rebuild it") from error
 
 
-def _frames(segment: dict[str, Any], tokens_LP: np.ndarray, layout: Layout, where: str) -> np.ndarray:
+def _frames(segment: Segment, tokens_LP: np.ndarray, layout: Layout, where: str) -> np.ndarray:
     """Returns a segment's frames to show, (T, H, W, C): all of them, or the first of each tubelet of several frames."""
-    grid = (segment["grid_t"], segment["grid_h"], segment["grid_w"])
-    volume = grid[0] * grid[1] * grid[2]
+    grid = Grid(segment["grid_t"], segment["grid_h"], segment["grid_w"])
+    volume = grid.num_tokens
     if segment["num_tokens"] != volume:
         raise FormatError(
             f"{where} ({segment['source']}): {segment['num_tokens']} of {volume} tokens were kept; "
             "an image needs all of them; inspect it without --image"
         )
     tokens_NP = tokens_LP[segment["start"] : segment["start"] + volume]
-    frames = unpatchify(tokens_NP, grid, layout.tubelet, layout.channels, grid[0] * layout.tubelet[0])
+    frames = unpatchify(tokens_NP, grid, layout.tubelet, layout.channels, grid.t * layout.tubelet[0])
     return frames[:: layout.tubelet[0]]
 
 
-def _named(segment: dict[str, Any], classes: tuple[str, ...] | None) -> dict[str, Any]:
+def _named(segment: Segment, classes: tuple[str, ...] | None) -> NamedSegment:
     """Returns a segment with its labels' names beside them."""
     names = [classes[label] if classes and 0 <= label < len(classes) else None for label in segment["labels"]]
-    return segment | {"label_names": names}
+    return {**segment, "label_names": names}
 
 
-def _caption(segment: dict[str, Any]) -> list[str]:
+def _caption(segment: Segment) -> list[str]:
     """Returns what a segment is, in two short lines."""
     grid = f"{segment['grid_t']}x{segment['grid_h']}x{segment['grid_w']}"
     lines = [f"{segment['height']}x{segment['width']} px, {segment['num_tokens']:,} tokens, grid {grid}"]
@@ -190,7 +224,7 @@ def _caption(segment: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _details(segment: dict[str, Any]) -> list[str]:
+def _details(segment: NamedSegment) -> list[str]:
     source = f"{segment['source_height']}x{segment['source_width']}"
     target = f"{segment['target_height']}x{segment['target_width']}"
     grid = f"{segment['grid_t']}x{segment['grid_h']}x{segment['grid_w']}"

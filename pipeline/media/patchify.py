@@ -5,10 +5,10 @@ Tokens stand in (t, y, x) raster order; inside a token the order is (frame, row,
 
 import numpy as np
 
-from patchpack.schemas.geometry import Grid, grid_of
+from patchpack.schemas.geometry import Grid, Tubelet, grid_of
 
 
-def patchify(frames_THWC: np.ndarray, tubelet: Grid, out_NP: np.ndarray | None = None) -> np.ndarray:
+def patchify(frames_THWC: np.ndarray, tubelet: Tubelet, out_NP: np.ndarray | None = None) -> np.ndarray:
     """Returns the tokens of an image or clip, (N, P) in the frames' dtype.
 
     The last frame is repeated until the frames fill whole tubelets; so an image under a tubelet of several
@@ -40,7 +40,7 @@ def patchify(frames_THWC: np.ndarray, tubelet: Grid, out_NP: np.ndarray | None =
     return out_NP
 
 
-def unpatchify(tokens_NP: np.ndarray, grid: Grid, tubelet: Grid, channels: int, num_frames: int) -> np.ndarray:
+def unpatchify(tokens_NP: np.ndarray, grid: Grid, tubelet: Tubelet, channels: int, num_frames: int) -> np.ndarray:
     """Returns the frames that `patchify` cut, (num_frames, H, W, C): its exact inverse.
 
     Args:

@@ -7,7 +7,6 @@ steps of a millionth of full attention.
 """
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +16,8 @@ from patchpack.pipeline.packing.balance.balance import Steps, random_ratio
 from patchpack.pipeline.packing.balance.mixing import Mixing
 from patchpack.pipeline.packing.balance.swap import attention_costs
 from patchpack.pipeline.report.statistics import add_unique
+from patchpack.schemas.report import Arranged, StepBalance
+from patchpack.schemas.report import Mixing as Mixed
 
 # what is reported of a dataset without a balance group: how far steps of so many sequences would be apart
 BASELINE_STEP = 64
@@ -69,11 +70,11 @@ class Arrangement:
         self._pending.append((lengths_M, rows_M + self._num_sequences, names))
         self._num_sequences += num_rows
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Arranged:
         """Returns `step_balance` and `mixing` as the report has them; called once, at the end."""
         self._end_listing()
         steps = self._steps
-        balance: dict[str, Any] = {
+        balance: StepBalance = {
             "balance_group": self._balance_group,
             "num_sequences": steps.size,
             "random_max_over_mean": random_ratio(self._costs, steps.size),
@@ -87,7 +88,7 @@ class Arrangement:
             balance["worst_max_over_mean"] = steps.worst
             balance["fraction_within_limit"] = steps.num_within / steps.num_steps
         span, random_span = self._mixing.source_span() or (None, None)
-        mixing = {
+        mixing: Mixed = {
             "length_correlation": self._mixing.length_correlation(),
             "source_span": span,
             "random_source_span": random_span,

@@ -7,13 +7,19 @@ give equal bytes for a pinned matplotlib: ids are salted by name, there is no da
 import io
 import itertools
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from patchpack.schemas.report import Distribution
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # matplotlib knows no CSS variables: it draws in these colours, and each becomes a variable of the page
 _BAR, _INK, _LINE, _MARK = "#010203", "#040506", "#070809", "#0a0b0c"
 _VARIABLES = {_BAR: "var(--bar)", _INK: "var(--soft)", _LINE: "var(--line)", _MARK: "var(--ink)"}
 
-_STYLE: dict[Any, Any] = {
+# what matplotlib declares for its 300 parameters is wider than this
+_STYLE: dict[Any, object] = {
     "svg.fonttype": "none",
     # shipped with matplotlib: the same metrics, so the same layout, on every machine
     "font.family": "DejaVu Sans",
@@ -34,7 +40,7 @@ _STYLE: dict[Any, Any] = {
 _WIDTH_IN, _HEIGHT_IN = 5.0, 2.5
 
 
-def histogram(name: str, distribution: dict[str, Any], x_label: str, y_label: str) -> str:
+def histogram(name: str, distribution: Distribution, x_label: str, y_label: str) -> str:
     """Returns a histogram as SVG, with a dashed line at the median.
 
     Args:
@@ -86,7 +92,7 @@ def fractions(name: str, values: dict[str, float | None], x_label: str) -> str:
         return _svg(figure, name)
 
 
-def _svg(figure: Any, name: str) -> str:
+def _svg(figure: "Figure", name: str) -> str:
     """Returns a figure as an <svg> element that can stand in a page beside others."""
     sink = io.StringIO()
     figure.savefig(sink, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))

@@ -5,16 +5,16 @@ right-to-left marks inside their cell.
 """
 
 import json
-from typing import Any
 
 from patchpack.pipeline.report import charts as report_charts
 from patchpack.pipeline.report.sizes import size_facts
 from patchpack.pipeline.report.text import fraction, number, size, verdict
+from patchpack.schemas.report import Distribution, DistributionName, Report
 
 _UNITS = {"tokens_per_example": "tokens", "effective_side_px": "px"}
 
 # name in the report, title, axis, what is counted
-_CHARTS = (
+_CHARTS: tuple[tuple[DistributionName, str, str, str], ...] = (
     ("tokens_per_example", "Tokens an example", "tokens an example", "examples"),
     ("examples_per_sequence", "Examples a sequence", "examples a sequence", "sequences"),
     ("sequence_fill", "Sequence fill", "real tokens / sequence length (fraction)", "sequences"),
@@ -25,7 +25,7 @@ _CHARTS = (
 )
 
 
-def render_html(report: dict[str, Any]) -> str:
+def render_html(report: Report) -> str:
     """Returns the page for what `report.make_report` returned; equal reports give equal pages."""
     # not needed by those who only verify, and not by workers
     from jinja2 import Environment, StrictUndefined
@@ -54,11 +54,11 @@ def render_html(report: dict[str, Any]) -> str:
     return template.render(r=report, style=Markup(_STYLE), **values)  # noqa: S704 (our own SVG, whose words are escaped)
 
 
-def _compact(value: Any) -> str:
+def _compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _caption(figures: dict[str, Any], name: str, counted: str) -> str:
+def _caption(figures: Distribution, name: str, counted: str) -> str:
     """Returns the numbers behind a chart in one sentence."""
     if not figures["num"]:
         return "Nothing was stored."

@@ -1,13 +1,14 @@
 """What `plan` predicts, as plain text for a terminal of 80 columns."""
 
-from typing import Any, TextIO
+from typing import TextIO
 
 from patchpack.pipeline.report.text import WIDTH, arrangement_lines, size_lines
+from patchpack.schemas.report import Prediction
 
 _LABEL_WIDTH = 23
 
 
-def print_prediction(made: dict[str, Any], out: TextIO) -> None:
+def print_prediction(made: Prediction, out: TextIO) -> None:
     """Prints what `launch.predict` returned."""
     planned = made["planned"]
     lines = {

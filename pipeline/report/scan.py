@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,24 @@ from patchpack.pipeline.report.statistics import add_unique, distribution
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO
 from patchpack.pipeline.storage.files import join
 from patchpack.schemas import FormatError, Layout, Manifest, Shard
+from patchpack.schemas.manifest import ShardRow
+from patchpack.schemas.report import (
+    AttentionCost,
+    Bound,
+    Classes,
+    DatasetTotals,
+    DecoderWarnings,
+    Distributions,
+    Efficiency,
+    Frames,
+    InputTotals,
+    PlannedCounts,
+    RejectCount,
+    Report,
+    ReportedBound,
+    ReportedTotals,
+    Sizes,
+)
 
 # 1: the keys that `make_report` documents; a key that changes its meaning makes it 2
 REPORT_VERSION = 1
@@ -46,8 +64,8 @@ _FRAMES = (
 _COLUMNS = ["num_tokens", "num_segments", "attention_cost", "segments"]
 
 
-def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.Table) -> dict[str, Any]:
-    """Returns the content of report.json; equal for equal datasets.
+def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.Table) -> Report:
+    """Returns the content of report.json, which `schemas.report` describes; equal for equal datasets.
 
     Args:
         folder: where the shards lie.
@@ -61,13 +79,14 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
     scan, arrangement = _Scan(), Arrangement(manifest.balance_group)
     for shard in shards.to_pylist():
         _scan_shard(scan, arrangement, folder, shard, manifest)
-    stored = scan.totals | {"num_shards": len(shards), "bytes": sum(shards["bytes"].to_pylist())}
+    stored = scan.stored(len(shards), sum(shards["bytes"].to_pylist()))
     try:
         totals = _totals(manifest.totals, stored, _num_rejected_inputs(rejects))
         bounds = [_bound(entry) for entry in manifest.bounds]
         efficiency = _efficiency(scan, manifest, totals["planned"])
-        # a dataset of an older plan has none
-        sizes = manifest.totals.get("sizes") and {name: manifest.totals["sizes"][name] for name in SIZE_NAMES}
+        sizes = manifest.totals["sizes"]
+        if sizes is not None:
+            sizes = cast(Sizes, {name: cast(dict[str, object], sizes)[name] for name in SIZE_NAMES})
     except (AttributeError, KeyError, TypeError) as error:
         raise FormatError(
             f"{join(folder, 'manifest.json')}: broken totals or bounds ({error!r}); it holds what docs/format.md lists; "
@@ -83,7 +102,7 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
         **scan.distributions(),
         "attention_cost_per_sequence": scan.attention(),
         **arrangement.figures(),
-        "frames": scan.frames | {"clip_duration_s": round(scan.clip_duration_s, 3)},
+        "frames": scan.frame_counts(),
         "sizes": sizes,
         "decoder_warnings": scan.decoder_warnings(),
         "classes": _classes(scan, manifest.classes),
@@ -92,19 +111,20 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
     }
 
 
-def aspect_error(height: np.ndarray, width: np.ndarray, source_height: np.ndarray, source_width: np.ndarray) -> Any:
+def aspect_error(
+    height: np.ndarray, width: np.ndarray, source_height: np.ndarray, source_width: np.ndarray
+) -> np.ndarray:
     """Returns how far images are stretched, in steps of 1 / RATIO_STEPS, (N,) int64.
 
     The error is the larger aspect over the smaller, minus 1: an image drawn 2 % too wide or too high has 0.02.
     """
     one, other = height * source_width, width * source_height
     large, small = np.maximum(one, other), np.minimum(one, other)
-    return (large * RATIO_STEPS + small // 2) // small - RATIO_STEPS
+    steps: np.ndarray = (large * RATIO_STEPS + small // 2) // small - RATIO_STEPS
+    return steps
 
 
-def _scan_shard(
-    scan: "_Scan", arrangement: Arrangement, folder: str, shard: dict[str, Any], manifest: Manifest
-) -> None:
+def _scan_shard(scan: "_Scan", arrangement: Arrangement, folder: str, shard: ShardRow, manifest: Manifest) -> None:
     path = join(folder, shard["path"])
     try:
         with Shard(path) as opened:
@@ -185,7 +205,33 @@ class _Scan:
         self.num_labelled += int((labels.value_lengths().to_numpy(zero_copy_only=False) > 0).sum())
         add_unique(self.labels, labels.flatten().to_numpy(zero_copy_only=False))
 
-    def distributions(self) -> dict[str, Any]:
+    def stored(self, num_shards: int, num_bytes: int) -> ReportedTotals:
+        """Returns the totals of what is stored."""
+        totals = self.totals
+        return {
+            "num_sequences": totals["num_sequences"],
+            "num_segments": totals["num_segments"],
+            "num_tokens": totals["num_tokens"],
+            "num_full_sequences": totals["num_full_sequences"],
+            "num_empty_sequences": totals["num_empty_sequences"],
+            "num_shards": num_shards,
+            "bytes": num_bytes,
+        }
+
+    def frame_counts(self) -> Frames:
+        """Returns how many images, clips and frames there are."""
+        frames = self.frames
+        return {
+            "num_images": frames["num_images"],
+            "num_clips": frames["num_clips"],
+            "num_clip_frames": frames["num_clip_frames"],
+            "num_repeated_clip_frames": frames["num_repeated_clip_frames"],
+            "num_clips_with_repeated_frames": frames["num_clips_with_repeated_frames"],
+            "num_repeated_image_frames": frames["num_repeated_image_frames"],
+            "clip_duration_s": round(self.clip_duration_s, 3),
+        }
+
+    def distributions(self) -> Distributions:
         """Returns the finished distributions by name."""
         counts = self.counts
         return {
@@ -198,12 +244,12 @@ class _Scan:
             "scale": distribution(counts["scale"], RATIO_STEPS),
         }
 
-    def decoder_warnings(self) -> dict[str, Any]:
+    def decoder_warnings(self) -> DecoderWarnings:
         """Returns how many examples are kept in spite of a warning, and the most frequent ones, numbers left out."""
         first = sorted(self.warnings.items(), key=lambda item: (-item[1], item[0]))[:MAX_WARNINGS]
         return {"num_examples": self.warnings.total(), "texts": dict(first)}
 
-    def attention(self) -> dict[str, Any]:
+    def attention(self) -> AttentionCost:
         """Returns the cost of attention inside segments, in pairs of tokens (the sum of n^2)."""
         mean = _ratio(self.attention_sum, self.totals["num_sequences"])
         return {
@@ -235,7 +281,7 @@ def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def _efficiency(scan: _Scan, manifest: Manifest, planned: dict[str, int]) -> dict[str, Any]:
+def _efficiency(scan: _Scan, manifest: Manifest, planned: PlannedCounts) -> Efficiency:
     """Returns efficiency as stored, and what the plan and the bound would give."""
     lengths = [layout.sequence_length for layout in manifest.layouts]
     planned_capacity = sum(entry["num_sequences"] * lengths[entry["layout"]] for entry in manifest.bounds)
@@ -249,7 +295,7 @@ def _efficiency(scan: _Scan, manifest: Manifest, planned: dict[str, int]) -> dic
     }
 
 
-def _totals(totals: dict[str, Any], stored: dict[str, int], num_rejected_inputs: int) -> dict[str, Any]:
+def _totals(totals: DatasetTotals, stored: ReportedTotals, num_rejected_inputs: int) -> InputTotals:
     """Returns what became of the inputs, and what was planned and stored; stored is what the shards say."""
     return {
         "num_inputs": totals["num_inputs"],
@@ -257,20 +303,28 @@ def _totals(totals: dict[str, Any], stored: dict[str, int], num_rejected_inputs:
         "num_rejected_inputs": num_rejected_inputs,
         "num_ignored": sum(totals["ignored"].values()),
         "ignored": dict(sorted(totals["ignored"].items(), key=lambda item: (-item[1], item[0]))),
-        "planned": {name: totals["planned"][name] for name in ("num_sequences", "num_segments", "num_tokens")},
+        "planned": {
+            "num_sequences": totals["planned"]["num_sequences"],
+            "num_segments": totals["planned"]["num_segments"],
+            "num_tokens": totals["planned"]["num_tokens"],
+        },
         "stored": stored,
     }
 
 
-def _bound(entry: dict[str, int]) -> dict[str, Any]:
+def _bound(entry: Bound) -> ReportedBound:
     """Returns the packing of one (view, layout) against its bound: planned sequences, since the plan is what was packed."""
     gap = entry["num_sequences"] - entry["bound"]
     return {
-        **{name: entry[name] for name in ("view", "layout", "num_sequences", "bound")},
+        "view": entry["view"],
+        "layout": entry["layout"],
+        "num_sequences": entry["num_sequences"],
+        "bound": entry["bound"],
         "gap": gap,
         "gap_fraction": _ratio(gap, entry["bound"]),
         "proven_optimal": gap == 0,
-        **{name: entry[name] for name in ("num_chunks", "num_chunks_optimal")},
+        "num_chunks": entry["num_chunks"],
+        "num_chunks_optimal": entry["num_chunks_optimal"],
     }
 
 
@@ -281,7 +335,7 @@ def _num_rejected_inputs(rejects: pa.Table) -> int:
     return int(pc.count_distinct(rejects["key"].filter(lost)).as_py())
 
 
-def _rejects(rejects: pa.Table) -> list[dict[str, Any]]:
+def _rejects(rejects: pa.Table) -> list[RejectCount]:
     """Returns how many rejects each stage and reason has, most first, with the first few keys of each.
 
     An input with several clips or views can be rejected more than once.
@@ -301,7 +355,7 @@ def _rejects(rejects: pa.Table) -> list[dict[str, Any]]:
     ]
 
 
-def _classes(scan: _Scan, classes: tuple[str, ...] | None) -> dict[str, Any] | None:
+def _classes(scan: _Scan, classes: tuple[str, ...] | None) -> Classes | None:
     """Returns how many examples each class has: the largest by name, the others summed up."""
     if classes is None:
         return None

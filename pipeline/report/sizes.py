@@ -5,34 +5,57 @@ Kept as exact counts of integers (sides in steps of 1 / SIDE_STEPS), so memory d
 there are and not on how many examples, and groups add up.
 """
 
+import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from patchpack.pipeline.report.statistics import distribution
 from patchpack.pipeline.stages.records import Reference
-from patchpack.schemas.geometry import MAX_ROW_BYTES, Grid
+from patchpack.schemas.geometry import MAX_ROW_BYTES, Tubelet
+from patchpack.schemas.report import Number, Options, Sizes
 
 SIDE_STEPS = 1000
-
-_NUMBERS = (
-    "num_examples",
-    "num_clips",
-    "num_shrunk_clips",
-    "num_upscaled_clips",
-    "num_short_clips",
-    "num_slow_clips",
-    "num_slow_frames",
-)
-_COUNTS = ("shrunk_tokens", "shrunk_side", "upscaled_side")
 
 # name, count, and what there is to say about it
 Fact = tuple[str, str, list[str]]
 
 
-def count_sizes(references: Iterable[Reference], patch: Grid, clip_frames: int) -> dict[str, Any]:
-    """Returns the counts of a group, as JSON for its summary.
+@dataclass(frozen=True, slots=True)
+class SizeCounts:
+    """Counts of one group: examples and clips, and of those that were shrunk or enlarged how many to what."""
+
+    num_examples: int
+    num_clips: int
+    num_shrunk_clips: int
+    num_upscaled_clips: int
+    num_short_clips: int
+    num_slow_clips: int
+    num_slow_frames: int
+    # tokens that they would have had, sides in steps of 1 / SIDE_STEPS
+    shrunk_tokens: dict[int, int]
+    shrunk_side: dict[int, int]
+    upscaled_side: dict[int, int]
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "SizeCounts":
+        """Returns the counts that JSON has made an object of, whose keys are text."""
+        counts = {name: by_number(values[name]) for name in ("shrunk_tokens", "shrunk_side", "upscaled_side")}
+        return cls(**values | counts)
+
+
+_NUMBERS = tuple(field.name for field in dataclasses.fields(SizeCounts) if field.name.startswith("num_"))
+
+
+def by_number(counts: Mapping[str, int]) -> dict[int, int]:
+    """Returns counts of numbers whose keys JSON has made text."""
+    return {int(number): count for number, count in counts.items()}
+
+
+def count_sizes(references: Iterable[Reference], patch: Tubelet, clip_frames: int) -> SizeCounts:
+    """Returns the counts of a group.
 
     Args:
         references: at the grids that are planned.
@@ -40,7 +63,7 @@ def count_sizes(references: Iterable[Reference], patch: Grid, clip_frames: int) 
         clip_frames: frames of a clip that is not cut short.
     """
     numbers: Counter[str] = Counter(dict.fromkeys(_NUMBERS, 0))
-    counts: dict[str, Counter[int]] = {name: Counter() for name in _COUNTS}
+    shrunk_tokens, shrunk_side, upscaled_side = Counter[int](), Counter[int](), Counter[int]()
     for reference in references:
         example, (_, h, w) = reference.example, reference.grid
         num_frames = len(example.frame_pts)
@@ -48,10 +71,10 @@ def count_sizes(references: Iterable[Reference], patch: Grid, clip_frames: int) 
         num_repeated = num_frames - len(set(example.frame_pts))
         area, source_area = h * patch[1] * w * patch[2], example.source_height * example.source_width
         if reference.uncapped_tokens:
-            counts["shrunk_tokens"][reference.uncapped_tokens] += 1
-            counts["shrunk_side"][_side(reference.num_tokens, reference.uncapped_tokens)] += 1
+            shrunk_tokens[reference.uncapped_tokens] += 1
+            shrunk_side[_side(reference.num_tokens, reference.uncapped_tokens)] += 1
         if area > source_area:
-            counts["upscaled_side"][_side(area, source_area)] += 1
+            upscaled_side[_side(area, source_area)] += 1
         numbers.update(
             num_examples=1,
             num_clips=is_clip,
@@ -61,43 +84,45 @@ def count_sizes(references: Iterable[Reference], patch: Grid, clip_frames: int) 
             num_slow_clips=num_repeated > 0,
             num_slow_frames=num_repeated,
         )
-    parts = {name: {str(value): counter[value] for value in sorted(counter)} for name, counter in counts.items()}
-    return dict(numbers) | parts
+    return SizeCounts(
+        **numbers, shrunk_tokens=dict(shrunk_tokens), shrunk_side=dict(shrunk_side), upscaled_side=dict(upscaled_side)
+    )
 
 
-def merge_sizes(groups: Iterable[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """Returns the figures over all groups, or None where a group has no counts (an older plan).
-
-    `shrunk_side_*` are realised over requested side, `upscaled_side_*` realised over the source's; `cap_for_all` is the
-    least --max-tokens-per-example that shrinks none, `cap_for_95_percent` one that shrinks at most a twentieth of those
-    that are shrunk now. None stands where there is no such example.
-    """
+def merge_sizes(groups: Iterable[SizeCounts]) -> Sizes:
+    """Returns the figures over all groups."""
     numbers: Counter[str] = Counter(dict.fromkeys(_NUMBERS, 0))
-    counts: dict[str, Counter[int]] = {name: Counter() for name in _COUNTS}
+    shrunk_tokens, shrunk_side, upscaled_side = Counter[int](), Counter[int](), Counter[int]()
     for group in groups:
-        if group is None:
-            return None
-        numbers.update({name: group[name] for name in _NUMBERS})
-        for name, counter in counts.items():
-            counter.update({int(value): count for value, count in group[name].items()})
-    tokens = distribution(counts["shrunk_tokens"])
-    shrunk, upscaled = (distribution(counts[name], SIDE_STEPS) for name in ("shrunk_side", "upscaled_side"))
-    return dict(numbers) | {
+        numbers.update({name: getattr(group, name) for name in _NUMBERS})
+        shrunk_tokens.update(group.shrunk_tokens)
+        shrunk_side.update(group.shrunk_side)
+        upscaled_side.update(group.upscaled_side)
+    tokens = distribution(shrunk_tokens)
+    shrunk, upscaled = (distribution(sides, SIDE_STEPS) for sides in (shrunk_side, upscaled_side))
+    return {
+        "num_examples": numbers["num_examples"],
+        "num_clips": numbers["num_clips"],
+        "num_shrunk_clips": numbers["num_shrunk_clips"],
+        "num_upscaled_clips": numbers["num_upscaled_clips"],
+        "num_short_clips": numbers["num_short_clips"],
+        "num_slow_clips": numbers["num_slow_clips"],
+        "num_slow_frames": numbers["num_slow_frames"],
         "num_shrunk": shrunk["num"],
         "shrunk_side_median": shrunk["median"],
         "shrunk_side_min": shrunk["min"],
-        "cap_for_all": tokens["max"],
-        "cap_for_95_percent": tokens["p95"],
+        "cap_for_all": _whole(tokens["max"]),
+        "cap_for_95_percent": _whole(tokens["p95"]),
         "num_upscaled": upscaled["num"],
         "upscaled_side_median": upscaled["median"],
         "upscaled_side_max": upscaled["max"],
     }
 
 
-SIZE_NAMES = tuple(merge_sizes([]) or ())
+SIZE_NAMES = tuple(Sizes.__annotations__)
 
 
-def size_facts(sizes: dict[str, Any], config: dict[str, Any]) -> list[Fact]:
+def size_facts(sizes: Sizes, config: Options) -> list[Fact]:
     """Returns what there is to say: always whether examples are shrunk, of the rest only what occurs.
 
     Args:
@@ -105,13 +130,15 @@ def size_facts(sizes: dict[str, Any], config: dict[str, Any]) -> list[Fact]:
         config: the options of the build.
     """
     of_clips = f"of {sizes['num_clips']:,} {_plural('clip', sizes['num_clips'])}"
-    facts: list[Fact] = [("shrunk to the cap", _of(sizes, "shrunk"), [])]
-    if sizes["num_shrunk"]:
+    of_shrunk = _of(sizes, sizes["num_shrunk"], sizes["num_shrunk_clips"])
+    facts: list[Fact] = [("shrunk to the cap", of_shrunk, [])]
+    if sizes["cap_for_all"] is not None and sizes["cap_for_95_percent"] is not None:
         sides = f"to {sizes['shrunk_side_median']:.2f} of the side drawn, the worst to {sizes['shrunk_side_min']:.2f}"
-        facts[0][2].extend([sides, _way_out(sizes, config)])
+        facts[0][2].extend([sides, _way_out(sizes["cap_for_all"], sizes["cap_for_95_percent"], config)])
     if sizes["num_upscaled"]:
         sides = f"{sizes['upscaled_side_median']:.2f} of the source's side, at most {sizes['upscaled_side_max']:.2f}"
-        facts.append(("enlarged", _of(sizes, "upscaled"), [f"to {sides}"]))
+        of_enlarged = _of(sizes, sizes["num_upscaled"], sizes["num_upscaled_clips"])
+        facts.append(("enlarged", of_enlarged, [f"to {sides}"]))
     if sizes["num_short_clips"]:
         words = f"their video ends before --clip-frames {config['clip_frames']}"
         facts.append(("cut short", f"{sizes['num_short_clips']:,} {of_clips}", [words]))
@@ -123,16 +150,19 @@ def size_facts(sizes: dict[str, Any], config: dict[str, Any]) -> list[Fact]:
     return facts
 
 
+def _whole(value: Number | None) -> int | None:
+    return None if value is None else int(value)
+
+
 def _side(area: int, other: int) -> int:
     """Returns one side over the other in steps of 1 / SIDE_STEPS, rounded down."""
     return math.isqrt(area * SIDE_STEPS**2 // other)
 
 
-def _of(sizes: dict[str, Any], what: str) -> str:
+def _of(sizes: Sizes, examples: int, clips: int) -> str:
     """Returns how many images and clips something happened to; kinds to which it did not happen are left out."""
-    clips, num_clips = sizes[f"num_{what}_clips"], sizes["num_clips"]
-    images, num_images = sizes[f"num_{what}"] - clips, sizes["num_examples"] - num_clips
-    kinds = [("image", images, num_images), ("clip", clips, num_clips)]
+    num_clips = sizes["num_clips"]
+    kinds = [("image", examples - clips, sizes["num_examples"] - num_clips), ("clip", clips, num_clips)]
     parts = [f"{count:,} of {total:,} {_plural(kind, total)}" for kind, count, total in kinds if count]
     return " and ".join(parts) or "none"
 
@@ -141,9 +171,8 @@ def _plural(word: str, count: int) -> str:
     return word if count == 1 else f"{word}s"
 
 
-def _way_out(sizes: dict[str, Any], config: dict[str, Any]) -> str:
+def _way_out(every: int, most: int, config: Options) -> str:
     """Returns which options would shrink none, and which only a few."""
-    every, most = sizes["cap_for_all"], sizes["cap_for_95_percent"]
     length, given = config["sequence_length"], config["max_tokens_per_example"]
     longest = MAX_ROW_BYTES // (math.prod(config["tubelet"]) * 3)
 

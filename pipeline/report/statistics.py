@@ -4,11 +4,11 @@ Fractions are counted as whole steps of 1 / steps, so that sums are exact and eq
 """
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 
 from patchpack.schemas.geometry import ceil_div
+from patchpack.schemas.report import Distribution, Number
 
 # as many bars as a terminal shows without scrolling
 MAX_BINS = 24
@@ -21,7 +21,7 @@ def add_unique(counter: Counter[int], values: np.ndarray) -> None:
         counter[value] += count
 
 
-def distribution(counts: Counter[int], steps: int = 1, edges: list[float] | None = None) -> dict[str, Any]:
+def distribution(counts: Counter[int], steps: int = 1, edges: list[Number] | None = None) -> Distribution:
     """Returns mean, quantiles and histogram of values counted in steps of 1 / steps.
 
     Quantiles are nearest-rank: values that occur. The histogram's bins are [edge, next edge), the last one closed;
@@ -29,11 +29,19 @@ def distribution(counts: Counter[int], steps: int = 1, edges: list[float] | None
     """
     total = sum(counts.values())
     if not total:
-        return {"num": 0, "mean": None, "min": None, "p5": None, "median": None, "p95": None, "max": None} | {
+        nothing: Distribution = {
+            "num": 0,
+            "mean": None,
+            "min": None,
+            "p5": None,
+            "median": None,
+            "p95": None,
+            "max": None,
             "edges": [0, 1],
             "counts": [0],
             "num_above": 0,
         }
+        return nothing
     values = sorted(counts)
     ranks = np.cumsum([counts[value] for value in values])
 
@@ -54,12 +62,25 @@ def distribution(counts: Counter[int], steps: int = 1, edges: list[float] | None
             place = int(np.searchsorted(edges, value / steps, side="right")) - 1
             heights[min(place, len(heights) - 1)] += count
     mean = sum(value * count for value, count in counts.items()) / (total * steps)
-    quantiles = {"min": values[0], "p5": quantile(5), "median": quantile(50), "p95": quantile(95), "max": values[-1]}
-    unit = {name: value if steps == 1 else value / steps for name, value in quantiles.items()}
-    return {"num": total, "mean": mean, **unit, "edges": edges, "counts": heights, "num_above": above}
+
+    def in_units(value: int) -> Number:
+        return value if steps == 1 else value / steps
+
+    return {
+        "num": total,
+        "mean": mean,
+        "min": in_units(values[0]),
+        "p5": in_units(quantile(5)),
+        "median": in_units(quantile(50)),
+        "p95": in_units(quantile(95)),
+        "max": in_units(values[-1]),
+        "edges": edges,
+        "counts": heights,
+        "num_above": above,
+    }
 
 
-def _edges(low: int, high: int, least: int, steps: int) -> list[float]:
+def _edges(low: int, high: int, least: int, steps: int) -> list[Number]:
     """Returns at most MAX_BINS + 1 edges around low..high, a round number (1, 2 or 5 times a power of ten) apart."""
     width = next(
         step

@@ -5,16 +5,18 @@ Keys and class names come from the files of others: control characters are escap
 
 import textwrap
 import unicodedata
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import Literal, TextIO
 
 from patchpack.pipeline.report.sizes import size_facts
+from patchpack.schemas.report import Arranged, CountName, DistributionName, Prediction, Report, ReportedBound
 
 WIDTH = 80
 BAR_WIDTH = 40
 _LABEL_WIDTH = 26
 
 
-def print_report(report: dict[str, Any], out: TextIO) -> None:
+def print_report(report: Report, out: TextIO) -> None:
     """Prints what `report.make_report` returned, in lines of at most 80 columns."""
     sections = (_packing, _stored, _sizes, _tokens, _inputs, _class_table)
     lines = [f"dataset {report['dataset_digest']}"]
@@ -50,7 +52,7 @@ def size(num_bytes: int) -> str:
     return f"{num_bytes} bytes" if unit == "bytes" else f"{value:,.1f} {unit}"
 
 
-def verdict(entry: dict[str, Any]) -> str:
+def verdict(entry: ReportedBound) -> str:
     """Returns how one (view, layout) stands against its bound, in words."""
     if entry["proven_optimal"]:
         return "proven optimal"
@@ -72,7 +74,7 @@ def fitted(text: str, width: int) -> str:
     return f"{text[:head]}…{text[-tail:]}"
 
 
-def _packing(report: dict[str, Any]) -> list[str]:
+def _packing(report: Report) -> list[str]:
     figures = report["efficiency"]
     lines = [
         "",
@@ -99,7 +101,7 @@ def _packing(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def arrangement_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+def arrangement_lines(report: Arranged) -> list[tuple[str, str]]:
     """Returns what a report or a plan says of the balance of steps and of mixing, as names and values."""
     steps, mixing = report["step_balance"], report["mixing"]
     size, random_order = steps["num_sequences"], f"{fraction(steps['random_max_over_mean'])} in random order"
@@ -120,7 +122,7 @@ def arrangement_lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def size_lines(report: dict[str, Any], width: int) -> list[tuple[str, str]]:
+def size_lines(report: Report | Prediction, width: int) -> list[tuple[str, str]]:
     """Returns what a report or a plan says of shrunk, enlarged and cut examples, as names and values of at most `width`."""
     lines: list[tuple[str, str]] = []
     for name, count, words in size_facts(report["sizes"], report["config"]) if report["sizes"] else []:
@@ -131,10 +133,15 @@ def size_lines(report: dict[str, Any], width: int) -> list[tuple[str, str]]:
     return lines
 
 
-def _stored(report: dict[str, Any]) -> list[str]:
+def _stored(report: Report) -> list[str]:
     planned, stored, frames = report["totals"]["planned"], report["totals"]["stored"], report["frames"]
     rows = [("", "planned", "stored")]
-    for name, key in (("sequences", "num_sequences"), ("examples", "num_segments"), ("tokens", "num_tokens")):
+    counted: list[tuple[str, CountName]] = [
+        ("sequences", "num_sequences"),
+        ("examples", "num_segments"),
+        ("tokens", "num_tokens"),
+    ]
+    for name, key in counted:
         rows.append((name, number(planned[key]), number(stored[key])))
     lines = ["", "Stored", *(f"  {name:<{_LABEL_WIDTH}}{one:>16}{other:>16}" for name, one, other in rows)]
     lines.append(_pair("shards", f"{stored['num_shards']:,} ({size(stored['bytes'])})"))
@@ -152,10 +159,8 @@ def _stored(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _sizes(report: dict[str, Any]) -> list[str]:
-    names = ("mean", "min", "p5", "median", "p95", "max")
-    lines = ["", "Distributions", "  " + " " * 22 + "".join(f"{name:>9}" for name in names)]
-    for title, key, show in (
+def _sizes(report: Report) -> list[str]:
+    rows: list[tuple[str, DistributionName, Callable[[float | None], str]]] = [
         ("tokens / example", "tokens_per_example", number),
         ("examples / sequence", "examples_per_sequence", number),
         ("sequence fill", "sequence_fill", fraction),
@@ -163,12 +168,18 @@ def _sizes(report: dict[str, Any]) -> list[str]:
         ("aspect error", "aspect_error", fraction),
         ("side change", "side_change", fraction),
         ("scale from source", "scale", fraction),
-    ):
+    ]
+    names: tuple[Literal["mean", "min", "p5", "median", "p95", "max"], ...] = (
+        *("mean", "min", "p5"),
+        *("median", "p95", "max"),
+    )
+    lines = ["", "Distributions", "  " + " " * 22 + "".join(f"{name:>9}" for name in names)]
+    for title, key, show in rows:
         lines.append(f"  {title:<22}" + "".join(f"{show(report[key][name]):>9}" for name in names))
     return lines + [_pair(name, value) for name, value in size_lines(report, WIDTH - _LABEL_WIDTH - 2)]
 
 
-def _tokens(report: dict[str, Any]) -> list[str]:
+def _tokens(report: Report) -> list[str]:
     figures = report["tokens_per_example"]
     most = max(figures["counts"])
     if not most:
@@ -181,7 +192,7 @@ def _tokens(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _inputs(report: dict[str, Any]) -> list[str]:
+def _inputs(report: Report) -> list[str]:
     totals = report["totals"]
     lines = ["", "Inputs", _pair("inputs", number(totals["num_inputs"]))]
     lines.append(_pair("rejected", number(totals["num_rejected_inputs"])))
@@ -193,7 +204,7 @@ def _inputs(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _class_table(report: dict[str, Any]) -> list[str]:
+def _class_table(report: Report) -> list[str]:
     classes = report["classes"]
     if classes is None:
         return []

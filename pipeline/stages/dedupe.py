@@ -8,20 +8,22 @@ from collections.abc import Iterable, Iterator
 
 import xxhash
 
-from patchpack.pipeline.stages.records import Example, Outcome, Reference, reject
+from patchpack.pipeline.stages.records import Example, Ignored, Reject, reject
 from patchpack.pipeline.storage import files
 
 _BLOCK_BYTES = 2**20
 
+Probed = Example | Reject | Ignored
 
-def with_digest(outcomes: list[Outcome], path: str) -> list[Outcome]:
+
+def with_digest(probed: list[Probed], path: str) -> list[Probed]:
     """Returns what probing a file gave, its examples with the digest of the file.
 
     Raises:
         OSError: it cannot be read.
     """
-    if not any(isinstance(outcome, Example) for outcome in outcomes):
-        return outcomes
+    if not any(isinstance(outcome, Example) for outcome in probed):
+        return probed
     digest = xxhash.xxh3_128()
     with files.open_read(path) as file:
         while block := file.read(_BLOCK_BYTES):
@@ -29,26 +31,19 @@ def with_digest(outcomes: list[Outcome], path: str) -> list[Outcome]:
     name = digest.hexdigest()
     return [
         outcome._replace(source=outcome.source._replace(digest=name)) if isinstance(outcome, Example) else outcome
-        for outcome in outcomes
+        for outcome in probed
     ]
 
 
-def content_of(outcome: Outcome) -> str:
-    """Returns what equal inputs have equal: the digest of an example's file; the key of what has none."""
-    if isinstance(outcome, Example):
-        return outcome.source.digest
-    return f"key:{outcome.example.source.key if isinstance(outcome, Reference) else outcome.key}"
+def keep_least(same: Iterable[Example]) -> Iterator[Example | Reject]:
+    """Yields the examples of one content: of the least key as they are, and for each other its key's Reject.
 
-
-def keep_least(same: Iterable[Outcome]) -> Iterator[Outcome]:
-    """Yields the outcomes of one content: of the least key as they are, and for each other example its key's Reject.
-
-    Equal Rejects become one row when their group is planned. Goes through the outcomes twice and holds none of them: a
+    Equal Rejects become one row when their group is planned. Goes through the examples twice and holds none of them: a
     placeholder image may have come a million times.
     """
-    least = min((outcome.source.key for outcome in same if isinstance(outcome, Example)), default="")
-    for outcome in same:
-        if not isinstance(outcome, Example) or outcome.source.key == least:
-            yield outcome
+    least = min(example.source.key for example in same)
+    for example in same:
+        if example.source.key == least:
+            yield example
         else:
-            yield reject(outcome.source.key, "dedupe", "duplicate", f"the same bytes as {least}")
+            yield reject(example.source.key, "dedupe", "duplicate", f"the same bytes as {least}")

@@ -7,7 +7,7 @@ unfinished, so everything else is there before it.
 import json
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.sizes import merge_sizes
 from patchpack.pipeline.stages import plan
 from patchpack.pipeline.stages.records import Reject
+from patchpack.pipeline.stages.summary import GroupSummary, Listing
 from patchpack.pipeline.stages.write import ShardResult
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import (
@@ -35,40 +36,38 @@ from patchpack.schemas.manifest import (
     dataset_digest,
     table_bytes,
 )
+from patchpack.schemas.report import Arranged, Bound, DatasetTotals, Options, Report, Totals
 
 
-def planned_totals(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the totals over all groups: inputs, rejects, ignored by suffix, planned counts and sizes."""
-    ignored: Counter[str] = Counter()
-    shards = [plan.ShardPlan(*shard) for summary in summaries for shard in summary["shards"]]
-    for summary in summaries:
-        ignored.update(summary["ignored"])
+def planned_totals(summaries: list[GroupSummary], listing: Listing) -> Totals:
+    """Returns the totals over all groups: inputs, rejects, ignored by reason, planned counts and sizes."""
+    shards = [shard for summary in summaries for shard in summary.shards]
     return {
-        "num_inputs": sum(summary["num_inputs"] for summary in summaries),
-        "num_rejects": sum(summary["num_rejects"] for summary in summaries),
-        "ignored": dict(sorted(ignored.items())),
+        "num_inputs": sum(summary.num_inputs for summary in summaries),
+        "num_rejects": sum(summary.num_rejects for summary in summaries),
+        "ignored": listing.ignored,
         "planned": {
             "num_shards": len(shards),
             "num_sequences": sum(shard.num_sequences for shard in shards),
             "num_segments": sum(shard.num_segments for shard in shards),
             "num_tokens": sum(shard.num_tokens for shard in shards),
-            "source_px": sum(summary["source_px"] for summary in summaries),
+            "source_px": sum(summary.source_px for summary in summaries),
         },
-        "sizes": merge_sizes(summary.get("sizes") for summary in summaries),
+        "sizes": merge_sizes(summary.sizes for summary in summaries),
     }
 
 
-def global_bounds(summaries: list[dict[str, Any]], config: PlanConfig) -> list[dict[str, Any]]:
+def global_bounds(summaries: list[GroupSummary], config: PlanConfig) -> list[Bound]:
     """Returns for each view the proven least number of sequences over all groups, beside what was planned.
 
     The bound is that of the merged histogram: bounds of groups do not add up to one.
     """
-    bounds = []
+    bounds: list[Bound] = []
     for view in range(config.views):
         merged: Counter[int] = Counter()
         for summary in summaries:
-            merged.update({int(length): count for length, count in summary["histograms"][str(view)].items()})
-        chunks = [chunk for summary in summaries for chunk in summary["chunks"] if chunk["view"] == view]
+            merged.update(summary.lengths[view])
+        chunks = [chunk for summary in summaries for chunk in summary.chunks if chunk.view == view]
         lengths = sorted(merged)
         certificate = bound_of_histogram(
             lengths, [merged[length] for length in lengths], config.sequence_length, config.max_segments
@@ -77,23 +76,23 @@ def global_bounds(summaries: list[dict[str, Any]], config: PlanConfig) -> list[d
             {
                 "view": view,
                 "layout": 0,
-                "num_sequences": sum(chunk["num_sequences"] for chunk in chunks),
+                "num_sequences": sum(chunk.num_sequences for chunk in chunks),
                 "bound": certificate.bound,
                 "num_chunks": len(chunks),
-                "num_chunks_optimal": sum(chunk["num_sequences"] == chunk["bound"] for chunk in chunks),
+                "num_chunks_optimal": sum(chunk.num_sequences == chunk.bound for chunk in chunks),
             }
         )
     return bounds
 
 
-def planned_arrangement(folder: str, config: PlanConfig) -> dict[str, Any]:
+def planned_arrangement(folder: str, config: PlanConfig) -> Arranged:
     """Returns what the report will say of step balance and mixing, from the plan alone."""
     arrangement = Arrangement(config.balance_group)
     columns = ["key", "example_id", "sequence", "grid_t", "grid_h", "grid_w"]
     for summary in plan.read_summaries(folder):
-        with files.open_read(plan.plan_path(folder, summary["group"])) as file:
+        with files.open_read(plan.plan_path(folder, summary.group)) as file:
             parquet = pq.ParquetFile(file)
-            for shard in (plan.ShardPlan(*values) for values in summary["shards"]):
+            for shard in summary.shards:
                 rows = parquet.read_row_group(shard.row_group, columns)
                 lengths = np.prod([rows[axis].to_numpy() for axis in columns[3:]], axis=0, dtype=np.int64)
                 sequences = rows["sequence"].to_numpy().astype(np.int64)
@@ -106,16 +105,15 @@ def planned_arrangement(folder: str, config: PlanConfig) -> dict[str, Any]:
 def read_results(folder: str) -> list[ShardResult]:
     """Returns what the shard pipeline reported, by file name."""
     rows = json.loads(files.read(files.join(folder, RESULTS_NAME)))
-    results = [ShardResult(*row) for row in rows]
-    return [result._replace(rejects=[Reject(*row) for row in result.rejects]) for result in results]
+    return [ShardResult(**row | {"rejects": [Reject(**reject) for reject in row["rejects"]]}) for row in rows]
 
 
 def finish(
     folder: str,
     config: PlanConfig,
     results: list[ShardResult],
-    accepted: Callable[[dict[str, Any]], bool] = lambda report: True,
-) -> dict[str, Any]:
+    accepted: Callable[[Report], bool] = lambda report: True,
+) -> Report:
     """Writes the tables and the report of a dataset whose shards are all there, and the manifest if the report is accepted.
 
     Returns the report.
@@ -123,12 +121,16 @@ def finish(
     summaries = list(plan.read_summaries(folder))
     # views and clips of one broken input fail alike: one row says it
     rejects = sorted({*plan.read_rejects(folder), *(reject for result in results for reject in result.rejects)})
-    shard_rows = [result._asdict() | {"num_rejects": len(result.rejects)} for result in results]
-    totals = planned_totals(summaries)
-    totals["num_rejects"] = len(rejects)
-    totals["stored"] = {"num_shards": len(results)} | {
-        name: sum(getattr(result, name) for result in results)
-        for name in ("num_sequences", "num_segments", "num_tokens", "bytes")
+    totals: DatasetTotals = {
+        **planned_totals(summaries, plan.read_listing(folder)),
+        "num_rejects": len(rejects),
+        "stored": {
+            "num_shards": len(results),
+            "num_sequences": sum(result.num_sequences for result in results),
+            "num_segments": sum(result.num_segments for result in results),
+            "num_tokens": sum(result.num_tokens for result in results),
+            "bytes": sum(result.bytes for result in results),
+        },
     }
     layouts = (config.layout,)
     classes = json.loads(files.read(files.join(folder, CLASSES_NAME))) if config.labels == "folder" else None
@@ -138,10 +140,10 @@ def finish(
         classes=None if classes is None else tuple(classes),
         totals=totals,
         bounds=tuple(global_bounds(summaries, config)),
-        config=output_affecting(config),
+        config=cast(Options, output_affecting(config)),
         balance_group=config.balance_group,
     )
-    shard_table = table_bytes(shard_rows, SHARD_TABLE_SCHEMA)
+    shard_table = table_bytes([result.table_row() for result in results], SHARD_TABLE_SCHEMA)
     reject_table = table_bytes([row._asdict() for row in rejects], REJECT_TABLE_SCHEMA)
     files.write(files.join(folder, SHARD_TABLE_NAME), shard_table)
     files.write(files.join(folder, REJECT_TABLE_NAME), reject_table)

@@ -7,8 +7,8 @@ that a split has the numbers of the dataset that a model was trained on.
 import os
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
+from patchpack.pipeline.stages.summary import LabelGaps
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import MANIFEST_NAME, read_manifest
 
@@ -22,25 +22,16 @@ def label_of(key: str) -> str | None:
     return parts[-2] if len(parts) > 1 else None
 
 
-def label_gaps(keys: Iterable[str], classes: tuple[str, ...]) -> dict[str, Any]:
-    """Returns which of a group's planned inputs have no label, for the group's summary.
-
-    `num_bare` of `num_keys` lie in no folder, the first of them being `first_bare`; `strange` counts those in folders
-    that are no class.
-    """
+def label_gaps(keys: Iterable[str], classes: tuple[str, ...]) -> LabelGaps:
+    """Returns which of a group's planned inputs have no label."""
     labels = {key: label_of(key) for key in set(keys)}
-    bare = sorted(key for key, label in labels.items() if label is None)
+    without = sorted(key for key, label in labels.items() if label is None)
     known = frozenset(classes)
-    strange = Counter(label for label in labels.values() if label is not None and label not in known)
-    return {
-        "num_keys": len(labels),
-        "num_bare": len(bare),
-        "first_bare": bare[0] if bare else "",
-        "strange": dict(sorted(strange.items())),
-    }
+    unknown = Counter(label for label in labels.values() if label is not None and label not in known)
+    return LabelGaps(len(labels), len(without), without[0] if without else "", dict(sorted(unknown.items())))
 
 
-def check_labels(gaps: list[dict[str, Any]]) -> str:
+def check_labels(gaps: list[LabelGaps]) -> str:
     """Returns a warning about inputs without a label, or nothing where every input has one.
 
     Args:
@@ -49,27 +40,28 @@ def check_labels(gaps: list[dict[str, Any]]) -> str:
     Raises:
         ValueError: no input has a label, or a folder is no class of --classes.
     """
-    strange: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
     for gap in gaps:
-        strange.update(gap["strange"])
-    if strange:
-        first = ", ".join(sorted(strange)[:_SHOWN]) + (", ..." if len(strange) > _SHOWN else "")
+        unknown.update(gap.unknown_folders)
+    if unknown:
+        first = ", ".join(sorted(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
         raise ValueError(
-            f"--classes: {sum(strange.values())} inputs lie in folders that are none of them ({first}); every folder is a "
+            f"--classes: {sum(unknown.values())} inputs lie in folders that are none of them ({first}); every folder is a "
             "class; add the names, or leave those inputs out with --exclude"
         )
-    num_bare = sum(gap["num_bare"] for gap in gaps)
-    if not num_bare:
+    num_without = sum(gap.num_without_folder for gap in gaps)
+    if not num_without:
         return ""
-    first, num_keys = min(gap["first_bare"] for gap in gaps if gap["num_bare"]), sum(gap["num_keys"] for gap in gaps)
+    first = min(gap.first_without_folder for gap in gaps if gap.num_without_folder)
+    num_inputs = sum(gap.num_inputs for gap in gaps)
     rule = "a file named by itself, or by a glob that the shell has spelled out, has no folder in its key"
-    if num_bare == num_keys:
+    if num_without == num_inputs:
         raise ValueError(
-            f"--labels folder: none of {num_keys} inputs lies in a folder (first: {first}); {rule}; name the folder, or put "
+            f"--labels folder: none of {num_inputs} inputs lies in a folder (first: {first}); {rule}; name the folder, or put "
             "the glob in quotes"
         )
     return (
-        f"--labels folder: {num_bare} of {num_keys} inputs lie in no folder and have no label (first: {first}); {rule}; name "
+        f"--labels folder: {num_without} of {num_inputs} inputs lie in no folder and have no label (first: {first}); {rule}; name "
         "the folder, or put the glob in quotes"
     )
 

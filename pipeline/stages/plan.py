@@ -8,11 +8,11 @@ All of it is counts and names; the result is a Parquet file a group, one row gro
 group's totals. Within 0.1 point of a global plan, at any number of examples.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.names import PLAN_FOLDER, group_plan_name, group_rejects_name, shard_name
+from patchpack.pipeline.names import LISTING_NAME, PLAN_FOLDER, group_plan_name, group_rejects_name
 from patchpack.pipeline.packing import Packing, pack
 from patchpack.pipeline.packing.balance.balance import balance
 from patchpack.pipeline.packing.bounds import closed_form_bound
@@ -29,12 +29,13 @@ from patchpack.pipeline.packing.instance import histogram_of, read_instance
 from patchpack.pipeline.report.sizes import count_sizes
 from patchpack.pipeline.stages.labels import label_gaps
 from patchpack.pipeline.stages.planned import PLAN_SCHEMA, PlannedExample, from_table, to_table
-from patchpack.pipeline.stages.records import Ignored, KeyConflict, Outcome, Reference, Reject
+from patchpack.pipeline.stages.records import Reference, Reject
 from patchpack.pipeline.stages.sample import candidate_lengths, draw, shuffled
+from patchpack.pipeline.stages.summary import Chunk, GroupSummary, Listing, ShardPlan
 from patchpack.pipeline.storage import files
 from patchpack.schemas.errors import FormatError
 from patchpack.schemas.geometry import ceil_div
-from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, canonical_json
+from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA
 from patchpack.schemas.sequence import sequence_schema
 
 # A small dataset is cut into shards of a few hundred examples, or some five seconds of one core's decoding (at 90 million
@@ -48,105 +49,74 @@ MOST_PX = 27_000_000_000
 
 _SUMMARY_KEY = b"patchpack_plan"
 
-
-class ShardPlan(NamedTuple):
-    """One shard to be written: its place and its totals. `row_group` is where its rows stand in the group's plan file."""
-
-    group: int
-    index: int  # type: ignore[assignment]  # a tuple has a method of this name, which nobody calls
-    view: int
-    row_group: int
-    num_sequences: int
-    num_segments: int
-    num_tokens: int
-
-    @property
-    def name(self) -> str:
-        """Name of the shard, below the output."""
-        return shard_name(self.group, self.index)
+Item = TypeVar("Item")
 
 
 class GroupPlan(NamedTuple):
-    """What planning a group gives: rows for each shard, its rejects, and the summary that is kept with them."""
+    """What planning a group gives: rows for each shard, its rejects, and the summary that is saved with them."""
 
     shards: list[list[PlannedExample]]
     rejects: list[Reject]
-    summary: dict[str, Any]
+    summary: GroupSummary
 
 
 def plan_group(
-    group: int, members: Iterable[Outcome], config: PlanConfig, classes: tuple[str, ...] | None, num_groups: int = 1
+    group: int,
+    references: Iterable[Reference],
+    rejects: Iterable[Reject],
+    config: PlanConfig,
+    classes: tuple[str, ...] | None,
+    num_groups: int = 1,
 ) -> GroupPlan:
     """Returns the plan of one group; the order of its members does not matter.
 
     Args:
         group: its number.
-        members: References, Rejects, Ignored and KeyConflicts whose keys fall into this group.
+        references: whose keys fall into this group.
+        rejects: whose keys do; equal ones become one row.
         config: of the build.
         classes: names of the labels in order, or None.
         num_groups: of the dataset; they share the number of shards that is enough.
     """
-    references: list[Reference] = []
-    rejects: set[Reject] = set()
-    ignored: Counter[str] = Counter()
-    conflicts: list[KeyConflict] = []
-    for member in members:
-        if isinstance(member, Reference):
-            references.append(member)
-        elif isinstance(member, Reject):
-            rejects.add(member)
-        elif isinstance(member, Ignored):
-            ignored[member.why] += 1
-        elif isinstance(member, KeyConflict):
-            conflicts.append(member)
+    references, rows_of_rejects = list(references), sorted(set(rejects))
     shards: list[list[PlannedExample]] = []
     shard_plans: list[ShardPlan] = []
-    chunks: list[dict[str, Any]] = []
-    histograms: dict[str, dict[str, int]] = {}
+    chunks: list[Chunk] = []
+    lengths: list[dict[int, int]] = []
     numbers = None if classes is None else {name: number for number, name in enumerate(classes)}
     realised: list[Reference] = []
     for view in range(config.views):
-        seen = [reference for reference in references if reference.view == view]
-        lengths: Counter[int] = Counter()
-        packed: list[list[list[Reference]]] = []
-        for number, chunk in enumerate(_chunks(seen, config)):
-            bins, bound = _pack_chunk(chunk, config, group, view, number)
-            lengths.update(reference.num_tokens for members in bins for reference in members)
-            chunks.append({"view": view, "num_examples": len(chunk), "num_sequences": len(bins), "bound": bound})
-            packed.append(bins)
-            realised += [reference for members in bins for reference in members]
+        packed = _pack_view([reference for reference in references if reference.view == view], config, group, view)
+        bins = [members for chunk in packed for members in chunk.bins]
+        chunks += [chunk.record for chunk in packed]
+        counts = Counter(reference.num_tokens for members in bins for reference in members)
+        lengths.append({length: counts[length] for length in sorted(counts)})
+        realised += [reference for members in bins for reference in members]
+        runs = [chunk.bins for chunk in packed]
         if config.balance_group:
-            packed = [
-                _balanced([members for bins in packed for members in bins], config.balance_group, config, group, view)
+            runs = [_balanced(bins, config.balance_group, config, group, view)]
+        for part in (part for run in runs for part in _parts(run, config, num_groups)):
+            rows = [
+                PlannedExample.of(reference, sequence, numbers)
+                for sequence, members in enumerate(part)
+                for reference in members
             ]
-        for bins in packed:
-            for part in _parts(bins, config, num_groups):
-                rows = [
-                    PlannedExample.of(reference, sequence, numbers)
-                    for sequence, members in enumerate(part)
-                    for reference in members
-                ]
-                tokens = sum(reference.num_tokens for members in part for reference in members)
-                shard_plans.append(ShardPlan(group, len(shards), view, len(shards), len(part), len(rows), tokens))
-                shards.append(rows)
-        histograms[str(view)] = {str(length): lengths[length] for length in sorted(lengths)}
-    summary = {
-        "group": group,
-        "num_inputs": len(
-            {reference.example.source.key for reference in references} | {reject.key for reject in rejects}
-        ),
-        "num_rejects": len(rejects),
-        "source_px": sum(_source_px(reference) for reference in references),
-        "sizes": count_sizes(realised, config.tubelet, config.clip_frames),
-        "ignored": dict(sorted(ignored.items())),
-        "key_conflicts": sorted([conflict.key, *sorted(conflict.paths)] for conflict in conflicts),
-        "histograms": histograms,
-        "chunks": chunks,
-        "shards": [list(shard) for shard in shard_plans],
-    }
-    if classes is not None:
-        summary["label_gaps"] = label_gaps((reference.example.source.key for reference in references), classes)
-    return GroupPlan(shards, sorted(rejects), summary)
+            tokens = sum(reference.num_tokens for members in part for reference in members)
+            shard_plans.append(ShardPlan(group, len(shards), view, len(shards), len(part), len(rows), tokens))
+            shards.append(rows)
+    keys = {reference.example.source.key for reference in references}
+    summary = GroupSummary(
+        group=group,
+        num_inputs=len(keys | {reject.key for reject in rows_of_rejects}),
+        num_rejects=len(rows_of_rejects),
+        source_px=sum(_source_px(reference) for reference in references),
+        sizes=count_sizes(realised, config.tubelet, config.clip_frames),
+        lengths=lengths,
+        chunks=chunks,
+        shards=shard_plans,
+        label_gaps=None if classes is None else label_gaps(keys, classes),
+    )
+    return GroupPlan(shards, rows_of_rejects, summary)
 
 
 def plan_path(folder: str, group: int) -> str:
@@ -156,25 +126,47 @@ def plan_path(folder: str, group: int) -> str:
 
 def write_group_plan(plan: GroupPlan, folder: str) -> None:
     """Writes a group's plan and rejects below an output folder, whole or not at all."""
-    group = plan.summary["group"]
+    group = plan.summary.group
     with (
         files.writing(plan_path(folder, group)) as file,
         pq.ParquetWriter(pa.PythonFile(file, mode="w"), PLAN_SCHEMA, compression="zstd") as writer,
     ):
         for rows in plan.shards:
             writer.write_table(to_table(rows), row_group_size=max(1, len(rows)))
-        writer.add_key_value_metadata({_SUMMARY_KEY: canonical_json(plan.summary)})
+        writer.add_key_value_metadata({_SUMMARY_KEY: plan.summary.to_json()})
     rejects = pa.Table.from_pylist([reject._asdict() for reject in plan.rejects], schema=REJECT_TABLE_SCHEMA)
     with files.writing(files.join(folder, group_rejects_name(group))) as file:
         pq.write_table(rejects, pa.PythonFile(file, mode="w"), compression="zstd")
 
 
-def read_summaries(folder: str) -> Iterator[dict[str, Any]]:
-    """Yields the summary of every group planned below an output folder, by group number."""
+def read_summaries(folder: str) -> Iterator[GroupSummary]:
+    """Yields the summary of every group planned below an output folder, by group number.
+
+    Raises:
+        FormatError: the plan was damaged.
+    """
     for name in files.names(files.join(folder, PLAN_FOLDER)):
         if name.startswith("part-"):
-            with files.open_read(files.join(folder, f"{PLAN_FOLDER}/{name}")) as file:
-                yield json.loads(pq.ParquetFile(file).metadata.metadata[_SUMMARY_KEY])
+            path = files.join(folder, f"{PLAN_FOLDER}/{name}")
+            with files.open_read(path) as file, _intact(path):
+                yield GroupSummary.from_json(pq.ParquetFile(file).metadata.metadata[_SUMMARY_KEY])
+
+
+def planned_shards(folder: str) -> Iterator[ShardPlan]:
+    """Yields every shard of the plan below an output folder."""
+    for summary in read_summaries(folder):
+        yield from summary.shards
+
+
+def read_listing(folder: str) -> Listing:
+    """Returns what was ignored when the plan below an output folder was made.
+
+    Raises:
+        FormatError: the plan was damaged.
+    """
+    path = files.join(folder, LISTING_NAME)
+    with _intact(path):
+        return Listing.from_json(files.read(path))
 
 
 def read_rejects(folder: str) -> Iterator[Reject]:
@@ -192,13 +184,19 @@ def read_shard_rows(folder: str, shard: ShardPlan) -> list[PlannedExample]:
         FormatError: the plan was damaged.
     """
     path = plan_path(folder, shard.group)
-    with files.open_read(path) as file:
-        try:
-            return from_table(pq.ParquetFile(file).read_row_group(shard.row_group))
-        except (pa.ArrowException, KeyError, IndexError) as error:
-            raise FormatError(
-                f"{path}: broken plan ({error}); it is as it was saved; start anew with build --overwrite"
-            ) from error
+    with files.open_read(path) as file, _intact(path):
+        return from_table(pq.ParquetFile(file).read_row_group(shard.row_group))
+
+
+@contextmanager
+def _intact(path: str) -> Iterator[None]:
+    """Reports a file of the plan that cannot be read as one that was damaged."""
+    try:
+        yield
+    except (pa.ArrowException, KeyError, IndexError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"{path}: broken plan ({error}); it is as it was saved; start anew with build --overwrite"
+        ) from error
 
 
 def sequence_bytes(config: PlanConfig) -> int:
@@ -218,10 +216,19 @@ def _chunks(references: list[Reference], config: PlanConfig) -> Iterator[list[Re
     yield from _even(sorted(references, key=order), ceil_div(len(references), config.group_size))
 
 
-def _pack_chunk(
-    chunk: list[Reference], config: PlanConfig, group: int, view: int, number: int
-) -> tuple[list[list[Reference]], int]:
-    """Returns the chunk's bins in shuffled order, examples at their realised grids, and the proven least number of bins."""
+class _Packed(NamedTuple):
+    """A chunk's bins in shuffled order, examples at their realised grids, and what is recorded of them."""
+
+    bins: list[list[Reference]]
+    record: Chunk
+
+
+def _pack_view(references: list[Reference], config: PlanConfig, group: int, view: int) -> list[_Packed]:
+    """Returns the packed chunks of one view of a group."""
+    return [_pack_chunk(chunk, config, group, view, number) for number, chunk in enumerate(_chunks(references, config))]
+
+
+def _pack_chunk(chunk: list[Reference], config: PlanConfig, group: int, view: int, number: int) -> _Packed:
     packing = pack(
         [reference.num_tokens for reference in chunk],
         config.sequence_length,
@@ -239,7 +246,8 @@ def _pack_chunk(
     for reference, bin_number in zip(chunk, bin_index.tolist(), strict=True):
         bins[bin_number].append(reference)
     # heuristics fill the first bins with the longest examples; sequences are drawn in stored order
-    return [bins[place] for place in shuffled(len(bins), config.seed, "bins", group, view, number)], bound
+    order = shuffled(len(bins), config.seed, "bins", group, view, number)
+    return _Packed([bins[place] for place in order], Chunk(view, len(chunk), len(bins), bound))
 
 
 def _fill_elastically(
@@ -295,7 +303,7 @@ def _parts(bins: list[list[Reference]], config: PlanConfig, num_groups: int) -> 
         yield [members for group in part for members in group]
 
 
-def _even(items: list[Any], parts: int) -> Iterator[list[Any]]:
+def _even(items: list[Item], parts: int) -> Iterator[list[Item]]:
     """Yields the items in `parts` runs whose lengths differ by at most one; empty runs are left out."""
     parts = min(parts, len(items))
     for part in range(parts):

@@ -86,9 +86,9 @@ class PlannedExample(NamedTuple):
             source_width=example.source_width,
             target_height=reference.target_height,
             target_width=reference.target_width,
-            grid_t=reference.grid[0],
-            grid_h=reference.grid[1],
-            grid_w=reference.grid[2],
+            grid_t=reference.grid.t,
+            grid_h=reference.grid.h,
+            grid_w=reference.grid.w,
             frame_pts=example.frame_pts,
             time_base_num=example.time_base[0],
             time_base_den=example.time_base[1],
@@ -105,12 +105,7 @@ class PlannedExample(NamedTuple):
     @property
     def grid(self) -> Grid:
         """Tubelets along time, height and width."""
-        return self.grid_t, self.grid_h, self.grid_w
-
-    @property
-    def num_tokens(self) -> int:
-        """All of its grid."""
-        return self.grid_t * self.grid_h * self.grid_w
+        return Grid(self.grid_t, self.grid_h, self.grid_w)
 
 
 def to_table(rows: list[PlannedExample]) -> pa.Table:

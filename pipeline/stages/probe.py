@@ -6,6 +6,7 @@ images where they are to be clips (only decoding says their times).
 
 import io
 import json
+from collections.abc import Sequence
 
 import xxhash
 
@@ -14,7 +15,7 @@ from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.video import timeline
 from patchpack.pipeline.media.video.clips import ClipRule, take_clip
 from patchpack.pipeline.stages.list import NO_MEDIA, is_guess
-from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Example, Ignored, Outcome, Source, reject
+from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Example, Ignored, Reject, Source, reject
 from patchpack.pipeline.stages.sample import draw
 from patchpack.pipeline.storage import files
 
@@ -32,7 +33,7 @@ def probe(
     max_bytes: int = 2**63 - 1,
     seed: int = 0,
     animated: str = "first",
-) -> list[Outcome]:
+) -> list[Example | Reject | Ignored]:
     """Returns the examples of one input, or its reject, or that it is no media where nobody said it were.
 
     Args:
@@ -47,6 +48,7 @@ def probe(
     Raises:
         OSError: it cannot be read.
     """
+    examples: Sequence[Example | Reject]
     try:
         with files.open_read(path) as file:
             if is_guess(source) and kind_of(file.read(SNIFF_BYTES)) == "unknown":
@@ -81,16 +83,18 @@ def probe(
     if isinstance(first, Example) and pixels > max_pixels:
         size = f"{first.source_height}x{first.source_width}"
         return [reject(source.key, "probe", "too_large", f"{size} is {pixels} pixels; --max-pixels is {max_pixels}")]
-    return examples
+    return [*examples]
 
 
-def clips_of(source: Source, header: timeline.VideoHeader, rule: ClipRule, seed: int, extra: str = "") -> list[Outcome]:
+def clips_of(
+    source: Source, header: timeline.VideoHeader, rule: ClipRule, seed: int, extra: str = ""
+) -> list[Example | Reject]:
     """Returns the clips of a video, and after them a reject row if the video is damaged.
 
     Raises:
         DecodeError: no clip is whole, or the video is too slow.
     """
-    examples: list[Outcome] = []
+    examples: list[Example | Reject] = []
     for number in range(rule.num_clips):
         name = example_id(source.key, number)
         drawn = rule.placement == "random"

@@ -1,6 +1,17 @@
-"""What flows between the stages: one input ends as References, a Reject or an Ignored, never as nothing."""
+"""What flows between the stages. One input ends as References, a Reject or an Ignored, never as nothing.
 
-from typing import Any, NamedTuple
+    list:   Source | Reject | Ignored | KeyConflict
+    probe:  Source -> Example | Reject | Ignored
+    dedupe: Example -> Example | Reject
+    sample: Example -> Reference | Reject
+    group:  Reference, Reject -> those of one group
+    plan:   of one group -> PlannedExample
+
+A stage gives a next stage what it takes; Rejects leave by an output of their own and meet the others again in their
+group, and what is ignored is only counted.
+"""
+
+from typing import NamedTuple
 
 from patchpack.schemas.geometry import Grid
 
@@ -88,11 +99,8 @@ class Reference(NamedTuple):
     @property
     def num_tokens(self) -> int:
         """Tokens of this view: all of its grid."""
-        t, h, w = self.grid
-        return t * h * w
+        return self.grid.num_tokens
 
-
-Outcome = Source | Ignored | Reject | KeyConflict | Example | Reference
 
 # every reason a reject can have; a closed list, so that tables and dashboards can rely on it
 REASONS = {
@@ -119,7 +127,7 @@ REASONS = {
 PARTIAL_VIDEO = ("probe", "partial")
 
 
-def reject(key: str, stage: str, reason: str, detail: Any) -> Reject:
+def reject(key: str, stage: str, reason: str, detail: object) -> Reject:
     """Returns a reject row; its detail is one line, since decoders' messages are not.
 
     Raises:

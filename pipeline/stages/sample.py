@@ -15,8 +15,8 @@ from fractions import Fraction
 import numpy as np
 import xxhash
 
-from patchpack.pipeline.stages.records import Example, Outcome, Reference, reject
-from patchpack.schemas.geometry import MAX_GRID, Grid, ceil_div
+from patchpack.pipeline.stages.records import Example, Reference, Reject, reject
+from patchpack.schemas.geometry import MAX_GRID, Grid, Tubelet, ceil_div
 
 # a grid may have n (1 +- 0.12) tokens for a requested n
 SLACK_PERCENT = 12
@@ -134,7 +134,9 @@ def _best_columns(h: int, fewest: int, most: int, up: int, across: int) -> tuple
     return h, min(high, max(low, nearest))
 
 
-def sample(example: Example, view: int, rule: Resolution, patch: Grid, cap: int, oversize: str, seed: int) -> Outcome:
+def sample(
+    example: Example, view: int, rule: Resolution, patch: Tubelet, cap: int, oversize: str, seed: int
+) -> Reference | Reject:
     """Returns one view of an example with its size drawn and its grid chosen, or a reject if it cannot fit.
 
     Args:
@@ -166,10 +168,10 @@ def sample(example: Example, view: int, rule: Resolution, patch: Grid, cap: int,
     if max(steps, h, w) > MAX_GRID:
         detail = f"grid {steps}x{h}x{w}; positions are int16, so at most {MAX_GRID} a side; use a larger --tubelet"
         return reject(example.source.key, "sample", "oversize", detail)
-    return Reference(example, view, side, *target, (steps, h, w), uncapped)
+    return Reference(example, view, side, *target, Grid(steps, h, w), uncapped)
 
 
-def candidate_lengths(reference: Reference, slack: Fraction, patch: Grid, cap: int) -> dict[int, tuple[int, Grid]]:
+def candidate_lengths(reference: Reference, slack: Fraction, patch: Tubelet, cap: int) -> dict[int, tuple[int, Grid]]:
     """Returns the token counts an example may have, each with its cost and grid, by rising count.
 
     The sides are the whole pixels from side / (1 + slack) to side x (1 + slack), each with its nearest grid; counts
@@ -193,7 +195,7 @@ def candidate_lengths(reference: Reference, slack: Fraction, patch: Grid, cap: i
         cost = max(1, abs(other - side) * 1000 // side)
         near = abs(h * w - target_tokens) * 100 <= SLACK_PERCENT * target_tokens
         if near and max(h, w) <= MAX_GRID and cost < options.get(steps * h * w, (1001, reference.grid))[0]:
-            options[steps * h * w] = (cost, (steps, h, w))
+            options[steps * h * w] = (cost, Grid(steps, h, w))
     return dict(sorted(options.items()))
 
 

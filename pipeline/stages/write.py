@@ -6,14 +6,14 @@ repacked, and the shard's metadata carries the reject. Memory: one row group, on
 (`shared_clips`).
 """
 
+import dataclasses
 import io
 import math
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.parquet as pq
 import xxhash
 
@@ -26,27 +26,20 @@ from patchpack.pipeline.media.patchify import patchify
 from patchpack.pipeline.media.shared_clips import SharedClips
 from patchpack.pipeline.media.video import decode as video
 from patchpack.pipeline.stages.list import source_path
-from patchpack.pipeline.stages.plan import ShardPlan
 from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.records import Reject, Source, reject
+from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import read_input
-from patchpack.schemas.geometry import Layout, grid_positions
-from patchpack.schemas.manifest import FORMAT_VERSION, canonical_json
-from patchpack.schemas.sequence import array_columns, rows_per_group, sequence_digest, sequence_schema
-from patchpack.schemas.shard import METADATA_KEY, read_metadata
-
-# see docs/format.md: raw values in one page a column chunk, so that a sequence can be read straight from its place
-_WRITER_OPTIONS = {
-    "compression": "none",
-    "use_dictionary": False,
-    "write_statistics": False,
-    "write_page_checksum": True,
-    "data_page_size": 2**31 - 1,
-}
+from patchpack.schemas.geometry import grid_positions
+from patchpack.schemas.manifest import FORMAT_VERSION, SHARD_TABLE_SCHEMA, canonical_json
+from patchpack.schemas.sequence import Segment, rows_per_group
+from patchpack.schemas.shard import ShardRecord, read_metadata
+from patchpack.schemas.shard_file import ShardFile
 
 
-class ShardResult(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class ShardResult:
     """What writing a shard gave; `failure` says why there is none, with a traceback where that is a bug of ours."""
 
     path: str
@@ -59,9 +52,20 @@ class ShardResult(NamedTuple):
     num_sequences: int
     num_segments: int
     num_tokens: int
-    rejects: list[Reject]
-    failure: str
-    traceback: str
+    rejects: list[Reject] = field(default_factory=list)
+    failure: str = ""
+    traceback: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the result as an object of JSON."""
+        return dataclasses.asdict(self) | {"rejects": [row._asdict() for row in self.rejects]}
+
+    def table_row(self) -> dict[str, str | int]:
+        """Returns the row of the shard table."""
+        columns: dict[str, str | int] = {
+            name: getattr(self, name) for name in SHARD_TABLE_SCHEMA.names if name != "num_rejects"
+        }
+        return columns | {"num_rejects": len(self.rejects)}
 
 
 def fingerprint(rows: list[PlannedExample], config: PlanConfig, versions: dict[str, str]) -> str:
@@ -107,35 +111,18 @@ def write_shard(
     existing = _finished(path, shard, expected)
     if existing and not (existing.rejects and (retry_rejects or _are_back(existing.rejects, rows, roots))):
         return existing
-    layout = config.layout
     rejects: list[Reject] = []
-    totals = {"num_sequences": 0, "num_segments": 0, "num_tokens": 0, "attention_cost": 0}
     files.make_folder(path.rpartition("/")[0])
-    with files.writing(path) as file:
-        hashed = _HashedFile(file)
-        with pq.ParquetWriter(pa.PythonFile(hashed, mode="w"), sequence_schema(layout), **_WRITER_OPTIONS) as writer:
-            for table in _row_groups(shard, rows, roots, config, rejects):
-                writer.write_table(table, row_group_size=len(table))
-                totals["num_sequences"] += len(table)
-                for column in ("num_segments", "num_tokens", "attention_cost"):
-                    totals[column] += pa.compute.sum(table[column]).as_py()
-            metadata = {
-                "format_version": FORMAT_VERSION,
-                "requires": [],
-                "layout": layout.to_json(),
-                "columns": {
-                    name: {"dtype": str(dtype), "shape": shape}
-                    for name, (dtype, shape) in array_columns(layout).items()
-                },
-                "group": shard.group,
-                "index": shard.index,
-                "view": shard.view,
-                "fingerprint": expected,
-                "totals": totals,
-                "rejects": [row._asdict() for row in rejects],
-            }
-            writer.add_key_value_metadata({METADATA_KEY: canonical_json(metadata)})
-    return _result(shard, metadata, hashed.digest.hexdigest(), hashed.size)
+    with files.writing(path) as file, ShardFile(file, config.layout) as written:
+        _add_row_groups(written, shard, rows, roots, config, rejects)
+        record = written.add_record(
+            group=shard.group,
+            index=shard.index,
+            view=shard.view,
+            fingerprint=expected,
+            rejects=[row._asdict() for row in rejects],
+        )
+    return _result(shard, record, written.digest, written.size)
 
 
 def _finished(path: str, shard: ShardPlan, expected: str) -> ShardResult | None:
@@ -144,7 +131,7 @@ def _finished(path: str, shard: ShardPlan, expected: str) -> ShardResult | None:
         return None
     with files.open_read(path) as file:
         try:
-            metadata = read_metadata(pq.ParquetFile(file), path)
+            record = read_metadata(pq.ParquetFile(file), path)
         except (ValueError, pa.ArrowException):
             return None
         except OSError as error:
@@ -152,14 +139,14 @@ def _finished(path: str, shard: ShardPlan, expected: str) -> ShardResult | None:
             if error.errno is not None:
                 raise
             return None
-        if metadata.get("fingerprint") != expected:
+        if record.get("fingerprint") != expected:
             return None
         file.seek(0)
         digest, size = xxhash.xxh3_128(), 0
         while block := file.read(2**20):
             digest.update(block)
             size += len(block)
-    return _result(shard, metadata, digest.hexdigest(), size)
+    return _result(shard, record, digest.hexdigest(), size)
 
 
 def _are_back(rejects: list[Reject], rows: list[PlannedExample], roots: list[str]) -> bool:
@@ -176,12 +163,12 @@ def _are_back(rejects: list[Reject], rows: list[PlannedExample], roots: list[str
     return False
 
 
-def _result(shard: ShardPlan, metadata: dict[str, Any], digest: str, size: int) -> ShardResult:
-    totals = metadata["totals"]
+def _result(shard: ShardPlan, record: ShardRecord, digest: str, size: int) -> ShardResult:
+    totals = record["totals"]
     return ShardResult(
         path=shard.name,
         digest=digest,
-        fingerprint=metadata["fingerprint"],
+        fingerprint=record["fingerprint"],
         bytes=size,
         group=shard.group,
         view=shard.view,
@@ -189,21 +176,23 @@ def _result(shard: ShardPlan, metadata: dict[str, Any], digest: str, size: int) 
         num_sequences=totals["num_sequences"],
         num_segments=totals["num_segments"],
         num_tokens=totals["num_tokens"],
-        rejects=[Reject(**row) for row in metadata["rejects"]],
-        failure="",
-        traceback="",
+        rejects=[Reject(**row) for row in record["rejects"]],
     )
 
 
-def _row_groups(
-    shard: ShardPlan, rows: list[PlannedExample], roots: list[str], config: PlanConfig, rejects: list[Reject]
-) -> Iterator[pa.Table]:
-    """Yields the shard's sequences as tables of one row group; rejects are appended to `rejects`."""
-    layout = config.layout
+def _add_row_groups(
+    written: ShardFile,
+    shard: ShardPlan,
+    rows: list[PlannedExample],
+    roots: list[str],
+    config: PlanConfig,
+    rejects: list[Reject],
+) -> None:
+    """Writes the shard's sequences, one row group at a time; rejects are appended to `rejects`."""
     sequences: list[list[PlannedExample]] = [[] for _ in range(shard.num_sequences)]
     for row in rows:
         sequences[row.sequence].append(row)
-    size = rows_per_group(layout)
+    size = rows_per_group(config.layout)
     warned: dict[tuple[str, int], str] = {}
     shared = SharedClips(
         rows,
@@ -213,16 +202,14 @@ def _row_groups(
     )
     for first in range(0, len(sequences), size):
         members = sequences[first : first + size]
-        arrays = {
-            name: np.zeros((len(members), *shape), dtype) for name, (dtype, shape) in array_columns(layout).items()
-        }
+        arrays = written.new_arrays(len(members))
         segments = [
             list(
                 _fill(planned, {name: array[place] for name, array in arrays.items()}, shared, config, rejects, warned)
             )
             for place, planned in enumerate(members)
         ]
-        yield _table(arrays, segments, layout)
+        written.add_row_group(arrays, segments)
 
 
 def _fill(
@@ -232,7 +219,7 @@ def _fill(
     config: PlanConfig,
     rejects: list[Reject],
     warned: dict[tuple[str, int], str],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Segment]:
     """Writes one sequence's examples into its row of the buffers; yields the segments that are there."""
     start = number = 0
     for row in planned:
@@ -241,7 +228,7 @@ def _fill(
         except DecodeError as error:
             rejects.append(reject(row.key, "write", error.reason, error))
             continue
-        end = start + row.num_tokens
+        end = start + row.grid.num_tokens
         number += 1
         patchify(frames_THWC, config.tubelet, arrays["tokens"][start:end])
         arrays["segment_ids"][start:end] = number
@@ -309,22 +296,13 @@ def _read_frames(
     return [frames_THWC for frames_THWC, _ in decoded], decoded[0][1], ""
 
 
-def _segment(row: PlannedExample, start: int, num_tokens: int, config: PlanConfig, warning: str) -> dict[str, Any]:
+def _segment(row: PlannedExample, start: int, num_tokens: int, config: PlanConfig, warning: str) -> Segment:
     """Returns the stored record of one segment."""
     seconds = [pts * row.time_base_num / row.time_base_den for pts in row.frame_pts]
     num_frames = max(1, len(seconds))
-    copied = (
-        "example_id",
-        "view",
-        "grid_t",
-        "grid_h",
-        "grid_w",
-        "source_height",
-        "source_width",
-        "target_height",
-        "target_width",
-    )
-    return {name: getattr(row, name) for name in copied} | {
+    return {
+        "example_id": row.example_id,
+        "view": row.view,
         "source": row.key,
         "member": None,
         "labels": [] if row.label is None else [row.label],
@@ -332,6 +310,13 @@ def _segment(row: PlannedExample, start: int, num_tokens: int, config: PlanConfi
         "weight": 1.0,
         "start": start,
         "num_tokens": num_tokens,
+        "grid_t": row.grid_t,
+        "grid_h": row.grid_h,
+        "grid_w": row.grid_w,
+        "source_height": row.source_height,
+        "source_width": row.source_width,
+        "target_height": row.target_height,
+        "target_width": row.target_width,
         "height": row.grid_h * config.tubelet[1],
         "width": row.grid_w * config.tubelet[2],
         "timestamps_s": seconds,
@@ -343,54 +328,3 @@ def _segment(row: PlannedExample, start: int, num_tokens: int, config: PlanConfi
         "kept_fraction": 1.0,
         "extra": canonical_json({"decoder_warning": warning}).decode() if warning else row.extra or None,
     }
-
-
-def _table(arrays: dict[str, np.ndarray], segments: list[list[dict[str, Any]]], layout: Layout) -> pa.Table:
-    """Returns one row group; the raw columns share the buffers' memory."""
-    schema = sequence_schema(layout)
-    lengths = [[segment["num_tokens"] for segment in row] for row in segments]
-    columns: dict[str, Any] = {
-        name: pa.FixedSizeBinaryArray.from_buffers(schema.field(name).type, len(segments), [None, pa.py_buffer(array)])
-        for name, array in arrays.items()
-    }
-    columns |= {
-        "num_tokens": [sum(row) for row in lengths],
-        "num_segments": [len(row) for row in lengths],
-        "max_segment_tokens": [max(row, default=0) for row in lengths],
-        "attention_cost": [sum(n * n for n in row) for row in lengths],
-        "segments": segments,
-        "digest": [sequence_digest(*row) for row in zip(*arrays.values(), strict=True)],
-    }
-    return pa.Table.from_arrays(
-        [
-            column if isinstance(column, pa.Array) else pa.array(column, schema.field(name).type)
-            for name, column in columns.items()
-        ],
-        schema=schema,
-    )
-
-
-class _HashedFile:
-    """A file that hashes and counts what is written to it."""
-
-    closed = False
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.digest = xxhash.xxh3_128()
-        self.size = 0
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        self.size += len(data)
-        self._file.write(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.size
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        """Left to the owner of the file."""

@@ -8,7 +8,7 @@ reads of every shard; memory: one shard's small columns, and 16 bytes (in Python
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import pyarrow as pa
 import xxhash
@@ -22,14 +22,16 @@ from patchpack.schemas.manifest import (
     REJECT_TABLE_SCHEMA,
     SEQUENCES_FOLDER,
     SHARD_TABLE_NAME,
+    ShardRow,
     dataset_digest,
     read_table,
 )
+from patchpack.schemas.report import CountName
 from patchpack.schemas.sequence import array_columns
 
 # more than anyone reads; a dataset of ten thousand broken shards should still end soon
 LIMIT = 200
-_TOTALS = ("num_sequences", "num_segments", "num_tokens")
+_TOTALS: tuple[CountName, ...] = ("num_sequences", "num_segments", "num_tokens")
 _BLOCK_BYTES = 2**22
 # as Python values a row takes about a hundred times its Arrow size
 _BATCH_ROWS = 1024
@@ -54,7 +56,7 @@ class _Set(NamedTuple):
 
     folder: str
     manifest: Manifest
-    shards: list[dict[str, Any]]
+    shards: list[ShardRow]
     rejects: list[tuple[str, ...]]
     known_rejects: frozenset[tuple[str, ...]]
 
@@ -99,10 +101,11 @@ def _total_problems(tables: _Set) -> Iterator[str]:
     manifest, shards = tables.manifest, tables.shards
     where = files.join(tables.folder, MANIFEST_NAME)
     planned, stored = manifest.totals["planned"], manifest.totals["stored"]
-    sums = {name: sum(shard[name] for shard in shards) for name in (*_TOTALS, "bytes")} | {"num_shards": len(shards)}
+    sums: dict[str, int] = {name: sum(shard[name] for shard in shards) for name in _TOTALS}
+    sums |= {"bytes": sum(shard["bytes"] for shard in shards), "num_shards": len(shards)}
     for name, value in sums.items():
-        if stored[name] != value:
-            yield f"{where}: stored {name} is {stored[name]}; {SHARD_TABLE_NAME} gives {value}; rebuild the dataset"
+        if cast(dict[str, int], stored)[name] != value:
+            yield f"{where}: stored {name} is {cast(dict[str, int], stored)[name]}; {SHARD_TABLE_NAME} gives {value}; rebuild the dataset"
     digest = dataset_digest(manifest.layouts, [shard["digest"] for shard in shards])
     if digest != manifest.dataset_digest:
         yield f"{where}: dataset_digest is {manifest.dataset_digest}; {SHARD_TABLE_NAME} gives {digest}; rebuild the dataset"
@@ -177,7 +180,7 @@ def _input_problems(tables: _Set, num_inputs: int, seen: Seen) -> Iterator[str]:
         )
 
 
-def _shard_problems(shard: dict[str, Any], tables: _Set, seen: Seen) -> Iterator[str]:
+def _shard_problems(shard: ShardRow, tables: _Set, seen: Seen) -> Iterator[str]:
     path = files.join(tables.folder, shard["path"])
     try:
         size, digest = _file_digest(path)
@@ -205,19 +208,23 @@ def _file_digest(path: str) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _metadata_problems(opened: Shard, shard: dict[str, Any], tables: _Set) -> Iterator[str]:
+def _metadata_problems(opened: Shard, shard: ShardRow, tables: _Set) -> Iterator[str]:
     """Yields where a shard's own record contradicts the tables."""
     path, own = opened.path, opened.metadata
     layouts = tables.manifest.layouts
     if not 0 <= shard["layout"] < len(layouts) or opened.layout != layouts[shard["layout"]]:
         yield f"{path}: its layout is not layout {shard['layout']} of {MANIFEST_NAME}; shards keep to theirs; rebuild this shard"
-    said = {name: own.get(name) for name in ("view", "group", "fingerprint")} | {
-        name: own["totals"].get(name) for name in _TOTALS
+    said: dict[str, object] = {
+        "view": own.get("view"),
+        "group": own.get("group"),
+        "fingerprint": own.get("fingerprint"),
     }
+    said |= {name: own["totals"].get(name) for name in _TOTALS}
     said |= {"num_rejects": len(own["rejects"]), "num_sequences": opened.num_sequences}
     for name, value in said.items():
-        if value != shard[name]:
-            yield f"{path}: {name} is {value}; {SHARD_TABLE_NAME} says {shard[name]}; the tables are not of this file; rebuild the dataset"
+        listed = cast(dict[str, object], shard)[name]
+        if value != listed:
+            yield f"{path}: {name} is {value}; {SHARD_TABLE_NAME} says {listed}; the tables are not of this file; rebuild the dataset"
     for reject in own["rejects"]:
         if tuple(reject.get(name) for name in REJECT_TABLE_SCHEMA.names) not in tables.known_rejects:
             yield (

@@ -3,12 +3,13 @@
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import cast
 
 import xxhash
 
 from patchpack.schemas import Layout, Shard, check_sequence
-from patchpack.schemas.sequence import array_columns
+from patchpack.schemas.geometry import Grid
+from patchpack.schemas.sequence import Row, Segment, Sequence, array_columns
 
 
 class Seen:
@@ -40,7 +41,7 @@ class Seen:
 
 
 def row_problems(
-    shard: Shard, place: int, row: dict[str, Any], classes: tuple[str, ...] | None, view: Any, seen: Seen
+    shard: Shard, place: int, row: Row, classes: tuple[str, ...] | None, view: int, seen: Seen
 ) -> Iterator[str]:
     """Yields what is wrong with one stored sequence.
 
@@ -55,7 +56,7 @@ def row_problems(
     where = f"{shard.path} row {place}"
     arrays = {name: shard.read_array(name, place) for name in array_columns(shard.layout)}
     try:
-        check_sequence(row | arrays, shard.layout, where)
+        check_sequence(cast(Sequence, {**row, **arrays}), shard.layout, where)
     except ValueError as error:
         yield str(error)
     except TypeError as error:
@@ -71,18 +72,16 @@ def row_problems(
             yield f"{which}: {wrong}; rebuild this shard"
 
 
-def _segment_problems(
-    segment: dict[str, Any], layout: Layout, classes: tuple[str, ...] | None, view: Any
-) -> Iterator[str]:
+def _segment_problems(segment: Segment, layout: Layout, classes: tuple[str, ...] | None, view: int) -> Iterator[str]:
     """Yields what is wrong with a segment's record, as `<what, with the value>; <the rule>`."""
     if segment["view"] != view:
         yield f"view {segment['view']}; the shard is of view {view}"
     frames, height, width = layout.tubelet
-    t, h, w = (segment[name] for name in ("grid_t", "grid_h", "grid_w"))
+    t, h, w = Grid(segment["grid_t"], segment["grid_h"], segment["grid_w"])
     if (segment["height"], segment["width"]) != (h * height, w * width):
         yield f"{segment['height']}x{segment['width']} px; its grid {h}x{w} makes {h * height}x{w * width}"
     if not (t - 1) * frames < segment["num_frames"] <= t * frames:
-        yield f"{segment['num_frames']} frames; its grid has room for {(t - 1) * frames + 1} to {t * frames}"
+        yield f"{segment['num_frames']} frames; its grid holds {(t - 1) * frames + 1} to {t * frames}"
     times = segment["timestamps_s"]
     if times and len(times) != segment["num_frames"]:
         yield f"{len(times)} timestamps; it has {segment['num_frames']} frames"

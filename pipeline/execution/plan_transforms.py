@@ -1,0 +1,315 @@
+"""The first graph's transforms, a stage each: thin, since every stage is a function that works without Beam.
+
+A stage's records leave it sorted by what they are: what the next stage takes, rejects, and what is only counted.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+import apache_beam as beam
+import xxhash
+from apache_beam.pvalue import AsIter, AsSingleton, DoOutputsTuple, PCollection, TaggedOutput
+from apache_beam.transforms import combiners
+from apache_beam.typehints.decorators import IOTypeHints
+
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.execution.sandbox import isolated
+from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.names import CLASSES_NAME, LISTING_NAME
+from patchpack.pipeline.stages.dedupe import keep_least, with_digest
+from patchpack.pipeline.stages.group import group_of, num_groups
+from patchpack.pipeline.stages.labels import label_of
+from patchpack.pipeline.stages.list import BEYOND_LIMIT, Input, list_input, source_path
+from patchpack.pipeline.stages.plan import plan_group, write_group_plan
+from patchpack.pipeline.stages.probe import probe
+from patchpack.pipeline.stages.records import Example, Ignored, KeyConflict, Reference, Reject, Source, reject
+from patchpack.pipeline.stages.sample import Resolution, sample
+from patchpack.pipeline.stages.summary import Listing
+from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage.reading import read_input
+from patchpack.schemas.manifest import canonical_json
+
+# enough to spread probing over any number of workers
+_NUM_BUCKETS = 4096
+
+Taken = TypeVar("Taken")
+Given = TypeVar("Given")
+
+# a group's number and how many groups there are; its references; its rejects
+Grouped = tuple[tuple[int, int], tuple[Iterable[Reference], Iterable[Reject]]]
+
+
+class Listed(NamedTuple):
+    """What listing gives."""
+
+    sources: PCollection[Source]
+    rejects: PCollection[Reject]
+    ignored: PCollection[Ignored]
+    conflicts: PCollection[KeyConflict]
+
+
+class Probed(NamedTuple):
+    """What probing gives."""
+
+    examples: PCollection[Example]
+    rejects: PCollection[Reject]
+    ignored: PCollection[Ignored]
+
+
+class Deduped(NamedTuple):
+    """What looking for equal files gives."""
+
+    examples: PCollection[Example]
+    rejects: PCollection[Reject]
+
+
+class Sampled(NamedTuple):
+    """What sampling gives."""
+
+    references: PCollection[Reference]
+    rejects: PCollection[Reject]
+
+
+class Stage(beam.PTransform[Taken, Given], Generic[Taken, Given]):
+    """A transform of one or several collections; Beam's own type hints know only one, and would warn."""
+
+    def default_type_hints(self) -> IOTypeHints:
+        return IOTypeHints.empty()
+
+
+class ByKind(Stage[PCollection[object], DoOutputsTuple]):
+    """Records to one output for each kind of them, by the name of its class."""
+
+    def expand(self, records: PCollection[object]) -> DoOutputsTuple:
+        return records | beam.FlatMap(_tagged).with_outputs()
+
+
+@dataclass
+class ListInputs(Stage[PCollection[Input], Listed]):
+    """Inputs to what they contain, spread over workers; equal keys become a KeyConflict."""
+
+    roots: list[str]
+    config: PlanConfig
+
+    def expand(self, inputs: PCollection[Input]) -> Listed:
+        config, roots = self.config, self.roots
+        listed = inputs | "list" >> beam.FlatMap(list_input, config.exclude, config.any_suffix) | "found" >> ByKind()
+        sources, ignored = listed[Source.__name__], listed[Ignored.__name__]
+        if config.limit is not None:
+            kept = sources | "limit" >> _Limit(config.limit, config.seed)
+            sources = kept[Source.__name__]
+            ignored = (ignored, kept[Ignored.__name__]) | "ignored" >> beam.Flatten()
+        spread = (
+            sources
+            | "bucket"
+            >> beam.Map(lambda source: (xxhash.xxh3_64_intdigest(source.key.encode()) % _NUM_BUCKETS, source))
+            | "spread" >> beam.GroupByKey()
+            | "distinct" >> beam.FlatMap(lambda bucket: _distinct(bucket[1], roots))
+            | ByKind()
+        )
+        return Listed(spread[Source.__name__], listed[Reject.__name__], ignored, spread[KeyConflict.__name__])
+
+
+@dataclass
+class _Limit(Stage[PCollection[Source], DoOutputsTuple]):
+    """Keeps the sources with the smallest hashes: a sample that no order of listing changes."""
+
+    limit: int
+    seed: int
+
+    def expand(self, sources: PCollection[Source]) -> DoOutputsTuple:
+        seed = self.seed
+
+        def rank(source: Source) -> tuple[str, str]:
+            # text: Beam's coder for integers has 64 bits with a sign
+            return xxhash.xxh3_64_hexdigest(f"limit\0{seed}\0{source.key}".encode()), source.key
+
+        last = (
+            sources
+            | beam.Map(rank)
+            | combiners.Top.Smallest(self.limit)
+            | "last" >> beam.Map(lambda ranks: ranks[-1] if ranks else ("", ""))
+        )
+        return (
+            sources
+            | "keep"
+            >> beam.Map(
+                lambda source, last: source if rank(source) <= last else Ignored(source.key, BEYOND_LIMIT),
+                AsSingleton(last),
+            )
+            | ByKind()
+        )
+
+
+@dataclass
+class Probe(Stage[PCollection[Source], Probed]):
+    """Sources to Examples or Rejects, by their headers."""
+
+    roots: list[str]
+    config: PlanConfig
+
+    def expand(self, sources: PCollection[Source]) -> Probed:
+        roots, config = self.roots, self.config
+
+        def run(source: Source) -> list[Example | Reject | Ignored]:
+            path, root = source_path(source, roots), roots[source.root]
+            rule = (config.clip_rule, config.max_pixels, config.max_bytes, config.seed, config.animated)
+            try:
+                probed = read_input(root, isolated, config, probe, source, path, *rule)
+                if config.dedupe == "digest":
+                    probed = read_input(root, with_digest, probed, path)
+                return probed
+            except DecodeError as error:
+                return [reject(source.key, "probe", error.reason, error)]
+
+        probed = sources | beam.FlatMap(run) | ByKind()
+        return Probed(probed[Example.__name__], probed[Reject.__name__], probed[Ignored.__name__])
+
+
+@dataclass
+class Dedupe(Stage[PCollection[Example], Deduped]):
+    """Examples of equal files to those of one file and Rejects; without --dedupe nothing is shuffled."""
+
+    config: PlanConfig
+
+    def expand(self, examples: PCollection[Example]) -> Deduped:
+        if self.config.dedupe == "none":
+            return Deduped(examples, examples.pipeline | "none" >> beam.Create([]))
+        kept = (
+            examples
+            | "content" >> beam.Map(lambda example: (example.source.digest, example))
+            | "meet" >> beam.GroupByKey()
+            | "least key" >> beam.FlatMap(lambda group: keep_least(group[1]))
+            | ByKind()
+        )
+        return Deduped(kept[Example.__name__], kept[Reject.__name__])
+
+
+@dataclass
+class Sample(Stage[PCollection[Example], Sampled]):
+    """Examples to one Reference a view, with size and grid, or Rejects."""
+
+    config: PlanConfig
+
+    def expand(self, examples: PCollection[Example]) -> Sampled:
+        config, rule = self.config, Resolution.parse(self.config.resolution)
+
+        def run(example: Example) -> list[Reference | Reject]:
+            options = (rule, config.tubelet, config.token_cap, config.oversize, config.seed)
+            return [sample(example, view, *options) for view in range(config.views)]
+
+        sampled = examples | beam.FlatMap(run) | ByKind()
+        return Sampled(sampled[Reference.__name__], sampled[Reject.__name__])
+
+
+@dataclass
+class Group(Stage[tuple[PCollection[Reference], PCollection[Reject]], PCollection[Grouped]]):
+    """References and Rejects to groups of about --group-size examples; all of one source meet."""
+
+    config: PlanConfig
+
+    def expand(self, members: tuple[PCollection[Reference], PCollection[Reject]]) -> PCollection[Grouped]:
+        references, rejects = members
+        seed, size = self.config.seed, self.config.group_size
+        groups = (
+            references
+            | "of one view" >> beam.Filter(lambda reference: reference.view == 0)
+            | "count" >> combiners.Count.Globally()
+            | "groups" >> beam.Map(num_groups, size)
+        )
+
+        def group(key: str, groups: int) -> tuple[int, int]:
+            return group_of(key, seed, groups), groups
+
+        return (
+            references
+            | "of references"
+            >> beam.Map(lambda row, groups: (group(row.example.source.key, groups), row), AsSingleton(groups)),
+            rejects | "of rejects" >> beam.Map(lambda row, groups: (group(row.key, groups), row), AsSingleton(groups)),
+        ) | "meet" >> beam.CoGroupByKey()
+
+
+@dataclass
+class ClassNames(Stage[Listed, PCollection[tuple[str, ...]]]):
+    """Listed inputs to the names of their classes: those given, or of their folders, sorted; saved beside the plan."""
+
+    folder: str
+    given: tuple[str, ...] | None
+
+    def expand(self, listed: Listed) -> PCollection[tuple[str, ...]]:
+        path = files.join(self.folder, CLASSES_NAME)
+
+        def save(names: Iterable[str]) -> tuple[str, ...]:
+            files.write(path, canonical_json(list(names)))
+            return tuple(names)
+
+        if self.given is not None:
+            return listed.sources.pipeline | "given" >> beam.Create([self.given]) | "save" >> beam.Map(save)
+        return (
+            (listed.sources, listed.rejects)
+            | beam.Flatten()
+            | "folder" >> beam.Map(lambda row: label_of(row.key))
+            | beam.Distinct()
+            | combiners.ToList()
+            | "sort" >> beam.Map(lambda names: tuple(sorted(name for name in names if name is not None)))
+            | "save" >> beam.Map(save)
+        )
+
+
+@dataclass
+class SaveListing(Stage[tuple[PCollection[Ignored], PCollection[KeyConflict]], PCollection[None]]):
+    """What was ignored, counted by reason, and the first key conflict, saved beside the plan."""
+
+    folder: str
+
+    def expand(self, counted: tuple[PCollection[Ignored], PCollection[KeyConflict]]) -> PCollection[None]:
+        ignored, conflicts = counted
+        path = files.join(self.folder, LISTING_NAME)
+
+        def save(counts: list[tuple[str, int]], conflicts: Iterable[list[KeyConflict]]) -> None:
+            conflict = next((first[0] for first in conflicts if first), None)
+            files.write(path, Listing(dict(sorted(counts)), conflict).to_json())
+
+        first = conflicts | "first" >> combiners.Top.Smallest(1)
+        return (
+            ignored
+            | "why" >> beam.Map(lambda row: row.why)
+            | "count" >> combiners.Count.PerElement()
+            | "all" >> combiners.ToList()
+            | "save" >> beam.Map(save, AsIter(first))
+        )
+
+
+@dataclass
+class SavePlan(Stage[PCollection[Grouped], PCollection[None]]):
+    """Groups to their packed plans, written below the output folder."""
+
+    folder: str
+    config: PlanConfig
+    classes: PCollection[tuple[str, ...]] | None
+
+    def expand(self, groups: PCollection[Grouped]) -> PCollection[None]:
+        folder, config = self.folder, self.config
+
+        def run(grouped: Grouped, classes: tuple[str, ...] | None) -> None:
+            (number, num_groups), (references, rejects) = grouped
+            write_group_plan(plan_group(number, references, rejects, config, classes, num_groups), folder)
+
+        return groups | beam.Map(run, None if self.classes is None else AsSingleton(self.classes))
+
+
+def _distinct(listed: Iterable[Source], roots: list[str]) -> Iterator[Source | KeyConflict]:
+    """Yields each key's source once, and a KeyConflict for every other source of that key."""
+    first: dict[str, Source] = {}
+    for source in listed:
+        if source.key in first:
+            one, two = sorted((source_path(first[source.key], roots), source_path(source, roots)))
+            yield KeyConflict(source.key, (one, two))
+        else:
+            first[source.key] = source
+            yield source
+
+
+def _tagged(record: object) -> Iterator[object]:
+    yield TaggedOutput(type(record).__name__, record)

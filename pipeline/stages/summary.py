@@ -1,0 +1,115 @@
+"""What a group's plan says of itself, in counts and names: to JSON and back, by the names of the fields."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from patchpack.pipeline.names import shard_name
+from patchpack.pipeline.report.sizes import SizeCounts, by_number
+from patchpack.pipeline.stages.records import KeyConflict
+from patchpack.schemas.manifest import canonical_json
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """One shard to be written: its name and its totals. `row_group` is where its rows stand in the group's plan file."""
+
+    group: int
+    index: int
+    view: int
+    row_group: int
+    num_sequences: int
+    num_segments: int
+    num_tokens: int
+
+    @property
+    def name(self) -> str:
+        """Name of the shard, below the output."""
+        return shard_name(self.group, self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Examples that were packed together: how many, in how many sequences, and the proven least number of those."""
+
+    view: int
+    num_examples: int
+    num_sequences: int
+    bound: int
+
+
+@dataclass(frozen=True, slots=True)
+class LabelGaps:
+    """Which of a group's planned inputs have no label.
+
+    `num_without_folder` of `num_inputs` lie in no folder, the first of them being `first_without_folder`;
+    `unknown_folders` counts those in folders that are no class.
+    """
+
+    num_inputs: int
+    num_without_folder: int
+    first_without_folder: str
+    unknown_folders: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """Totals of one group.
+
+    `lengths` counts the examples of each number of tokens, by view; `source_px` are the pixels that decoding takes.
+    `label_gaps` is None where no labels were asked for.
+    """
+
+    group: int
+    num_inputs: int
+    num_rejects: int
+    source_px: int
+    sizes: SizeCounts
+    lengths: list[dict[int, int]]
+    chunks: list[Chunk]
+    shards: list[ShardPlan]
+    label_gaps: LabelGaps | None = None
+
+    def to_json(self) -> bytes:
+        """Returns the summary as canonical JSON."""
+        return canonical_json(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "GroupSummary":
+        """Returns the summary that `to_json` wrote.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is not one.
+        """
+        values = json.loads(data)
+        gaps = values["label_gaps"]
+        return cls(
+            **values
+            | {
+                "sizes": SizeCounts.from_json(values["sizes"]),
+                "lengths": [by_number(counts) for counts in values["lengths"]],
+                "chunks": [Chunk(**chunk) for chunk in values["chunks"]],
+                "shards": [ShardPlan(**shard) for shard in values["shards"]],
+                "label_gaps": None if gaps is None else LabelGaps(**gaps),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What was listed and is in no group: how many inputs were ignored, by reason, and the first key conflict."""
+
+    ignored: dict[str, int]
+    key_conflict: KeyConflict | None
+
+    def to_json(self) -> bytes:
+        """Returns the record as canonical JSON."""
+        conflict = self.key_conflict
+        return canonical_json({"ignored": self.ignored, "key_conflict": conflict and conflict._asdict()})
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Listing":
+        """Returns the record that `to_json` wrote."""
+        values = json.loads(data)
+        conflict = values["key_conflict"]
+        return cls(values["ignored"], conflict and KeyConflict(conflict["key"], tuple(conflict["paths"])))

@@ -1,0 +1,149 @@
+"""Writing one shard: row groups of raw arrays and segments, and last its own record in the footer."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from patchpack.schemas.geometry import Layout
+from patchpack.schemas.manifest import FORMAT_VERSION, canonical_json
+from patchpack.schemas.sequence import Segment, array_columns, sequence_digest, sequence_schema
+from patchpack.schemas.shard import METADATA_KEY, ShardRecord, ShardTotals
+
+# see docs/format.md: raw values in one page a column chunk, so that a sequence can be read straight from its place
+_WRITER_OPTIONS = {
+    "compression": "none",
+    "use_dictionary": False,
+    "write_statistics": False,
+    "write_page_checksum": True,
+    "data_page_size": 2**31 - 1,
+}
+
+
+class ShardFile:
+    """A shard while it is written; a context, whose end writes the footer.
+
+    Attributes:
+        digest: xxh3_128 of what is written so far, 32 hex digits; of the whole file once the context has ended.
+        size: bytes written so far.
+        totals: of the row groups so far.
+    """
+
+    def __init__(self, file: IO[bytes], layout: Layout) -> None:
+        self._layout = layout
+        self._hashed = _HashedFile(file)
+        self._writer = pq.ParquetWriter(
+            pa.PythonFile(self._hashed, mode="w"), sequence_schema(layout), **_WRITER_OPTIONS
+        )
+        self.totals: ShardTotals = {"num_sequences": 0, "num_segments": 0, "num_tokens": 0, "attention_cost": 0}
+
+    def __enter__(self) -> "ShardFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    @property
+    def digest(self) -> str:
+        """See the class."""
+        return self._hashed.digest.hexdigest()
+
+    @property
+    def size(self) -> int:
+        """See the class."""
+        return self._hashed.size
+
+    def new_arrays(self, num_rows: int) -> dict[str, np.ndarray]:
+        """Returns `tokens` (R, L, P), `segment_ids` (R, L) and `positions` (R, L, 3) of sequences that are all padding."""
+        return {
+            name: np.zeros((num_rows, *shape), dtype) for name, (dtype, shape) in array_columns(self._layout).items()
+        }
+
+    def add_row_group(self, arrays: Mapping[str, np.ndarray], segments: Sequence[Sequence[Segment]]) -> None:
+        """Writes sequences as one row group.
+
+        Args:
+            arrays: as `new_arrays` gives them, filled in.
+            segments: of each sequence.
+        """
+        table = _table(arrays, segments, self._layout)
+        self._writer.write_table(table, row_group_size=len(table))
+        lengths = [[segment["num_tokens"] for segment in row] for row in segments]
+        self.totals["num_sequences"] += len(segments)
+        self.totals["num_segments"] += sum(map(len, lengths))
+        self.totals["num_tokens"] += sum(map(sum, lengths))
+        self.totals["attention_cost"] += sum(n * n for row in lengths for n in row)
+
+    def add_record(
+        self, *, group: int, index: int, view: int, fingerprint: str, rejects: Sequence[Mapping[str, str]]
+    ) -> ShardRecord:
+        """Adds the shard's own record, see docs/format.md, behind the last row group, and returns it."""
+        record: ShardRecord = {
+            "format_version": FORMAT_VERSION,
+            "requires": [],
+            "layout": self._layout.to_json(),
+            "columns": {
+                name: {"dtype": str(dtype), "shape": list(shape)}
+                for name, (dtype, shape) in array_columns(self._layout).items()
+            },
+            "group": group,
+            "index": index,
+            "view": view,
+            "fingerprint": fingerprint,
+            "totals": self.totals,
+            "rejects": [dict(row) for row in rejects],
+        }
+        self._writer.add_key_value_metadata({METADATA_KEY: canonical_json(record)})
+        return record
+
+
+def _table(arrays: Mapping[str, np.ndarray], segments: Sequence[Sequence[Segment]], layout: Layout) -> pa.Table:
+    """Returns one row group; the raw columns share the buffers' memory."""
+    schema = sequence_schema(layout)
+    lengths = [[segment["num_tokens"] for segment in row] for row in segments]
+    columns = {
+        name: pa.FixedSizeBinaryArray.from_buffers(schema.field(name).type, len(segments), [None, pa.py_buffer(array)])
+        for name, array in arrays.items()
+    }
+    counts: dict[str, Sequence[object]] = {
+        "num_tokens": [sum(row) for row in lengths],
+        "num_segments": [len(row) for row in lengths],
+        "max_segment_tokens": [max(row, default=0) for row in lengths],
+        "attention_cost": [sum(n * n for n in row) for row in lengths],
+        "segments": segments,
+        "digest": [sequence_digest(*row) for row in zip(*arrays.values(), strict=True)],
+    }
+    columns |= {name: pa.array(values, schema.field(name).type) for name, values in counts.items()}
+    return pa.Table.from_arrays(list(columns.values()), schema=schema)
+
+
+class _HashedFile:
+    """A file that hashes and counts what is written to it."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = xxhash.xxh3_128()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        self._file.write(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        """Left to the owner of the file."""

@@ -1,4 +1,4 @@
-"""Cost of a step of W sequences over its mean: random order, sorted runs, and groups after swaps.
+"""Cost of a step of W sequences over its mean: random order, sorted runs, and steps after swaps.
 
     python benchmarks/balance.py [NUM_EXAMPLES [W]]
 
@@ -9,22 +9,14 @@ of balancing, one thread. `elastic`: NaViT draws of benchmarks/elastic.py after 
 of a plan, max_segments 64.
 """
 
-import platform
-import sys
-import time
-from pathlib import Path
-
 import numpy as np
+from elastic import draw_candidates
+from harness import SHARED, cpu, read, say_where
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from elastic import draw_candidates  # noqa: E402
-
-from patchpack.pipeline.packing import pack  # noqa: E402
-from patchpack.pipeline.packing.balance.balance import Steps, balance, groups  # noqa: E402
-from patchpack.pipeline.packing.balance.swap import attention_costs  # noqa: E402
-from patchpack.pipeline.packing.counts.elastic import fill  # noqa: E402
+from patchpack.pipeline.packing import pack
+from patchpack.pipeline.packing.balance.balance import Steps, balance, in_steps
+from patchpack.pipeline.packing.balance.swap import attention_costs
+from patchpack.pipeline.packing.counts.elastic import fill
 
 SETS = (
     ("side_uniform_64_256", (256, 512, 1024, 4096)),
@@ -51,10 +43,8 @@ def line(
     """Returns a row of the table, but for the time of packing."""
     costs = attention_costs(lengths, bin_index)
     shuffled = np.argsort(np.random.Philox(key=1).random_raw(len(costs)), kind="stable")
-    random_order, sorted_runs = (steps_of(costs, order, size) for order in (shuffled, groups(costs, size)))
-    started = time.process_time()
-    balanced = balance(lengths, bin_index, capacity, size, max_segments=max_segments)
-    seconds = time.process_time() - started
+    random_order, sorted_runs = (steps_of(costs, order, size) for order in (shuffled, in_steps(costs, size)))
+    balanced, seconds = cpu(lambda: balance(lengths, bin_index, capacity, size, max_segments=max_segments))
     ours = steps_of(attention_costs(lengths, balanced.bin_index), balanced.order, size)
     total = ours.num_steps
     return (
@@ -67,29 +57,25 @@ def line(
 
 def main() -> None:
     """Prints the table."""
-    num_examples = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    size = int(sys.argv[2]) if len(sys.argv) > 2 else 64
-    print(f"{platform.machine()}, python {platform.python_version()}, numpy {np.__version__}; W {size}")
+    values = read(__doc__, num_examples=100_000, w=64)
+    num_examples, size = values.num_examples, values.w
+    say_where()
     print(f"{'':24}{'':6}{'':7}   random    sorted runs          balanced")
     print(
         f"{f'{num_examples} examples':24}     L  steps     mean     worst   <=1.02      mean    worst   <=1.02  over"
         "  CPU s balance, pack"
     )
     for name, capacities in SETS:
-        stored = np.load((ROOT.parent / "shared" / "lengths" / f"{name}.npy").resolve())
+        stored = np.load(SHARED / "lengths" / f"{name}.npy")
         drawn = np.random.Philox(key=2).random_raw(num_examples) % np.uint64(len(stored))
         lengths = stored[drawn].astype(np.int64)
         for capacity in capacities:
-            started = time.process_time()
-            packing = pack(lengths, capacity)
-            packed = time.process_time() - started
+            packing, packed = cpu(lambda lengths=lengths, capacity=capacity: pack(lengths, capacity))
             print(f"{line(name, lengths, packing.bin_index, capacity, None, size)}{packed:9.2f}", flush=True)
     for clips in (False, True):
         for capacity in (256, 512, 1024, 4096):
             candidates = draw_candidates(CHUNK, capacity, clips=clips)
-            started = time.process_time()
-            filled = fill(candidates, capacity, max_segments=64)
-            packed = time.process_time() - started
+            filled, packed = cpu(lambda some=candidates, capacity=capacity: fill(some, capacity, max_segments=64))
             name = f"elastic {'clips' if clips else 'images'} {CHUNK}"
             print(
                 f"{line(name, candidates.at(filled.choice), filled.bin_index, capacity, 64, size)}{packed:9.2f}",

@@ -9,15 +9,13 @@ flipped, and the file is probed and decoded as `build` does it. A flip is detect
 """
 
 import io
-import platform
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import av
 import numpy as np
+from harness import SHARED, read, say_where
 from PIL import Image
 
 from patchpack.pipeline.media import DecodeError
@@ -25,7 +23,6 @@ from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.video.clips import clip_times
 from patchpack.pipeline.media.video.decode import decode_clip
 from patchpack.pipeline.media.video.timeline import probe
-from patchpack.pipeline.versions import library_versions
 
 SIDE = 512
 IMAGES = {
@@ -44,10 +41,10 @@ VIDEOS = {"H.264 in MP4": ("mp4", "libx264", {}), "H.264 in MPEG-TS": ("mpegts",
 
 def main() -> None:
     """Prints the table."""
-    default = Path(__file__).parent.parent.parent / "shared/media/images/astronaut.png"
-    path, flips = Path(sys.argv[1] if len(sys.argv) > 1 else default), int(sys.argv[2] if len(sys.argv) > 2 else 1000)
-    print(f"{platform.machine()}, python {platform.python_version()}, {library_versions()}")
-    image = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    values = read(__doc__, image=SHARED / "media/images/astronaut.png", flips=1000)
+    flips = values.flips
+    say_where()
+    image = Image.open(values.image).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     print(f"{'':20} {'bytes':>8} {'detected':>9} {'harmless':>9} {'undetected':>11}   detected by the library alone")
     for name, (format, options) in IMAGES.items():
         buffer = io.BytesIO()

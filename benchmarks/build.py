@@ -8,9 +8,7 @@ those of all processes, wall seconds those of the whole command; of both, those 
 off (imports, Beam's start). Medians of 3 rounds. The figure for two workers means something on two idle cores only.
 """
 
-import argparse
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -19,11 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from harness import ROOT, SHARED, read, say_where
 from PIL import Image
 
-from patchpack.pipeline.versions import library_versions
-
-ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
 
 LOOP = """
@@ -43,12 +39,8 @@ for shard in plan.planned_shards(folder):
 
 def main() -> None:
     """Prints the table."""
-    default = ROOT.parent / "shared" / "media"
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", default=str(default), help="media")
-    parser.add_argument("--views", type=int, default=24, help="how often each is decoded")
-    options = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, {library_versions()}")
+    options = read(__doc__, {"views": 24}, folder=str(SHARED / "media"))
+    say_where()
     with tempfile.TemporaryDirectory() as scratch:
         single = Path(scratch) / "single"
         single.mkdir()
@@ -93,18 +85,8 @@ def _medians(name: str, folder: str, views: int, scratch: Path) -> tuple[float, 
         if name == "loop":
             command = [sys.executable, "-c", LOOP, str(output), str(views)]
         else:
-            command = [
-                sys.executable,
-                "-m",
-                "patchpack.pipeline",
-                "build",
-                folder,
-                "--output",
-                str(output),
-                *rules,
-                "--resume",
-            ]
-            command += ["--workers", name]
+            build = ["build", folder, "--output", str(output), *rules, "--resume", "--workers", name]
+            command = [sys.executable, "-m", "patchpack", *build]
         rounds.append(_run(command))
     cpu, wall = zip(*rounds, strict=True)
     return statistics.median(cpu), statistics.median(wall)

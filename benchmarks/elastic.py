@@ -8,22 +8,17 @@ a capacity; `clips`: every third example has 8 to 64 time steps, shrunk until it
 best-fit decreasing of the target counts (time: of the same process, its ratio last).
 """
 
-import platform
-import sys
 import time
 from fractions import Fraction
 from functools import cache
-from pathlib import Path
 
 import numpy as np
+from harness import read, say_where
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from patchpack.pipeline.packing import pack  # noqa: E402
-from patchpack.pipeline.packing.counts.closing import CandidateLengths  # noqa: E402
-from patchpack.pipeline.packing.counts.elastic import Candidates, fill  # noqa: E402
-from patchpack.pipeline.stages.sample import nearest_grid  # noqa: E402
+from patchpack.pipeline.packing import pack
+from patchpack.pipeline.packing.counts.closing import CandidateLengths
+from patchpack.pipeline.packing.counts.elastic import Candidates, fill
+from patchpack.pipeline.stages.sample import nearest_grid
 
 CAPACITIES = (256, 512, 1024, 2048, 4096)
 ASPECTS = (
@@ -69,8 +64,8 @@ def draw_candidates(num_examples: int, cap: int, *, clips: bool, seed: int = 1) 
 
 def main() -> None:
     """Prints the table."""
-    num_examples = int(sys.argv[1]) if len(sys.argv) > 1 else 16_384
-    print(f"{platform.machine()}, python {platform.python_version()}, numpy {np.__version__}; {num_examples} examples")
+    num_examples = read(__doc__, num_examples=16_384).num_examples
+    say_where()
     print(
         "             L   bins  best-fit  exactly full  efficiency  best-fit  side change  moved   token drift  "
         "options  seconds  x best-fit"

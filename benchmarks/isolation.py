@@ -7,11 +7,11 @@ by the same functions, in this process and in a sandbox, in turn; medians over 5
 the sandbox takes: once a worker, and again after each crash.
 """
 
-import platform
 import statistics
-import sys
 import time
 from pathlib import Path
+
+from harness import SHARED, read, say_where
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.execution.sandbox import Limits, Sandbox
@@ -20,16 +20,14 @@ from patchpack.pipeline.media.video.decode import ClipTarget
 from patchpack.pipeline.stages.probe import probe
 from patchpack.pipeline.stages.records import Example, Source
 from patchpack.pipeline.stages.write import _read_frames
-from patchpack.pipeline.versions import library_versions
 
 ROUNDS = 5
 
 
 def main() -> None:
     """Prints the table."""
-    default = Path(__file__).parent.parent.parent / "shared" / "media"
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else default).resolve()
-    print(f"{platform.machine()}, python {platform.python_version()}, {library_versions()}")
+    folder = read(__doc__, folder=SHARED / "media").folder
+    say_where()
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     kinds = {"all": paths, "images": [p for p in paths if p.parent.name == "images"]}
     kinds["images under 100 kB"] = [path for path in kinds["images"] if path.stat().st_size < 100_000]

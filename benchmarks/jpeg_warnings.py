@@ -9,22 +9,18 @@ with the whole image, 160 x 160 px. Printed: warnings (numbers left out) with th
 of them once headers are mended.
 """
 
-import platform
 import random
 import re
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
+from harness import SHARED, read, say_where
 
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.image import jpeg_header
-from patchpack.pipeline.versions import library_versions
 
 SIDE = 160
-FOLDER = Path(__file__).resolve().parents[2] / "shared/media/images"
 
 
 def damaged(data: bytes, kind: str, generator: random.Random) -> bytes:
@@ -42,9 +38,9 @@ def damaged(data: bytes, kind: str, generator: random.Random) -> bytes:
 
 def main() -> None:
     """Prints the table."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
-    cases = int(sys.argv[2]) if len(sys.argv) > 2 else 40
-    print(f"{platform.machine()}, Python {platform.python_version()}, {library_versions()}")
+    values = read(__doc__, folder=SHARED / "media/images", cases=40)
+    folder, cases = values.folder, values.cases
+    say_where()
     generator = random.Random(0)
     seen: dict[str, Counter[str]] = {}
     for path in sorted(folder.glob("*.jpg")):

@@ -9,25 +9,21 @@ passes that take turns, so that a busy machine disturbs all alike; CPU time is o
 """
 
 import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import torch
-import xxhash
+from harness import ROOT, read, say_where
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+# the maker of datasets is the tests'
+sys.path.append(str(ROOT / "tests"))
 
-from synthetic_set import write_set  # noqa: E402
+from support.synthetic_set import write_set
 
-from patchpack.schemas import Layout, read_shard_table  # noqa: E402
-from patchpack.trainer.data import PackedShards  # noqa: E402
+from patchpack.schemas import Layout, read_shard_table
+from patchpack.trainer.data import PackedShards
 
 BATCH_SIZE = 8
 PASSES = 3
@@ -59,8 +55,7 @@ def report(folder: str) -> None:
     table = read_shard_table(folder)
     num_sequences = sum(table["num_sequences"].to_pylist())
     num_bytes = sum(table["bytes"].to_pylist())
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(f"torch {torch.__version__}, numpy {np.__version__}, pyarrow {pa.__version__}, xxhash {xxhash.VERSION}")
+    say_where("torch", "xxhash")
     print(f"{num_sequences} sequences, {num_bytes / 1e6:.0f} MB in {len(table)} shards, batches of {BATCH_SIZE}\n")
     ways: dict[str, Callable[[], None]] = {"plain read (baseline)": lambda: read_plain(folder)}
     for threads in THREADS:
@@ -90,8 +85,9 @@ def report(folder: str) -> None:
 
 def main() -> None:
     """Measures the dataset that is named, or one made for it."""
-    if len(sys.argv) > 1:
-        report(sys.argv[1])
+    given = read(__doc__, shards="").shards
+    if given:
+        report(given)
         return
     with tempfile.TemporaryDirectory() as folder:
         layout = Layout(sequence_length=1024, max_segments=64, tubelet=(1, 16, 16))

@@ -13,7 +13,6 @@ take turns.
 
 import argparse
 import io
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
+from harness import SHARED, medians, read, say_where
 from PIL import Image
 
 from patchpack.pipeline.config import PlanConfig
@@ -39,10 +39,8 @@ from patchpack.pipeline.stages.probe import probe
 from patchpack.pipeline.stages.records import Example, Reference, Source
 from patchpack.pipeline.stages.sample import nearest_grid
 from patchpack.pipeline.stages.write import decode_example
-from patchpack.pipeline.versions import library_versions
 
 SECTIONS = ("ratios", "shared", "quality", "backends", "throughput", "memory")
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "media"
 PATCH = (1, 16, 16)
 NUM_TOKENS = 256
 # (height, width): 500x375, then 1, 2, 4, 8 and 12 megapixels
@@ -54,16 +52,11 @@ ENLARGED = ("orientation_1.jpg", "camera_029.jpg")
 
 def main() -> None:
     """Prints the sections asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
-    parser.add_argument("--media", type=Path, default=SHARED)
-    parser.add_argument("--rounds", type=int, default=9, help="measurements of which the median is taken")
-    parser.add_argument("--peak", metavar="FORMAT", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    # --peak: this script calls itself, for the memory of one format
+    arguments = read(__doc__, {"only": ",".join(SECTIONS), "media": SHARED / "media", "rounds": 9, "peak": ""})
     if arguments.peak:
         return print_peak(arguments.peak)
-    versions = library_versions(resolved("auto"))
-    print(f"{platform.machine()}, python {platform.python_version()}, {versions}", flush=True)
+    say_where("torch")
     for name in arguments.only.split(","):
         print(f"\n== {name}", flush=True)
         globals()[f"print_{name}"](arguments)
@@ -342,26 +335,6 @@ def _weights(source: int, target: int) -> np.ndarray:
 def psnr_of(shown: np.ndarray, exact: np.ndarray) -> float:
     """Returns the peak signal-to-noise ratio in dB."""
     return float(10 * np.log10(255**2 / np.mean((shown - exact) ** 2)))
-
-
-def medians(ways: dict[tuple[str, str], Callable[[], object]], rounds: int) -> dict[tuple[str, str], float]:
-    """Returns the median CPU seconds of each way; they take turns, so that all meet the same neighbours."""
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in ways}
-    for way in ways.values():
-        way()
-    # short ways are repeated: the clock ticks in microseconds
-    repeats = {}
-    for key, way in ways.items():
-        started = time.process_time()
-        way()
-        repeats[key] = max(1, int(0.01 / max(1e-6, time.process_time() - started)))
-    for _ in range(rounds):
-        for key, way in ways.items():
-            started = time.process_time()
-            for _ in range(repeats[key]):
-                way()
-            seconds[key].append((time.process_time() - started) / repeats[key])
-    return {key: statistics.median(values) for key, values in seconds.items()}
 
 
 def _jpegs(folder: Path) -> Iterator[tuple[str, bytes, Image.Image]]:

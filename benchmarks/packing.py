@@ -11,15 +11,11 @@ forms leave open). CPU time of this process. Every packing and every certificate
 a few cases of each.
 """
 
-import argparse
-import importlib.metadata
 import importlib.util
-import platform
 import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,10 +23,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from harness import SHARED, cpu, read, say_where
 
 from patchpack.pipeline.packing import Packing, check_certificate, check_packing, pack
 
-LENGTHS = Path(__file__).resolve().parents[2] / "shared" / "lengths"
+LENGTHS = SHARED / "lengths"
 CAPACITIES = {
     "side_uniform_64_256": (256, 512, 576, 1024, 4096),
     "side_normal_64_256": (256, 512, 576, 1024, 4096),
@@ -54,13 +51,6 @@ BINS = f"{'bins':>9} {'bound':>9} {'gap %':>8} {'':<9}"
 def drawn(name: str, count: int) -> npt.NDArray[np.uint16]:
     """Returns lengths of a dataset, drawn with replacement by a fixed seed."""
     return np.random.default_rng(0).choice(np.load(LENGTHS / f"{name}.npy"), count)
-
-
-def cpu(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Returns what a call returns and the CPU seconds it took."""
-    started = time.process_time()
-    result = work()
-    return result, time.process_time() - started
 
 
 def sorting(lengths: npt.NDArray[np.integer]) -> float:
@@ -317,12 +307,8 @@ def main() -> None:
         "sets": tell_sets, "fast": tell_fast, "memory": tell_memory, "field": tell_field, "segments": tell_segments,
         "classical": tell_classical,
     }  # fmt: skip
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="N up to 1e5 and a few cases of each")
-    parser.add_argument("--only", default=",".join(sections), help=f"sections, of {', '.join(sections)}")
-    options = parser.parse_args()
-    print(f"{platform.machine()}, python {platform.python_version()}, numpy {np.__version__},"
-          f" ortools {importlib.metadata.version('ortools')}")  # fmt: skip
+    options = read(__doc__, {"quick": False, "only": ",".join(sections)})
+    say_where("ortools")
     for name in options.only.split(","):
         sections[name](options.quick)
 

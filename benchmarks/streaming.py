@@ -6,18 +6,13 @@ FOLDER: length sets, by default ../shared/lengths beside the checkout; each in o
 Prints the table in the docstring of pipeline/packing/streaming.py, then one for a bounded delay.
 """
 
-import platform
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
+from harness import SHARED, read, say_where
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from patchpack.pipeline.packing import pack  # noqa: E402
-from patchpack.pipeline.packing.streaming import Stream  # noqa: E402
+from patchpack.pipeline.packing import pack
+from patchpack.pipeline.packing.streaming import Stream
 
 SETS = (("side_uniform_64_256", 1024), ("images_and_clips_4096", 4096), ("native_photos_4096", 4096))
 LOOKBACKS = (1, 4, 16, 64, 256)
@@ -34,9 +29,8 @@ def padding(lengths: list[int], capacity: int, lookback: int, max_delay: int | N
 
 def main() -> None:
     """Prints the tables."""
-    default = ROOT.parent / "shared" / "lengths"
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else default).resolve()
-    print(f"{platform.machine()}, python {platform.python_version()}, numpy {np.__version__}")
+    folder = read(__doc__, folder=SHARED / "lengths").folder
+    say_where()
     print(
         "padding fraction      "
         + "".join(f"  K={lookback:<5}" for lookback in LOOKBACKS)

@@ -16,28 +16,25 @@ is what `build` does. CPU time of one thread, the two taking turns, the least of
 """
 
 import io
-import platform
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import av
 import numpy as np
+from harness import ROOT, SHARED, cpu, read, say_where
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
 # the makers of videos and the reference are the tests'
 sys.path.append(str(ROOT / "tests"))
 
-from media_files import video  # noqa: E402
-from video_oracles import psnr, reference_pixels  # noqa: E402
+from support.media_files import video
+from support.video_oracles import psnr, reference_pixels
 
-from patchpack.pipeline.media.patchify import patchify  # noqa: E402
-from patchpack.pipeline.media.video.clips import ClipRule, take_clip  # noqa: E402
-from patchpack.pipeline.media.video.decode import ClipTarget, decode_clip, decode_clips  # noqa: E402
-from patchpack.pipeline.media.video.frame import Scaler, colour_of, oriented_size  # noqa: E402
-from patchpack.pipeline.media.video.timeline import VideoHeader, probe  # noqa: E402
+from patchpack.pipeline.media.patchify import patchify
+from patchpack.pipeline.media.video.clips import ClipRule, take_clip
+from patchpack.pipeline.media.video.decode import ClipTarget, decode_clip, decode_clips
+from patchpack.pipeline.media.video.frame import Scaler, colour_of, oriented_size
+from patchpack.pipeline.media.video.timeline import VideoHeader, probe
 
 ROUNDS = 5
 SIDE, TUBELET = 256, (1, 16, 16)
@@ -63,8 +60,8 @@ def generated() -> dict[str, bytes]:
 
 def main() -> None:
     """Prints one line a video and the worst of each column."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT.parent / "shared" / "media" / "videos")
-    print(f"{platform.machine()}, python {platform.python_version()}, av {av.__version__}, numpy {np.__version__}")
+    folder = read(__doc__, folder=SHARED / "media/videos").folder
+    say_where()
     videos = {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.is_dir() else {}
     print(f"{'':26}" + "".join(f"{name:>10}" for name in COLUMNS))
     rows = []
@@ -98,14 +95,8 @@ def figures(data: bytes) -> tuple[float, ...]:
 
 def ratio(one: Callable[[], object], other: Callable[[], object]) -> float:
     """Returns the CPU time of one over that of the other."""
-    times = [(cpu(one), cpu(other)) for _ in range(ROUNDS)]
+    times = [(cpu(one)[1], cpu(other)[1]) for _ in range(ROUNDS)]
     return min(time for time, _ in times) / min(time for _, time in times)
-
-
-def cpu(call: Callable[[], object]) -> float:
-    started = time.process_time()
-    call()
-    return time.process_time() - started
 
 
 def usual(data: bytes, pts: tuple[int, ...]) -> np.ndarray:

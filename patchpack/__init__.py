@@ -3,6 +3,7 @@
 The public face. Names are looked up when they are first used, so that `import patchpack` loads neither Beam nor torch:
 
     build, plan, report, verify     what the commands of these names do, as functions
+    ShardWriter, pack_arrays        tokens of your own in, the same shards out, without Beam
     pack, check_packing             token counts in, bins out, with a proof
     PackedShards                    batches of torch tensors from a dataset
     read_manifest, Shard, ...       a dataset without torch
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from patchpack.api import build, plan, report, verify
+    from patchpack.pipeline.arrays import ShardWriter, pack_arrays
     from patchpack.pipeline.config import BuildConfig, PlanConfig
     from patchpack.pipeline.errors import BuildFailed, TooManyRejects
     from patchpack.pipeline.media.errors import DecodeError
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "patchpack.api": ("build", "plan", "report", "verify"),
+    "patchpack.pipeline.arrays": ("ShardWriter", "pack_arrays"),
     "patchpack.pipeline.config": ("BuildConfig", "PlanConfig"),
     "patchpack.pipeline.errors": ("BuildFailed", "TooManyRejects"),
     "patchpack.pipeline.media.errors": ("DecodeError",),
@@ -63,11 +66,13 @@ __all__ = [
     "Packing",
     "PlanConfig",
     "Shard",
+    "ShardWriter",
     "TooManyRejects",
     "__version__",
     "build",
     "check_packing",
     "pack",
+    "pack_arrays",
     "plan",
     "read_manifest",
     "read_shard_table",

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from patchpack.extras import install
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.schemas.report import Prediction, Report
 
@@ -126,7 +127,7 @@ def needing_beam() -> Iterator[None]:
             # a bug of ours, and no extra
             raise
         raise RuntimeError(
-            f"{error.name}: not installed; build and plan need the beam extra; ./run_pipeline.sh setup beam"
+            f"{error.name}: not installed; build and plan need the extra beam; {install('beam')}"
         ) from error
 
 

@@ -16,8 +16,8 @@ from typing import NoReturn, TextIO, TypeVar
 
 import patchpack
 from patchpack.api import needing_beam
-from patchpack.options import Parser, add_options, typed_options
-from patchpack.pipeline.config import BuildConfig, PlanConfig
+from patchpack.options import Parser, typed_options
+from patchpack.pipeline.config import INPUT, OUTPUT, SECTIONS, BuildConfig, PlanConfig
 from patchpack.pipeline.errors import TooManyRejects
 from patchpack.pipeline.execution.progress import say
 from patchpack.pipeline.storage.files import described
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     split = arguments.index("--") if "--" in arguments else len(arguments)
-    values, unknown = _parser().parse_known_args(arguments[:split])
+    values, unknown = make_parser().parse_known_args(arguments[:split])
     if unknown:
         _refuse(unknown, values)
     debug = getattr(values, "debug", False)
@@ -63,7 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Returns the parser of all commands but train, which has its own."""
     parser = Parser(
         prog=_PROG,
         description="Images and videos of any size in; fixed-shape packed sequences of patches out.",
@@ -72,43 +73,52 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"patchpack {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
-    def add(name: str, run: Command, help: str, description: str, *examples: str) -> Parser:
+    def add(name: str, run: Command, help: str, description: str, usage: str, *examples: str) -> Parser:
         command = commands.add_parser(
             name,
             help=help,
+            usage=f"%(prog)s {usage}",
             description=description,
             epilog="\n".join(["examples:", *(f"  {_PROG} {name} {example}" for example in examples)]),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.set_defaults(run=run, parser=command)
         return command
 
     build = add(
         *("build", _build, "make a dataset", "Makes a dataset. Beam's options come after --."),
+        "INPUT ... --output FOLDER [OPTION ...] [-- BEAM'S OPTIONS]",
         "photos/ 'clips/**/*.mp4' --output shards/",
         "photos/ --output shards/ --labels folder --sequence-length 2048",
         "--output shards/ --resume",
         "'gs://b/raw/**' --output gs://b/shards -- --runner DataflowRunner --project P --region R",
     )
-    build.add_argument(
+    for title in SECTIONS:
+        build.section(title)
+    build.section(INPUT).add_argument(
         "inputs", nargs="*", metavar="INPUT", help="folder, file, glob or URI; a folder gives its media files"
     )
-    build.add_argument(
+    build.section(OUTPUT).add_argument(
         "--output", required=True, metavar="FOLDER", help="where the dataset goes: an empty folder or URI"
     )
-    add_options(build, BuildConfig)
+    build.add_options(BuildConfig)
 
     plan = add(
         *("plan", _plan, "predict efficiency and size; decodes nothing", "Plans a build without decoding."),
+        "INPUT ... [--output FOLDER] [OPTION ...]",
         "photos/ --sequence-length 2048",
         "photos/ --output shards/  # then: build --output shards/ --resume",
     )
-    plan.add_argument("inputs", nargs="+", metavar="INPUT", help="folder, file, glob or URI")
-    plan.add_argument("--output", metavar="FOLDER", help="keep the plan here; build --resume goes on from it")
-    add_options(plan, PlanConfig)
+    for title in SECTIONS:
+        plan.section(title)
+    plan.section(INPUT).add_argument("inputs", nargs="+", metavar="INPUT", help="folder, file, glob or URI")
+    plan.section(OUTPUT).add_argument(
+        "--output", metavar="FOLDER", help="save the plan here; build --resume goes on from it"
+    )
+    plan.add_options(PlanConfig)
 
     report = add(
         *("report", _report, "how well a dataset is packed", "Prints how well a dataset is packed."),
+        "SHARDS [--html FILE] [--json]",
         "shards/",
         "shards/ --html report.html",
         "shards/ --json",
@@ -118,6 +128,7 @@ def _parser() -> Parser:
 
     inspect = add(
         *("inspect", _inspect, "look into one sequence", "Shows what one sequence holds."),
+        "SHARDS N [--image FILE] [--json]",
         "shards/ 17",
         "shards/ 17 --image out.png",
     )
@@ -126,7 +137,9 @@ def _parser() -> Parser:
     inspect.add_argument("--image", metavar="FILE", help="draw the segments, put back together, into this image")
 
     verify = add(
-        *("verify", _verify, "re-read everything and check it", "Re-reads a dataset and checks every rule."), "shards/"
+        *("verify", _verify, "re-read everything and check it", "Re-reads a dataset and checks every rule."),
+        "SHARDS [--json]",
+        "shards/",
     )
     verify.add_argument("shards", metavar="SHARDS", help="a dataset")
 
@@ -139,6 +152,7 @@ def _parser() -> Parser:
 
     setup = add(
         *("setup", _setup, "install what a task needs into .venv", "Installs extras into .venv."),
+        "[EXTRA[,EXTRA ...]]",
         "train",
         "beam,fast,heif",
     )

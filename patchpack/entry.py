@@ -5,6 +5,8 @@ import os
 import sys
 from typing import NoReturn
 
+from patchpack.extras import install
+
 
 def run() -> NoReturn:
     """Runs one command and ends the process with its exit code."""
@@ -34,6 +36,6 @@ def _main(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("patchpack"):
             raise
-        sys.stderr.write(f"{error.name}: not installed; train needs the extra train; ./run_pipeline.sh setup train\n")
+        sys.stderr.write(f"{error.name}: not installed; train needs the extra train; {install('train')}\n")
         return 1
     return train(arguments[1:])

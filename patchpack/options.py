@@ -1,8 +1,8 @@
 """Turns a frozen dataclass into a command's options, so that each option is written down once.
 
-A field made with `option` carries its help, its reader and whether it affects the output; argparse
-does the rest. Options that are not typed are absent from what argparse returns, so that a build that goes on can
-take over those of the build before.
+A field made with `option` carries its section, its help, its reader and what it decides; argparse does the rest. Options
+that are not typed are absent from what argparse returns, so that a build or run that goes on can take over those of the
+one before.
 """
 
 import argparse
@@ -12,42 +12,54 @@ import numbers
 import re
 import types
 import typing
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(i?))?(?:b|p|px)?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def option(
-    default: Any,
+    default: object,
     help: str,
     *,
-    parse: Callable[[str], Any] = str,
+    section: str,
+    common: bool = False,
+    parse: Callable[[str], object] | None = None,
     metavar: str | None = None,
     choices: tuple[str, ...] | None = None,
     repeat: bool = False,
+    default_shown: str | None = None,
     affects_output: bool = True,
     lasting: bool = True,
 ) -> Any:
     """Returns a dataclass field that is also a command-line option.
 
     Args:
-        default: its default; False makes a flag.
-        help: one sentence for --help; the default is added.
-        parse: text to value; a ValueError becomes the usage error.
-        metavar: how --help names the value.
+        default: its default; False makes a flag, True one with a --no- form.
+        help: one sentence for --help, with its unit; the default is added.
+        section: of --help.
+        common: whether --help shows it, and not --help-all alone.
+        parse: text to value; a ValueError becomes the usage error. None: as the field's type says.
+        metavar: how --help names the value; None: as the field's type says.
         choices: the values allowed, if they are few.
         repeat: may be given several times; the value is a tuple.
+        default_shown: the default in words, where it is not the same everywhere.
         affects_output: whether equal shards need an equal value.
-        lasting: whether a build that goes on takes it over.
+        lasting: whether a build or run that goes on takes it over.
     """
     metadata = {
         "help": help,
+        "section": section,
+        "common": common,
         "parse": parse,
         "metavar": metavar,
         "choices": choices,
         "repeat": repeat,
+        "default_shown": default_shown,
         "affects_output": affects_output,
         "lasting": lasting,
     }
@@ -55,30 +67,23 @@ def option(
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors and without abbreviations."""
+    """argparse with one-line errors, without abbreviations, and with options that only --help-all shows."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, "formatter_class": _Formatter, **settings})
+        self._rare: list[tuple[argparse.Action, str]] = []
+        self._sections: dict[str, argparse._ArgumentGroup] = {}
 
     def error(self, message: str) -> NoReturn:
         """Ends with exit 2 and one line."""
         self.exit(2, f"{message}; see {self.prog} --help\n")
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def read(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """Returns what was typed; ends with exit 2 and the nearest option where one is not known."""
-        values, unknown = self.parse_known_args(args, namespace)
+        values, unknown = self.parse_known_args(arguments)
         if unknown:
             self.refuse(unknown)
         return values
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Refuses what is none of the choices of an action, and names the nearest."""
-        if action.choices is None or value in action.choices:
-            return
-        names = [str(choice) for choice in action.choices]
-        near = difflib.get_close_matches(str(value), names, n=1)
-        way = f"the nearest is {near[0]}" if near else f"it takes {', '.join(names)}"
-        raise argparse.ArgumentError(action, f"{value}: no such choice; {way}")
 
     def refuse(self, unknown: list[str]) -> NoReturn:
         """Ends with exit 2 over arguments that `parse_known_args` did not know."""
@@ -88,6 +93,90 @@ class Parser(argparse.ArgumentParser):
         names = [name.removeprefix("--") for name in self._option_string_actions]
         near = difflib.get_close_matches(typed.removeprefix("--"), names, n=1)
         self.error(f"{typed}: no such option" + (f"; the nearest is --{near[0]}" if near else ""))
+
+    def section(self, title: str) -> argparse._ArgumentGroup:
+        """Returns the part of --help of that title."""
+        if title not in self._sections:
+            self._sections[title] = self.add_argument_group(title)
+        return self._sections[title]
+
+    def add_options(self, config: type["DataclassInstance"]) -> None:
+        """Adds every `option` field of a dataclass; what is not typed is absent from what `read` returns."""
+        hints = typing.get_type_hints(config)
+        for field in dataclasses.fields(config):
+            if "help" in field.metadata:
+                self._add_option(field, hints[field.name])
+        if self._rare:
+            self.add_argument(
+                "--help-all",
+                action=_HelpAll,
+                nargs=0,
+                default=argparse.SUPPRESS,
+                help=f"show {len(self._rare)} options more, and exit",
+            )
+
+    def show_all(self) -> None:
+        """Makes --help show every option."""
+        for action, text in self._rare:
+            action.help = text
+
+    def _add_option(self, field: "dataclasses.Field[object]", hint: object) -> None:
+        metadata, section = field.metadata, self.section(field.metadata["section"])
+        text: str = metadata["help"]
+        if field.default is not False and field.default not in (None, ()):
+            text += f" (default {metadata['default_shown'] or shown(field.default)})"
+        text = text.replace("%", "%%")
+        help_text = text if metadata["common"] else argparse.SUPPRESS
+        action: argparse.Action
+        if isinstance(field.default, bool):
+            kind = argparse.BooleanOptionalAction if field.default else "store_true"
+            action = section.add_argument(flag(field.name), action=kind, default=argparse.SUPPRESS, help=help_text)
+        else:
+            plain = _plain_type(hint)
+            action = section.add_argument(
+                flag(field.name),
+                default=argparse.SUPPRESS,
+                type=_reader(field.name, metadata["parse"] or plain),
+                choices=metadata["choices"],
+                metavar=metadata["metavar"] or (None if metadata["choices"] else {int: "N", float: "X"}.get(plain)),
+                action="append" if metadata["repeat"] else "store",
+                help=help_text,
+            )
+        if not metadata["common"]:
+            self._rare.append((action, text))
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """Refuses what is none of the choices of an action, and names the nearest."""
+        if action.choices is None or value in action.choices:
+            return
+        names = [str(choice) for choice in action.choices]
+        near = difflib.get_close_matches(str(value), names, n=1)
+        way = f"the nearest is {near[0]}" if near else f"it takes {', '.join(names)}"
+        raise argparse.ArgumentError(action, f"{value}: no such choice; {way}")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Examples as they are written, and names beside their help up to 30 columns."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+
+class _HelpAll(argparse.Action):
+    """--help-all."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        """Shows every option and ends."""
+        if isinstance(parser, Parser):
+            parser.show_all()
+        parser.print_help()
+        parser.exit()
 
 
 def amount(text: str) -> int:
@@ -112,29 +201,7 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def add_options(parser: argparse.ArgumentParser, config: type) -> None:
-    """Adds every `option` field of a dataclass to a parser; what is not typed is absent from its result."""
-    for field in dataclasses.fields(config):
-        if "help" not in field.metadata:
-            continue
-        metadata = field.metadata
-        if field.default is False:
-            parser.add_argument(flag(field.name), action="store_true", default=argparse.SUPPRESS, help=metadata["help"])
-            continue
-        shown = "" if field.default in (None, ()) else f" (default {_shown(field.default)})"
-        parser.add_argument(
-            flag(field.name),
-            default=argparse.SUPPRESS,
-            # choices first: argparse would show the parsed value
-            type=str if metadata["choices"] else _reader(field.name, metadata["parse"]),
-            choices=metadata["choices"],
-            metavar=metadata["metavar"],
-            action="append" if metadata["repeat"] else "store",
-            help=(metadata["help"] + shown).replace("%", "%%"),
-        )
-
-
-def settle(config: Any) -> None:
+def settle(config: "DataclassInstance") -> None:
     """Gives every option of a frozen dataclass that is being made the type it has.
 
     Texts are read as if they were typed, lists become tuples.
@@ -148,8 +215,9 @@ def settle(config: Any) -> None:
             continue
         value, hint = getattr(config, field.name), hints[field.name]
         if isinstance(value, str) and not _accepts(hint, value):
+            parse = field.metadata["parse"] or _plain_type(hint)
             try:
-                value = (value,) if field.metadata["repeat"] else field.metadata["parse"](value)
+                value = (value,) if field.metadata["repeat"] else parse(value)
             except ValueError as error:
                 raise ValueError(f"{flag(field.name)} {value!r}: not valid ({error})") from error
         elif isinstance(value, list):
@@ -165,36 +233,17 @@ def settle(config: Any) -> None:
         object.__setattr__(config, field.name, value)
 
 
-def _accepts(hint: Any, value: Any) -> bool:
-    """Returns whether a value is of an annotated type, as far as options have them."""
-    parts = typing.get_args(hint)
-    if isinstance(hint, types.UnionType):
-        return any(_accepts(part, value) for part in parts)
-    if typing.get_origin(hint) is tuple:
-        if parts[-1] is Ellipsis:
-            parts = parts[:1] * len(value) if isinstance(value, tuple) else ()
-        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_accepts, parts, value))
-    if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _described(hint: Any) -> str:
-    return str(hint) if typing.get_args(hint) else hint.__name__
-
-
-def typed_options(config: type, values: argparse.Namespace) -> dict[str, Any]:
+def typed_options(config: type["DataclassInstance"], values: argparse.Namespace) -> dict[str, Any]:
     """Returns the options of a dataclass that were typed, by field name."""
     typed = {}
     for field in dataclasses.fields(config):
         if "help" in field.metadata and hasattr(values, field.name):
             value = getattr(values, field.name)
-            default: Any = field.default
-            typed[field.name] = (*default, *value) if field.metadata["repeat"] else value
+            typed[field.name] = (*getattr(config, field.name), *value) if field.metadata["repeat"] else value
     return typed
 
 
-def output_affecting(config: Any) -> dict[str, Any]:
+def output_affecting(config: "DataclassInstance") -> dict[str, object]:
     """Returns the options that decide what is written, as JSON values; equal builds have them equal."""
     return {
         field.name: jsonable(getattr(config, field.name))
@@ -203,7 +252,7 @@ def output_affecting(config: Any) -> dict[str, Any]:
     }
 
 
-def recorded(config: Any) -> dict[str, Any]:
+def recorded(config: "DataclassInstance") -> dict[str, object]:
     """Returns the options that a build that goes on takes over, as JSON values.
 
     Those that decide what is written, and the others where they are not the default.
@@ -216,17 +265,42 @@ def recorded(config: Any) -> dict[str, Any]:
     }
 
 
-def jsonable(value: Any) -> Any:
+def jsonable(value: object) -> object:
     """Returns an option's value as JSON gives it back."""
     return list(value) if isinstance(value, tuple) else value
 
 
-def _shown(value: Any) -> str:
-    return ",".join(str(part) for part in value) if isinstance(value, tuple) else str(value)
+def shown(value: object) -> str:
+    """Returns an option's value as it is typed."""
+    return ",".join(str(part) for part in value) if isinstance(value, tuple | list) else str(value)
 
 
-def _reader(name: str, parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
+def _accepts(hint: object, value: object) -> bool:
+    """Returns whether a value is of an annotated type, as far as options have them."""
+    parts = typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        return any(_accepts(part, value) for part in parts)
+    if typing.get_origin(hint) is tuple:
+        if parts[-1] is Ellipsis:
+            parts = parts[:1] * len(value) if isinstance(value, tuple) else ()
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_accepts, parts, value))
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    return isinstance(hint, type) and isinstance(value, hint)
+
+
+def _described(hint: object) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+def _plain_type(hint: object) -> type:
+    """Returns what reads a text into a value of an annotated type that is a number, a text, or None besides."""
+    plain: type = next((part for part in (*typing.get_args(hint), hint) if part in (int, float)), str)
+    return plain
+
+
+def _reader(name: str, parse: Callable[[str], object]) -> Callable[[str], object]:
+    def read(text: str) -> object:
         try:
             return parse(text)
         except ValueError as error:

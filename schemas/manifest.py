@@ -111,7 +111,7 @@ class Manifest:
         totals: counts of inputs, rejects, and planned and stored sequences, examples and tokens.
         bounds: for each (view, layout) the proven least number of sequences, and how many were planned.
         config: every option of the build that affects the output.
-        balance_group: how many sequences make a group of near-equal cost, or None: every shard is whole groups, but
+        balance_step: how many sequences make a group of near-equal cost, or None: every shard is whole groups, but
             the last shard of a (group, view, layout) may end with less than one.
     """
 
@@ -121,7 +121,7 @@ class Manifest:
     totals: DatasetTotals
     bounds: tuple[Bound, ...]
     config: Options
-    balance_group: int | None = None
+    balance_step: int | None = None
 
     def to_bytes(self) -> bytes:
         """Returns the content of manifest.json."""
@@ -135,8 +135,8 @@ class Manifest:
             "bounds": list(self.bounds),
             "config": self.config,
         }
-        if self.balance_group is not None:
-            data["balance_group"] = self.balance_group
+        if self.balance_step is not None:
+            data["balance_step"] = self.balance_step
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
@@ -169,7 +169,7 @@ def read_manifest(folder: str) -> Manifest:
             totals=cast(DatasetTotals, dict(data["totals"])),
             bounds=tuple(cast(Bound, dict(bound)) for bound in data["bounds"]),
             config=cast(Options, dict(data["config"])),
-            balance_group=_balance_group(data.get("balance_group")),
+            balance_step=_balance_step(data.get("balance_step")),
         )
     except FormatError:
         raise
@@ -187,10 +187,10 @@ def _why_no_manifest(folder: str) -> str:
     return f"no {MANIFEST_NAME}; the dataset is not finished, and a finished one has it; finish it with build --resume"
 
 
-def _balance_group(size: object) -> int | None:
+def _balance_step(size: object) -> int | None:
     if size is None or (isinstance(size, int) and not isinstance(size, bool) and size >= 1):
         return size
-    raise ValueError(f"balance_group {size!r}")
+    raise ValueError(f"balance_step {size!r}")
 
 
 def read_table(folder: str, name: str, schema: pa.Schema) -> pa.Table:

@@ -180,9 +180,9 @@ class AttentionCost(TypedDict):
 
 
 class StepBalance(TypedDict):
-    """How evenly steps of `num_sequences` cost; the means are over steps, and None without --balance-group."""
+    """How evenly steps of `num_sequences` cost; the means are over steps, and None without --balance-step."""
 
-    balance_group: int | None
+    balance_step: int | None
     num_sequences: int
     random_max_over_mean: float | None
     num_steps: int

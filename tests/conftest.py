@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from small_set import build_small_set
+from support.small_set import build_small_set
 
 from patchpack import command
 from patchpack.pipeline.demo import draw_media

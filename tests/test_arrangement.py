@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import small_set
-from packing_oracles import slow_correlation
-from small_set import CONFIG, build_small_set
+from support import small_set
+from support.packing_oracles import slow_correlation
+from support.small_set import CONFIG, build_small_set
 
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report
@@ -52,8 +52,8 @@ def test_steps_are_the_whole_groups_of_each_shard(packed: Path) -> None:
     costs = [[row["attention_cost"] for row in pq.read_table(packed / shard["path"]).to_pylist()] for shard in table]
     pairs = [own[start : start + 2] for own in costs for start in range(0, len(own) - 1, 2)]
     ratios = [2 * max(pair) / sum(pair) if any(pair) else 1.0 for pair in pairs]
-    found = report_of(packed, balance_group=2)["step_balance"]
-    assert (found["balance_group"], found["num_sequences"], found["num_steps"]) == (2, 2, len(pairs))
+    found = report_of(packed, balance_step=2)["step_balance"]
+    assert (found["balance_step"], found["num_sequences"], found["num_steps"]) == (2, 2, len(pairs))
     assert found["mean_max_over_mean"] == pytest.approx(statistics.fmean(ratios))
     assert found["worst_max_over_mean"] == max(ratios)
     assert found["fraction_within_limit"] == sum(ratio <= 1.02 for ratio in ratios) / len(ratios)
@@ -64,13 +64,13 @@ def test_steps_are_the_whole_groups_of_each_shard(packed: Path) -> None:
 
 def test_a_set_without_groups_tells_random_order_only(report: dict[str, Any]) -> None:
     found = report["step_balance"]
-    assert (found["balance_group"], found["num_sequences"], found["num_steps"]) == (None, 64, 0)
+    assert (found["balance_step"], found["num_sequences"], found["num_steps"]) == (None, 64, 0)
     assert found["worst_max_over_mean"] is None and found["random_max_over_mean"] > 1
     assert "in random order, 64 sequences a step" in printed(report)
 
 
 def test_groups_larger_than_every_shard_give_no_step(packed: Path) -> None:
-    found = report_of(packed, balance_group=100)
+    found = report_of(packed, balance_step=100)
     assert found["step_balance"]["num_steps"] == 0
     assert "none: fewer than 100 sequences" in printed(found)
     assert "as stored" not in render_html(found)
@@ -108,7 +108,7 @@ def test_a_plan_predicts_balance_and_mixing(packed: Path, report: dict[str, Any]
 
 
 def test_balance_and_mixing_are_told_in_words(packed: Path) -> None:
-    told = report_of(packed, balance_group=2)
+    told = report_of(packed, balance_step=2)
     text, page = printed(told), render_html(told)
     for figure in ("length_correlation", "source_span", "random_source_span"):
         assert f"{told['mixing'][figure]:.4f}" in text and f"{told['mixing'][figure]:.4f}" in page, figure
@@ -118,11 +118,11 @@ def test_balance_and_mixing_are_told_in_words(packed: Path) -> None:
 
 
 def test_a_built_set_names_its_groups_and_stores_them_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small_set, "CONFIG", dataclasses.replace(CONFIG, balance_group=3))
+    monkeypatch.setattr(small_set, "CONFIG", dataclasses.replace(CONFIG, balance_step=3))
     folder = small_set.build_small_set(tmp_path)
     assert verify(str(folder)) == []
     manifest = read_manifest(str(folder))
-    assert manifest.balance_group == manifest.config["balance_group"] == 3
+    assert manifest.balance_step == manifest.config["balance_step"] == 3
     table = read_shard_table(str(folder)).to_pylist()
     last = {shard["group"]: shard["path"] for shard in table}
     assert all(shard["num_sequences"] % 3 == 0 for shard in table if shard["path"] not in last.values())

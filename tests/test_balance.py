@@ -1,4 +1,4 @@
-"""Balance: whole groups of near-equal cost, nothing lost, no limit broken, and the figures those of plain loops."""
+"""Balance: whole steps of near-equal cost, nothing lost, no limit broken, and the figures those of plain loops."""
 
 import statistics
 from collections import Counter
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing_oracles import assert_valid
+from support.packing_oracles import assert_valid
 
 from patchpack.pipeline.packing import Packing, pack
 from patchpack.pipeline.packing.balance import swap
-from patchpack.pipeline.packing.balance.balance import Balanced, Steps, _cut, balance, groups, random_ratio
+from patchpack.pipeline.packing.balance.balance import Balanced, Steps, _cut, balance, in_steps, random_ratio
 from patchpack.pipeline.packing.balance.swap import Bins, Repair, attention_costs
 
 cost_lists = st.lists(st.integers(1, 10**12), max_size=40)
@@ -42,17 +42,17 @@ def found_ratios(lengths: Any, balanced: Balanced, size: int) -> list[float]:
 @settings(max_examples=150, deadline=None)
 @given(costs=cost_lists, size=st.integers(1, 9), seed=st.integers(0, 5))
 def test_an_order_has_every_bin_once_and_is_a_function_of_its_arguments(costs: list[int], size: int, seed: int) -> None:
-    order = groups(costs, size, seed=seed)
+    order = in_steps(costs, size, seed=seed)
     assert sorted(order.tolist()) == list(range(len(costs)))
-    assert np.array_equal(order, groups(costs, size, seed=seed))
+    assert np.array_equal(order, in_steps(costs, size, seed=seed))
 
 
 @settings(max_examples=150, deadline=None)
 @given(costs=st.lists(st.integers(1, 30), min_size=2, max_size=11), size=st.integers(1, 4))
 def test_groups_are_the_best_runs_of_the_sorted_bins(costs: list[int], size: int) -> None:
-    order = groups(costs, size)
-    num_groups, num_rest = divmod(len(costs), size)
-    found = [sorted(costs[n] for n in order[g * size : (g + 1) * size].tolist()) for g in range(num_groups)]
+    order = in_steps(costs, size)
+    num_steps, num_rest = divmod(len(costs), size)
+    found = [sorted(costs[n] for n in order[g * size : (g + 1) * size].tolist()) for g in range(num_steps)]
     ordered = sorted(costs)
 
     def excess(runs: list[list[int]]) -> int:
@@ -62,9 +62,9 @@ def test_groups_are_the_best_runs_of_the_sorted_bins(costs: list[int], size: int
 
     # every way to leave some out before each run
     best = None
-    for skips in product(range(num_rest + 1), repeat=num_groups):
+    for skips in product(range(num_rest + 1), repeat=num_steps):
         if sum(skips) <= num_rest:
-            starts = [size * g + sum(skips[: g + 1]) for g in range(num_groups)]
+            starts = [size * g + sum(skips[: g + 1]) for g in range(num_steps)]
             now = excess([ordered[start : start + size] for start in starts])
             best = now if best is None else min(best, now)
     assert excess(found) == (best or 0)
@@ -72,7 +72,7 @@ def test_groups_are_the_best_runs_of_the_sorted_bins(costs: list[int], size: int
 
 def test_seeds_change_the_order_of_groups_and_inside_them() -> None:
     costs = [1000 + 10 * n for n in range(40)]
-    orders = [groups(costs, 8, seed=seed) for seed in range(4)]
+    orders = [in_steps(costs, 8, seed=seed) for seed in range(4)]
     assert len({tuple(order.tolist()) for order in orders}) == 4
     members = [{frozenset(order[g : g + 8].tolist()) for g in range(0, 40, 8)} for order in orders]
     assert all(found == members[0] for found in members), "which bins go together depends on costs alone"
@@ -110,7 +110,7 @@ def test_every_bin_stays_sound_and_their_number_the_same(
 def test_exchanges_never_make_it_worse(question: tuple[list[int], int, int | None, Packing], size: int) -> None:
     lengths, capacity, limit, packing = question
     costs = slow_costs(lengths, packing.bin_index.tolist())
-    before = slow_ratios([costs[number] for number in groups(costs, size).tolist()], size)
+    before = slow_ratios([costs[number] for number in in_steps(costs, size).tolist()], size)
     after = found_ratios(lengths, balance(lengths, packing.bin_index, capacity, size, max_segments=limit), size)
     # counted in thousandths, rounded down: each run may be reported up to one better than it is
     slack = 0.001 * (len(before) + 1)
@@ -211,7 +211,7 @@ def test_a_random_step_is_the_mean_over_all_draws(costs: list[int], size: int) -
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"size": 0}, "size: 0; a group holds at least 1 bin"),
+        ({"size": 0}, "size: 0; a step holds at least 1 bin"),
         ({"size": 1.5}, "size: 1.5"),
         ({"lengths": [[1, 2], [3, 4], [1, 1]], "capacity": [9, 9]}, "lengths: 2 resources"),
         ({"lengths": [5, 6, 11]}, r"lengths\[2\]: 11"),
@@ -230,7 +230,7 @@ def test_wrong_arguments_are_named(change: dict[str, Any], words: str) -> None:
 def test_no_bins_and_fewer_than_a_group_are_in_no_group() -> None:
     assert balance([], np.array([], dtype=np.int64), 10, 4).order.tolist() == []
     assert sorted(balance([3, 4], np.arange(2), 10, 4).order.tolist()) == [0, 1]
-    assert groups([], 3).tolist() == []
+    assert in_steps([], 3).tolist() == []
 
 
 def test_a_swap_that_saves_nothing_is_refused() -> None:

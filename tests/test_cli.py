@@ -8,7 +8,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import Result
+from conftest import ROOT, Result
+from support.cli_doc import document
 
 Run = Callable[..., Result]
 
@@ -39,6 +40,10 @@ def test_a_mistyped_command_names_the_nearest(run: Run) -> None:
         2,
         "argument COMMAND: trian: no such choice; the nearest is train; see patchpack --help\n",
     )
+
+
+def test_the_list_of_options_is_that_of_the_commands() -> None:
+    assert (ROOT / "docs/cli.md").read_text() == document(), "python tests/support/cli_doc.py > docs/cli.md"
 
 
 def test_the_version_is_the_package_s(run: Run) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import Result
-from media_files import photo
+from support.media_files import photo
 
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.media.image import decode as image

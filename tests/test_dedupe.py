@@ -8,7 +8,7 @@ import pytest
 from conftest import Result
 from hypothesis import given
 from hypothesis import strategies as st
-from media_files import photo, video, write_files
+from support.media_files import photo, video, write_files
 
 from patchpack.pipeline.stages import dedupe
 from patchpack.pipeline.stages.records import Example, Reject, Source

@@ -6,7 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from planned import make_example
+from support.planned import make_example
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.stages.plan import GroupPlan, plan_group

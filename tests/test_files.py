@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
 from apache_beam.utils import retry
-from media_files import photo, video
+from support.media_files import photo, video
 
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.video import timeline as video_media

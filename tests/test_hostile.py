@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from hostile_case import PACKED, PARTIAL, Case
-from hostile_files import corpus, write_corpus, write_places
-from hostile_images import PICTURE, SIZE
-from hostile_png import chunk, chunks, png
-from media_files import photo, saved
 from PIL import Image
-from planned import planned_of
+from support.hostile_case import PACKED, PARTIAL, Case
+from support.hostile_files import corpus, write_corpus, write_places
+from support.hostile_images import PICTURE, SIZE
+from support.hostile_png import chunk, chunks, png
+from support.media_files import photo, saved
+from support.planned import planned_of
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.media import DecodeError

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import SMALL, start
-from hostile_case import PACKED, PARTIAL, Case
-from hostile_files import corpus, write_corpus, write_places
-from media_files import hostile_contents, photo, write_files
 from PIL import Image
+from support.hostile_case import PACKED, PARTIAL, Case
+from support.hostile_files import corpus, write_corpus, write_places
+from support.media_files import hostile_contents, photo, write_files
 
 from patchpack.pipeline.execution import launch
 from patchpack.pipeline.stages.list import printable

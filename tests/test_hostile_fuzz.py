@@ -5,7 +5,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from hostile_fuzz import findings, mutant, originals
+from support.hostile_fuzz import findings, mutant, originals
 
 from patchpack.pipeline.execution.sandbox import Limits, Sandbox
 from patchpack.pipeline.media import DecodeError

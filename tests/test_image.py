@@ -4,7 +4,8 @@ import io
 
 import numpy as np
 import pytest
-from media_files import (
+from PIL import Image, ImageOps, PngImagePlugin
+from support.media_files import (
     SHARED_MEDIA,
     FailingFile,
     exif_of,
@@ -15,7 +16,6 @@ from media_files import (
     saved,
     with_flipped_marker,
 )
-from PIL import Image, ImageOps, PngImagePlugin
 
 from patchpack.pipeline.media import DecodeError, kind_of
 from patchpack.pipeline.media.image import decode as image

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from media_files import animated_gif, photo, pixels, saved
 from PIL import Image
-from planned import planned_of
+from support.media_files import animated_gif, photo, pixels, saved
+from support.planned import planned_of
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.media import DecodeError

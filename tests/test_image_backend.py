@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SMALL
-from media_files import exif_of, pixels, saved
 from PIL import Image
+from support.media_files import exif_of, pixels, saved
 
 from patchpack.pipeline import versions
 from patchpack.pipeline.config import PlanConfig
@@ -46,7 +46,8 @@ def test_auto_is_pillow_without_torch_or_avx2_and_fast_needs_torch(monkeypatch: 
     monkeypatch.setattr(resize, "_torch", missing)
     assert resize.resolved("auto") == "pillow"
     with pytest.raises(
-        ValueError, match=r"--media-backend fast: torch cannot be imported .*; ./run_pipeline.sh setup beam,fast, "
+        ValueError,
+        match=r"--media-backend fast: torch cannot be imported .*; ./run_pipeline.sh setup fast, or pip install ",
     ) as caught:
         resize.resolved("fast")
     assert "\n" not in str(caught.value)
@@ -102,7 +103,9 @@ def test_heic_without_the_extra_is_a_reject_that_names_it(tmp_path: Path, monkey
     data = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(100)
     (tmp_path / "a.heic").write_bytes(data)
     (row,) = probe(Source("a.heic", 0, "a.heic", len(data)), str(tmp_path / "a.heic"), ClipRule(), 10**6)
-    assert row.reason == "unknown_format" and row.detail.endswith("; ./run_pipeline.sh setup beam,heif")
+    assert row.reason == "unknown_format" and row.detail.endswith(
+        "; ./run_pipeline.sh setup heif, or pip install 'patchpack[heif]'"
+    )
 
 
 def test_pixels_are_counted_by_what_decoding_holds_of_them() -> None:

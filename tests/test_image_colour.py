@@ -5,8 +5,8 @@ import struct
 
 import numpy as np
 import pytest
-from media_files import SHARED_MEDIA, photo, pixels, saved
 from PIL import Image, ImageCms
+from support.media_files import SHARED_MEDIA, photo, pixels, saved
 
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.media.image import colour

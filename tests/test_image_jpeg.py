@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_files import SHARED_MEDIA, photo, pixels, saved
 from PIL import Image, ImageCms
+from support.media_files import SHARED_MEDIA, photo, pixels, saved
 
 from patchpack.pipeline.media import DecodeError, kind_of
 from patchpack.pipeline.media.image import animated, damage, decode, jpeg_header

@@ -9,8 +9,8 @@ import pytest
 import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
-from media_files import SHARED_MEDIA, exif_of, photo, saved
 from PIL import Image
+from support.media_files import SHARED_MEDIA, exif_of, photo, saved
 
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.media.image import decode as image

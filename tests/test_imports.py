@@ -104,7 +104,7 @@ def test_the_trainer_runs_without_the_pipeline() -> None:
 
 def test_planning_without_a_runner_loads_neither_beam_nor_ortools() -> None:
     loaded = loaded_after(
-        "from patchpack import command; from patchpack.pipeline.stages import plan, write; command._parser()"
+        "from patchpack import command; from patchpack.pipeline.stages import plan, write; command.make_parser()"
     )
     assert {"patchpack.pipeline", "patchpack.schemas", "av"} <= loaded
     assert not loaded & {"apache_beam", "ortools", "patchpack.trainer", "torch"}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small_set import CLASSES, CONFIG, read_rows, rewrite_shard, stored_rows
+from support.small_set import CLASSES, CONFIG, read_rows, rewrite_shard, stored_rows
 
 from patchpack.pipeline.inspection import image as inspection_picture
 from patchpack.pipeline.inspection.sequence import describe, draw, print_description

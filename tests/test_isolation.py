@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_files import photo, video, write_files
+from support.media_files import photo, video, write_files
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.execution.sandbox import Limits, Sandbox, isolated

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing_oracles import slow_correlation
+from support.packing_oracles import slow_correlation
 
 from patchpack.pipeline.packing.balance.mixing import Mixing
 

@@ -1,12 +1,11 @@
 """Options: a field is an option, with its help, its default and its reader, and nothing is written down twice."""
 
-import argparse
 import dataclasses
 from dataclasses import dataclass
 
 import pytest
 
-from patchpack.options import Parser, add_options, amount, option, output_affecting, typed_options
+from patchpack.options import Parser, amount, option, output_affecting, typed_options
 
 
 def _pair(text: str) -> tuple[int, ...]:
@@ -21,20 +20,26 @@ class Config:
     """A command with one option of every kind."""
 
     path: str
-    grid_size: tuple[int, ...] = option((2, 3), "how many 100% squares", parse=_pair, metavar="HxW")
-    colour: str = option("red", "which colour", choices=("red", "blue"))
-    limit: int | None = option(None, "at most so many", parse=int, metavar="N")
-    start: int = option(0, "the first", parse=int)
-    leave_out: tuple[str, ...] = option((), "what is left out", metavar="GLOB", repeat=True)
-    kept: tuple[str, ...] = option(("a", "b"), "what is kept", repeat=True, affects_output=False)
-    loud: bool = option(False, "say more", affects_output=False)
+    grid_size: tuple[int, ...] = option(
+        (2, 3), "how many 100% squares", section="size", common=True, parse=_pair, metavar="HxW"
+    )
+    colour: str = option("red", "which colour", section="look", common=True, choices=("red", "blue"))
+    limit: int | None = option(None, "at most so many", section="size")
+    start: int = option(0, "the first", section="size", common=True)
+    share: float = option(0.5, "how much", section="size", default_shown="half")
+    leave_out: tuple[str, ...] = option((), "what is left out", section="look", metavar="GLOB", repeat=True)
+    kept: tuple[str, ...] = option(
+        ("a", "b"), "what is kept", section="look", common=True, repeat=True, affects_output=False
+    )
+    loud: bool = option(False, "say more", section="look", common=True, affects_output=False)
+    neat: bool = option(True, "draw straight lines", section="look")
 
 
 def read(*typed: str) -> Config:
     """Returns what a command line stands for."""
     parser = Parser(prog="draw")
-    add_options(parser, Config)
-    return Config(path="here", **typed_options(Config, parser.parse_args(typed)))
+    parser.add_options(Config)
+    return Config(path="here", **typed_options(Config, parser.read(typed)))
 
 
 def test_without_options_every_default_holds() -> None:
@@ -119,19 +124,41 @@ def test_a_choice_that_is_none_names_the_choices(capsys: pytest.CaptureFixture[s
     assert line == "argument --colour: green: no such choice; it takes red, blue; see draw --help\n"
 
 
-def test_help_shows_each_option_with_its_default() -> None:
-    parser = Parser(prog="draw", formatter_class=lambda prog: argparse.HelpFormatter(prog, width=200))
-    add_options(parser, Config)
-    lines = [" ".join(line.split()) for line in parser.format_help().splitlines()]
-    assert lines[-7:] == [
+def shown(flag: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Returns the lines of the help behind the description."""
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        read(flag)
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    return [" ".join(line.split()) for line in lines[lines.index("size:") :] if line]
+
+
+def test_help_shows_the_common_options_by_section_with_their_defaults(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shown("--help", capsys, monkeypatch) == [
+        "size:",
         "--grid-size HxW how many 100% squares (default 2,3)",
+        "--start N the first (default 0)",
+        "look:",
         "--colour {red,blue} which colour (default red)",
-        "--limit N at most so many",
-        "--start START the first (default 0)",
-        "--leave-out GLOB what is left out",
         "--kept KEPT what is kept (default a,b)",
         "--loud say more",
     ]
+
+
+def test_help_all_shows_every_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown("--help-all", capsys, monkeypatch)
+    assert lines[:5] == [
+        "size:",
+        "--grid-size HxW how many 100% squares (default 2,3)",
+        "--limit N at most so many",
+        "--start N the first (default 0)",
+        "--share X how much (default half)",
+    ]
+    assert "--leave-out GLOB what is left out" in lines
+    assert "--neat, --no-neat draw straight lines (default True)" in lines
 
 
 def test_only_options_that_affect_the_output_are_recorded() -> None:
@@ -140,7 +167,9 @@ def test_only_options_that_affect_the_output_are_recorded() -> None:
         "colour": "red",
         "limit": 7,
         "start": 0,
+        "share": 0.5,
         "leave_out": ["x"],
+        "neat": True,
     }
     changed = dataclasses.replace(read(), loud=True, kept=(), path="there")
     assert output_affecting(changed) == output_affecting(read())

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing_oracles import assert_valid, fewest_bins, fewest_bins_by_cp_sat, questions
+from support.packing_oracles import assert_valid, fewest_bins, fewest_bins_by_cp_sat, questions
 
 from patchpack.pipeline.packing import Packing, bound_of_histogram, check_certificate, check_packing, pack
 from patchpack.pipeline.packing.instance import MAX_CAPACITY

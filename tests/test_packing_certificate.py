@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing_oracles import fewest_bins, questions
+from support.packing_oracles import fewest_bins, questions
 
 from patchpack.pipeline.packing import Certificate, Packing, check_certificate, pack
 from patchpack.pipeline.packing.bounds import closed_form_bound, rounded_bound, threshold_bound

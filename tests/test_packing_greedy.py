@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing_oracles import best_fit_one_by_one, questions
+from support.packing_oracles import best_fit_one_by_one, questions
 
 from patchpack.pipeline.packing.exact.fill import fill
 from patchpack.pipeline.packing.greedy import best_fit, best_fit_rows, decreasing_orders, fold

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planned import slow_tokens
+from support.planned import slow_tokens
 
 from patchpack.pipeline.media.patchify import patchify, unpatchify
 

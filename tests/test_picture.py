@@ -7,8 +7,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from media_files import SHARED_MEDIA, number_shown, video
-from video_oracles import WEIGHTS, psnr, reference_pixels
+from support.media_files import SHARED_MEDIA, number_shown, video
+from support.video_oracles import WEIGHTS, psnr, reference_pixels
 
 from patchpack.pipeline.media.video.decode import decode_clip
 from patchpack.pipeline.media.video.frame import Colour, Scaler, colour_of, oriented_size

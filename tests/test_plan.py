@@ -11,7 +11,7 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planned import make_example, make_reference
+from support.planned import make_example, make_reference
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.stages import plan as plan_module
@@ -166,7 +166,7 @@ def test_shards_of_a_chunk_are_even(sequences: int, shard_bytes: int, sizes: lis
 def test_shards_of_a_balanced_set_hold_whole_groups_but_the_last(
     sequences: int, shard_bytes: int, sizes: list[int]
 ) -> None:
-    config = dataclasses.replace(CONFIG, group_size=4, shard_bytes=shard_bytes, views=2, balance_group=3)
+    config = dataclasses.replace(CONFIG, group_size=4, shard_bytes=shard_bytes, views=2, balance_step=3)
     members = [make_reference(f"{n}", (3, 2, 2), view) for n in range(sequences) for view in (0, 1)]
     listed = plan_of(0, members, config, None).summary.shards
     # chunks of 4 are packed alone and balanced together: one rest a view
@@ -221,7 +221,7 @@ def test_shards_of_a_large_set_are_as_large_as_their_bytes_allow() -> None:
 @settings(max_examples=60, deadline=None)
 @given(members=arrivals(), size=st.integers(1, 4))
 def test_balancing_loses_nothing_and_keeps_every_limit(members: list[Member], size: int) -> None:
-    config = dataclasses.replace(CONFIG, balance_group=size)
+    config = dataclasses.replace(CONFIG, balance_step=size)
     plan, plain = plan_of(7, members, config, None), plan_of(7, members, CONFIG, None)
     assert Counter(placed(plan)) == Counter(placed(plain))
     assert plan.summary.chunks == plain.summary.chunks and plan.rejects == plain.rejects
@@ -249,7 +249,7 @@ def test_stored_groups_cost_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> 
         runs = [[costs[n] for n in range(start, start + 8)] for start in range(0, len(costs) - 7, 8)]
         return max(max(run) * len(run) / sum(run) for run in runs)
 
-    assert worst(dataclasses.replace(config, balance_group=8)) < 1.2 < 1.5 < worst(config)
+    assert worst(dataclasses.replace(config, balance_step=8)) < 1.2 < 1.5 < worst(config)
 
 
 def test_sequences_are_stored_in_an_order_that_the_seed_decides() -> None:

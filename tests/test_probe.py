@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import xxhash
-from media_files import (
+from support.media_files import (
     SHARED_MEDIA,
     hostile_contents,
     photo,

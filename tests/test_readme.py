@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from patchpack import verify
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.resize import resolved
 
@@ -106,6 +107,15 @@ def test_the_commands_for_own_media_work(checkout: Path, media: Path) -> None:
     )
     assert spoken.returncode == 0, spoken.stderr
     assert "torch.Size([1, 1024, 768]) torch.Size([1, 64])" in spoken.stdout
+
+
+def test_the_snippet_for_own_tokens_works(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", block("README.md", "arrays")], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0.9
+    assert verify(str(tmp_path / "codes")) == []
 
 
 def test_the_documented_snippets_read_a_shard_without_our_code(media: Path, tmp_path: Path) -> None:

@@ -78,8 +78,16 @@ def test_a_set_written_to_a_store_is_whole_and_equal(
     ("uri", "told"),
     [
         ("nope://b/raw", "nothing that is installed here reads nope://; stores are gs://, s3:// and hdfs://; check the URI"),
-        ("gs://b/raw", "nothing that is installed here reads gs://; it needs the extra gcp; ./run_pipeline.sh setup gcp"),
-        ("s3://b/raw", "nothing that is installed here reads s3://; it needs the extra aws; ./run_pipeline.sh setup aws"),
+        (
+            "gs://b/raw",
+            "nothing that is installed here reads gs://; it needs the extra gcp; ./run_pipeline.sh setup gcp, or pip install "
+            "'patchpack[gcp]'",
+        ),
+        (
+            "s3://b/raw",
+            "nothing that is installed here reads s3://; it needs the extra aws; ./run_pipeline.sh setup aws, or pip install "
+            "'patchpack[aws]'",
+        ),
         ("https://b/a.jpg", "https addresses are not read; inputs lie in folders or stores (gs://, s3://, hdfs://); download them first"),
     ],
 )  # fmt: skip

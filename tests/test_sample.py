@@ -10,7 +10,7 @@ import pytest
 import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from planned import make_example
+from support.planned import make_example
 
 from patchpack.pipeline.stages.records import Reference, Reject
 from patchpack.pipeline.stages.sample import Resolution, draw, nearest_grid, sample, shuffled, size_of_side

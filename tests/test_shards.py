@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import xxhash
-from planned import CONFIG, PICTURE_SIZE, PLANNED, VERSIONS, Work, read_rows, slow_tokens, write_picture
+from support.planned import CONFIG, PICTURE_SIZE, PLANNED, VERSIONS, Work, read_rows, slow_tokens, write_picture
 
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.stages import write as shards

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 from apache_beam.utils import retry
-from planned import CONFIG, VERSIONS, Work, make_row, slow_tokens
+from support.planned import CONFIG, VERSIONS, Work, make_row, slow_tokens
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.media.video import timeline

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from media_files import video, write_files
-from planned import VERSIONS, make_row
+from support.media_files import video, write_files
+from support.planned import VERSIONS, make_row
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.media import DecodeError

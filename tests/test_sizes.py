@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planned import make_example
+from support.planned import make_example
 
 from patchpack.options import output_affecting
 from patchpack.pipeline.config import PlanConfig

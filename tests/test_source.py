@@ -8,8 +8,8 @@ from pathlib import Path
 
 import av
 import pytest
-from media_files import photo, write_files, write_odd_entries, write_odd_names
 from PIL import Image
+from support.media_files import photo, write_files, write_odd_entries, write_odd_names
 
 from patchpack.pipeline.media.video.clips import ClipRule
 from patchpack.pipeline.stages.list import list_input, parse_input, printable, source_path

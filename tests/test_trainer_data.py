@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_set import SMALL_LAYOUT, Row, write_set
+from support.synthetic_set import SMALL_LAYOUT, Row, write_set
 
 import patchpack.trainer.data
 import patchpack.trainer.order

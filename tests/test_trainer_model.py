@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from synthetic_set import SMALL_LAYOUT, Row, make_row, random_tokens
+from support.synthetic_set import SMALL_LAYOUT, Row, make_row, random_tokens
 
 from patchpack.schemas import Layout
 from patchpack.trainer.attention import packed_attention, segment_mask

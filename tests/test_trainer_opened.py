@@ -14,7 +14,7 @@ import torch
 import torch.utils.data
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_set import Row, write_set
+from support.synthetic_set import Row, write_set
 
 from patchpack.schemas import FormatError, Layout
 from patchpack.schemas.manifest import SHARD_TABLE_SCHEMA, dataset_digest, table_bytes

@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_set import write_set
+from support.synthetic_set import write_set
 
 import patchpack.trainer.order
 from patchpack.schemas import FormatError, read_manifest
 from patchpack.trainer.data import PackedShards
 from patchpack.trainer.order import SHUFFLE_WINDOW, epoch_order
 
-# shards of whole groups of 2, one of which ends with less
+# shards of whole steps of 2, one of which ends with less
 ROWS_PER_SHARD = (4, 2, 5, 6)
 GROUPS = {(0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (11, 12), (13, 14), (15, 16)}
 IN_NO_GROUP = 10
@@ -33,7 +33,7 @@ def balanced(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def set_group(folder: Path, size: Any) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"balance_group": size}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"balance_step": size}))
 
 
 def indices(loader: PackedShards) -> list[list[int]]:
@@ -138,9 +138,9 @@ def test_ranks_that_cannot_be_are_named(balanced: str, options: dict[str, int], 
 @pytest.mark.parametrize("size", [0, -2, 1.5, "2", True])
 def test_a_group_that_is_no_count_is_a_broken_manifest(tmp_path: Path, size: Any) -> None:
     write_set(str(tmp_path))
-    assert read_manifest(str(tmp_path)).balance_group is None
+    assert read_manifest(str(tmp_path)).balance_step is None
     set_group(tmp_path, size)
-    with pytest.raises(FormatError, match="broken manifest .*balance_group"):
+    with pytest.raises(FormatError, match="broken manifest .*balance_step"):
         read_manifest(str(tmp_path))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from synthetic_set import SMALL_LAYOUT, label_tokens, write_set
+from support.synthetic_set import SMALL_LAYOUT, label_tokens, write_set
 from test_trainer_train import SMALL, fails, one_thread, run, states_equal
 
 from patchpack.trainer import checkpoint
@@ -67,8 +67,8 @@ def test_a_resumed_run_keeps_every_option_and_says_so(
         "step": 6,
         "resumed": f"{folder}/step-00000006.pt",
         "taken_over": (
-            "--steps 9 --batch-size 3 --dim 16 --depth 2 --heads 2 --lr 0.01 --no-verify "
-            f"--checkpoint {folder} --checkpoint-every 2 --eval {labelled} --log-every 3"
+            "--steps 9 --batch-size 3 --no-verify --log-every 3 --dim 16 --depth 2 --heads 2 --lr 0.01 "
+            f"--checkpoint {folder} --checkpoint-every 2 --eval {labelled}"
         ),
     }
     assert [line["step"] for line in logs] == [9] and summary["steps"] == 9 and "eval_accuracy" in summary

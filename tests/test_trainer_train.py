@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from synthetic_set import SMALL_LAYOUT, Row, label_tokens, write_set
+from support.synthetic_set import SMALL_LAYOUT, Row, label_tokens, write_set
 
 from patchpack.schemas import Layout
 from patchpack.trainer import checkpoint
@@ -220,7 +220,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 def test_help_names_every_option_and_unknown_ones_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["--help"])
+        main(["--help-all"])
     text = capsys.readouterr().out
     assert caught.value.code == 0
     for name in Config.__dataclass_fields__:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small_set import CHANGED_KEY, accept_file, change_manifest, write_shard_table
-from verify_set import check, damaged_shard, table_of
+from support.small_set import CHANGED_KEY, accept_file, change_manifest, write_shard_table
+from support.verify_set import check, damaged_shard, table_of
 
 from patchpack.pipeline.verification.dataset import verify
 from patchpack.schemas import read_manifest
@@ -76,10 +76,10 @@ def test_a_shard_that_cuts_a_group_is_found(own: Path) -> None:
     sizes = {row["path"]: row["num_sequences"] for row in rows}
     last = {row["group"]: row["path"] for row in rows}
     for size in (1, 2, 3, 50):
-        record = json.loads((own / "manifest.json").read_text()) | {"balance_group": size}
+        record = json.loads((own / "manifest.json").read_text()) | {"balance_step": size}
         (own / "manifest.json").write_text(json.dumps(record))
         cut = [path for path, number in sizes.items() if number % size and path not in last.values()]
-        check(own, *((path, f"sequences, balance_group is {size}", "whole groups") for path in cut))
+        check(own, *((path, f"sequences, balance_step is {size}", "whole steps") for path in cut))
         assert bool(cut) == (size > 1)
 
 

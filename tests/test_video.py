@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media_files import (
+from support.media_files import (
     CODECS,
     SHARED_MEDIA,
     FailingFile,

@@ -6,7 +6,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from media_files import hostile_contents, number_shown, remuxed, video
+from support.media_files import hostile_contents, number_shown, remuxed, video
 
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.media.video.clips import ClipRule

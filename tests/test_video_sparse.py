@@ -3,12 +3,13 @@
 import io
 import random
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from media_files import video
+from support.media_files import video
 
 from patchpack.pipeline.media.video import decode as decoding
 from patchpack.pipeline.media.video.decode import decode_clip
@@ -108,3 +109,36 @@ def test_pictures_that_higher_layers_may_refer_to_are_not_left_out() -> None:
     assert skips == dict.fromkeys(("hevc layers mp4", "hevc open ts", "vp8 webm"), False) | dict.fromkeys(
         ("hevc closed mp4", "h264 mp4"), True
     )
+
+
+class Codec:
+    """A decoder's context that only keeps what it is told to leave out."""
+
+    skip_frame = "DEFAULT"
+
+    def decode(self, packet: None) -> list[Any]:
+        return []
+
+
+class Packet:
+    """A packet that notes what its decoder leaves out when it comes."""
+
+    is_corrupt = False
+
+    def __init__(self, pts: int, codec: Codec, seen: dict[int, str]) -> None:
+        self.pts, self.is_keyframe, self._codec, self._seen = pts, pts == 0, codec, seen
+
+    def decode(self) -> list[Any]:
+        self._seen[self.pts] = self._codec.skip_frame
+        return []
+
+
+def test_only_what_is_shown_before_an_earlier_packet_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, seen = Codec(), {}
+    # in the order of decoding: 3 and 4 refer to 5, and are shown before it
+    packets = [Packet(pts, codec, seen) for pts in (0, 1, 2, 5, 3, 4, 8, 6, 7, 9)]
+    monkeypatch.setattr(decoding, "may_skip", lambda codec: True)
+    monkeypatch.setattr(decoding, "_packets_from", lambda *arguments: iter(packets))
+    stream: Any = SimpleNamespace(codec_context=codec)
+    assert list(decoding._needed_frames(SimpleNamespace(), stream, [0], {4: [], 9: []})) == []
+    assert seen == {pts: "NONREF" if pts in (3, 6, 7) else "DEFAULT" for pts in range(10)}

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: as typed after `patchpack train`; None takes them from the process.
     """
-    typed = vars(make_parser().parse_args(arguments))
+    typed = vars(make_parser().read(arguments))
 
     def log(values: dict[str, Any]) -> None:
         if typed.get("json"):

@@ -3,65 +3,88 @@
 Shapes, patch size, mean, std and classes are no options: they stand in the dataset's manifest.
 """
 
-import argparse
 import dataclasses
 import os
 from dataclasses import dataclass
 from typing import Any
 
+from patchpack.options import Parser, flag, option, settle
 
-def option(default: Any, text: str, *, kept: bool = True) -> Any:
-    """Returns a field with its help; `kept` ones are taken from the checkpoint when a run resumes: all but those of the moment."""
-    return dataclasses.field(default=default, metadata={"help": text, "kept": kept})
+# the parts of --help
+RUN, MODEL, OPTIMISATION, CHECKPOINTS = SECTIONS = ("run", "model", "optimisation", "checkpoints and evaluation")
 
 
 @dataclass(frozen=True)
 class Config:
     """Options of a run. The reason for each default stands beside it."""
 
-    shards: str = dataclasses.field(metadata={"help": "folder or URI of a finished dataset", "kept": False})
+    shards: str
 
     # some minutes on two cores at the default size: enough to see the loss fall
-    steps: int = option(200, "train up to this step, counted from the run's first; 0 only evaluates")
+    steps: int = option(
+        200, "train up to this step, counted from the run's first; 0 only evaluates", section=RUN, common=True
+    )
     # a handful of sequences is what the demo set has; each holds many examples already
-    batch_size: int = option(4, "sequences in a batch")
-    layout: int = option(0, "number of the layout to train on")
-    seed: int = option(0, "of weights, order and masks")
+    batch_size: int = option(4, "sequences in a batch", section=RUN, common=True)
+    layout: int = option(0, "number of the layout to train on", section=RUN)
+    seed: int = option(0, "of weights, order and masks", section=RUN)
+    device: str = option(
+        "auto",
+        "auto, cpu, cuda or cuda:N; auto is cuda where there is one",
+        section=RUN,
+        common=True,
+        metavar="DEVICE",
+        lasting=False,
+    )
+    # about 0.8 of full reading speed (benchmarks/loader.py), and a changed byte is found before it is trained on
+    verify: bool = option(True, "check the digest of every sequence read", section=RUN)
+    log_every: int = option(10, "steps between log lines", section=RUN)
+    json: bool = option(False, "log and summary as JSON lines on stdout", section=RUN, common=True, lasting=False)
+    debug: bool = option(False, "show the traceback of an error", section=RUN, common=True, lasting=False)
 
     # ViT-Tiny's width and heads (DeiT, arXiv:2012.12877, table 1) at a third of its depth, for CPUs
-    dim: int = option(192, "width of the model")
-    depth: int = option(4, "transformer blocks")
-    heads: int = option(3, "attention heads; they divide --dim")
+    dim: int = option(192, "width of the model", section=MODEL, common=True)
+    depth: int = option(4, "transformer blocks", section=MODEL, common=True)
+    heads: int = option(3, "attention heads; they divide --dim", section=MODEL, common=True)
     # MAE, arXiv:2111.06377, figure 5
-    mask_share: float = option(0.75, "share of each example's tokens to hide, for datasets without classes")
+    mask_share: float = option(
+        0.75, "fraction of each example's tokens to hide, for datasets without classes", section=MODEL
+    )
 
     # DeiT's 5e-4 for 512 images a batch, table 9: a few packed sequences hold some dozens
-    lr: float = option(3e-4, "learning rate at its peak")
+    lr: float = option(3e-4, "learning rate at its peak", section=OPTIMISATION, common=True)
     # the time constant 1 / (1 - beta2) of AdamW's second moment
-    warmup_steps: int = option(20, "steps of linear warm-up")
+    warmup_steps: int = option(20, "steps of linear warm-up", section=OPTIMISATION)
     schedule_steps: int | None = option(
-        None, "step at which the cosine reaches 0; default: --steps. Set it to train one schedule in parts"
+        None,
+        "step at which the cosine reaches 0; left out: --steps. Set it to train one schedule in parts",
+        section=OPTIMISATION,
     )
     # DeiT, table 9, and MAE, table 8
-    weight_decay: float = option(0.05, "AdamW's weight decay; matrices only")
+    weight_decay: float = option(0.05, "AdamW's weight decay; matrices only", section=OPTIMISATION)
     # ViT, arXiv:2010.11929, appendix B.1
-    clip_norm: float = option(1.0, "clip the norm of the gradient to this")
+    clip_norm: float = option(1.0, "clip the norm of the gradient to this", section=OPTIMISATION)
 
-    device: str = option("auto", "auto, cpu, cuda or cuda:N; auto is cuda where there is one", kept=False)
-    # about 0.8 of full reading speed (benchmarks/loader.py), and a changed byte is found before it is trained on
-    verify: bool = option(True, "check the digest of every sequence read")
-    checkpoint: str | None = option(None, "folder for checkpoints; one is always written at the end")
-    checkpoint_every: int = option(500, "steps between checkpoints")
+    checkpoint: str | None = option(
+        None,
+        "folder for checkpoints; one is always written at the end",
+        section=CHECKPOINTS,
+        common=True,
+        metavar="PATH",
+    )
+    checkpoint_every: int = option(500, "steps between checkpoints", section=CHECKPOINTS)
     resume: str | None = option(
         None,
         "checkpoint file, or folder (its newest); keeps that run's options unless they are given anew, and writes its "
         "checkpoints beside that one",
-        kept=False,
+        section=CHECKPOINTS,
+        common=True,
+        metavar="PATH",
+        lasting=False,
     )
-    eval: str | None = option(None, "evaluate on this dataset at the end")
-    log_every: int = option(10, "steps between log lines")
-    json: bool = option(False, "log and summary as JSON lines on stdout", kept=False)
-    debug: bool = option(False, "show the traceback of an error", kept=False)
+    eval: str | None = option(
+        None, "evaluate on this dataset at the end", section=CHECKPOINTS, common=True, metavar="PATH"
+    )
 
     def __post_init__(self) -> None:
         """Checks what needs no file.
@@ -69,6 +92,7 @@ class Config:
         Raises:
             ValueError: an option is out of its range.
         """
+        settle(self)
         least = {"steps": 0, "batch_size": 1, "checkpoint_every": 1, "log_every": 1, "warmup_steps": 0}
         for name, limit in least.items():
             if getattr(self, name) < limit:
@@ -89,42 +113,24 @@ class Config:
 
 
 # what a checkpoint holds of the run's options, and what a resumed run may not change: the model's shape
-KEPT = tuple(field.name for field in dataclasses.fields(Config) if field.metadata["kept"])
+KEPT = tuple(field.name for field in dataclasses.fields(Config) if field.metadata.get("lasting"))
 MODEL_OPTIONS = ("dim", "depth", "heads")
 
 
-def flag(name: str) -> str:
-    """Returns an option as it is typed."""
-    return "--" + name.replace("_", "-")
-
-
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Returns the parser; options that are not typed are absent from its result."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="patchpack train",
-        description="Train a small NaViT on packed shards: classification where the dataset has classes, otherwise "
+        usage="%(prog)s SHARDS [OPTION ...]",
+        description="Trains a small NaViT on packed shards: classification where the dataset has classes, otherwise\n"
         "reconstruction of masked patches. Shapes, patch size, mean, std and classes come from the dataset's manifest.",
         epilog="""examples:
   patchpack train shards/ --steps 1000 --checkpoint runs/a
   patchpack train shards/ --resume runs/a
   patchpack train shards/ --resume runs/a --steps 0 --eval val-shards/""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
-    parser.add_argument("shards", metavar="SHARDS", help=Config.__dataclass_fields__["shards"].metadata["help"])
-    for field in dataclasses.fields(Config)[1:]:
-        text = field.metadata["help"]
-        if field.type is bool:
-            action = argparse.BooleanOptionalAction if field.default else "store_true"
-            parser.add_argument(flag(field.name), action=action, help=text)
-            continue
-        kinds: dict[Any, Any] = {int: int, int | None: int, float: float}
-        kind = kinds.get(field.type, str)
-        if field.default is not None:
-            text += f" (default: {field.default})"
-        metavar = {int: "N", float: "X"}.get(kind, "DEVICE" if field.name == "device" else "PATH")
-        parser.add_argument(flag(field.name), type=kind, metavar=metavar, help=text)
+    parser.add_argument("shards", metavar="SHARDS", help="folder or URI of a finished dataset")
+    parser.add_options(Config)
     return parser
 
 

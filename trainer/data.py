@@ -256,7 +256,7 @@ class PackedShards:
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         """Returns the indices of an epoch's sequences in their order."""
         key = (self.manifest.dataset_digest, self._seed, epoch) if self.shuffle else None
-        return epoch_order(self._first_index, self._shards(epoch), self.manifest.balance_group or 1, key)
+        return epoch_order(self._first_index, self._shards(epoch), self.manifest.balance_step or 1, key)
 
     def _open_number(self, number: int) -> OpenShard:
         entry, classes = self._table[number], self.manifest.classes

@@ -3,11 +3,11 @@
 A shuffled epoch draws an order of the shards and cuts it into windows of `SHUFFLE_WINDOW` shards; the
 sequences of a window are shuffled together. Up to that many shards this is a uniform shuffle of the
 whole view; beyond it, the reader never holds more than two windows of files open. Of a dataset with a
-`balance_group` of W, whole groups of W sequences (of near-equal attention cost) are shuffled instead,
-and the order inside each; the sequences that are in no group come last, so that each step of W before
-them is one group. Every draw is made of raw words of Philox: no state, no clock, the same on every machine.
+`balance_step` of W, whole steps of W sequences (of near-equal attention cost) are shuffled instead,
+and the order inside each; the sequences that are in no step come last, so that those before them keep
+their steps. Every draw is made of raw words of Philox: no state, no clock, the same on every machine.
 
-Cost: 24 bytes a sequence of the view (groups: 32) while the order is drawn and 8 after. Given up: an order
+Cost: 24 bytes a sequence of the view (steps: 32) while the order is drawn and 8 after. Given up: an order
 uniform over sets of more than `SHUFFLE_WINDOW` shards (their examples were already spread over shards by
 a hash of the key).
 """
@@ -28,14 +28,14 @@ def random_words(count: int, *key: object) -> npt.NDArray[np.uint64]:
 
 
 def epoch_order(
-    first_index: npt.NDArray[np.int64], shards: npt.NDArray[np.int64], group_size: int, key: tuple[object, ...] | None
+    first_index: npt.NDArray[np.int64], shards: npt.NDArray[np.int64], step_size: int, key: tuple[object, ...] | None
 ) -> npt.NDArray[np.int64]:
     """Returns the numbers of the sequences of some shards in the order to read them.
 
     Args:
         first_index: (num_shards + 1,) number of the first sequence of each shard of the dataset, and of the one after all.
         shards: numbers of the shards that are read.
-        group_size: sequences that are shuffled as one; every shard begins with whole groups.
+        step_size: sequences that are shuffled as one; every shard begins with whole steps.
         key: of the draws; None for the order of the shards.
     """
     if key is None:
@@ -43,26 +43,26 @@ def epoch_order(
     shards = shards[_shuffled(len(shards), *key, "shards")]
     windows, rests = [], []
     for number, start in enumerate(range(0, len(shards), SHUFFLE_WINDOW)):
-        groups_GW, rest = _groups(first_index, shards[start : start + SHUFFLE_WINDOW], group_size)
-        groups_GW = groups_GW[_shuffled(len(groups_GW), *key, number)]
-        if group_size > 1:
-            inside = random_words(groups_GW.size, *key, number, "inside").reshape(groups_GW.shape)
-            groups_GW = np.take_along_axis(groups_GW, np.argsort(inside, axis=1, kind="stable"), axis=1)
-        windows.append(groups_GW.ravel())
+        steps_SW, rest = _steps(first_index, shards[start : start + SHUFFLE_WINDOW], step_size)
+        steps_SW = steps_SW[_shuffled(len(steps_SW), *key, number)]
+        if step_size > 1:
+            inside = random_words(steps_SW.size, *key, number, "inside").reshape(steps_SW.shape)
+            steps_SW = np.take_along_axis(steps_SW, np.argsort(inside, axis=1, kind="stable"), axis=1)
+        windows.append(steps_SW.ravel())
         rests.append(rest[_shuffled(len(rest), *key, number, "rest")])
     return np.concatenate(windows + rests)
 
 
-def _groups(
+def _steps(
     first_index: npt.NDArray[np.int64], shards: npt.NDArray[np.int64], size: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Returns the sequences of shards that are in whole groups, (G, W), and those that are not."""
-    groups, rests = [], []
+    """Returns the sequences of shards that are in whole steps, (number of steps, W), and those that are not."""
+    steps, rests = [], []
     for first, end in zip(first_index[shards], first_index[shards + 1], strict=True):
         whole = end - (end - first) % size
-        groups.append(np.arange(first, whole).reshape(-1, size))
+        steps.append(np.arange(first, whole).reshape(-1, size))
         rests.append(np.arange(whole, end))
-    return np.concatenate(groups), np.concatenate(rests)
+    return np.concatenate(steps), np.concatenate(rests)
 
 
 def _shuffled(count: int, *key: object) -> npt.NDArray[np.intp]:

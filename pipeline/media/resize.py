@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from patchpack.extras import install
+
 
 class Pixels(NamedTuple):
     """Decoded pixels, (H, W, C) uint8, and what they show: `extent` (height, width) of them, fractions included.
@@ -42,7 +44,7 @@ def resolved(backend: str) -> str:
             return "pillow"
         raise ValueError(
             f"--media-backend fast: torch cannot be imported ({error}); fast resizes with torch; "
-            "./run_pipeline.sh setup beam,fast, or use pillow"
+            f"{install('fast')}, or use pillow"
         ) from error
     # without AVX2 torch's kernel is slower than Pillow's
     has_avx2 = torch.backends.cpu.get_cpu_capability().startswith("AVX")

@@ -1,7 +1,7 @@
 """How examples and sequences are arranged: how evenly steps cost, and how well sequences are mixed.
 
-Fed a shard at a time, stored or only planned. The steps of a dataset with a balance group are its whole groups, cut as the
-loader cuts them. The listing is that of one group of inputs, by key: groups are drawn by a hash of the key, so a place
+Fed a shard at a time, stored or only planned. The steps of a dataset built with --balance-step are its own, cut as the loader
+cuts them. The listing is that of one group of inputs, by key: groups are drawn by a hash of the key, so a place
 in it stands for the place among all inputs. Memory: names and lengths of one group's examples, and counts of costs in
 steps of a millionth of full attention.
 """
@@ -19,7 +19,7 @@ from patchpack.pipeline.report.statistics import add_unique
 from patchpack.schemas.report import Arranged, StepBalance
 from patchpack.schemas.report import Mixing as Mixed
 
-# what is reported of a dataset without a balance group: how far steps of so many sequences would be apart
+# what is reported of a dataset without --balance-step: how far steps of so many sequences would be apart
 BASELINE_STEP = 64
 COST_STEPS = 1_000_000
 
@@ -29,10 +29,10 @@ Listing = tuple[int, int, int]
 class Arrangement:
     """Figures over the shards seen so far."""
 
-    def __init__(self, balance_group: int | None) -> None:
-        """Starts without any shard; `balance_group` is the manifest's."""
-        self._balance_group = balance_group
-        self._steps = Steps(balance_group or BASELINE_STEP)
+    def __init__(self, balance_step: int | None) -> None:
+        """Starts without any shard; `balance_step` is the manifest's."""
+        self._balance_step = balance_step
+        self._steps = Steps(balance_step or BASELINE_STEP)
         self._costs: Counter[int] = Counter()
         self._mixing = Mixing()
         self._num_sequences = 0
@@ -60,7 +60,7 @@ class Arrangement:
         """
         # an example of no tokens stands for the last rows, if those are empty
         costs_R = attention_costs(np.append(lengths_M, 0), np.append(rows_M, num_rows - 1)) if num_rows else lengths_M
-        if self._balance_group:
+        if self._balance_step:
             self._steps.add(costs_R)
         full = sequence_length**2
         add_unique(self._costs, (costs_R * COST_STEPS + full // 2) // full)
@@ -75,7 +75,7 @@ class Arrangement:
         self._end_listing()
         steps = self._steps
         balance: StepBalance = {
-            "balance_group": self._balance_group,
+            "balance_step": self._balance_step,
             "num_sequences": steps.size,
             "random_max_over_mean": random_ratio(self._costs, steps.size),
             "num_steps": steps.num_steps,

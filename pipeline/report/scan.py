@@ -76,7 +76,7 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
     Raises:
         FormatError: a shard is missing or broken, or the manifest lacks totals.
     """
-    scan, arrangement = _Scan(), Arrangement(manifest.balance_group)
+    scan, arrangement = _Scan(), Arrangement(manifest.balance_step)
     for shard in shards.to_pylist():
         _scan_shard(scan, arrangement, folder, shard, manifest)
     stored = scan.stored(len(shards), sum(shards["bytes"].to_pylist()))

@@ -105,7 +105,7 @@ def arrangement_lines(report: Arranged) -> list[tuple[str, str]]:
     """Returns what a report or a plan says of the balance of steps and of mixing, as names and values."""
     steps, mixing = report["step_balance"], report["mixing"]
     size, random_order = steps["num_sequences"], f"{fraction(steps['random_max_over_mean'])} in random order"
-    if steps["balance_group"] is None:
+    if steps["balance_step"] is None:
         lines = [("step cost, max / mean", f"{random_order}, {size} sequences a step")]
     elif not steps["num_steps"]:
         lines = [("step cost, max / mean", f"none: fewer than {size} sequences a group of inputs")]

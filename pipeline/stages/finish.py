@@ -33,6 +33,7 @@ from patchpack.schemas.manifest import (
     SHARD_TABLE_NAME,
     SHARD_TABLE_SCHEMA,
     Manifest,
+    ShardRow,
     dataset_digest,
     table_bytes,
 )
@@ -87,7 +88,7 @@ def global_bounds(summaries: list[GroupSummary], config: PlanConfig) -> list[Bou
 
 def planned_arrangement(folder: str, config: PlanConfig) -> Arranged:
     """Returns what the report will say of step balance and mixing, from the plan alone."""
-    arrangement = Arrangement(config.balance_group)
+    arrangement = Arrangement(config.balance_step)
     columns = ["key", "example_id", "sequence", "grid_t", "grid_h", "grid_w"]
     for summary in plan.read_summaries(folder):
         with files.open_read(plan.plan_path(folder, summary.group)) as file:
@@ -141,9 +142,20 @@ def finish(
         totals=totals,
         bounds=tuple(global_bounds(summaries, config)),
         config=cast(Options, output_affecting(config)),
-        balance_group=config.balance_group,
+        balance_step=config.balance_step,
     )
-    shard_table = table_bytes([result.table_row() for result in results], SHARD_TABLE_SCHEMA)
+    return publish(folder, manifest, [result.table_row() for result in results], rejects, accepted)
+
+
+def publish(
+    folder: str,
+    manifest: Manifest,
+    shard_rows: list[ShardRow],
+    rejects: list[Reject],
+    accepted: Callable[[Report], bool] = lambda report: True,
+) -> Report:
+    """Writes what makes shards a dataset: the tables, the report, and the manifest if the report is accepted; returns it."""
+    shard_table = table_bytes(shard_rows, SHARD_TABLE_SCHEMA)
     reject_table = table_bytes([row._asdict() for row in rejects], REJECT_TABLE_SCHEMA)
     files.write(files.join(folder, SHARD_TABLE_NAME), shard_table)
     files.write(files.join(folder, REJECT_TABLE_NAME), reject_table)

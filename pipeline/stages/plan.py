@@ -2,8 +2,8 @@
 
 A group's references are sorted (a shuffle delivers them in any order), cut into equal chunks of at most
 `--group-size`, each chunk is packed alone (drawn sizes move a little so that bins fill exactly), its bins are
-shuffled and divided evenly over shards, by their bytes and by their decoding. With `--balance-group W` the bins of
-all chunks of a view are put into groups of W of near-equal cost instead, and whole groups are divided over shards.
+shuffled and divided evenly over shards, by their bytes and by their decoding. With `--balance-step W` the bins of
+all chunks of a view are put into steps of W of near-equal cost instead, and whole steps are divided over shards.
 All of it is counts and names; the result is a Parquet file a group, one row group a shard, whose metadata holds the
 group's totals. Within 0.1 point of a global plan, at any number of examples.
 """
@@ -93,8 +93,8 @@ def plan_group(
         lengths.append({length: counts[length] for length in sorted(counts)})
         realised += [reference for members in bins for reference in members]
         runs = [chunk.bins for chunk in packed]
-        if config.balance_group:
-            runs = [_balanced(bins, config.balance_group, config, group, view)]
+        if config.balance_step:
+            runs = [_balanced(bins, config.balance_step, config, group, view)]
         for part in (part for run in runs for part in _parts(run, config, num_groups)):
             rows = [
                 PlannedExample.of(reference, sequence, numbers)
@@ -213,7 +213,7 @@ def _chunks(references: list[Reference], config: PlanConfig) -> Iterator[list[Re
         key = reference.example.source.key
         return xxhash.xxh3_64_intdigest(f"order\0{config.seed}\0{key}".encode()), key, reference.example.clip
 
-    yield from _even(sorted(references, key=order), ceil_div(len(references), config.group_size))
+    yield from even_runs(sorted(references, key=order), ceil_div(len(references), config.group_size))
 
 
 class _Packed(NamedTuple):
@@ -272,7 +272,7 @@ def _fill_elastically(
 def _balanced(
     bins: list[list[Reference]], size: int, config: PlanConfig, group: int, view: int
 ) -> list[list[Reference]]:
-    """Returns as many bins of the same examples, in groups of near-equal cost."""
+    """Returns as many bins of the same examples, in steps of near-equal cost."""
     members = [reference for references in bins for reference in references]
     balanced = balance(
         [reference.num_tokens for reference in members],
@@ -289,21 +289,21 @@ def _balanced(
 
 
 def _parts(bins: list[list[Reference]], config: PlanConfig, num_groups: int) -> Iterator[list[list[Reference]]]:
-    """Yields bins divided evenly over as many shards as they need; groups of --balance-group stay whole.
+    """Yields bins divided evenly over as many shards as they need; steps of --balance-step stay whole.
 
     They need enough for their bytes and their decoding, and in a small dataset enough for many cores. Nothing here knows
     how many there are: the cut is part of the bytes.
     """
-    size = config.balance_group or 1
-    groups = [bins[start : start + size] for start in range(0, len(bins), size)]
+    size = config.balance_step or 1
+    steps = [bins[start : start + size] for start in range(0, len(bins), size)]
     px = sum(_source_px(reference) for members in bins for reference in members)
     by_bytes = ceil_div(len(bins) * sequence_bytes(config), config.shard_bytes)
     few = max(ceil_div(sum(map(len, bins)), FEW_EXAMPLES), ceil_div(px, FEW_PX))
-    for part in _even(groups, max(by_bytes, ceil_div(px, MOST_PX), min(few, ceil_div(ENOUGH_SHARDS, num_groups)))):
-        yield [members for group in part for members in group]
+    for part in even_runs(steps, max(by_bytes, ceil_div(px, MOST_PX), min(few, ceil_div(ENOUGH_SHARDS, num_groups)))):
+        yield [members for step in part for members in step]
 
 
-def _even(items: list[Item], parts: int) -> Iterator[list[Item]]:
+def even_runs(items: list[Item], parts: int) -> Iterator[list[Item]]:
     """Yields the items in `parts` runs whose lengths differ by at most one; empty runs are left out."""
     parts = min(parts, len(items))
     for part in range(parts):

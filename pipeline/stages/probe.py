@@ -8,21 +8,14 @@ import io
 import json
 from collections.abc import Sequence
 
-import xxhash
-
 from patchpack.pipeline.media import SNIFF_BYTES, DecodeError, described, kind_of
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.video import timeline
 from patchpack.pipeline.media.video.clips import ClipRule, take_clip
 from patchpack.pipeline.stages.list import NO_MEDIA, is_guess
-from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Example, Ignored, Reject, Source, reject
+from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Example, Ignored, Reject, Source, example_id, reject
 from patchpack.pipeline.stages.sample import draw
 from patchpack.pipeline.storage import files
-
-
-def example_id(key: str, clip: int) -> str:
-    """Returns the identity of an example: 32 hex digits of xxh3_128 over key, a zero byte and the clip number."""
-    return xxhash.xxh3_128_hexdigest(f"{key}\0{clip}".encode())
 
 
 def probe(

@@ -13,6 +13,8 @@ group, and what is ignored is only counted.
 
 from typing import NamedTuple
 
+import xxhash
+
 from patchpack.schemas.geometry import Grid
 
 
@@ -100,6 +102,11 @@ class Reference(NamedTuple):
     def num_tokens(self) -> int:
         """Tokens of this view: all of its grid."""
         return self.grid.num_tokens
+
+
+def example_id(key: str, clip: int) -> str:
+    """Returns the identity of an example: 32 hex digits of xxh3_128 over key, a zero byte and the clip number."""
+    return xxhash.xxh3_128_hexdigest(f"{key}\0{clip}".encode())
 
 
 # every reason a reject can have; a closed list, so that tables and dashboards can rely on it

@@ -32,7 +32,7 @@ from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import read_input
 from patchpack.schemas.geometry import grid_positions
-from patchpack.schemas.manifest import FORMAT_VERSION, SHARD_TABLE_SCHEMA, canonical_json
+from patchpack.schemas.manifest import FORMAT_VERSION, ShardRow, canonical_json
 from patchpack.schemas.sequence import Segment, rows_per_group
 from patchpack.schemas.shard import ShardRecord, read_metadata
 from patchpack.schemas.shard_file import ShardFile
@@ -60,12 +60,21 @@ class ShardResult:
         """Returns the result as an object of JSON."""
         return dataclasses.asdict(self) | {"rejects": [row._asdict() for row in self.rejects]}
 
-    def table_row(self) -> dict[str, str | int]:
+    def table_row(self) -> ShardRow:
         """Returns the row of the shard table."""
-        columns: dict[str, str | int] = {
-            name: getattr(self, name) for name in SHARD_TABLE_SCHEMA.names if name != "num_rejects"
+        return {
+            "path": self.path,
+            "digest": self.digest,
+            "fingerprint": self.fingerprint,
+            "bytes": self.bytes,
+            "group": self.group,
+            "view": self.view,
+            "layout": self.layout,
+            "num_sequences": self.num_sequences,
+            "num_segments": self.num_segments,
+            "num_tokens": self.num_tokens,
+            "num_rejects": len(self.rejects),
         }
-        return columns | {"num_rejects": len(self.rejects)}
 
 
 def fingerprint(rows: list[PlannedExample], config: PlanConfig, versions: dict[str, str]) -> str:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any, cast
 
+from patchpack.extras import install
+
 # which extra brings what reads a scheme
 _EXTRAS = {"gs": "gcp", "s3": "aws"}
 # a call that fails only after so long has been tried again and again by the store's own client
@@ -244,7 +246,7 @@ def _filesystems(path: str) -> Any:
         FileSystems.get_filesystem(path)
     except (ValueError, BeamIOError) as error:
         if scheme in _EXTRAS:
-            way = f"it needs the extra {_EXTRAS[scheme]}; ./run_pipeline.sh setup {_EXTRAS[scheme]}"
+            way = f"it needs the extra {_EXTRAS[scheme]}; {install(_EXTRAS[scheme])}"
         elif scheme == "hdfs":
             way = "it needs the package hdfs, and --hdfs_host, --hdfs_port and --hdfs_user behind --"
         else:

@@ -79,7 +79,7 @@ def _problems(folder: str, progress: Callable[[int], None]) -> Iterator[str]:
             "write it again with build --resume"
         )
         num_inputs = None
-    yield from _group_problems(tables)
+    yield from _step_problems(tables)
     yield from _stray_problems(tables)
     seen = Seen()
     done = 0
@@ -140,17 +140,17 @@ def _total_problems(tables: _Set) -> Iterator[str]:
             )
 
 
-def _group_problems(tables: _Set) -> Iterator[str]:
-    """Yields shards that cut a group of sequences of near-equal cost: only the last of a group of inputs may."""
-    size = tables.manifest.balance_group
+def _step_problems(tables: _Set) -> Iterator[str]:
+    """Yields shards that cut a step of sequences of near-equal cost: only the last of a group of inputs may."""
+    size = tables.manifest.balance_step
     if size is None:
         return
     last = {(shard["group"], shard["view"], shard["layout"]): shard["path"] for shard in tables.shards}
     for shard in tables.shards:
         if shard["num_sequences"] % size and shard["path"] != last[shard["group"], shard["view"], shard["layout"]]:
             yield (
-                f"{files.join(tables.folder, shard['path'])}: {shard['num_sequences']} sequences, balance_group is {size}; "
-                "a shard holds whole groups, but the last of a group, view and layout; rebuild the dataset"
+                f"{files.join(tables.folder, shard['path'])}: {shard['num_sequences']} sequences, balance_step is {size}; "
+                "a shard holds whole steps, but the last of a group, view and layout; rebuild the dataset"
             )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+from patchpack.extras import install
 from patchpack.pipeline.media.errors import DecodeError
 from patchpack.pipeline.media.reader import Reader
 from patchpack.pipeline.media.sniff import SNIFF_BYTES, is_heif
@@ -20,9 +21,7 @@ def formats(reader: Reader) -> tuple[str, ...]:
     try:
         _register()
     except ImportError as error:
-        raise DecodeError(
-            "unknown_format", "a HEIC image, which needs the extra heif; ./run_pipeline.sh setup beam,heif"
-        ) from error
+        raise DecodeError("unknown_format", f"a HEIC image, which needs the extra heif; {install('heif')}") from error
     return ("HEIF",)
 
 

@@ -1,4 +1,4 @@
-"""Sequences in groups of near-equal attention cost, so that ranks that step together finish together.
+"""Sequences in steps of near-equal attention cost, so that ranks that step together finish together.
 
 A step of W ranks lasts as long as its most expensive sequence: in random order 1.2 to 2 times the mean cost. Here bins are
 sorted by cost (the sum of n^2 over their examples) and cut into runs of W; what does not divide by W is left out
@@ -32,11 +32,11 @@ PASSES = 6
 
 @dataclass(frozen=True, eq=False)
 class Balanced:
-    """A packing whose bins stand in groups of near-equal cost.
+    """A packing whose bins stand in steps of near-equal cost.
 
     Attributes:
         bin_index: (N,) int64, the bin of each example after the repairs.
-        order: (num_bins,) int64, the bins in the order to store them: whole groups, shuffled as groups and inside,
+        order: (num_bins,) int64, the bins in the order to store them: whole steps, shuffled as steps and inside,
             then the num_bins % size bins that are in none.
     """
 
@@ -44,19 +44,19 @@ class Balanced:
     order: Ints
 
 
-def groups(costs: npt.ArrayLike, size: int, *, seed: int = 0) -> Ints:
-    """Returns bins in groups of near-equal cost, (num_bins,) int64, as `Balanced.order`, without any swap.
+def in_steps(costs: npt.ArrayLike, size: int, *, seed: int = 0) -> Ints:
+    """Returns bins in steps of near-equal cost, (num_bins,) int64, as `Balanced.order`, without any swap.
 
     Args:
         costs: (num_bins,) integers, each at least 1.
-        size: bins in a group.
-        seed: of the order of the groups, inside them, and of the rest.
+        size: bins in a step.
+        seed: of the order of the steps, inside them, and of the rest.
 
     Raises:
         ValueError: the size is below 1 or not an integer.
     """
-    groups_GW, rest = _cut(np.asarray(costs, dtype=np.int64), _read_size(size))
-    return _arranged(groups_GW, rest, read_integer("seed", seed))
+    steps_SW, rest = _cut(np.asarray(costs, dtype=np.int64), _read_size(size))
+    return _arranged(steps_SW, rest, read_integer("seed", seed))
 
 
 def balance(
@@ -68,7 +68,7 @@ def balance(
     max_segments: int | None = None,
     seed: int = 0,
 ) -> Balanced:
-    """Returns as many bins in groups of near-equal cost, examples swapped where that takes it.
+    """Returns as many bins in steps of near-equal cost, examples swapped where that takes it.
 
     The same arguments give the same answer.
 
@@ -76,9 +76,9 @@ def balance(
         lengths: (N,) integers, tokens of each example.
         bin_index: (N,) int64, a valid packing of them.
         capacity: tokens of a bin.
-        size: bins in a group (W).
+        size: bins in a step (W).
         max_segments: most examples in one bin; None for no limit.
-        seed: of the order of groups, and of the subsets that are tried.
+        seed: of the order of steps, and of the subsets that are tried.
 
     Raises:
         ValueError: an argument is out of its range; the message names it (and its index).
@@ -91,18 +91,18 @@ def balance(
     check_packing(lengths, capacity, Packing(given, int(given.max(initial=-1)) + 1, 0), max_segments)
     tokens_N = instance.lengths[:, 0].astype(np.int64)
     bins = Bins(tokens_N, given, int(instance.capacity[0]), instance.max_segments, seed)
-    groups_GW, rest = _cut(bins.costs, size)
-    best = _excess(bins.costs[groups_GW]), bins.bin_index.copy(), groups_GW, rest
+    steps_SW, rest = _cut(bins.costs, size)
+    best = _excess(bins.costs[steps_SW]), bins.bin_index.copy(), steps_SW, rest
     for number in range(PASSES):
         if not best[0] or bins.work_left < 1:
             break
-        Repair(bins, groups_GW, number).run()
-        for cut in ((groups_GW, rest), _cut(bins.costs, size)):
-            groups_GW, rest = cut
-            arranged = _excess(bins.costs[groups_GW]), bins.bin_index.copy(), groups_GW, rest
+        Repair(bins, steps_SW, number).run()
+        for cut in ((steps_SW, rest), _cut(bins.costs, size)):
+            steps_SW, rest = cut
+            arranged = _excess(bins.costs[steps_SW]), bins.bin_index.copy(), steps_SW, rest
             best = min(best, arranged, key=lambda candidate: candidate[0])
-    _, bin_index_N, groups_GW, rest = best
-    return Balanced(bin_index_N, _arranged(groups_GW, rest, seed))
+    _, bin_index_N, steps_SW, rest = best
+    return Balanced(bin_index_N, _arranged(steps_SW, rest, seed))
 
 
 @dataclass
@@ -125,8 +125,8 @@ class Steps:
     def add(self, costs: npt.ArrayLike) -> None:
         """Adds the steps that cutting costs, in the order of the sequences, into whole runs of W gives."""
         costs_R = np.asarray(costs, dtype=np.int64)
-        costs_GW = costs_R[: len(costs_R) // self.size * self.size].reshape(-1, self.size)
-        sums, most = costs_GW.sum(axis=1), costs_GW.max(axis=1, initial=0)
+        costs_SW = costs_R[: len(costs_R) // self.size * self.size].reshape(-1, self.size)
+        sums, most = costs_SW.sum(axis=1), costs_SW.max(axis=1, initial=0)
         # a step of empty sequences alone waits for nobody
         ratios = [
             top * self.size / total if total else 1.0 for top, total in zip(most.tolist(), sums.tolist(), strict=True)
@@ -160,13 +160,13 @@ def random_ratio(counts: Counter[int], size: int) -> float | None:
 def _read_size(size: int) -> int:
     size = read_integer("size", size)
     if size < 1:
-        raise ValueError(f"size: {size}; a group holds at least 1 bin; give 1 or more")
+        raise ValueError(f"size: {size}; a step holds at least 1 bin; give 1 or more")
     return size
 
 
-def _excess(costs_GW: Ints) -> int:
-    """Returns how far over the limit groups are, all together, in thousandths of their means."""
-    return int(_excesses(costs_GW.sum(axis=1), costs_GW.max(axis=1, initial=0), costs_GW.shape[1]).sum())
+def _excess(costs_SW: Ints) -> int:
+    """Returns how far over the limit steps are, all together, in thousandths of their means."""
+    return int(_excesses(costs_SW.sum(axis=1), costs_SW.max(axis=1, initial=0), costs_SW.shape[1]).sum())
 
 
 def _excesses(sums: Ints, most: Ints, size: int) -> Ints:
@@ -181,36 +181,36 @@ def _cut(costs: Ints, size: int) -> tuple[Ints, Ints]:
     is k runs cut and s bins left out so far, so run k begins at k * W + s.
     """
     order = np.argsort(costs, kind="stable")
-    num_groups, num_rest = divmod(len(costs), size)
-    if not num_groups:
+    num_steps, num_rest = divmod(len(costs), size)
+    if not num_steps:
         return np.empty((0, size), dtype=np.int64), order
     ends = np.concatenate([[0], np.cumsum(costs[order])])
     sums, most = ends[size:] - ends[:-size], costs[order][size - 1 :]
     idle = (most * size - sums) * 1000 // sums
     # which is below 1,000 times the size in each run, so the excess decides first
-    price = _excesses(sums, most, size) * (1000 * size * num_groups) + idle
+    price = _excesses(sums, most, size) * (1000 * size * num_steps) + idle
     places = np.arange(num_rest + 1)
     least = np.zeros(num_rest + 1, dtype=np.int64)
-    came_from = np.empty((num_groups, num_rest + 1), dtype=np.int64)
-    for group in range(num_groups):
+    came_from = np.empty((num_steps, num_rest + 1), dtype=np.int64)
+    for step in range(num_steps):
         running = np.minimum.accumulate(least)
         falls = np.concatenate([[True], least[1:] < running[:-1]])
-        came_from[group] = np.maximum.accumulate(np.where(falls, places, 0))
-        least = running + price[group * size : group * size + num_rest + 1]
+        came_from[step] = np.maximum.accumulate(np.where(falls, places, 0))
+        least = running + price[step * size : step * size + num_rest + 1]
     skipped = int(np.argmin(least))
-    starts = np.empty(num_groups, dtype=np.int64)
-    for group in reversed(range(num_groups)):
-        starts[group] = group * size + skipped
-        skipped = int(came_from[group, skipped])
-    chosen_GW = starts[:, None] + np.arange(size)
-    return order[chosen_GW], np.delete(order, chosen_GW.ravel())
+    starts = np.empty(num_steps, dtype=np.int64)
+    for step in reversed(range(num_steps)):
+        starts[step] = step * size + skipped
+        skipped = int(came_from[step, skipped])
+    chosen_SW = starts[:, None] + np.arange(size)
+    return order[chosen_SW], np.delete(order, chosen_SW.ravel())
 
 
-def _arranged(groups_GW: Ints, rest: Ints, seed: int) -> Ints:
-    """Returns groups in shuffled order, each shuffled, then the rest shuffled."""
-    num_groups, size = groups_GW.shape
-    drawn = words(num_groups + groups_GW.size + len(rest), seed, ORDER)
-    groups_GW = groups_GW[np.argsort(drawn[:num_groups], kind="stable")]
-    inside_GW = np.argsort(drawn[num_groups : num_groups + groups_GW.size].reshape(-1, size), axis=1, kind="stable")
-    groups_GW = np.take_along_axis(groups_GW, inside_GW, axis=1)
-    return np.concatenate([groups_GW.ravel(), rest[np.argsort(drawn[len(drawn) - len(rest) :], kind="stable")]])
+def _arranged(steps_SW: Ints, rest: Ints, seed: int) -> Ints:
+    """Returns steps in shuffled order, each shuffled, then the rest shuffled."""
+    num_steps, size = steps_SW.shape
+    drawn = words(num_steps + steps_SW.size + len(rest), seed, ORDER)
+    steps_SW = steps_SW[np.argsort(drawn[:num_steps], kind="stable")]
+    inside_SW = np.argsort(drawn[num_steps : num_steps + steps_SW.size].reshape(-1, size), axis=1, kind="stable")
+    steps_SW = np.take_along_axis(steps_SW, inside_SW, axis=1)
+    return np.concatenate([steps_SW.ravel(), rest[np.argsort(drawn[len(drawn) - len(rest) :], kind="stable")]])

@@ -1,8 +1,8 @@
-"""Swaps of examples between bins that even out the attention cost of groups of bins.
+"""Swaps of examples between bins that even out the attention cost of steps of bins.
 
 What `balance` repairs with: bins are kept within capacity and max_segments, and their number is not changed. Within a
-group the most expensive bin and the cheapest that it can, best swap of a few hundred subsets of each; then with bins of
-other groups, which have cost to spare, through an index of all examples and many pairs of examples by their tokens.
+step the most expensive bin and the cheapest that it can, best swap of a few hundred subsets of each; then with bins of
+other steps, which have cost to spare, through an index of all examples and many pairs of examples by their tokens.
 All of it is bounded by counts of what is looked for, never by time.
 """
 
@@ -16,7 +16,7 @@ Ints = npt.NDArray[np.int64]
 # Most maximum over mean of a step, as whole numbers: 1.02, a fiftieth of a step lost to waiting.
 LIMIT, PER = 51, 50
 
-# What bounds the time, by counts: swaps looked for in all, in one group from within, and from outside.
+# What bounds the time, by counts: swaps looked for in all, in one step from within, and from outside.
 WORK = 24_000
 WORK_WITHIN = 600
 WORK_OUTSIDE = 256
@@ -41,7 +41,7 @@ def words(count: int, seed: int, purpose: int, number: int = 0) -> npt.NDArray[n
 
 
 def over_limit(sums: Ints, most: Ints, size: int) -> npt.NDArray[np.bool_]:
-    """Returns which groups are over the limit, given the sum and the maximum of their costs."""
+    """Returns which steps are over the limit, given the sum and the maximum of their costs."""
     return most * size * PER > sums * LIMIT
 
 
@@ -143,27 +143,27 @@ class _Index:
 
 
 class Repair:
-    """One pass over the groups that are over the limit."""
+    """One pass over the steps that are over the limit."""
 
-    def __init__(self, bins: Bins, groups_GW: Ints, number: int) -> None:
+    def __init__(self, bins: Bins, steps_SW: Ints, number: int) -> None:
         """Indexes the bins as they are; `number` of the pass decides its draws."""
-        self.bins, self.groups_GW, self.size = bins, groups_GW, groups_GW.shape[1]
-        # the rest counts as group -1, which has no limit
-        self.group_of = np.full(len(bins.costs), -1)
-        self.group_of[groups_GW] = np.arange(len(groups_GW))[:, None]
+        self.bins, self.steps_SW, self.size = bins, steps_SW, steps_SW.shape[1]
+        # the rest counts as step -1, which has no limit
+        self.step_of = np.full(len(bins.costs), -1)
+        self.step_of[steps_SW] = np.arange(len(steps_SW))[:, None]
         self.index = _Index(bins, number)
         self.spare = (bins.capacity * len(bins.loads) - int(bins.loads.sum())) // len(bins.loads) + 1
 
     def run(self) -> None:
-        """Swaps examples until every group is within the limit, or nothing more is found."""
-        costs_GW = self.bins.costs[self.groups_GW]
-        for group in np.flatnonzero(over_limit(costs_GW.sum(axis=1), costs_GW.max(axis=1), self.size)).tolist():
-            # costly bins give to other groups first; what is raised to the maximum afterwards stays
-            _ = self._within(group) or self._outside(group, -1) or self._outside(group, 1)
+        """Swaps examples until every step is within the limit, or nothing more is found."""
+        costs_SW = self.bins.costs[self.steps_SW]
+        for step in np.flatnonzero(over_limit(costs_SW.sum(axis=1), costs_SW.max(axis=1), self.size)).tolist():
+            # costly bins give to other steps first; what is raised to the maximum afterwards stays
+            _ = self._within(step) or self._outside(step, -1) or self._outside(step, 1)
 
-    def _within(self, group: int) -> bool:
+    def _within(self, step: int) -> bool:
         """Evens out the most expensive bin with the cheapest that it can, again and again; returns whether that was enough."""
-        members, costs = self.groups_GW[group], self.bins.costs
+        members, costs = self.steps_SW[step], self.bins.costs
         limit = int(costs[members].sum()) * LIMIT // (PER * self.size)
         work_left = min(WORK_WITHIN, self.bins.work_left)
         while int(costs[members].max()) > limit:
@@ -198,12 +198,12 @@ class Repair:
         bins.swap(costly, bins.members[costly][one.masks_RM[row]], cheap, bins.members[cheap][other.masks_RM[column]])
         return True
 
-    def _outside(self, group: int, sign: int) -> bool:
-        """Moves cost out of the bins over the limit (sign -1), or into the cheapest (1), from and to other groups.
+    def _outside(self, step: int, sign: int) -> bool:
+        """Moves cost out of the bins over the limit (sign -1), or into the cheapest (1), from and to other steps.
 
-        Returns whether the group is within the limit then.
+        Returns whether the step is within the limit then.
         """
-        members, costs, stuck = self.groups_GW[group], self.bins.costs, set()
+        members, costs, stuck = self.steps_SW[step], self.bins.costs, set()
         for _ in range(WORK_OUTSIDE):
             total, most = int(costs[members].sum()), int(costs[members].max())
             if most * self.size * PER <= total * LIMIT:
@@ -223,9 +223,9 @@ class Repair:
         return False
 
     def _shift(self, number: int, sign: int, target: int) -> bool:
-        """Swaps a subset of a bin for an example or pair of another group: the one that moves most cost.
+        """Swaps a subset of a bin for an example or pair of another step: the one that moves most cost.
 
-        At most what is requested, and so that the other group stays within the limit. Returns whether there is one.
+        At most what is requested, and so that the other step stays within the limit. Returns whether there is one.
         """
         bins, index, own = self.bins, self.index, self.bins.subsets(number)
         low = np.searchsorted(index.tokens_E, own.tokens - self.spare)
@@ -239,7 +239,7 @@ class Repair:
         more = 1 + (second >= 0) - own.counts[:, None]
         # a pair may have been torn apart since it was indexed
         allowed = ((high > low) & (own.counts > 0))[:, None] & ((second < 0) | (bins.bin_index[second] == other))
-        allowed &= (self.group_of[other] != self.group_of[number]) & (moved > 0) & (moved <= target)
+        allowed &= (self.step_of[other] != self.step_of[number]) & (moved > 0) & (moved <= target)
         allowed &= moved <= self._capacity_left(sign, other)
         allowed &= (into <= bins.capacity - bins.loads[number]) & (into >= bins.loads[other] - bins.capacity)
         allowed &= (bins.counts[number] + more <= bins.max_segments) & (bins.counts[other] - more <= bins.max_segments)
@@ -251,13 +251,13 @@ class Repair:
         return True
 
     def _capacity_left(self, sign: int, others: Ints) -> Ints:
-        """Returns how much cost each bin may take (sign -1) or give (1) before its group is over the limit."""
-        costs_GW = self.bins.costs[self.groups_GW]
-        sums, unlimited = costs_GW.sum(axis=1), np.iinfo(np.int64).max // 2
+        """Returns how much cost each bin may take (sign -1) or give (1) before its step is over the limit."""
+        costs_SW = self.bins.costs[self.steps_SW]
+        sums, unlimited = costs_SW.sum(axis=1), np.iinfo(np.int64).max // 2
         if sign < 0:
             capacity_left = np.append(sums * LIMIT // (PER * self.size), unlimited)
-            left: Ints = capacity_left[self.group_of[others]] - self.bins.costs[others]
+            left: Ints = capacity_left[self.step_of[others]] - self.bins.costs[others]
             return left
-        capacity_left = np.append(sums + -costs_GW.max(axis=1) * self.size * PER // LIMIT, unlimited)
-        unmoved: Ints = capacity_left[self.group_of[others]]
+        capacity_left = np.append(sums + -costs_SW.max(axis=1) * self.size * PER // LIMIT, unlimited)
+        unmoved: Ints = capacity_left[self.step_of[others]]
         return unmoved

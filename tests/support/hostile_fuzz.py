@@ -14,9 +14,6 @@ from typing import Any
 import av
 import numpy as np
 import simplejpeg
-from hostile_png import PASSES, SIGNATURE, chunk, header, png, rows
-from hostile_tiff import tiff_cases
-from media_files import animated_gif, photo, pixels, saved, video
 from PIL import Image
 
 from patchpack.pipeline.media import SNIFF_BYTES, DecodeError, kind_of
@@ -26,6 +23,9 @@ from patchpack.pipeline.media.video.clips import clip_times
 from patchpack.pipeline.media.video.decode import decode_clip
 from patchpack.pipeline.media.video.timeline import probe
 from patchpack.pipeline.stages.records import REASONS
+from support.hostile_png import PASSES, SIGNATURE, chunk, header, png, rows
+from support.hostile_tiff import tiff_cases
+from support.media_files import animated_gif, photo, pixels, saved, video
 
 # small ones, so that mutants cannot ask for much either
 MAX_PIXELS = 10_000_000

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from small_set import CONFIG
 
 from patchpack.pipeline.verification.dataset import verify
 from patchpack.schemas import read_shard_table
+from support.small_set import CONFIG
 
 Rows = list[dict[str, Any]]
 

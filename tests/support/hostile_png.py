@@ -4,9 +4,10 @@ import struct
 import zlib
 
 import numpy as np
-from hostile_case import PACKED, Case
-from media_files import exif_of, photo, pixels, png_of_header, saved
 from PIL import Image
+
+from support.hostile_case import PACKED, Case
+from support.media_files import exif_of, photo, pixels, png_of_header, saved
 
 SIZE = (60, 84)
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -13,10 +13,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from hostile_case import PACKED, Case
-from hostile_images import image_cases
-from hostile_videos import video_cases
-from media_files import photo, pixels, video
+
+from support.hostile_case import PACKED, Case
+from support.hostile_images import image_cases
+from support.hostile_videos import video_cases
+from support.media_files import photo, pixels, video
 
 LFS_POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"

@@ -3,9 +3,10 @@
 import struct
 
 import numpy as np
-from hostile_case import PACKED, Case
-from media_files import photo, pixels, saved
 from PIL import Image
+
+from support.hostile_case import PACKED, Case
+from support.media_files import photo, pixels, saved
 
 SIZE = (60, 84)
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, OFFSETS, SAMPLES, ROWS, COUNTS = (

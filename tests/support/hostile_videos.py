@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import av
 import numpy as np
-from hostile_case import PACKED, PARTIAL, Case, edited
-from media_files import CODECS, animated_gif, photo, png_of_header, remuxed, sound_only, video, without_frames
+
+from support.hostile_case import PACKED, PARTIAL, Case, edited
+from support.media_files import CODECS, animated_gif, photo, png_of_header, remuxed, sound_only, video, without_frames
 
 FORMATS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm", "avi": "avi", "ts": "mpegts", "flv": "flv"}
 

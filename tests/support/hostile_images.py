@@ -3,11 +3,12 @@
 import struct
 
 import numpy as np
-from hostile_case import PACKED, Case, edited
-from hostile_png import png_cases
-from hostile_tiff import tiff_cases
-from media_files import animated_gif, exif_of, photo, pixels, saved
 from PIL import Image
+
+from support.hostile_case import PACKED, Case, edited
+from support.hostile_png import png_cases
+from support.hostile_tiff import tiff_cases
+from support.media_files import animated_gif, exif_of, photo, pixels, saved
 
 SIZE = (60, 84)
 SHOWS = pixels(*SIZE)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 ORIENTATION_TAG = 0x0112
-SHARED_MEDIA = Path(__file__).parent.parent.parent / "shared" / "media"
+SHARED_MEDIA = Path(__file__).resolve().parents[3] / "shared" / "media"
 
 # container -> codec, options of its encoder, pixel format; what the wheels of PyAV carry
 CODECS = {

@@ -1,0 +1,1 @@
+"""Builders, media and oracles that several test files share."""

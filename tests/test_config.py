@@ -94,7 +94,7 @@ LEAST = [
     ("group_size", "a group is empty", "16384"),
     ("max_bytes", "everything is rejected", "268435456"),
     ("shard_bytes", "a shard is empty", "256000000"),
-    ("balance_step", "a group is empty", "none"),
+    ("balance_step", "a step is empty", "none"),
     ("max_pixels", "everything is rejected", "120000000"),
     ("workers", "nothing runs", str(default_workers())),
 ]

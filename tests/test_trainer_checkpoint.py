@@ -13,7 +13,7 @@ from patchpack.trainer import checkpoint
 
 def test_what_is_saved_is_loaded_and_a_folder_means_its_newest(tmp_path: Path) -> None:
     for step in (9, 10, 1000):
-        path = checkpoint.save(str(tmp_path / "new"), step, {"model": {"w": torch.arange(step)}, "name": "x"})
+        path = checkpoint.save(str(tmp_path / "new"), {"step": step, "model": {"w": torch.arange(step)}, "name": "x"})
         assert os.path.basename(path) == f"step-{step:08}.pt"
     state = checkpoint.load(str(tmp_path / "new"))
     assert state["step"] == 1000 and state["name"] == "x" and torch.equal(state["model"]["w"], torch.arange(1000))
@@ -22,7 +22,7 @@ def test_what_is_saved_is_loaded_and_a_folder_means_its_newest(tmp_path: Path) -
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = checkpoint.save(str(tmp_path), 1, {"value": 1})
+    path = checkpoint.save(str(tmp_path), {"step": 1, "value": 1})
 
     def half(state: dict[str, Any], file: Any) -> None:
         file.write(b"half of it")
@@ -30,7 +30,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.save(str(tmp_path), 1, {"value": 2})
+        checkpoint.save(str(tmp_path), {"step": 1, "value": 2})
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["step-00000001.pt"] and checkpoint.load(path)["value"] == 1
 
@@ -40,7 +40,7 @@ def test_the_bytes_are_flushed_before_the_file_has_its_name(tmp_path: Path, monk
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append("fsync"), fsync(descriptor))[1])
     monkeypatch.setattr(os, "replace", lambda one, other: (calls.append("rename"), replace(one, other))[1])
-    checkpoint.save(str(tmp_path), 1, {})
+    checkpoint.save(str(tmp_path), {"step": 1})
     assert calls == ["fsync", "rename", "fsync"]
 
 
@@ -52,7 +52,7 @@ class Harmful:
 def test_what_is_no_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.pt").write_text("hello")
-    whole = checkpoint.save(str(tmp_path / "a"), 3, {"w": torch.zeros(1000)})
+    whole = checkpoint.save(str(tmp_path / "a"), {"step": 3, "w": torch.zeros(1000)})
     (tmp_path / "cut.pt").write_bytes(Path(whole).read_bytes()[:2000])
     torch.save({"w": 1}, tmp_path / "foreign.pt")
     torch.save({"checkpoint_version": 1, "w": Harmful()}, tmp_path / "harmful.pt")

@@ -8,14 +8,29 @@ import errno
 import os
 import re
 import uuid
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import torch
 
 from patchpack.schemas import FormatError
+from patchpack.trainer.data import LoaderState
 
 NAME = re.compile(r"step-(\d{8})\.pt")
 CHECKPOINT_VERSION = 1
+
+
+class Checkpoint(TypedDict):
+    """What a checkpoint holds besides its version: all that a run is."""
+
+    step: int
+    # options by name
+    config: dict[str, object]
+    dataset_digest: str
+    model: dict[str, torch.Tensor]
+    # as torch's optimizer gives it
+    optimizer: dict[str, Any]
+    loader: LoaderState
+    mask_generator: torch.Tensor
 
 
 def checkpoints(folder: str) -> list[str]:
@@ -28,23 +43,22 @@ def step_of(name: str) -> int:
     return int(name[5:13])
 
 
-def save(folder: str, step: int, state: dict[str, Any]) -> str:
+def save(folder: str, state: Checkpoint) -> str:
     """Writes a checkpoint and returns its path.
 
     Args:
         folder: made if it is not there.
-        step: steps done; names the file.
-        state: tensors, numbers, strings, and lists and dicts of them.
+        state: its step names the file.
 
     Raises:
         OSError: it cannot be written; an earlier file of that name is then untouched.
     """
     os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, f"step-{step:08}.pt")
+    path = os.path.join(folder, f"step-{state['step']:08}.pt")
     temporary = os.path.join(folder, f".{os.path.basename(path)}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "wb") as file:
-            torch.save(state | {"checkpoint_version": CHECKPOINT_VERSION, "step": step}, file)
+            torch.save({**state, "checkpoint_version": CHECKPOINT_VERSION}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -90,7 +104,7 @@ def find(path: str) -> str:
     return os.path.join(path, names[-1])
 
 
-def load(path: str) -> dict[str, Any]:
+def load(path: str) -> Checkpoint:
     """Returns the state that was saved, tensors on the CPU.
 
     Args:
@@ -115,4 +129,4 @@ def load(path: str) -> dict[str, Any]:
         raise FormatError(
             f"{path}: checkpoint version {version}; this trainer knows {CHECKPOINT_VERSION}; upgrade patchpack"
         )
-    return dict(state)
+    return cast(Checkpoint, state)

@@ -6,8 +6,7 @@ failure, 2 for usage, 130 for Ctrl-C, 143 for SIGTERM.
 
 import json
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from patchpack.schemas import FormatError
 from patchpack.trainer.config import make_parser
@@ -37,7 +36,7 @@ FORMATS = {
 }
 
 
-def as_line(values: dict[str, Any]) -> str:
+def as_line(values: Mapping[str, object]) -> str:
     """Returns the values for a reader, those that are None left out."""
     return "  ".join(FORMATS[name].format(value) for name, value in values.items() if value is not None)
 
@@ -50,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     typed = vars(make_parser().read(arguments))
 
-    def log(values: dict[str, Any]) -> None:
+    def log(values: Mapping[str, object]) -> None:
         if typed.get("json"):
-            print(json.dumps({"event": "log"} | values), flush=True)
+            print(json.dumps({"event": "log", **values}), flush=True)
         else:
             print(as_line(values), file=sys.stderr, flush=True)
 
@@ -74,5 +73,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
             " ".join(str(error).split()) if ours else f"{type(error).__name__}: {error}".split("\n")[0], file=sys.stderr
         )
         return 2 if usage else 1
-    print(json.dumps({"event": "summary"} | summary) if typed.get("json") else as_line(summary), flush=True)
+    print(json.dumps({"event": "summary", **summary}) if typed.get("json") else as_line(summary), flush=True)
     return 0

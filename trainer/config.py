@@ -5,6 +5,7 @@ Shapes, patch size, mean, std and classes are no options: they stand in the data
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,7 +158,7 @@ def resumed(typed: dict[str, Any], saved: dict[str, Any], path: str) -> Config:
     return Config(**kept | {"checkpoint": os.path.dirname(path) or "."} | typed)
 
 
-def taken_over(typed: dict[str, Any], saved: dict[str, Any], config: Config) -> str:
+def taken_over(typed: Mapping[str, object], saved: Mapping[str, object], config: Config) -> str:
     """Returns the options that a resumed run has of the saved one, as they would be typed, and how its schedule changed."""
     parts = []
     for field in dataclasses.fields(Config):

@@ -17,14 +17,14 @@ import functools
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import NoReturn, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from patchpack.schemas import FormatError, Layout, Manifest, read_manifest, read_shard_table, sequence_digest
-from patchpack.schemas.manifest import dataset_digest
+from patchpack.schemas.manifest import ShardRow, dataset_digest
 from patchpack.schemas.storage import join
 from patchpack.trainer.opened import NO_LABEL, OpenShard, open_shard
 from patchpack.trainer.order import SHUFFLE_WINDOW, epoch_order
@@ -33,6 +33,25 @@ Batch = dict[str, torch.Tensor]
 
 # what an empty sequence or slot holds where it is not 0
 EMPTY = {"labels": NO_LABEL, "index": -1}
+
+
+class LoaderIdentity(TypedDict):
+    """What decides the content of every batch."""
+
+    dataset_digest: str
+    layout: int
+    seed: int
+    shuffle: bool
+    batch_size: int
+    world_size: int
+    drop_last: bool
+
+
+class LoaderState(LoaderIdentity):
+    """Where a loader stands: its next batch."""
+
+    epoch: int
+    batch: int
 
 
 class PackedShards:
@@ -130,7 +149,7 @@ class PackedShards:
                 f"{path}: manifest.json is of the dataset {self.manifest.dataset_digest}, shards.parquet of {digest}; a dataset has its own "
                 "tables; copy it again, or finish it with build --resume"
             )
-        self._table: list[dict[str, Any]] = table.to_pylist()
+        self._table: list[ShardRow] = table.to_pylist()
         counts = table["num_sequences"].to_numpy()
         # first_index[i] is the number of shard i's first sequence
         self._first_index = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -200,20 +219,21 @@ class PackedShards:
         """Makes the next iteration begin at the first batch of an epoch; one that is under way ends."""
         self._go_to(epoch, 0)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> LoaderState:
         """Returns where the loader stands, as JSON values: the next batch, and all that decides its content."""
-        return self._identity() | {"epoch": self.epoch, "batch": self._batch}
+        return {**self._identity(), "epoch": self.epoch, "batch": self._batch}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: LoaderState) -> None:
         """Makes the next iteration begin at the very batch that was next when the state was taken; one under way ends.
 
         Raises:
             ValueError: the state is of another dataset, or of a loader that cuts other batches.
         """
+        saved = cast(dict[str, object], state)
         for name, value in self._identity().items():
-            if state.get(name) != value:
+            if saved.get(name) != value:
                 raise ValueError(
-                    f"{self.path}: {name} is {value}, the saved state has {state.get(name)}; "
+                    f"{self.path}: {name} is {value}, the saved state has {saved.get(name)}; "
                     "a run resumes on the same dataset with the same batches; use the same one, or start anew"
                 )
         self._go_to(state["epoch"], state["batch"])
@@ -233,7 +253,7 @@ class PackedShards:
         self._iteration += 1
         self.epoch, self._batch = epoch, batch
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> LoaderIdentity:
         return {
             "dataset_digest": self.manifest.dataset_digest,
             "layout": self._layout_number,

@@ -5,7 +5,7 @@ the result does not depend on the batch size but for rounding. A dataset of seve
 first. Masks are drawn anew from the seed, so that two evaluations hide the same tokens.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -68,8 +68,7 @@ def evaluation_set(trained: PackedShards, path: str, config: Config) -> Evaluati
         ValueError: the model cannot read or judge this dataset: tubelet, channels or classes differ.
         FormatError: the dataset is unfinished or broken.
     """
-    options: dict[str, Any] = {"layout": config.layout, "shuffle": False, "verify": config.verify}
-    shards = PackedShards(path, batch_size=1, **options)
+    shards = _in_order(path, 1, config)
     for name, value, actual in (
         ("tubelet", trained.layout.tubelet, shards.layout.tubelet),
         ("channels", trained.layout.channels, shards.layout.channels),
@@ -80,7 +79,11 @@ def evaluation_set(trained: PackedShards, path: str, config: Config) -> Evaluati
                 f"{path}: {name} {actual}; the model was trained on {value}; evaluate on a dataset built alike"
             )
     numbers_K = _class_numbers(trained, shards)
-    return EvaluationSet(PackedShards(path, batch_size=min(config.batch_size, len(shards)), **options), numbers_K)
+    return EvaluationSet(_in_order(path, min(config.batch_size, len(shards)), config), numbers_K)
+
+
+def _in_order(path: str, batch_size: int, config: Config) -> PackedShards:
+    return PackedShards(path, batch_size=batch_size, layout=config.layout, shuffle=False, verify=config.verify)
 
 
 def _class_numbers(trained: PackedShards, shards: PackedShards) -> torch.Tensor | None:
@@ -102,7 +105,7 @@ def _class_numbers(trained: PackedShards, shards: PackedShards) -> torch.Tensor 
 
 
 @torch.no_grad()
-def evaluate(model: NaViT, evaluated: EvaluationSet, config: Config, device: torch.device) -> dict[str, Any]:
+def evaluate(model: NaViT, evaluated: EvaluationSet, config: Config, device: torch.device) -> dict[str, object]:
     """Returns loss, accuracy (with classes), and what was counted, over all of a dataset.
 
     Args:
@@ -135,7 +138,7 @@ def evaluate(model: NaViT, evaluated: EvaluationSet, config: Config, device: tor
             # label -1 equals no class number
             correct = correct + (output.logits_BSK.argmax(dim=2) == batch["labels"]).sum()
     model.train(was_training)
-    result = {"eval": shards.path, "eval_loss": float(total / count) if count else None}
+    result: dict[str, object] = {"eval": shards.path, "eval_loss": float(total / count) if count else None}
     if model.classify is not None:
         result["eval_accuracy"] = float(correct / count) if count else None
     return result | {

@@ -1,7 +1,6 @@
 """Opens a shard for reading: what its small columns say, as arrays, and whether it is the one that the tables mean."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from patchpack.schemas import FormatError, Layout, Shard
+from patchpack.schemas.manifest import ShardRow
 
 NO_LABEL = -1
 
@@ -34,11 +34,11 @@ class OpenShard:
     """
 
     shard: Shard
-    counts: dict[str, npt.NDArray[Any]]
+    counts: dict[str, np.ndarray]
     digests_R: npt.NDArray[np.uint64]
 
 
-def open_shard(path: str, layout: Layout, entry: dict[str, Any], num_classes: int | None) -> OpenShard:
+def open_shard(path: str, layout: Layout, entry: ShardRow, num_classes: int | None) -> OpenShard:
     """Returns a shard with its small columns as arrays.
 
     Args:
@@ -60,11 +60,16 @@ def open_shard(path: str, layout: Layout, entry: dict[str, Any], num_classes: in
     if shard.layout != layout:
         raise FormatError(f"{path}: its layout is not the manifest's; one dataset has one manifest; rebuild this shard")
     own = shard.metadata
-    actual = {name: own.get(name) for name in ("group", "view", "fingerprint")}
-    for name, value in (actual | {"num_sequences": shard.num_sequences}).items():
-        if value != entry[name]:
+    actual = {
+        "group": (own.get("group"), entry["group"]),
+        "view": (own.get("view"), entry["view"]),
+        "fingerprint": (own.get("fingerprint"), entry["fingerprint"]),
+        "num_sequences": (shard.num_sequences, entry["num_sequences"]),
+    }
+    for name, (value, listed) in actual.items():
+        if value != listed:
             raise FormatError(
-                f"{path}: {name} is {value}; the shard table says {entry[name]}; a dataset has its own shards, each under its own "
+                f"{path}: {name} is {value}; the shard table says {listed}; a dataset has its own shards, each under its own "
                 "name; copy the dataset again, or finish it with build --resume"
             )
     try:
@@ -106,7 +111,7 @@ def _read_small_columns(shard: Shard, layout: Layout, num_classes: int | None) -
             f"{path} row {rows_M[worst]}: label {labels_M[worst]}; the manifest has {num_classes} classes; rebuild the dataset"
         )
 
-    def by_slot(values_M: npt.NDArray[Any], dtype: type, empty: int = 0) -> npt.NDArray[Any]:
+    def by_slot(values_M: np.ndarray, dtype: type, empty: int = 0) -> np.ndarray:
         values_RS = np.full((num_sequences, layout.max_segments, *values_M.shape[1:]), empty, dtype)
         values_RS[rows_M, slots_M] = values_M
         return values_RS

@@ -15,7 +15,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from patchpack.trainer.evaluate import evaluate, evaluation_set, forward_loss
 from patchpack.trainer.stop import Interrupted, noted_signals
 from patchpack.trainer.vit import NaViT
 
-Log = Callable[[dict[str, Any]], None]
+Log = Callable[[Mapping[str, object]], None]
 
 # MAE, arXiv:2111.06377, table 8
 BETAS = (0.9, 0.95)
@@ -73,7 +73,7 @@ def make_optimizer(model: NaViT, config: Config) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=BETAS)
 
 
-def train(typed: dict[str, Any], log: Log) -> dict[str, Any]:
+def train(typed: dict[str, Any], log: Log) -> dict[str, object]:
     """Trains and evaluates as the options say, and returns the summary.
 
     Args:
@@ -132,7 +132,8 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, Any]:
         if not config.checkpoint:
             return None
         check_finite(model, step)
-        state = {
+        state: checkpoint.Checkpoint = {
+            "step": step,
             "config": dataclasses.asdict(config) | {"eval": absolute(config.eval)},
             "dataset_digest": loader.manifest.dataset_digest,
             "model": model.state_dict(),
@@ -140,7 +141,7 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, Any]:
             "loader": loader.state_dict(),
             "mask_generator": mask_generator.get_state(),
         }
-        return checkpoint.save(config.checkpoint, step, state)
+        return checkpoint.save(config.checkpoint, state)
 
     slots_in_batch = config.batch_size * loader.layout.sequence_length
     begun = window_begun = time.perf_counter()
@@ -181,7 +182,7 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, Any]:
                     save()
         if run_steps:
             save()
-    summary: dict[str, Any] = {"steps": step, "loss": loss_value, "device": str(device)}
+    summary: dict[str, object] = {"steps": step, "loss": loss_value, "device": str(device)}
     if run_steps:
         seconds = time.perf_counter() - begun
         summary |= {
@@ -281,7 +282,7 @@ def check_finite(model: NaViT, step: int) -> None:
             )
 
 
-def check_later_steps(config: Config, saved: dict[str, Any] | None) -> None:
+def check_later_steps(config: Config, saved: checkpoint.Checkpoint | None) -> None:
     """Checks that a run does not mix its checkpoints with those of another.
 
     Raises:
@@ -300,7 +301,7 @@ def check_later_steps(config: Config, saved: dict[str, Any] | None) -> None:
         )
 
 
-def check_same_set(saved: dict[str, Any], loader: PackedShards, config: Config) -> None:
+def check_same_set(saved: checkpoint.Checkpoint, loader: PackedShards, config: Config) -> None:
     """Checks that a checkpoint is of this very set.
 
     Raises:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any
+from typing import TypedDict, cast
 
 from patchpack.options import recorded
 from patchpack.pipeline.config import BuildConfig
@@ -79,15 +79,33 @@ def plan_home(folder: str) -> str:
     return following if files.exists(files.join(following, PLAN_NAME)) else folder
 
 
-def run_record(folder: str) -> dict[str, Any]:
+class RunRecord(TypedDict, total=False):
+    """What _run.json holds: where and how a dataset was built, and of which inputs."""
+
+    started: str
+    finished: str
+    host: str
+    machine: str
+    python: str
+    versions: dict[str, str]
+    # as they were named, what names them wherever they stand, and the folders that keys are relative to
+    inputs: list[str]
+    names: list[str]
+    roots: list[str]
+    options: dict[str, object]
+    workers: int
+    traceback: str
+
+
+def run_record(folder: str) -> RunRecord:
     """Returns what _run.json holds of the build that `--resume` would go on with; empty where there is none."""
     path = files.join(plan_home(folder), RUN_NAME)
-    return json.loads(files.read(path)) if files.exists(path) else {}
+    return cast(RunRecord, json.loads(files.read(path))) if files.exists(path) else {}
 
 
 def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
     """Writes _run.json, before anything else is."""
-    record = {
+    record: RunRecord = {
         "started": now(),
         "host": platform.node(),
         "machine": platform.machine(),

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import xxhash
 
-from patchpack.options import flag, jsonable, output_affecting
+from patchpack.options import flag, jsonable, output_affecting, shown
 from patchpack.pipeline.config import BuildConfig
 from patchpack.pipeline.execution.folder import plan_home, run_record
 from patchpack.pipeline.execution.progress import bar
@@ -128,12 +128,8 @@ def _hash(key: str) -> int:
     return xxhash.xxh3_64_intdigest(key.encode())
 
 
-def _changed(name: str, now: Any, before: Any, folder: str) -> ValueError:
+def _changed(name: str, now: object, before: object, folder: str) -> ValueError:
     return ValueError(
-        f"{flag(name)}: {_shown(now)} now, {_shown(before)} when {folder} was begun; --resume goes on with the same "
+        f"{flag(name)}: {shown(now)} now, {shown(before)} when {folder} was begun; --resume goes on with the same "
         "options; leave it out, or use --overwrite"
     )
-
-
-def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -197,7 +197,7 @@ def run(
     add_graph: Callable[[beam.Pipeline], None],
     workers: int,
     options: PipelineOptions | None,
-    tick: Callable[[], Any],
+    tick: Callable[[], object],
     tick_every_s: float,
 ) -> None:
     """Runs one pipeline to its end.

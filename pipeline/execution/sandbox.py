@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -31,7 +31,11 @@ from patchpack.pipeline.storage import files
 LENGTH = struct.Struct("<Q")
 
 # rows that may come back, by name: a closed list, as nothing else is ever sent
-_ROWS = {row.__name__: row for row in (records.Source, records.Example, records.Reject, records.Ignored)}
+_ROWS: dict[str, Callable[..., object]] = {
+    row.__name__: row for row in (records.Source, records.Example, records.Reject, records.Ignored)
+}
+
+Result = TypeVar("Result")
 
 # what Linux grants everyone
 _PIPE_BYTES = 2**20
@@ -47,7 +51,7 @@ class Limits(NamedTuple):
     backend: str = "pillow"
 
 
-def isolated(config: PlanConfig, call: Callable[..., Any], *args: Any) -> Any:
+def isolated(config: PlanConfig, call: Callable[..., Result], *args: object) -> Result:
     """Returns call(*args), made in this thread's sandbox if the config asks for one.
 
     Raises:
@@ -70,7 +74,7 @@ class Sandbox:
         self.limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
-    def call(self, call: Callable[..., Any], *args: Any) -> Any:
+    def call(self, call: Callable[..., Result], *args: object) -> Result:
         """Returns what a call gives that is made in the sandbox; `call` is a function of a module.
 
         Raises:
@@ -89,7 +93,7 @@ class Sandbox:
             raise _epitaph(_buried(process), self.limits) from error
         if "error" in answer:
             raise _raised(**answer["error"])
-        return _unpacked(answer["value"], arrays)
+        return cast(Result, _unpacked(answer["value"], arrays))
 
     def close(self) -> None:
         """Ends the process."""
@@ -98,7 +102,7 @@ class Sandbox:
             self._process = None
 
 
-def packed(value: Any, arrays: list[np.ndarray]) -> Any:
+def packed(value: object, arrays: list[np.ndarray]) -> object:
     """Returns a value as JSON can hold it; its arrays are appended to `arrays`."""
     if isinstance(value, np.ndarray):
         arrays.append(np.ascontiguousarray(value))
@@ -110,7 +114,7 @@ def packed(value: Any, arrays: list[np.ndarray]) -> Any:
     return value
 
 
-def _unpacked(value: Any, arrays: list[bytes]) -> Any:
+def _unpacked(value: object, arrays: list[bytes]) -> object:
     if isinstance(value, list):
         return tuple(_unpacked(item, arrays) for item in value)
     if not isinstance(value, dict):
@@ -119,8 +123,8 @@ def _unpacked(value: Any, arrays: list[bytes]) -> Any:
     if name == "array":
         number, dtype, shape = content
         return np.frombuffer(arrays[number], dtype).reshape(shape)
-    items = _unpacked(content, arrays)
-    return list(items) if name == "list" else _ROWS[name](*items)
+    items = [_unpacked(item, arrays) for item in content]
+    return items if name == "list" else _ROWS[name](*items)
 
 
 def send(stream: IO[bytes], data: bytes | memoryview) -> None:

@@ -6,7 +6,8 @@ import pickle
 import resource
 import signal
 import sys
-from typing import IO, Any
+from collections.abc import Callable
+from typing import IO
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def serve(requests: IO[bytes], answers: IO[bytes], seconds: float) -> None:
             send(answers, array.data.cast("B"))
 
 
-def _made(call: Any, args: tuple[Any, ...], arrays: list[np.ndarray]) -> dict[str, Any]:
+def _made(call: Callable[..., object], args: tuple[object, ...], arrays: list[np.ndarray]) -> dict[str, object]:
     """Returns what a call gave, or what it raised, as JSON can hold it."""
     try:
         return {"value": packed(call(*args), arrays)}

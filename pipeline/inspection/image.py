@@ -1,7 +1,7 @@
 """Lays out the image that `inspect --image` writes: a strip of the sequence, then every segment."""
 
 import colorsys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,6 +17,9 @@ LINE_PX = 18
 # a caption has room for a file name even under a thumbnail
 LEAST_CELL_PX = 240
 _INK, _SOFT, _PAPER, _HATCH = (28, 32, 36), (96, 100, 108), (255, 255, 255), (190, 194, 200)
+
+# red, green, blue, or a name
+Colour = tuple[int, int, int] | str
 
 
 class SegmentImage(NamedTuple):
@@ -108,7 +111,7 @@ def _flow(sizes: list[tuple[int, int]], top: int) -> tuple[list[tuple[int, int]]
     return places, top + height
 
 
-def _text(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, fill: Any) -> None:
+def _text(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, fill: Colour) -> None:
     """Writes one line, shortened in the middle until it fits."""
     columns = len(text)
     line = fitted(text, columns)
@@ -118,6 +121,6 @@ def _text(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: i
     pen.text(corner, line, fill=fill, font=_font())
 
 
-def _font() -> Any:
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     # Pillow's own: the same on every machine
     return ImageFont.load_default(TEXT_PX)

@@ -7,8 +7,9 @@ handed over in strips of rows: then neither backend holds a second copy of it, a
 
 import functools
 import importlib.util
+import types
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -109,7 +110,7 @@ def _by_torch(pixels: Pixels, height: int, width: int) -> np.ndarray:
 
 
 @functools.cache
-def _torch() -> Any:
+def _torch() -> types.ModuleType:
     # a second and 180 MB: only where it is used
     import torch
 

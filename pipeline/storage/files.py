@@ -14,9 +14,11 @@ import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 from patchpack.pipeline.storage import remote
+
+Result = TypeVar("Result")
 
 # nothing more can be written, here or anywhere below the folder
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -144,7 +146,7 @@ def lasting(error: OSError) -> str | None:
     return "unreadable" if isinstance(error, PermissionError) or error.errno == errno.ELOOP else None
 
 
-def retried(call: Callable[..., Any], *args: Any) -> Any:
+def retried(call: Callable[..., Result], *args: object) -> Result:
     """Returns call(*args), tried up to five times while it fails with errors that may pass (time-outs, server errors).
 
     Only errors of the storage are tried again, and not those that say something lasting: not found, not allowed,
@@ -158,7 +160,8 @@ def retried(call: Callable[..., Any], *args: Any) -> Any:
         return lasting(error) is None and error.errno not in NEVER_RETRIED
 
     decorate = with_exponential_backoff(num_retries=4, initial_delay_secs=0.5, retry_filter=may_pass)
-    return decorate(call)(*args)
+    result: Result = decorate(call)(*args)
+    return result
 
 
 def is_full(error: OSError) -> bool:

@@ -8,10 +8,12 @@ failed, and what was being done is to be done again.
 
 import errno
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.storage import files
+
+Result = TypeVar("Result")
 
 # files in a row that fail and are still files; each has been tried for some seconds
 MOST_IN_A_ROW = 20
@@ -23,7 +25,7 @@ class StorageGone(OSError):
     """Storage as a whole fails; the message is one line."""
 
 
-def read_input(root: str, call: Callable[..., Any], *args: Any) -> Any:
+def read_input(root: str, call: Callable[..., Result], *args: object) -> Result:
     """Returns call(*args), which reads a file below a root; tried again while it fails with errors that may pass.
 
     Raises:

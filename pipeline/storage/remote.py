@@ -12,9 +12,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from patchpack.extras import install
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from apache_beam.io.filesystems import FileSystems
+
+Result = TypeVar("Result")
 
 # which extra brings what reads a scheme
 _EXTRAS = {"gs": "gcp", "s3": "aws"}
@@ -43,7 +49,7 @@ def check_answers(uris: list[str]) -> None:
         # clients take the name of an object, and no pattern
         name = re.split(r"[*?\[]", uri)[0].rstrip("/")
 
-        def ask(beam: Any = beam, name: str = name, answered: threading.Event = answered) -> None:
+        def ask(beam: "type[FileSystems]" = beam, name: str = name, answered: threading.Event = answered) -> None:
             with contextlib.suppress(Exception):
                 beam.exists(name)
             answered.set()
@@ -148,11 +154,12 @@ class Remote(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        data = _once(self._path, self._file.read, len(buffer))
-        if not data and len(buffer) and (place := self.tell()) < self._size:
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer)
+        data = _once(self._path, self._file.read, len(view))
+        if not data and len(view) and (place := self.tell()) < self._size:
             raise OSError(errno.EIO, f"the stream ended at byte {place} of {self._size}", self._path)
-        buffer[: len(data)] = data
+        view[: len(data)] = data
         return len(data)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -160,7 +167,7 @@ class Remote(io.RawIOBase):
         return self.tell()
 
     def tell(self) -> int:
-        return int(_once(self._path, self._file.tell))
+        return _once(self._path, self._file.tell)
 
     def close(self) -> None:
         if not self.closed:
@@ -178,20 +185,20 @@ class _Upload:
     def __init__(self, path: str, file: IO[bytes]) -> None:
         self._path, self._file = path, file
 
-    def write(self, data: Any) -> int:
-        return int(_once(self._path, self._file.write, data))
+    def write(self, data: bytes) -> int:
+        return _once(self._path, self._file.write, data)
 
     def flush(self) -> None:
         _once(self._path, self._file.flush)
 
 
-def _tried(path: str, call: Callable[[], Any]) -> Any:
+def _tried(path: str, call: Callable[[], Result]) -> Result:
     from patchpack.pipeline.storage.files import retried
 
-    return retried(_once, path, call)
+    return retried(lambda: _once(path, call))
 
 
-def _once(path: str, call: Callable[..., Any], *args: Any) -> Any:
+def _once(path: str, call: Callable[..., Result], *args: object) -> Result:
     begun = time.monotonic()
     try:
         return call(*args)
@@ -228,7 +235,7 @@ class UnreadableScheme(ValueError):
     """Nothing that is installed here reads URIs of this scheme: wrong use, and no failure of storage."""
 
 
-def _filesystems(path: str) -> Any:
+def _filesystems(path: str) -> "type[FileSystems]":
     """Returns Beam's filesystems, once it is known that one of them takes the path.
 
     Raises:

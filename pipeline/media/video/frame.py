@@ -9,8 +9,9 @@ conversion of the primaries (BT.2020 and HDR come out pale).
 """
 
 import struct
+from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
@@ -136,8 +137,7 @@ def _has_sharp_chroma(frame: av.VideoFrame) -> bool:
 def _display(frame: av.VideoFrame) -> Display:
     """Returns what a frame's display matrix asks for, to the nearest quarter turn, mirrored ones included."""
     # keyed by type, which its annotation does not say
-    side_data: Any = frame.side_data
-    data = side_data.get(SideDataType.DISPLAYMATRIX)
+    data = cast(Mapping[SideDataType, bytes], frame.side_data).get(SideDataType.DISPLAYMATRIX)
     if data is None:
         return Display()
     # libavutil/display.h: x' = a x + c y, y' = b x + d y

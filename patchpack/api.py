@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from patchpack.extras import install
+from patchpack.extras import MissingExtra
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.schemas.report import Prediction, Report
 
@@ -117,7 +117,7 @@ def needing_beam() -> Iterator[None]:
     """Imports of modules that import Beam: nothing of what it says then is shown.
 
     Raises:
-        RuntimeError: Beam is not installed.
+        MissingExtra: Beam is not installed.
     """
     try:
         with _quietly():
@@ -126,9 +126,7 @@ def needing_beam() -> Iterator[None]:
         if (error.name or "").startswith("patchpack"):
             # a bug of ours, and no extra
             raise
-        raise RuntimeError(
-            f"{error.name}: not installed; build and plan need the extra beam; {install('beam')}"
-        ) from error
+        raise MissingExtra(error.name, "build and plan need", "beam") from error
 
 
 @contextlib.contextmanager

@@ -84,6 +84,25 @@ def make_parser() -> Parser:
         command.set_defaults(run=run, parser=command)
         return command
 
+    for command in (*_add_writers(add), *_add_readers(add)):
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+    # listed here and run by `entry`: it has a parser of its own, and needs no pipeline
+    commands.add_parser("train", help="train a small NaViT on a dataset", add_help=False)
+    setup = add(
+        *("setup", _setup, "install what a task needs into .venv", "Installs extras into .venv."),
+        "[EXTRA[,EXTRA ...]]",
+        "train",
+        "beam,fast,heif",
+    )
+    setup.add_argument(
+        "extras", nargs="?", metavar="EXTRA[,EXTRA]", help="beam, aws, fast, gcp, heif, report, train, test"
+    )
+    return parser
+
+
+def _add_writers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
+    """Adds the commands that take media."""
     build = add(
         *("build", _build, "make a dataset", "Makes a dataset. Beam's options come after --."),
         "INPUT ... --output FOLDER [OPTION ...] [-- BEAM'S OPTIONS]",
@@ -115,7 +134,11 @@ def make_parser() -> Parser:
         "--output", metavar="FOLDER", help="save the plan here; build --resume goes on from it"
     )
     plan.add_options(PlanConfig)
+    return build, plan
 
+
+def _add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
+    """Adds the commands that take a dataset."""
     report = add(
         *("report", _report, "how well a dataset is packed", "Prints how well a dataset is packed."),
         "SHARDS [--html FILE] [--json]",
@@ -142,22 +165,7 @@ def make_parser() -> Parser:
         "shards/",
     )
     verify.add_argument("shards", metavar="SHARDS", help="a dataset")
-
-    for command in (build, plan, report, inspect, verify):
-        command.add_argument("--json", action="store_true", help="print the result as JSON")
-        command.add_argument("--debug", action="store_true", help="show tracebacks")
-
-    # listed here and run by `entry`: it has a parser of its own, and needs no pipeline
-    commands.add_parser("train", help="train a small NaViT on a dataset", add_help=False)
-
-    setup = add(
-        *("setup", _setup, "install what a task needs into .venv", "Installs extras into .venv."),
-        "[EXTRA[,EXTRA ...]]",
-        "train",
-        "beam,fast,heif",
-    )
-    setup.add_argument("extras", nargs="?", metavar="EXTRA[,EXTRA]", help="beam, aws, fast, gcp, heif, train, test")
-    return parser
+    return report, inspect, verify
 
 
 def _refuse(unknown: list[str], values: argparse.Namespace) -> NoReturn:

@@ -5,7 +5,7 @@ import os
 import sys
 from typing import NoReturn
 
-from patchpack.extras import install
+from patchpack.extras import MissingExtra
 
 
 def run() -> NoReturn:
@@ -36,6 +36,6 @@ def _main(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("patchpack"):
             raise
-        sys.stderr.write(f"{error.name}: not installed; train needs the extra train; {install('train')}\n")
+        sys.stderr.write(f"{MissingExtra(error.name, 'train needs', 'train')}\n")
         return 1
     return train(arguments[1:])

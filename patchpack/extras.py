@@ -1,4 +1,11 @@
-"""How to get what an extra brings, in the words of every message that says something is missing."""
+"""What is installed only where it is asked for, and how every message says so."""
+
+
+class MissingExtra(RuntimeError):
+    """Something needs a package that is not installed; the message is one line and says how to get it."""
+
+    def __init__(self, package: str | None, what: str, extra: str) -> None:
+        super().__init__(f"{package}: not installed; {what} the extra {extra}; {install(extra)}")
 
 
 def install(extra: str) -> str:

@@ -1,15 +1,14 @@
 """Every option of `plan` and `build`: name, default with its reason, help and rule, once."""
 
-import dataclasses
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from patchpack.options import amount, flag, option, settle
+from patchpack.options import amount, option, settle
+from patchpack.pipeline import rules
 from patchpack.pipeline.media.video.clips import PLACEMENTS, SLOW_POLICIES, ClipRule
+from patchpack.pipeline.rules import default_workers
 from patchpack.pipeline.stages.labels import read_class_names
-from patchpack.pipeline.stages.sample import Resolution
-from patchpack.schemas.geometry import MAX_GRID, MAX_ROW_BYTES, Layout
+from patchpack.schemas.geometry import Layout
 
 
 def _integers(count: int) -> Callable[[str], tuple[int, ...]]:
@@ -27,15 +26,6 @@ def _floats(text: str) -> tuple[float, ...]:
     if len(values) != 3:
         raise ValueError(f"{len(values)} numbers; it takes 3, separated by commas")
     return values
-
-
-def default_workers() -> int:
-    """Returns the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# reading from a slow store may leave cores idle; beyond this there is nothing to win, and memory to lose
-MAX_WORKERS_A_CORE = 8
 
 
 # the parts of --help
@@ -320,108 +310,7 @@ class PlanConfig:
             ValueError: naming the option, the value, the rule and the way out.
         """
         settle(self)
-        least = {
-            "sequence_length": "no token fits",
-            "max_segments": "no example fits",
-            "max_tokens_per_example": "no example fits",
-            "clip_frames": "a clip is empty",
-            "frame_stride": "no frame follows",
-            "clips_per_video": "videos give nothing",
-            "views": "nothing is written",
-            "limit": "nothing is taken",
-            "group_size": "a group is empty",
-            "shard_bytes": "a shard is empty",
-            "balance_step": "a step is empty",
-            "max_pixels": "everything is rejected",
-            "max_bytes": "everything is rejected",
-            "workers": "nothing runs",
-        }
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        defaults |= {"max_tokens_per_example": "the sequence length", "limit": "all"}
-        defaults |= {"balance_step": "none", "frame_stride": "--fps"}
-        for name, harm in least.items():
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{flag(name)} {value}: {harm}; the least is 1; leave it out for {defaults[name]}")
-        Resolution.parse(self.resolution)
-        self._check_shapes()
-        self._check_rates()
-        if self.decode_cache_bytes < 0:
-            raise ValueError(
-                f"--decode-cache-bytes {self.decode_cache_bytes}: no amount of memory; the least is 0; leave it out for 256000000"
-            )
-        if not 0 <= self.resolution_slack < 1:
-            raise ValueError(
-                f"--resolution-slack {self.resolution_slack}: not a fraction; it lies in 0..1, 1 left out; leave it out for 0.05"
-            )
-        if not 0 <= self.max_reject_fraction <= 1:
-            raise ValueError(
-                f"--max-reject-fraction {self.max_reject_fraction}: not a fraction; it lies in 0..1; leave it out for 0.01"
-            )
-        if self.decode_timeout_s is not None:
-            if not 0 < self.decode_timeout_s < float("inf"):
-                raise ValueError(
-                    f"--decode-timeout-s {self.decode_timeout_s}: nothing is ever done, or nothing ever late; "
-                    "it is a number of seconds over 0; leave it out for 60"
-                )
-            if self.decode_isolation == "none":
-                raise ValueError(
-                    f"--decode-timeout-s {self.decode_timeout_s}: a decoder inside the worker cannot be stopped; "
-                    "the limit needs a process of its own; add --decode-isolation process, or leave it out"
-                )
-        if not all(0 <= x <= 1 for x in self.mean) or not all(0 < x <= 1 for x in self.std):
-            shown = (",".join(f"{x:g}" for x in values) for values in (self.mean, self.std))
-            raise ValueError(
-                "--mean {} --std {}: not of pixels scaled to 0..1; mean lies in 0..1, and std does, too, and is over 0; "
-                "divide those of 0..255 by 255, or leave them out for 0.5".format(*shown)
-            )
-        self._check_use()
-
-    def _check_use(self) -> None:
-        if self.classes is not None and self.labels == "none":
-            raise ValueError(
-                "--classes: names for labels, and --labels is none; the names are those of folders; add --labels folder"
-            )
-        most = MAX_WORKERS_A_CORE * default_workers()
-        if self.workers > most:
-            raise ValueError(
-                f"--workers {self.workers}: each is a process of some 300 MB, and this machine has {default_workers()} "
-                f"cores; at most {MAX_WORKERS_A_CORE} a core, {most} here; leave it out for {default_workers()}"
-            )
-
-    def _check_rates(self) -> None:
-        if not self.fps > 0 or self.fps == float("inf"):
-            raise ValueError(f"--fps {self.fps}: no frame is ever due; it is a number over 0; leave it out for 8")
-        if self.frame_stride is not None:
-            for name in ("fps", "slow_source"):
-                value = getattr(self, name)
-                if value != getattr(PlanConfig, name):
-                    raise ValueError(
-                        f"--frame-stride {self.frame_stride} {flag(name)} {value}: the one takes every N-th frame whatever the "
-                        "rate of the source, the other goes by that rate; give at most one; leave the other out"
-                    )
-
-    def _check_shapes(self) -> None:
-        if min(self.tubelet) < 1:
-            raise ValueError(
-                f"--tubelet {','.join(map(str, self.tubelet))}: an empty block; every side is at least 1; leave it out for 1,16,16"
-            )
-        if self.max_segments > MAX_GRID:
-            raise ValueError(
-                f"--max-segments {self.max_segments}: too many; segment ids are int16, so at most {MAX_GRID}; choose fewer"
-            )
-        if self.max_tokens_per_example and self.max_tokens_per_example > self.sequence_length:
-            raise ValueError(
-                f"--max-tokens-per-example {self.max_tokens_per_example}: over --sequence-length {self.sequence_length}; "
-                "an example lies in one sequence; lower it or raise --sequence-length"
-            )
-        layout = self.layout
-        if layout.token_bytes > MAX_ROW_BYTES:
-            raise ValueError(
-                f"--sequence-length {self.sequence_length} with --tubelet {','.join(map(str, self.tubelet))}: "
-                f"{layout.token_bytes} bytes a sequence; pyarrow reads back at most {MAX_ROW_BYTES}; "
-                "choose a shorter sequence or a smaller tubelet"
-            )
+        rules.check(self)
 
 
 @dataclass(frozen=True)

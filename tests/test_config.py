@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from patchpack.options import Parser, output_affecting, typed_options
-from patchpack.pipeline.config import BuildConfig, PlanConfig, default_workers
+from patchpack.pipeline.config import BuildConfig, PlanConfig
+from patchpack.pipeline.rules import default_workers
 from patchpack.schemas import Layout
 
 

@@ -28,7 +28,7 @@ def test_the_sdist_holds_every_module_and_imports_in_an_empty_folder(sdist: Path
         for folder in ("patchpack", "pipeline", "schemas", "trainer")
         for path in (ROOT / folder).rglob("*.py")
     }
-    assert modules <= packed
+    assert modules | {"pipeline/report/page.html", "pipeline/report/page.css", "patchpack/py.typed"} <= packed
     assert not {name for name in packed if name.startswith(("demo/", ".venv/", ".git"))}
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", tmp_path / "site", sdist],
@@ -48,6 +48,48 @@ def test_the_sdist_holds_every_module_and_imports_in_an_empty_folder(sdist: Path
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(tmp_path / "site"))
+
+
+USE = """
+import sys, warnings
+import numpy as np
+import patchpack
+
+layout = patchpack.Layout(8, 2, (1, 1, 1), channels=1, token_dtype="int32")
+with warnings.catch_warnings(record=True) as warned:
+    warnings.simplefilter("always")
+    patchpack.pack_arrays([("a", np.ones((5, 1), np.int32), (1, 1, 5))], "set", layout)
+assert patchpack.verify("set") == [] and patchpack.report("set")["efficiency"]["efficiency"] == 5 / 8
+print(*[str(warning.message) for warning in warned])
+try:
+    patchpack.build("photos", "shards")
+except RuntimeError as error:
+    print(error)
+print(patchpack.__file__, *(name for name in ("apache_beam", "torch") if name in sys.modules))
+"""
+
+
+@pytest.mark.slow
+def test_the_sdist_works_in_an_empty_environment(sdist: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv/bin/python"
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", sdist], check=True, cwd=tmp_path
+    )
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run([python, "-c", USE], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page, beam, home = done.stdout.splitlines()
+    assert page.startswith("report.html is not written: ") and page.endswith("pip install 'patchpack[report]'")
+    assert beam.endswith("pip install 'patchpack[beam]'") and "build and plan need the extra beam" in beam
+    assert home.startswith(str(tmp_path / "venv")) and len(home.split()) == 1
+    command = [tmp_path / "venv/bin/patchpack", "report", "set"]
+    shown = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert shown.returncode == 0 and "efficiency" in shown.stdout, shown.stderr
+    shown = subprocess.run([*command, "--html", "x.html"], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert (
+        shown.returncode == 1 and shown.stderr.count("\n") == 1 and "report.html needs the extra report" in shown.stderr
+    )
 
 
 def test_remote_runners_get_an_absolute_setup_file() -> None:

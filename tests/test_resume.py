@@ -14,7 +14,8 @@ from conftest import Result, start
 from PIL import Image
 
 from patchpack.options import output_affecting, recorded
-from patchpack.pipeline.config import MAX_WORKERS_A_CORE, BuildConfig, default_workers
+from patchpack.pipeline.config import BuildConfig
+from patchpack.pipeline.rules import MAX_WORKERS_A_CORE, default_workers
 
 Run = Callable[..., Result]
 

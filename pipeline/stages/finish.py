@@ -5,6 +5,7 @@ unfinished, so everything else is there before it.
 """
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import cast
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from patchpack.extras import MissingExtra
 from patchpack.options import output_affecting
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.names import CLASSES_NAME, REPORT_NAME, REPORT_PAGE_NAME, RESULTS_NAME
@@ -162,7 +164,11 @@ def publish(
     shards, rejected = (pq.read_table(pa.BufferReader(table)) for table in (shard_table, reject_table))
     report = make_report(folder, manifest, shards, rejected)
     files.write(files.join(folder, REPORT_NAME), json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
-    files.write(files.join(folder, REPORT_PAGE_NAME), render_html(report).encode())
+    try:
+        files.write(files.join(folder, REPORT_PAGE_NAME), render_html(report).encode())
+    except MissingExtra as error:
+        # the extra beam brings it; ShardWriter may do without
+        warnings.warn(f"{REPORT_PAGE_NAME} is not written: {error}", stacklevel=2)
     if accepted(report):
         files.write(files.join(folder, MANIFEST_NAME), manifest.to_bytes())
     return report

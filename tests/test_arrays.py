@@ -36,7 +36,7 @@ def stored(folder: Path) -> dict[str, tuple[list[int], list[list[int]], dict[str
     return examples
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(chosen=st.lists(grids, max_size=30), group_size=st.integers(1, 12), data=st.data())
 def test_every_token_lands_once_where_it_says(
     tmp_path_factory: pytest.TempPathFactory, chosen: list[tuple[int, int, int]], group_size: int, data: st.DataObject

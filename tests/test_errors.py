@@ -144,7 +144,7 @@ def test_nothing_but_rejects_is_a_failure_that_names_the_first(tmp_path: Path, r
     )
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_worker_of_other_versions_fails_with_one_line(
     workers: int, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

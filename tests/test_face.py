@@ -61,6 +61,7 @@ def test_importing_it_loads_nothing_heavy(tmp_path: Path) -> None:
     assert not {"apache_beam", "torch", "numpy", "pyarrow", "PIL", "av", "ortools"} & set(loaded)
 
 
+@pytest.mark.slow
 def test_it_works_beside_folders_of_the_same_names(media: Path, tmp_path: Path) -> None:
     for name in ("trainer", "pipeline", "schemas", "tests"):
         (tmp_path / name).mkdir()

@@ -84,6 +84,7 @@ def test_a_damaged_video_whose_clips_are_packed_is_no_rejected_input(
     assert (totals["num_rejected_inputs"], totals["num_rejects"], totals["stored"]["num_segments"]) == (0, 2, 3)
 
 
+@pytest.mark.slow
 def test_every_hostile_file_is_accounted_for_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = corpus()
     write_corpus(tmp_path / "corpus", cases)
@@ -149,7 +150,8 @@ Image.open = sabotaged
 """
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_decoders_that_crash_or_hang_cost_their_files_and_not_the_build(workers: int, tmp_path: Path) -> None:
     jpeg = photo((48, 72))
     bad = {f"{number}_{sign}.jpg": jpeg[:2] + b"\xff\xfe\0\x08" + sign.ljust(6).encode() + jpeg[2:]

@@ -86,6 +86,7 @@ def test_the_first_run_and_the_commands_it_ends_with_work(checkout: Path) -> Non
     assert (checkout / "demo/shards/manifest.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_commands_for_own_media_work(checkout: Path, media: Path) -> None:
     classes = sorted(path for path in media.iterdir())
     shutil.copytree(

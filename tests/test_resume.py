@@ -62,6 +62,7 @@ def kill_while_planning(photos: Path, output: Path) -> None:
     assert not (output / "_plan/plan.json").exists()
 
 
+@pytest.mark.slow
 def test_a_build_killed_while_planning_goes_on_with_its_own_options(photos: Path, tmp_path: Path, run: Run) -> None:
     output = tmp_path / "shards"
     kill_while_planning(photos, output)

@@ -120,8 +120,12 @@ class Wrapped(torch.utils.data.IterableDataset):
         return iter(PackedShards(self.folder, batch_size=1))
 
 
-def test_workers_that_would_each_read_the_whole_epoch_are_refused(labelled: tuple[str, list[Row]]) -> None:
+def test_workers_that_would_each_read_the_whole_epoch_are_refused(
+    labelled: tuple[str, list[Row]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, rows = labelled
+    # how often a worker whose iteration failed looks whether it may end: 5 s, and nobody waits here
+    monkeypatch.setattr(torch.utils.data._utils.worker, "MP_STATUS_CHECK_INTERVAL", 0.1)
     alone = list(torch.utils.data.DataLoader(Wrapped(folder), batch_size=None, num_workers=1))
     assert len(alone) == len(rows)
     with pytest.raises(RuntimeError, match="read by 2 workers of a DataLoader; each would read the whole epoch"):

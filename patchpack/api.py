@@ -73,8 +73,8 @@ def plan(
         with needing_beam():
             from patchpack.pipeline.execution import launch, runner
         beam = runner.parse_beam_options(list(beam_options))
-        place = None if output is None else os.fspath(output)
-        return launch.predict(_listed(inputs), place, config, beam)
+        folder = None if output is None else os.fspath(output)
+        return launch.predict(_listed(inputs), folder, config, beam)
 
 
 def report(dataset: str | os.PathLike[str]) -> Report:

@@ -252,8 +252,8 @@ class ShardWriter:
                 members = sequences[first : first + size]
                 arrays = written.new_arrays(len(members))
                 segments = []
-                for place, sequence in enumerate(members):
-                    row = {column: array[place] for column, array in arrays.items()}
+                for position, sequence in enumerate(members):
+                    row = {column: array[position] for column, array in arrays.items()}
                     segments.append(_fill(sequence, row))
                     digest = sequence_digest(row["tokens"], row["segment_ids"], row["positions"])
                     content.update(canonical_json([digest, *segments[-1]]))

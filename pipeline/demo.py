@@ -165,8 +165,8 @@ def _video(clip: Clip, number: int) -> bytes:
         options = {"threads": "1", **(x264 if has_x264 else {"qscale": "5"})}
         stream = container.add_stream("libx264" if has_x264 else "mpeg4", rate=clip.rate, options=options)
         stream.height, stream.width, stream.pix_fmt = clip.height, clip.width, "yuv420p"
-        for place in range(clip.num_frames):
-            time = float(place / clip.rate)
+        for index in range(clip.num_frames):
+            time = float(index / clip.rate)
             image = _drawn(class_name, clip.height, clip.width, seed=100 + number, time=time, clear=False)
             container.mux(stream.encode(av.VideoFrame.from_image(image.convert("RGB"))))
         container.mux(stream.encode(None))
@@ -216,11 +216,11 @@ def _circles(
             draw.ellipse(box, fill=colour)
 
 
-def _bounced(place: float, radius: float, length: float) -> float:
+def _bounced(position: float, radius: float, length: float) -> float:
     """Returns where a ball is that would be at `place` if there were no walls at 0 and `length`."""
-    room = length - 2 * radius
-    there = (place - radius) % (2 * room)
-    return radius + min(there, 2 * room - there)
+    span = length - 2 * radius
+    there = (position - radius) % (2 * span)
+    return radius + min(there, 2 * span - there)
 
 
 def _stripes(

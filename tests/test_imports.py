@@ -40,6 +40,9 @@ def roots_of(path: Path, top_level_only: bool = False) -> set[str]:
     statements = ast.parse(path.read_text()).body
     if top_level_only:
         statements = [node for node in statements if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        statements = [
+            node for node in statements if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        ]
     names = [name.split(".") for node in statements for name in imported(node)]
     return {".".join(parts[: 2 if parts[0] == "patchpack" else 1]) for parts in names}
 

@@ -17,7 +17,7 @@ from patchpack.trainer import checkpoint
 from patchpack.trainer.cli import main
 from patchpack.trainer.config import Config
 from patchpack.trainer.data import PackedShards
-from patchpack.trainer.evaluate import evaluate, evaluation_set
+from patchpack.trainer.evaluate import evaluate, evaluation_dataset
 from patchpack.trainer.stop import Interrupted
 from patchpack.trainer.train import check_finite, train
 from patchpack.trainer.vit import NaViT
@@ -224,7 +224,7 @@ def test_a_split_with_fewer_classes_in_another_order_is_judged_by_their_names(la
         write_set(str(folder), make_tokens=label_tokens, classes=CLASSES, **options)
         relabel(folder, classes)
         config = Config(str(folder))
-        found = evaluate(model, evaluation_set(trained, str(folder), config), config, torch.device("cpu"))
+        found = evaluate(model, evaluation_dataset(trained, str(folder), config), config, torch.device("cpu"))
         return {name: value for name, value in found.items() if name != "eval"}
 
     same, turned = judged(CLASSES), judged(CLASSES[::-1])

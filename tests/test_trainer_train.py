@@ -17,7 +17,7 @@ from patchpack.trainer import checkpoint
 from patchpack.trainer.cli import main
 from patchpack.trainer.config import Config
 from patchpack.trainer.data import PackedShards
-from patchpack.trainer.evaluate import evaluate, evaluation_set
+from patchpack.trainer.evaluate import evaluate, evaluation_dataset
 from patchpack.trainer.losses import classification_loss
 from patchpack.trainer.train import learning_rate, make_optimizer
 from patchpack.trainer.vit import NaViT
@@ -111,7 +111,7 @@ def test_evaluation_counts_every_sequence_once_whatever_the_batch_size(labelled:
     results = []
     for size in (1, 5, 13, 99):
         config = Config(folder, batch_size=size)
-        results.append(evaluate(model, evaluation_set(trained, folder, config), config, torch.device("cpu")))
+        results.append(evaluate(model, evaluation_dataset(trained, folder, config), config, torch.device("cpu")))
     labels = [segment["labels"] for row in rows for segment in row["segments"]]
     total = torch.zeros((), dtype=torch.float64)
     for batch in PackedShards(folder, batch_size=1, shuffle=False):

@@ -49,14 +49,14 @@ def forward_loss(
     return output, reconstruction_loss(output.pixels_BLP, target_BLP, mask_BL), batch
 
 
-class EvaluationSet(NamedTuple):
+class EvaluationData(NamedTuple):
     """The batches to evaluate on. `numbers_K` turns their labels into the model's, its last entry "none" into none."""
 
     shards: PackedShards
     numbers_K: torch.Tensor | None
 
 
-def evaluation_set(trained: PackedShards, path: str, config: Config) -> EvaluationSet:
+def evaluation_dataset(trained: PackedShards, path: str, config: Config) -> EvaluationData:
     """Returns what to evaluate on; checks now what would be found out only after the training.
 
     Args:
@@ -79,7 +79,7 @@ def evaluation_set(trained: PackedShards, path: str, config: Config) -> Evaluati
                 f"{path}: {name} {actual}; the model was trained on {value}; evaluate on a dataset built alike"
             )
     numbers_K = _class_numbers(trained, shards)
-    return EvaluationSet(_in_order(path, min(config.batch_size, len(shards)), config), numbers_K)
+    return EvaluationData(_in_order(path, min(config.batch_size, len(shards)), config), numbers_K)
 
 
 def _in_order(path: str, batch_size: int, config: Config) -> PackedShards:
@@ -105,12 +105,12 @@ def _class_numbers(trained: PackedShards, shards: PackedShards) -> torch.Tensor 
 
 
 @torch.no_grad()
-def evaluate(model: NaViT, evaluated: EvaluationSet, config: Config, device: torch.device) -> dict[str, object]:
+def evaluate(model: NaViT, evaluated: EvaluationData, config: Config, device: torch.device) -> dict[str, object]:
     """Returns loss, accuracy (with classes), and what was counted, over all of a dataset.
 
     Args:
         model: on the device; its mode is put back.
-        evaluated: from `evaluation_set`.
+        evaluated: from `evaluation_dataset`.
         config: gives seed and share of the masks.
         device: where the model is.
 

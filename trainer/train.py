@@ -23,7 +23,7 @@ import torch
 from patchpack.trainer import checkpoint
 from patchpack.trainer.config import Config, resumed, taken_over
 from patchpack.trainer.data import Batch, PackedShards
-from patchpack.trainer.evaluate import evaluate, evaluation_set, forward_loss
+from patchpack.trainer.evaluate import evaluate, evaluation_dataset, forward_loss
 from patchpack.trainer.stop import Interrupted, noted_signals
 from patchpack.trainer.vit import NaViT
 
@@ -101,7 +101,7 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, object]:
         verify=config.verify,
         pin_memory=device.type == "cuda",
     )
-    evaluated = evaluation_set(loader, config.eval, config) if config.eval else None
+    evaluated = evaluation_dataset(loader, config.eval, config) if config.eval else None
     classes = loader.manifest.classes
     torch.manual_seed(config.seed)
     model = NaViT(
@@ -111,7 +111,7 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, object]:
     mask_generator = torch.Generator().manual_seed(config.seed)
     step = 0
     if saved is not None:
-        check_same_set(saved, loader, config)
+        check_same_dataset(saved, loader, config)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         mask_generator.set_state(saved["mask_generator"])
@@ -301,7 +301,7 @@ def check_later_steps(config: Config, saved: checkpoint.Checkpoint | None) -> No
         )
 
 
-def check_same_set(saved: checkpoint.Checkpoint, loader: PackedShards, config: Config) -> None:
+def check_same_dataset(saved: checkpoint.Checkpoint, loader: PackedShards, config: Config) -> None:
     """Checks that a checkpoint is of this very set.
 
     Raises:

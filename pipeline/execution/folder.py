@@ -135,16 +135,16 @@ def now() -> str:
 
 def sweep(folder: str) -> None:
     """Deletes what killed writes have left."""
-    for place in (folder, files.join(folder, PLAN_FOLDER), files.join(folder, SEQUENCES_FOLDER)):
-        files.sweep(place)
+    for each in (folder, files.join(folder, PLAN_FOLDER), files.join(folder, SEQUENCES_FOLDER)):
+        files.sweep(each)
 
 
 def clear_plan(folder: str) -> None:
     """Deletes the plan of a folder, if it has one."""
-    place = files.join(folder, PLAN_FOLDER)
-    for name in files.names(place):
-        files.remove(files.join(place, name))
-    _remove_empty(place)
+    plan_folder = files.join(folder, PLAN_FOLDER)
+    for name in files.names(plan_folder):
+        files.remove(files.join(plan_folder, name))
+    _remove_empty(plan_folder)
 
 
 def clear_next(folder: str) -> None:
@@ -167,7 +167,7 @@ def settle(folder: str) -> None:
     if plan_home(folder) == folder:
         clear_next(folder)
         return
-    delete_set(folder)
+    delete_dataset(folder)
     files.make_folder(files.join(folder, PLAN_FOLDER))
     names = [f"{PLAN_FOLDER}/{name}" for name in files.names(files.join(following, PLAN_FOLDER))]
     # plan.json last: a plan that has one is whole
@@ -176,7 +176,7 @@ def settle(folder: str) -> None:
     clear_next(folder)
 
 
-def delete_set(folder: str) -> None:
+def delete_dataset(folder: str) -> None:
     """Deletes a dataset, finished or not: the shards its table or plan names, and the files this module names; nothing else."""
     shards = _shard_names(folder)
     files.remove(files.join(folder, MANIFEST_NAME))
@@ -208,6 +208,6 @@ def _shard_names(folder: str) -> list[str]:
     return [shard.name for shard in plan.planned_shards(folder)]
 
 
-def _remove_empty(place: str) -> None:
-    if not files.is_uri(place) and os.path.isdir(place) and not os.listdir(place):
-        os.rmdir(place)
+def _remove_empty(folder: str) -> None:
+    if not files.is_uri(folder) and os.path.isdir(folder) and not os.listdir(folder):
+        os.rmdir(folder)

@@ -181,35 +181,33 @@ def _take_plan_over(inputs: list[Input], folder: str, config: BuildConfig) -> No
 
 def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: PipelineOptions | None) -> None:
     """Makes the plan; with --overwrite beside the old dataset, which it replaces once it is complete."""
-    place = files.join(folder, NEXT_FOLDER) if config.overwrite else folder
+    home = files.join(folder, NEXT_FOLDER) if config.overwrite else folder
     output.clear_next(folder)
-    output.clear_plan(place)
-    output.write_record(place, inputs, config)
+    output.clear_plan(home)
+    output.write_record(home, inputs, config)
     try:
         with bar("planning", None, "groups") as advance:
-            _run(
-                place, lambda pipeline: plan_graph(pipeline, inputs, place, config), config, options, lambda: advance(0)
-            )
-        summaries = list(plan.read_summaries(place))
-        listing = plan.read_listing(place)
+            _run(home, lambda pipeline: plan_graph(pipeline, inputs, home, config), config, options, lambda: advance(0))
+        summaries = list(plan.read_summaries(home))
+        listing = plan.read_listing(home)
         warnings = _check_plan(summaries, listing, inputs, config)
         totals = finish.planned_totals(summaries, listing)
-        _check_not_all_rejected(place, totals)
-        _check_readable(place, totals, config)
+        _check_not_all_rejected(home, totals)
+        _check_readable(home, totals, config)
     except (BuildFailed, ValueError, OSError, KeyboardInterrupt) as error:
         if config.overwrite:
             output.clear_next(folder)
             raise type(error)(f"{error}; {folder} is as it was".removeprefix("; ")) from error
         if isinstance(error, ValueError):
             # a build that goes on keeps its record: what is wrong may be mended
-            (output.clear_plan if config.resume else output.delete_set)(folder)
+            (output.clear_plan if config.resume else output.delete_dataset)(folder)
         raise
     record = {
         "config": output_affecting(config),
         "inputs": [given.relative for given in inputs],
         "totals": totals,
     }
-    files.write(files.join(place, PLAN_NAME), json.dumps(record, indent=2).encode() + b"\n")
+    files.write(files.join(home, PLAN_NAME), json.dumps(record, indent=2).encode() + b"\n")
     for warning in warnings:
         warn(warning)
     if config.overwrite:
@@ -323,8 +321,8 @@ def _check_failures(results: list[ShardResult], folder: str) -> None:
 def _bug(folder: str, text: str, traceback: str) -> BuildFailed:
     """Returns the error of a bug of ours, whose traceback is kept in the record of the build."""
     output.note(folder, traceback=traceback)
-    places = re.findall(r'File "[^"]*?((?:pipeline|schemas)/[^"]+)", line (\d+)', traceback)
-    where = f" ({places[-1][0]} line {places[-1][1]})" if places else ""
+    lines = re.findall(r'File "[^"]*?((?:pipeline|schemas)/[^"]+)", line (\d+)', traceback)
+    where = f" ({lines[-1][0]} line {lines[-1][1]})" if lines else ""
     return BuildFailed(
         f"bug in patchpack: {text}{where}; this is no fault of the data; please report it with the traceback, which --debug "
         f"shows and {files.join(folder, RUN_NAME)} keeps"

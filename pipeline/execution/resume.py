@@ -90,8 +90,8 @@ def warn_of_new_inputs(folder: str, inputs: list[Input], config: BuildConfig) ->
                     if isinstance(listed, Ignored) or (isinstance(listed, Source) and is_guess(listed)):
                         continue
                     num_now += 1
-                    place = np.searchsorted(planned, _hash(listed.key))
-                    if place == len(planned) or planned[place] != _hash(listed.key):
+                    index = np.searchsorted(planned, _hash(listed.key))
+                    if index == len(planned) or planned[index] != _hash(listed.key):
                         num_new, first = num_new + 1, min(first or listed.key, listed.key)
                     advance(num_now)
         except OSError as error:

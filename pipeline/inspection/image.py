@@ -39,13 +39,13 @@ def compose(title: str, images: list[SegmentImage], lengths: list[int], sequence
         sequence_length: tokens of the sequence, padding included.
     """
     cells = [_cell(number, shown) for number, shown in enumerate(images, start=1)]
-    places, bottom = _flow([cell.size for cell in cells], MARGIN_PX + LINE_PX + STRIP_PX + 3 * GAP_PX)
+    corners, bottom = _flow([cell.size for cell in cells], MARGIN_PX + LINE_PX + STRIP_PX + 3 * GAP_PX)
     image = Image.new("RGB", (WIDTH_PX, bottom + MARGIN_PX), _PAPER)
     pen = ImageDraw.Draw(image)
     _text(pen, (MARGIN_PX, MARGIN_PX), title, WIDTH_PX - 2 * MARGIN_PX, _INK)
     _draw_strip(pen, (MARGIN_PX, MARGIN_PX + LINE_PX + GAP_PX), lengths, sequence_length)
-    for cell, place in zip(cells, places, strict=True):
-        image.paste(cell, place)
+    for cell, corner in zip(cells, corners, strict=True):
+        image.paste(cell, corner)
     return image
 
 
@@ -88,8 +88,8 @@ def _cell(number: int, shown: SegmentImage) -> Image.Image:
     image = Image.new("RGB", (width, 4 + height + LINE_PX * len(shown.captions) + 6), _PAPER)
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, 0, min(width, columns * step) - 3, 2), fill=colour(number))
-    for place, frame in enumerate(frames):
-        image.paste(frame, (place % columns * step, 4 + place // columns * (frame.height + 2)))
+    for index, frame in enumerate(frames):
+        image.paste(frame, (index % columns * step, 4 + index // columns * (frame.height + 2)))
     for line, caption in enumerate(shown.captions):
         text = f"{number}  {caption}" if line == 0 else caption
         _text(pen, (0, 4 + height + 2 + line * LINE_PX), text, width, _SOFT if line else _INK)
@@ -102,13 +102,13 @@ def _image(frame_HWC: np.ndarray) -> Image.Image:
 
 def _flow(sizes: list[tuple[int, int]], top: int) -> tuple[list[tuple[int, int]], int]:
     """Returns a place for each cell, in lines from the left like words, and where the last line ends."""
-    places, left, height = [], MARGIN_PX, 0
+    corners, left, height = [], MARGIN_PX, 0
     for cell_width, cell_height in sizes:
         if left > MARGIN_PX and left + cell_width > WIDTH_PX - MARGIN_PX:
             left, top, height = MARGIN_PX, top + height + GAP_PX, 0
-        places.append((left, top))
+        corners.append((left, top))
         left, height = left + cell_width + GAP_PX, max(height, cell_height)
-    return places, top + height
+    return corners, top + height
 
 
 def _text(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, fill: Colour) -> None:

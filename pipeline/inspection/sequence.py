@@ -27,7 +27,7 @@ class _Sequence(NamedTuple):
     """One stored row, and where it lies."""
 
     shard: ShardRow
-    place: int
+    row_index: int
     num_sequences: int
     layout: Layout
     manifest: Manifest
@@ -93,7 +93,7 @@ def describe(folder: str, number: int) -> Description:
     row, shard = located.row, located.shard
     digest = sequence_digest(row["tokens"], row["segment_ids"], row["positions"])
     try:
-        check_sequence(row, located.layout, f"{join(folder, shard['path'])} row {located.place}")
+        check_sequence(row, located.layout, f"{join(folder, shard['path'])} row {located.row_index}")
         problem = None
     except FormatError as error:
         problem = str(error)
@@ -101,7 +101,7 @@ def describe(folder: str, number: int) -> Description:
         "sequence": number,
         "num_sequences": located.num_sequences,
         "shard": shard["path"],
-        "row": located.place,
+        "row": located.row_index,
         "group": shard["group"],
         "view": shard["view"],
         "layout": shard["layout"],
@@ -146,19 +146,19 @@ def draw(folder: str, number: int) -> Image.Image:
         FormatError: the dataset or the shard is broken, or tokens were dropped, so that no image can be whole.
     """
     located = _read(folder, number)
-    where = f"{join(folder, located.shard['path'])} row {located.place}"
+    where = f"{join(folder, located.shard['path'])} row {located.row_index}"
     check_sequence(located.row, located.layout, where)
     segments = located.row["segments"]
     images = [
         SegmentImage(
-            frames=_frames(segment, located.row["tokens"], located.layout, f"{where}, segment {place}"),
+            frames=_frames(segment, located.row["tokens"], located.layout, f"{where}, segment {row_index}"),
             captions=(segment["source"], *_caption(segment)),
         )
-        for place, segment in enumerate(segments, start=1)
+        for row_index, segment in enumerate(segments, start=1)
     ]
     length = located.layout.sequence_length
     title = (
-        f"sequence {number}: {located.shard['path']} row {located.place}, {len(segments)} segments, "
+        f"sequence {number}: {located.shard['path']} row {located.row_index}, {len(segments)} segments, "
         f"{located.row['num_tokens']:,} of {length:,} tokens ({fraction(located.row['num_tokens'] / length)})"
     )
     return compose(title, images, [segment["num_tokens"] for segment in segments], length)
@@ -175,17 +175,19 @@ def _read(folder: str, number: int) -> _Sequence:
         raise ValueError(f"sequence {number}: out of range; {folder} has {total:,} sequences, {rule}")
     index = int(np.searchsorted(ends, number, side="right"))
     shard = table[index]
-    place = number - int(ends[index]) + shard["num_sequences"]
+    row_index = number - int(ends[index]) + shard["num_sequences"]
     path = join(folder, shard["path"])
     try:
         with Shard(path) as opened:
             metadata = opened.read_metadata()
-            if place >= opened.num_sequences:
+            if row_index >= opened.num_sequences:
                 raise FormatError(
                     f"{path}: {opened.num_sequences} sequences; {SHARD_TABLE_NAME} says {shard['num_sequences']}; rebuild this shard"
                 )
-            row = metadata.slice(place, 1).to_pylist()[0] | {name: opened.read_array(name, place) for name in _ARRAYS}
-            return _Sequence(shard, place, total, opened.layout, manifest, row)
+            row = metadata.slice(row_index, 1).to_pylist()[0] | {
+                name: opened.read_array(name, row_index) for name in _ARRAYS
+            }
+            return _Sequence(shard, row_index, total, opened.layout, manifest, row)
     except FileNotFoundError as error:
         raise FormatError(
             f"{path}: no such file; {SHARD_TABLE_NAME} lists it; write it again with build --resume"

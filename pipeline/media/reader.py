@@ -30,9 +30,9 @@ class Reader:
         """
         self._file = file
         self._beyond = False
-        place = file.tell()
+        position = file.tell()
         self._reads_left = SPARE_READS + file.seek(0, io.SEEK_END) // BYTES_A_READ
-        file.seek(place)
+        file.seek(position)
         self._bytes_left = max_bytes
         self.error: Exception | None = None
 
@@ -59,13 +59,13 @@ class Reader:
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Returns the new place. A place where no file can be, as broken content names them, is past the end."""
         try:
-            place = self._file.seek(offset, whence)
+            position = self._file.seek(offset, whence)
         except (OSError, ValueError, OverflowError):
             # nothing was read, so this is not the storage's fault
             self._beyond = True
             return offset
         self._beyond = False
-        return place
+        return position
 
     def tell(self) -> int:
         """Returns the place of the next read."""

@@ -51,7 +51,7 @@ class SharedClips(Generic[Row]):
             num_bytes: of the frames of a row.
             max_bytes: most bytes of clips that wait.
         """
-        self._decode, self._num_bytes, self._room = decode, num_bytes, max_bytes
+        self._decode, self._num_bytes, self._bytes_left = decode, num_bytes, max_bytes
         self._later: dict[tuple[int, bytes], dict[_Name, Row]] = defaultdict(dict)
         self._waiting: dict[_Name, np.ndarray] = {}
         for row in rows:
@@ -69,7 +69,7 @@ class SharedClips(Generic[Row]):
         later.pop(_name(row), None)
         waiting = self._waiting.pop(_name(row), None)
         if waiting is not None:
-            self._room += waiting.nbytes
+            self._bytes_left += waiting.nbytes
             return waiting
         together = self._that_fit(later)
         if together:
@@ -82,15 +82,15 @@ class SharedClips(Generic[Row]):
                 for other, other_THWC in zip(together, others, strict=True):
                     del later[_name(other)]
                     self._waiting[_name(other)] = other_THWC
-                    self._room -= other_THWC.nbytes
+                    self._bytes_left -= other_THWC.nbytes
                 return frames_THWC
         return self._decode([row])[0]
 
     def _that_fit(self, later: dict[_Name, Row]) -> list[Row]:
-        room, fitting = self._room, []
+        bytes_left, fitting = self._bytes_left, []
         for row in later.values():
-            room -= self._num_bytes(row)
-            if room < 0:
+            bytes_left -= self._num_bytes(row)
+            if bytes_left < 0:
                 break
             fitting.append(row)
         return fitting

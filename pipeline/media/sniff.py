@@ -53,7 +53,7 @@ def is_heif(head: bytes) -> bool:
         return False
     # mif1 and msf1 are generic: both name them, and AVIF then stands among the compatible brands
     size = int.from_bytes(head[:4], "big")
-    brands = [head[place : place + 4] for place in range(8, min(size, len(head)), 4)]
+    brands = [head[offset : offset + 4] for offset in range(8, min(size, len(head)), 4)]
     return not any(brand in _AVIF_BRANDS for brand in brands)
 
 

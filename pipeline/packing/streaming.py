@@ -68,9 +68,9 @@ class Stream:
         example = self._num_examples
         self._num_examples += 1
         closed = []
-        place = bisect.bisect_left(self._by_capacity_left, (length, 0))
-        if place < len(self._by_capacity_left):
-            capacity_left, chosen = self._by_capacity_left.pop(place)
+        index = bisect.bisect_left(self._by_capacity_left, (length, 0))
+        if index < len(self._by_capacity_left):
+            capacity_left, chosen = self._by_capacity_left.pop(index)
         else:
             if len(self._members) == self._lookback:
                 closed.append(self._members.pop(self._by_capacity_left.pop(0)[1]))

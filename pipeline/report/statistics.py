@@ -59,8 +59,8 @@ def distribution(counts: Counter[int], steps: int = 1, edges: list[Number] | Non
         if value / steps > edges[-1]:
             above += count
         else:
-            place = int(np.searchsorted(edges, value / steps, side="right")) - 1
-            heights[min(place, len(heights) - 1)] += count
+            index = int(np.searchsorted(edges, value / steps, side="right")) - 1
+            heights[min(index, len(heights) - 1)] += count
     mean = sum(value * count for value, count in counts.items()) / (total * steps)
 
     def in_units(value: int) -> Number:

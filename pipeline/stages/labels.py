@@ -66,17 +66,17 @@ def check_labels(gaps: list[LabelGaps]) -> str:
     )
 
 
-def read_class_names(place: str) -> tuple[str, ...]:
+def read_class_names(source: str) -> tuple[str, ...]:
     """Returns the class names, in order, of a text file of one name a line or of a dataset.
 
     Raises:
         ValueError: there is no such file or set, or it has no names, or one of them twice.
     """
-    if os.path.isdir(place) or files.exists(files.join(place, MANIFEST_NAME)):
-        names = read_manifest(place).classes or ()
+    if os.path.isdir(source) or files.exists(files.join(source, MANIFEST_NAME)):
+        names = read_manifest(source).classes or ()
     else:
         try:
-            names = tuple(filter(None, map(str.strip, files.read(place).decode("utf-8-sig").splitlines())))
+            names = tuple(filter(None, map(str.strip, files.read(source).decode("utf-8-sig").splitlines())))
         except OSError as error:
             raise ValueError(f"it is a file of one name a line, or a dataset: {error.strerror or error}") from error
         except UnicodeDecodeError as error:

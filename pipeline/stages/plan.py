@@ -247,7 +247,7 @@ def _pack_chunk(chunk: list[Reference], config: PlanConfig, group: int, view: in
         bins[bin_number].append(reference)
     # heuristics fill the first bins with the longest examples; sequences are drawn in stored order
     order = shuffled(len(bins), config.seed, "bins", group, view, number)
-    return _Packed([bins[place] for place in order], Chunk(view, len(chunk), len(bins), bound))
+    return _Packed([bins[index] for index in order], Chunk(view, len(chunk), len(bins), bound))
 
 
 def _fill_elastically(
@@ -264,7 +264,7 @@ def _fill_elastically(
         packing=packing,
     )
     grids = [
-        list(options.values())[place][1] for options, place in zip(candidates, filled.choice.tolist(), strict=True)
+        list(options.values())[index][1] for options, index in zip(candidates, filled.choice.tolist(), strict=True)
     ]
     return [reference._replace(grid=grid) for reference, grid in zip(chunk, grids, strict=True)], filled.bin_index
 

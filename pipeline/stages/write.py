@@ -214,9 +214,9 @@ def _add_row_groups(
         arrays = written.new_arrays(len(members))
         segments = [
             list(
-                _fill(planned, {name: array[place] for name, array in arrays.items()}, shared, config, rejects, warned)
+                _fill(planned, {name: array[index] for name, array in arrays.items()}, shared, config, rejects, warned)
             )
-            for place, planned in enumerate(members)
+            for index, planned in enumerate(members)
         ]
         written.add_row_group(arrays, segments)
 

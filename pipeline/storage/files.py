@@ -90,11 +90,11 @@ def match(root: str, pattern: str) -> Iterator[ListedFile | Unlistable]:
         return
     for path, size_bytes in remote.listed(join(root, "**")):
         relative = path[len(root.rstrip("/")) + 1 :]
-        places = start
+        matched = start
         for name in relative.split("/"):
-            places = _after(parts, places, name)
+            matched = _after(parts, matched, name)
         # names that end in a slash are the folder marks of some tools
-        if len(parts) in places and not relative.endswith("/"):
+        if len(parts) in matched and not relative.endswith("/"):
             yield ListedFile(relative, size_bytes)
 
 
@@ -291,7 +291,7 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def _walk_local(
-    root: str, relative: str, above: tuple[str, ...], parts: tuple[str, ...], places: frozenset[int]
+    root: str, relative: str, above: tuple[str, ...], parts: tuple[str, ...], matched: frozenset[int]
 ) -> Iterator[ListedFile | Unlistable]:
     """Yields what a pattern matches below a folder.
 
@@ -300,7 +300,7 @@ def _walk_local(
         relative: the folder looked into.
         above: real paths of that folder and those it lies in; links back to them are loops.
         parts: the pattern.
-        places: how far the pattern may have been matched by `relative`.
+        matched: how far the pattern may have been matched by `relative`.
     """
     try:
         entries = sorted(os.listdir(os.path.join(root, relative)))
@@ -310,7 +310,7 @@ def _walk_local(
         yield Unlistable(relative, error.strerror or str(error))
         return
     for name in entries:
-        after = _after(parts, places, name)
+        after = _after(parts, matched, name)
         if not after:
             continue
         inner = os.path.join(relative, name)
@@ -324,23 +324,23 @@ def _walk_local(
             yield from _walk_local(root, inner, (*above, real), parts, after)
 
 
-def _after(parts: tuple[str, ...], places: frozenset[int], name: str) -> frozenset[int]:
+def _after(parts: tuple[str, ...], matched: frozenset[int], name: str) -> frozenset[int]:
     """Returns how far a pattern may have been matched after one more component of a path."""
-    open_places = [place for place in places if place < len(parts)]
+    open_parts = [index for index in matched if index < len(parts)]
     return _with_empty(
         parts,
-        {place for place in open_places if parts[place] == "**"}
-        | {place + 1 for place in open_places if parts[place] != "**" and fnmatch.fnmatchcase(name, parts[place])},
+        {index for index in open_parts if parts[index] == "**"}
+        | {index + 1 for index in open_parts if parts[index] != "**" and fnmatch.fnmatchcase(name, parts[index])},
     )
 
 
-def _with_empty(parts: tuple[str, ...], places: set[int]) -> frozenset[int]:
+def _with_empty(parts: tuple[str, ...], matched: set[int]) -> frozenset[int]:
     """Returns the places and those behind the `**` that follow them, which may stand for nothing."""
-    reached = set(places)
-    for place in places:
-        while place < len(parts) and parts[place] == "**":
-            place += 1
-            reached.add(place)
+    reached = set(matched)
+    for index in matched:
+        while index < len(parts) and parts[index] == "**":
+            index += 1
+            reached.add(index)
     return frozenset(reached)
 
 

@@ -43,8 +43,8 @@ def check_answers(uris: list[str]) -> None:
         OSError: a store did not answer for `FIRST_ANSWER_S`.
     """
     # one a bucket: "s3://bucket" of "s3://bucket/raw/**"
-    for place in sorted({"/".join(uri.split("/")[:3]) for uri in uris}):
-        uri = next(uri for uri in uris if uri.startswith(place))
+    for store in sorted({"/".join(uri.split("/")[:3]) for uri in uris}):
+        uri = next(uri for uri in uris if uri.startswith(store))
         beam, answered = _filesystems(uri), threading.Event()
         # clients take the name of an object, and no pattern
         name = re.split(r"[*?\[]", uri)[0].rstrip("/")
@@ -54,12 +54,12 @@ def check_answers(uris: list[str]) -> None:
                 beam.exists(name)
             answered.set()
 
-        threading.Thread(target=ask, name=f"first look at {place}", daemon=True).start()
+        threading.Thread(target=ask, name=f"first look at {store}", daemon=True).start()
         if not answered.wait(FIRST_ANSWER_S):
             raise OSError(
                 errno.ETIMEDOUT,
                 f"no answer within {FIRST_ANSWER_S:.0f} s; a build needs its stores; check the network and the name",
-                place,
+                store,
             )
 
 
@@ -157,8 +157,8 @@ class Remote(io.RawIOBase):
     def readinto(self, buffer: "WriteableBuffer") -> int:
         view = memoryview(buffer)
         data = _once(self._path, self._file.read, len(view))
-        if not data and len(view) and (place := self.tell()) < self._size:
-            raise OSError(errno.EIO, f"the stream ended at byte {place} of {self._size}", self._path)
+        if not data and len(view) and (offset := self.tell()) < self._size:
+            raise OSError(errno.EIO, f"the stream ended at byte {offset} of {self._size}", self._path)
         view[: len(data)] = data
         return len(data)
 

@@ -51,7 +51,7 @@ def verify(folder: str, progress: Callable[[int], None] | None = None, limit: in
     return problems
 
 
-class _Set(NamedTuple):
+class _Tables(NamedTuple):
     """The tables of a dataset."""
 
     folder: str
@@ -69,7 +69,7 @@ def _problems(folder: str, progress: Callable[[int], None]) -> Iterator[str]:
         yield str(error)
         return
     rejects = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
-    tables = _Set(folder, manifest, shards, rejects, frozenset(rejects))
+    tables = _Tables(folder, manifest, shards, rejects, frozenset(rejects))
     try:
         yield from _total_problems(tables)
         num_inputs = tables.manifest.totals["num_inputs"]
@@ -96,7 +96,7 @@ def _problems(folder: str, progress: Callable[[int], None]) -> Iterator[str]:
         yield from _input_problems(tables, num_inputs, seen)
 
 
-def _total_problems(tables: _Set) -> Iterator[str]:
+def _total_problems(tables: _Tables) -> Iterator[str]:
     """Yields where the manifest, the shard table and the reject table contradict each other."""
     manifest, shards = tables.manifest, tables.shards
     where = files.join(tables.folder, MANIFEST_NAME)
@@ -140,7 +140,7 @@ def _total_problems(tables: _Set) -> Iterator[str]:
             )
 
 
-def _step_problems(tables: _Set) -> Iterator[str]:
+def _step_problems(tables: _Tables) -> Iterator[str]:
     """Yields shards that cut a step of sequences of near-equal cost: only the last of a group of inputs may."""
     size = tables.manifest.balance_step
     if size is None:
@@ -154,7 +154,7 @@ def _step_problems(tables: _Set) -> Iterator[str]:
             )
 
 
-def _stray_problems(tables: _Set) -> Iterator[str]:
+def _stray_problems(tables: _Tables) -> Iterator[str]:
     """Yields shards that no table knows, and names that the shard table should not hold."""
     counts = Counter(shard["path"] for shard in tables.shards)
     for name, count in counts.items():
@@ -169,7 +169,7 @@ def _stray_problems(tables: _Set) -> Iterator[str]:
             yield f"{path}: not in {SHARD_TABLE_NAME}; a dataset has no other shards; delete it, or rebuild the dataset"
 
 
-def _input_problems(tables: _Set, num_inputs: int, seen: Seen) -> Iterator[str]:
+def _input_problems(tables: _Tables, num_inputs: int, seen: Seen) -> Iterator[str]:
     """Yields inputs that got lost: each is packed or a reject."""
     for key, *_ in tables.rejects:
         seen.add_source(key)
@@ -180,7 +180,7 @@ def _input_problems(tables: _Set, num_inputs: int, seen: Seen) -> Iterator[str]:
         )
 
 
-def _shard_problems(shard: ShardRow, tables: _Set, seen: Seen) -> Iterator[str]:
+def _shard_problems(shard: ShardRow, tables: _Tables, seen: Seen) -> Iterator[str]:
     path = files.join(tables.folder, shard["path"])
     try:
         size, digest = _file_digest(path)
@@ -208,7 +208,7 @@ def _file_digest(path: str) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _metadata_problems(opened: Shard, shard: ShardRow, tables: _Set) -> Iterator[str]:
+def _metadata_problems(opened: Shard, shard: ShardRow, tables: _Tables) -> Iterator[str]:
     """Yields where a shard's own record contradicts the tables."""
     path, own = opened.path, opened.metadata
     layouts = tables.manifest.layouts
@@ -233,7 +233,7 @@ def _metadata_problems(opened: Shard, shard: ShardRow, tables: _Set) -> Iterator
             )
 
 
-def _content_problems(opened: Shard, tables: _Set, seen: Seen) -> Iterator[str]:
+def _content_problems(opened: Shard, tables: _Tables, seen: Seen) -> Iterator[str]:
     """Yields what is wrong with a shard's columns and rows."""
     path, own = opened.path, opened.metadata
     table = opened.read_metadata()
@@ -244,9 +244,9 @@ def _content_problems(opened: Shard, tables: _Set, seen: Seen) -> Iterator[str]:
     sums: Counter[str] = Counter()
     for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
         for row in batch.to_pylist():
-            place = sums["num_sequences"]
+            row_index = sums["num_sequences"]
             sums.update({"num_sequences": 1, **{name: row[name] for name in _TOTALS[1:]}})
-            yield from row_problems(opened, place, row, tables.manifest.classes, own.get("view"), seen)
+            yield from row_problems(opened, row_index, row, tables.manifest.classes, own.get("view"), seen)
     for name in _TOTALS:
         if sums[name] != own["totals"].get(name):
             yield f"{path}: its totals say {name} {own['totals'].get(name)}; its rows give {sums[name]}; rebuild this shard"

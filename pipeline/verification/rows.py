@@ -41,20 +41,20 @@ class Seen:
 
 
 def row_problems(
-    shard: Shard, place: int, row: Row, classes: tuple[str, ...] | None, view: int, seen: Seen
+    shard: Shard, row_index: int, row: Row, classes: tuple[str, ...] | None, view: int, seen: Seen
 ) -> Iterator[str]:
     """Yields what is wrong with one stored sequence.
 
     Args:
         shard: it lies in.
-        place: its row there.
+        row_index: its row there.
         row: its small columns.
         classes: of the manifest.
         view: of the shard.
         seen: what other rows hold; this row is added.
     """
-    where = f"{shard.path} row {place}"
-    arrays = {name: shard.read_array(name, place) for name in array_columns(shard.layout)}
+    where = f"{shard.path} row {row_index}"
+    arrays = {name: shard.read_array(name, row_index) for name in array_columns(shard.layout)}
     try:
         check_sequence(cast(Sequence, {**row, **arrays}), shard.layout, where)
     except ValueError as error:

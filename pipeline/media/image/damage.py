@@ -62,9 +62,9 @@ def _load_directory(self: ImageFileDirectory_v2, file: IO[bytes]) -> None:
     Pillow copies the value of each entry: 40,000 entries that all point to one megabyte would make 40 GB of a small
     file, and Pillow loads the EXIF data of a JPEG while it opens it.
     """
-    place = file.tell()
+    offset = file.tell()
     size = file.seek(0, io.SEEK_END)
-    file.seek(place)
+    file.seek(offset)
     reader = Reader(file, 2 * size + 2**16)
     _pillows_load_directory(self, cast(IO[bytes], reader))
     if reader.error is not None:
@@ -189,12 +189,12 @@ def _check_jpeg(data: bytes) -> None:
 def _has_one_scan(jpeg: bytes) -> bool:
     """Returns whether a JPEG is sequential and its first scan holds all components: libjpeg then takes no second one."""
     components = None
-    for marker, place in _segments(jpeg):
+    for marker, offset in _segments(jpeg):
         if marker in _SEQUENTIAL:
             # behind precision (1 byte), height and width (2 each): ITU-T T.81, section B.2.2
-            components = jpeg[place + 5 : place + 6]
+            components = jpeg[offset + 5 : offset + 6]
         elif marker == _SCAN:
-            return jpeg[place : place + 1] == components
+            return jpeg[offset : offset + 1] == components
     return False
 
 
@@ -205,12 +205,12 @@ def _num_scans(jpeg: bytes) -> int:
 
 def _segments(jpeg: bytes) -> Iterator[tuple[bytes, int]]:
     """Yields marker and place of content of each segment of a JPEG's first image, entropy-coded data passed over."""
-    place = 2
-    while (match := _MARKER.search(jpeg, place)) and match[1] != _END:
+    offset = 2
+    while (match := _MARKER.search(jpeg, offset)) and match[1] != _END:
         yield match[1], match.end() + 2
         # the segment's own length counts its two bytes
         (size,) = struct.unpack_from(">H", jpeg.ljust(match.end() + 2, b"\0"), match.end())
-        place = match.end() + size
+        offset = match.end() + size
 
 
 def _check_png(image: Image.Image, data: bytes) -> None:
@@ -239,18 +239,18 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     Raises:
         DecodeError: a checksum is wrong, the end is missing, or a chunk that must be understood is not known.
     """
-    view, place, name = memoryview(data), 8, b""
+    view, offset, name = memoryview(data), 8, b""
     while name != b"IEND":
-        size = int.from_bytes(view[place : place + 4], "big")
-        name, end = bytes(view[place + 4 : place + 8]), place + 8 + size
+        size = int.from_bytes(view[offset : offset + 4], "big")
+        name, end = bytes(view[offset + 4 : offset + 8]), offset + 8 + size
         if end + 4 > len(data):
             raise DecodeError("broken", "the file ends before the image's end")
-        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+        if zlib.crc32(view[offset + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             raise DecodeError("broken", f"wrong checksum of chunk {name!r}")
         if name not in _PNG_CRITICAL and not name[0] & 0x20:
             raise DecodeError("broken", f"unknown critical chunk {name!r}")
-        yield name, view[place + 8 : end]
-        place = end + 4
+        yield name, view[offset + 8 : end]
+        offset = end + 4
 
 
 def _png_is_full(blocks: list[memoryview], header: memoryview) -> bool:

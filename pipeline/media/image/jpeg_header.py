@@ -48,22 +48,22 @@ def cleaned(jpeg: bytes) -> bytes | None:
 def _segments(jpeg: bytes) -> tuple[list[tuple[int, bytes]], int] | None:
     """Returns marker and content of each segment before the first scan, and where the scan's marker begins."""
     segments: list[tuple[int, bytes]] = []
-    place = 2
-    while jpeg[:2] == b"\xff\xd8" and (match := _MARKER.search(jpeg, place)):
+    offset = 2
+    while jpeg[:2] == b"\xff\xd8" and (match := _MARKER.search(jpeg, offset)):
         marker, start = match[1][0], match.end()
-        if match.start() > place and segments and segments[-1][0] == _APP14:
+        if match.start() > offset and segments and segments[-1][0] == _APP14:
             # of Adobe's segment, which gives the colours: one that was cut is read as none, and shows other colours
             return None
         if marker == _SCAN:
             return segments, start - 2
-        place = start
+        offset = start
         if marker in _BARE:
             continue
         size = int.from_bytes(jpeg[start : start + 2], "big")
         if marker not in _WITH_CONTENT or size < 2 or start + size > len(jpeg):
             return None
-        place = start + size
-        segments.append((marker, jpeg[start + 2 : place]))
+        offset = start + size
+        segments.append((marker, jpeg[start + 2 : offset]))
     return None
 
 

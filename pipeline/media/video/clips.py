@@ -92,19 +92,19 @@ def _on_screen(header: VideoHeader, rule: ClipRule, number: int, word: int | Non
     start = first + part * number + _offset(part - math.floor(rule.num_frames * step), word)
     requested = [start + math.floor(i * step) for i in range(rule.num_frames)]
     pts = np.asarray(header.pts, np.int64)
-    places = np.searchsorted(pts, [time for time in requested if time < end], side="right") - 1
-    return tuple(int(time) for time in pts[np.maximum(places, 0)])
+    indices = np.searchsorted(pts, [time for time in requested if time < end], side="right") - 1
+    return tuple(int(time) for time in pts[np.maximum(indices, 0)])
 
 
 def _every(header: VideoHeader, rule: ClipRule, stride: int, number: int, word: int | None) -> tuple[int, ...]:
     """Returns the times of every stride-th frame."""
     count = len(header.pts)
-    begin, end = (count * place // rule.num_clips for place in (number, number + 1))
+    begin, end = (count * part // rule.num_clips for part in (number, number + 1))
     start = min(begin, count - 1) + _offset(end - begin - (rule.num_frames - 1) * stride - 1, word)
     return header.pts[start : start + (rule.num_frames - 1) * stride + 1 : stride]
 
 
-def _offset(room: int, word: int | None) -> int:
+def _offset(span: int, word: int | None) -> int:
     """Returns how far into its part a clip begins, of 0..room: the middle, or as drawn."""
-    room = max(0, room)
-    return room // 2 if word is None else word * (room + 1) >> 64
+    span = max(0, span)
+    return span // 2 if word is None else word * (span + 1) >> 64

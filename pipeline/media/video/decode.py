@@ -103,8 +103,8 @@ class _Canvas:
         self.source_size = (0, 0)
         self._scalers = [Scaler(clip.height, clip.width) for clip in clips]
         for number, clip in enumerate(clips):
-            for place, time in enumerate(clip.pts):
-                self.pending.setdefault(time, []).append((number, place))
+            for index, time in enumerate(clip.pts):
+                self.pending.setdefault(time, []).append((number, index))
         self.count = len(self.pending)
 
     def take(self, time: int, frame: av.VideoFrame, stream: av.VideoStream) -> None:
@@ -113,18 +113,18 @@ class _Canvas:
         Raises:
             DecodeError: it is requested and corrupt.
         """
-        places = self.pending.get(time)
-        if places is None:
+        targets = self.pending.get(time)
+        if targets is None:
             return
         if frame.is_corrupt:
             raise DecodeError("partial", f"the frame at {float(time * (stream.time_base or 1))} s is corrupt")
         del self.pending[time]
         self.source_size = oriented_size(frame, stream.sample_aspect_ratio)
         drawn: dict[int, np.ndarray] = {}
-        for number, place in places:
+        for number, index in targets:
             if number not in drawn:
                 drawn[number] = self._scalers[number].pixels(frame)
-            self.frames[number][place] = drawn[number]
+            self.frames[number][index] = drawn[number]
 
 
 def _all_frames(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[tuple[int, av.VideoFrame]]:

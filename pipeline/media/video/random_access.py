@@ -54,17 +54,17 @@ def _units(data: bytes, extradata: bytes, length_at: int) -> Iterator[bytes]:
     """Yields NAL units: each after its length where the extradata is an avcC or hvcC box, otherwise after start codes."""
     if extradata[:1] == b"\1" and len(extradata) > length_at:
         size = (extradata[length_at] & 3) + 1
-        place = 0
-        while place + size < len(data):
-            length = int.from_bytes(data[place : place + size], "big")
+        offset = 0
+        while offset + size < len(data):
+            length = int.from_bytes(data[offset : offset + size], "big")
             if length:
-                yield data[place + size : place + size + length]
-            place += size + length
+                yield data[offset + size : offset + size + length]
+            offset += size + length
         return
-    place = data.find(b"\0\0\1")
-    while place >= 0:
-        following = data.find(b"\0\0\1", place + 3)
-        unit = data[place + 3 : following if following >= 0 else len(data)]
+    offset = data.find(b"\0\0\1")
+    while offset >= 0:
+        following = data.find(b"\0\0\1", offset + 3)
+        unit = data[offset + 3 : following if following >= 0 else len(data)]
         if unit:
             yield unit
-        place = following
+        offset = following

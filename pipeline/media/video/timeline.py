@@ -47,8 +47,8 @@ class VideoHeader(NamedTuple):
 
     def random_access_points_for(self, pts: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the entries that decoding these frames takes, in rising order; none where it begins at the start."""
-        places = {bisect_right(self.entries, time) - 1 for time in pts}
-        return () if not self.entries or -1 in places else tuple(self.entries[place] for place in sorted(places))
+        indices = {bisect_right(self.entries, time) - 1 for time in pts}
+        return () if not self.entries or -1 in indices else tuple(self.entries[index] for index in sorted(indices))
 
 
 def probe(file: IO[bytes], max_pixels: int = MOST_PIXELS) -> VideoHeader:

@@ -35,39 +35,39 @@ def missing_end(file: IO[bytes], format: str, stream_id: int) -> str:
 
 def _matroska_end(file: IO[bytes], size: int) -> int | None:
     """Returns where the segment ends; None where its size is unknown, as in live streams (RFC 8794, section 6)."""
-    place, head = 0, file.read(64)
+    offset, head = 0, file.read(64)
     # the EBML header, then the segment
     for expected in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
-        if head[place : place + 4] != expected:
+        if head[offset : offset + 4] != expected:
             return None
-        length = 9 - head[place + 4].bit_length()
-        value = int.from_bytes(head[place + 4 : place + 4 + length], "big") & ((1 << 7 * length) - 1)
-        place += 4 + length
+        length = 9 - head[offset + 4].bit_length()
+        value = int.from_bytes(head[offset + 4 : offset + 4 + length], "big") & ((1 << 7 * length) - 1)
+        offset += 4 + length
         if value == (1 << 7 * length) - 1:
             return None
         if expected[0] == 0x18:
-            return place + value
-        place += value
+            return offset + value
+        offset += value
     return None
 
 
 def _avi_end(file: IO[bytes], size: int) -> int | None:
     """Returns where the last of the RIFF chunks ends; OpenDML files have several."""
-    place = 0
-    while place < size:
-        file.seek(place)
+    offset = 0
+    while offset < size:
+        file.seek(offset)
         head = file.read(8)
         if len(head) < 8 or head[:4] != b"RIFF":
             break
-        place += 8 + int.from_bytes(head[4:], "little")
-    return place or None
+        offset += 8 + int.from_bytes(head[4:], "little")
+    return offset or None
 
 
 def _boxes_end(file: IO[bytes], size: int) -> int | None:
     """Returns where the last of the top-level boxes ends (ISO 14496-12, section 4.2)."""
-    place = 0
-    while place < size:
-        file.seek(place)
+    offset = 0
+    while offset < size:
+        file.seek(offset)
         head = file.read(16)
         length = int.from_bytes(head[:4], "big")
         if length == 1:
@@ -76,9 +76,9 @@ def _boxes_end(file: IO[bytes], size: int) -> int | None:
             return size
         if length < 8:
             # no box: what writers leave behind the last one is not ours to judge
-            return place
-        place += length
-    return place
+            return offset
+        offset += length
+    return offset
 
 
 def _missing_of_ts(file: IO[bytes], size: int, pid: int) -> str:
@@ -97,8 +97,8 @@ def _missing_of_ts(file: IO[bytes], size: int, pid: int) -> str:
         return f"{size} bytes are no whole number of packets of {length}"
     file.seek(max(0, size - _TS_TAIL_PACKETS * length))
     tail = file.read(_TS_TAIL_PACKETS * length)
-    for place in range(len(tail) - length + start, -1, -length):
-        if int.from_bytes(tail[place + 1 : place + 3], "big") & 0x1FFF == pid:
+    for offset in range(len(tail) - length + start, -1, -length):
+        if int.from_bytes(tail[offset + 1 : offset + 3], "big") & 0x1FFF == pid:
             # adaptation_field_control: 1 is payload alone
-            return "the last frame is cut off" if tail[place + 3] >> 4 & 3 == 1 else ""
+            return "the last frame is cut off" if tail[offset + 3] >> 4 & 3 == 1 else ""
     return ""

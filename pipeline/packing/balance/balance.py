@@ -189,13 +189,13 @@ def _cut(costs: Ints, size: int) -> tuple[Ints, Ints]:
     idle = (most * size - sums) * 1000 // sums
     # which is below 1,000 times the size in each run, so the excess decides first
     price = _excesses(sums, most, size) * (1000 * size * num_steps) + idle
-    places = np.arange(num_rest + 1)
+    skips = np.arange(num_rest + 1)
     least = np.zeros(num_rest + 1, dtype=np.int64)
     came_from = np.empty((num_steps, num_rest + 1), dtype=np.int64)
     for step in range(num_steps):
         running = np.minimum.accumulate(least)
         falls = np.concatenate([[True], least[1:] < running[:-1]])
-        came_from[step] = np.maximum.accumulate(np.where(falls, places, 0))
+        came_from[step] = np.maximum.accumulate(np.where(falls, skips, 0))
         least = running + price[step * size : step * size + num_rest + 1]
     skipped = int(np.argmin(least))
     starts = np.empty(num_steps, dtype=np.int64)

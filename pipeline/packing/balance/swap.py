@@ -111,11 +111,11 @@ class Bins:
             return (np.arange(2**size)[:, None] >> np.arange(size) & 1).astype(bool)
         self._num_draws += 1
         drawn = words(2 * SUBSETS + size, self.seed, _SUBSETS, self._num_draws)
-        places = np.argsort(drawn[2 * SUBSETS :], kind="stable")
+        ranks = np.argsort(drawn[2 * SUBSETS :], kind="stable")
         # circular runs of the shuffled examples, short ones more often: one long example goes against few others
         starts = (drawn[:SUBSETS] % np.uint64(size)).astype(np.int64)
         sizes = (drawn[SUBSETS : 2 * SUBSETS] % np.uint64(size - 1)).astype(np.int64) >> np.arange(SUBSETS) % 6
-        masks_RM = (places - starts[:, None]) % size <= sizes[:, None]
+        masks_RM = (ranks - starts[:, None]) % size <= sizes[:, None]
         masks_RM[0] = False
         return masks_RM
 
@@ -128,10 +128,10 @@ class _Index:
         drawn = words(num_examples, bins.seed, _PAIRS, number)
         order = np.lexsort((drawn, bins.bin_index))
         sizes = np.repeat(bins.counts, bins.counts)
-        places = np.arange(num_examples) - np.repeat(np.cumsum(bins.counts) - bins.counts, bins.counts)
+        ranks = np.arange(num_examples) - np.repeat(np.cumsum(bins.counts) - bins.counts, bins.counts)
         first, second = [np.arange(num_examples)], [np.full(num_examples, -1)]
         for step in range(1, WHOLE_PAIRS):
-            with_partner = np.flatnonzero((places + step < sizes) & ((sizes <= WHOLE_PAIRS) | (step <= 2)))
+            with_partner = np.flatnonzero((ranks + step < sizes) & ((sizes <= WHOLE_PAIRS) | (step <= 2)))
             first.append(order[with_partner])
             second.append(order[with_partner + step])
         first_E, second_E = np.concatenate(first), np.concatenate(second)

@@ -102,8 +102,10 @@ def _no_space(*args: Any) -> None:
 @pytest.mark.parametrize("before", [False, True], ids=["fresh", "over an older shard"])
 @pytest.mark.parametrize(
     ("where", "failing"),
-    [("patchpack.pipeline.stages.write._read_frames", _no_handles), ("os.fsync", _no_space)],
-    ids=str,
+    [
+        pytest.param("patchpack.pipeline.stages.write._read_frames", _no_handles, id="too many open files"),
+        pytest.param("os.fsync", _no_space, id="no space left"),
+    ],
 )
 def test_a_storage_error_leaves_no_shard(
     work: Work, where: str, failing: Callable[..., None], before: bool, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,8 @@
 """What Beam would say in a hundred lines, or only after minutes, is one line, and soon."""
 
 import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,3 +61,24 @@ def test_what_is_said_while_packages_are_staged_is_kept_off_the_screen(capfd: py
         runner.run(stage, 1, None, lambda: None, 0.1)
     assert said == [b"* Building sdist...\n"]
     assert capfd.readouterr().err == ""
+
+
+def test_what_beam_says_of_a_dead_worker_after_the_run_is_not_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+
+    def late() -> None:
+        ended.wait(10)
+        time.sleep(0.3)
+        raise grpc.RpcError
+
+    before = threading.excepthook
+    failure: list[BaseException] = []
+    thread = threading.Thread(target=late, name="beam_control_read", daemon=True)
+    with runner._watched_workers(failure, ended):
+        thread.start()
+        failure.append(RuntimeError("a worker process died"))
+        ended.set()
+    assert not thread.is_alive() and threading.excepthook is before
+    assert capsys.readouterr().err == ""

@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from traceback import format_exception
@@ -37,6 +38,9 @@ _REFUSED_RUNNERS = {
     "InteractiveRunner": "it is for notebooks",
 }
 
+
+# how long threads of Beam's may take to complain about a dead worker
+COMPLAINTS_S = 2.0
 
 # how long a job server may take to answer its first call
 JOB_SERVER_ANSWER_S = 15.0
@@ -265,7 +269,17 @@ def _watched_workers(failure: list[BaseException], ended: threading.Event) -> It
     try:
         yield
     finally:
+        if failure:
+            _await_complaints()
         threading.excepthook = before
+
+
+def _await_complaints() -> None:
+    """Lets Beam's threads that read from a dead worker end while their complaint is not printed yet; others go on reading."""
+    deadline = time.monotonic() + COMPLAINTS_S
+    for thread in threading.enumerate():
+        if thread.name == "beam_control_read":
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _described(error: BaseException) -> PipelineFailed:

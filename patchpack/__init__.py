@@ -4,7 +4,7 @@ The public face. Names are looked up when they are first used, so that `import p
 
     build, plan, report, verify     what the commands of these names do, as functions
     ShardWriter, pack_arrays        tokens of your own in, the same shards out, without Beam
-    pack, check_packing             token counts in, bins out, with a proof
+    pack, check_packing, ...        token counts in, bins out, with a proof
     PackedShards                    batches of torch tensors from a dataset
     read_manifest, Shard, ...       a dataset without torch
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from patchpack.pipeline.config import BuildConfig, PlanConfig
     from patchpack.pipeline.errors import BuildFailed, TooManyRejects
     from patchpack.pipeline.media.errors import DecodeError
-    from patchpack.pipeline.packing import Packing, check_packing, pack
+    from patchpack.pipeline.packing import Packing, check_certificate, check_packing, pack
     from patchpack.schemas import (
         FormatError,
         Layout,
@@ -39,7 +39,7 @@ _HOMES = {
     "patchpack.pipeline.config": ("BuildConfig", "PlanConfig"),
     "patchpack.pipeline.errors": ("BuildFailed", "TooManyRejects"),
     "patchpack.pipeline.media.errors": ("DecodeError",),
-    "patchpack.pipeline.packing": ("Packing", "check_packing", "pack"),
+    "patchpack.pipeline.packing": ("Packing", "check_certificate", "check_packing", "pack"),
     "patchpack.schemas": (
         "FormatError",
         "Layout",
@@ -70,6 +70,7 @@ __all__ = [
     "TooManyRejects",
     "__version__",
     "build",
+    "check_certificate",
     "check_packing",
     "pack",
     "pack_arrays",

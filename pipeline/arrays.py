@@ -14,7 +14,8 @@ import numpy as np
 import xxhash
 
 from patchpack.pipeline.names import shard_name
-from patchpack.pipeline.packing import bound_of_histogram, pack
+from patchpack.pipeline.packing import pack
+from patchpack.pipeline.packing.proof import ProvenBound, prove
 from patchpack.pipeline.stages.finish import publish
 from patchpack.pipeline.stages.plan import even_runs
 from patchpack.pipeline.stages.records import example_id
@@ -22,7 +23,7 @@ from patchpack.pipeline.stages.sample import shuffled
 from patchpack.pipeline.storage import files
 from patchpack.schemas.geometry import Grid, Layout, ceil_div, grid_positions
 from patchpack.schemas.manifest import FORMAT_VERSION, Manifest, ShardRow, canonical_json, dataset_digest
-from patchpack.schemas.report import Bound, Report
+from patchpack.schemas.report import Bound, BoundCounts, Report
 from patchpack.schemas.sequence import Segment, rows_per_group, sequence_digest
 from patchpack.schemas.shard_file import ShardFile
 
@@ -152,7 +153,8 @@ class ShardWriter:
         """Writes what is left, the tables, the report and the manifest, and returns the report."""
         if self.report is None:
             self._write_group()
-            self.report = publish(self._folder, self._manifest(), self._shards, [])
+            bound = self._bound()
+            self.report = publish(self._folder, self._manifest(bound.entry), [bound], self._shards, [])
         return self.report
 
     def _check_tokens(self, tokens_NP: np.ndarray, grid: Grid, positions_N3: np.ndarray | None, where: str) -> None:
@@ -275,21 +277,20 @@ class ShardWriter:
             }
         )
 
-    def _manifest(self) -> Manifest:
-        lengths, layout = sorted(self._lengths), self._layout
-        num_tokens = sum(length * count for length, count in self._lengths.items())
-        num_sequences, num_examples = sum(planned for planned, _ in self._bounds), self._lengths.total()
-        certificate = bound_of_histogram(
-            lengths, [self._lengths[length] for length in lengths], layout.sequence_length, layout.max_segments
-        )
-        bound: Bound = {
+    def _bound(self) -> ProvenBound:
+        counts: BoundCounts = {
             "view": 0,
             "layout": 0,
-            "num_sequences": num_sequences,
-            "bound": certificate.bound,
+            "num_sequences": sum(planned for planned, _ in self._bounds),
+            "bound": 0,
             "num_chunks": len(self._bounds),
             "num_chunks_optimal": sum(planned == bound for planned, bound in self._bounds),
         }
+        return prove(self._lengths, self._layout, counts)
+
+    def _manifest(self, bound: Bound) -> Manifest:
+        layout, num_sequences, num_examples = self._layout, bound["num_sequences"], self._lengths.total()
+        num_tokens = sum(length * count for length, count in self._lengths.items())
         return Manifest(
             dataset_digest=dataset_digest([layout], [shard["digest"] for shard in self._shards]),
             layouts=(layout,),

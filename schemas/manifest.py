@@ -26,6 +26,7 @@ MANIFEST_NAME = "manifest.json"
 SEQUENCES_FOLDER = "sequences"
 SHARD_TABLE_NAME = "shards.parquet"
 REJECT_TABLE_NAME = "rejects.parquet"
+BOUND_TABLE_NAME = "bounds.parquet"
 # the first file of a build: a folder without it was never one
 RUN_NAME = "_run.json"
 
@@ -61,6 +62,17 @@ class ShardRow(TypedDict):
     num_tokens: int
     num_rejects: int
 
+
+# the proof of each bound: how many examples of each length were planned, and the dual value of one
+BOUND_TABLE_SCHEMA = pa.schema(
+    [
+        pa.field("view", pa.int32(), nullable=False),
+        pa.field("layout", pa.int32(), nullable=False),
+        pa.field("length", pa.int64(), nullable=False),
+        pa.field("num_examples", pa.int64(), nullable=False),
+        pa.field("dual", pa.int64(), nullable=False),
+    ]
+)
 
 REJECT_TABLE_SCHEMA = pa.schema(
     [

@@ -74,7 +74,7 @@ class Sizes(TypedDict):
     upscaled_side_max: Number | None
 
 
-class Bound(TypedDict):
+class BoundCounts(TypedDict):
     """One (view, layout): its sequences as planned, the proven least number of them, and its chunks, packed alone."""
 
     view: int
@@ -85,7 +85,14 @@ class Bound(TypedDict):
     num_chunks_optimal: int
 
 
-class ReportedBound(Bound):
+class Bound(BoundCounts):
+    """A bound in the manifest, with what its proof in bounds.parquet needs besides: see docs/format.md."""
+
+    scale: int
+    slot_dual: int
+
+
+class ReportedBound(BoundCounts):
     """A bound, and how far the plan is from it."""
 
     gap: int
@@ -289,7 +296,7 @@ class Prediction(Totals, Arranged):
 
     num_rejected_inputs: int
     efficiency: float
-    bounds: list[Bound]
+    bounds: list[BoundCounts]
     predicted_bytes: int
     predicted_decode_core_s: float
     rejects: dict[str, int]

@@ -12,7 +12,16 @@ import patchpack
 
 FACE = {
     *("build", "plan", "report", "verify", "BuildConfig", "PlanConfig", "BuildFailed", "TooManyRejects"),
-    *("ShardWriter", "pack_arrays", "pack", "check_packing", "Packing", "DecodeError", "FormatError"),
+    *(
+        "ShardWriter",
+        "pack_arrays",
+        "pack",
+        "check_packing",
+        "check_certificate",
+        "Packing",
+        "DecodeError",
+        "FormatError",
+    ),
     *("Layout", "Manifest", "Shard", "read_manifest", "read_shard_table", "sequence_schema"),
     *("PackedShards", "Batch", "__version__"),
 }

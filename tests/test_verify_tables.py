@@ -10,9 +10,10 @@ import pytest
 from support.small_set import CHANGED_KEY, accept_file, change_manifest, write_shard_table
 from support.verify_set import check, damaged_shard, table_of
 
+from patchpack import FormatError, report
 from patchpack.pipeline.verification.dataset import verify
 from patchpack.schemas import read_manifest
-from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, table_bytes
+from patchpack.schemas.manifest import BOUND_TABLE_SCHEMA, REJECT_TABLE_SCHEMA, table_bytes
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_an_edited_manifest_is_found(own: Path, section: str, name: str) -> None
     (own / "manifest.json").write_text(json.dumps(data))
     found = verify(str(own))
     assert found
-    assert all(line.startswith(f"{own}/manifest.json: ") for line in found)
+    assert all(line.startswith((f"{own}/manifest.json: ", f"{own}/bounds.parquet: ")) for line in found)
     told = {"planned": "planned"}.get(section, name)
     assert [line for line in found if told in line]
 
@@ -60,18 +61,68 @@ def test_an_edited_manifest_is_found(own: Path, section: str, name: str) -> None
 def test_fewer_tokens_planned_than_stored_are_found(own: Path) -> None:
     planned = read_manifest(str(own)).totals["planned"]
     change_manifest(own, planned=planned | {"num_tokens": 700})
-    check(own, ("manifest.json", "700 tokens planned, 727 stored"))
+    check(
+        own,
+        ("manifest.json", "700 tokens planned, 727 stored"),
+        ("bounds.parquet", "num_tokens is 783; manifest.json has 700 planned"),
+    )
 
 
 def test_bounds_that_contradict_the_shard_table_are_found(own: Path) -> None:
     entry = read_manifest(str(own)).bounds[0]
     change_manifest(own, bounds=[entry | {"bound": 16}])
-    check(own, ("manifest.json", "a bound of 16", "no bound is larger"))
+    check(
+        own,
+        ("manifest.json", "a bound of 16", "no bound is larger"),
+        ("manifest.json", "a bound of 16 is not proven", "its certificate proves 14"),
+    )
     change_manifest(own, bounds=[entry | {"num_sequences": 16}])
     check(own, ("manifest.json", "16 sequences", "shards.parquet has 15"))
 
 
-def test_a_shard_that_cuts_a_group_is_found(own: Path) -> None:
+def test_a_bound_that_is_set_by_hand_is_found_and_not_reported(own: Path) -> None:
+    entry = read_manifest(str(own)).bounds[0]
+    change_manifest(own, bounds=[entry | {"bound": 5}])
+    check(own, ("manifest.json", "view 0, layout 0: a bound of 5 is not proven", "its certificate proves 14"))
+    with pytest.raises(FormatError, match="broken totals or bounds"):
+        report(own)
+
+
+def test_a_proof_that_proves_nothing_is_found(own: Path) -> None:
+    proof = pq.read_table(own / "bounds.parquet")
+    rows = proof.to_pylist()
+
+    def write(rows: list[dict[str, int]]) -> None:
+        (own / "bounds.parquet").write_bytes(table_bytes(rows, BOUND_TABLE_SCHEMA))
+
+    write([row | {"dual": row["dual"] + 1} for row in rows])
+    check(own, ("manifest.json", "is not proven by bounds.parquet", "a bin may have a dual value over"))
+    write(rows[::-1])
+    check(own, ("manifest.json", "is not proven by bounds.parquet", "they do not rise"))
+    write([])
+    check(
+        own,
+        ("bounds.parquet", "num_segments is 0; manifest.json has 23 planned"),
+        ("manifest.json", "is not proven by bounds.parquet"),
+        ("manifest.json", "more examples of", "are stored than bounds.parquet has"),
+    )
+    (own / "bounds.parquet").unlink()
+    check(own, ("bounds.parquet", "cannot be read"))
+    write(rows)
+    check(own)
+
+
+def test_a_proof_of_other_examples_is_found(own: Path) -> None:
+    rows = pq.read_table(own / "bounds.parquet").to_pylist()
+    few, many = rows[0], rows[1]
+    moved = [few | {"num_examples": few["num_examples"] + 1}, many | {"num_examples": many["num_examples"] - 1}]
+    (own / "bounds.parquet").write_bytes(table_bytes([*moved, *rows[2:]], BOUND_TABLE_SCHEMA))
+    found = verify(str(own))
+    assert any("bounds.parquet: num_tokens is" in line for line in found), found
+    assert any(f"more examples of {many['length']} tokens are stored" in line for line in found), found
+
+
+def test_a_shard_that_cuts_a_step_is_found(own: Path) -> None:
     rows = table_of(own)
     sizes = {row["path"]: row["num_sequences"] for row in rows}
     last = {row["group"]: row["path"] for row in rows}

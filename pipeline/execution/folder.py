@@ -35,6 +35,7 @@ from patchpack.pipeline.storage import files
 from patchpack.pipeline.versions import library_versions
 from patchpack.schemas import FormatError
 from patchpack.schemas.manifest import (
+    BOUND_TABLE_NAME,
     MANIFEST_NAME,
     REJECT_TABLE_NAME,
     RUN_NAME,
@@ -185,6 +186,7 @@ def delete_dataset(folder: str) -> None:
         REPORT_NAME,
         REPORT_PAGE_NAME,
         REJECT_TABLE_NAME,
+        BOUND_TABLE_NAME,
         CLASSES_NAME,
         RESULTS_NAME,
         PLAN_NAME,

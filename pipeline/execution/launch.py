@@ -127,7 +127,7 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
             "efficiency": planned["num_tokens"] / (planned["num_sequences"] * length)
             if planned["num_sequences"]
             else 0.0,
-            "bounds": finish.global_bounds(summaries, build_config),
+            "bounds": [bound.entry for bound in finish.global_bounds(summaries, build_config)],
             **finish.planned_arrangement(folder, build_config),
             "predicted_bytes": planned["num_sequences"] * plan.sequence_bytes(config),
             "predicted_decode_core_s": planned["source_px"] / DECODED_PX_PER_S,

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from patchpack.pipeline.packing.instance import Capacity, Instance, Lengths, histogram_of, read_instance
+from patchpack.pipeline.packing.instance import Capacity, Histogram, Lengths, histogram_of, read_instance
 from patchpack.pipeline.packing.result import Certificate, Packing
 
 # Cells of a knapsack table touched by one proof; 2**35 take about half a minute.
@@ -58,24 +58,31 @@ def check_certificate(
     candidate = certificate.certificate if isinstance(certificate, Packing) else certificate
     if candidate is None:
         raise ValueError("certificate: none; the bound is not proven; take a packing that `pack` returned")
-    counts_K = _read_certificate(instance, candidate)
-    proven = bound_of(counts_K, candidate.duals, candidate.scale)
+    if not 0 <= candidate.resource < instance.num_resources:
+        raise ValueError(
+            f"certificate: resource {candidate.resource}; there are {instance.num_resources}; do not use it"
+        )
+    check_bound(histogram_of(instance, candidate.resource), candidate, claimed)
+
+
+def check_bound(histogram: Histogram, certificate: Certificate, claimed: int) -> None:
+    """Returns only where the certificate proves that no packing of the histogram has fewer than `claimed` bins.
+
+    Raises:
+        ValueError: as `check_certificate`.
+    """
+    _check_form(histogram, certificate)
+    proven = bound_of(histogram.counts, certificate.duals, certificate.scale)
     if not claimed <= proven:
         raise ValueError(f"bound: {claimed}; its certificate proves {proven}; do not use this bound")
-    limit = int(instance.capacity[candidate.resource])
-    if not _every_bin_is_within_scale(candidate, counts_K, limit, instance.max_segments):
+    if not _every_bin_is_within_scale(certificate, histogram.counts, histogram.capacity, histogram.max_segments):
         raise ValueError(
-            f"certificate: a bin may have a dual value over {candidate.scale}; it proves no bound; do not use it"
+            f"certificate: a bin may have a dual value over {certificate.scale}; it proves no bound; do not use it"
         )
 
 
-def _read_certificate(instance: Instance, certificate: Certificate) -> npt.NDArray[np.int64]:
-    """Returns how many examples there are of each length, (K,) int64, where the certificate has the right form."""
-    if not 0 <= certificate.resource < instance.num_resources:
-        raise ValueError(
-            f"certificate: resource {certificate.resource}; there are {instance.num_resources}; do not use it"
-        )
-    histogram = histogram_of(instance, certificate.resource)
+def _check_form(histogram: Histogram, certificate: Certificate) -> None:
+    """Checks that a certificate has the right form for these lengths."""
     for name in ("values", "duals"):
         array = getattr(certificate, name)
         if array.shape != histogram.values.shape or array.dtype != np.int64:
@@ -89,7 +96,6 @@ def _read_certificate(instance: Instance, certificate: Certificate) -> npt.NDArr
         raise ValueError(f"certificate: scale {certificate.scale}; it is 1 to {MAX_SCALE}; do not use it")
     if certificate.slot_dual < 0 or (certificate.duals < 0).any():
         raise ValueError("certificate: a negative dual; the least is 0; do not use it")
-    return histogram.counts
 
 
 def _every_bin_is_within_scale(

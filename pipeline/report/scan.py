@@ -87,7 +87,7 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
         sizes = manifest.totals["sizes"]
         if sizes is not None:
             sizes = cast(Sizes, {name: cast(dict[str, object], sizes)[name] for name in SIZE_NAMES})
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FormatError(
             f"{join(folder, 'manifest.json')}: broken totals or bounds ({error!r}); it holds what docs/format.md lists; "
             "write it again with build --resume"
@@ -287,6 +287,8 @@ def _efficiency(scan: _Scan, manifest: Manifest, planned: PlannedCounts) -> Effi
     planned_capacity = sum(entry["num_sequences"] * lengths[entry["layout"]] for entry in manifest.bounds)
     bound_capacity = sum(entry["bound"] * lengths[entry["layout"]] for entry in manifest.bounds)
     efficiency = _ratio(scan.totals["num_tokens"], scan.capacity)
+    if bound_capacity < planned["num_tokens"]:
+        raise ValueError(f"bounds of {bound_capacity} tokens for {planned['num_tokens']} planned")
     return {
         "efficiency": efficiency,
         "padding_fraction": None if efficiency is None else (scan.capacity - scan.totals["num_tokens"]) / scan.capacity,

@@ -18,7 +18,7 @@ from patchpack.extras import MissingExtra
 from patchpack.options import output_affecting
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.names import CLASSES_NAME, REPORT_NAME, REPORT_PAGE_NAME, RESULTS_NAME
-from patchpack.pipeline.packing import bound_of_histogram
+from patchpack.pipeline.packing.proof import ProvenBound, prove
 from patchpack.pipeline.report.arrangement import Arrangement
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report
@@ -29,6 +29,8 @@ from patchpack.pipeline.stages.summary import GroupSummary, Listing
 from patchpack.pipeline.stages.write import ShardResult
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import (
+    BOUND_TABLE_NAME,
+    BOUND_TABLE_SCHEMA,
     MANIFEST_NAME,
     REJECT_TABLE_NAME,
     REJECT_TABLE_SCHEMA,
@@ -39,7 +41,7 @@ from patchpack.schemas.manifest import (
     dataset_digest,
     table_bytes,
 )
-from patchpack.schemas.report import Arranged, Bound, DatasetTotals, Options, Report, Totals
+from patchpack.schemas.report import Arranged, BoundCounts, DatasetTotals, Options, Report, Totals
 
 
 def planned_totals(summaries: list[GroupSummary], listing: Listing) -> Totals:
@@ -60,31 +62,26 @@ def planned_totals(summaries: list[GroupSummary], listing: Listing) -> Totals:
     }
 
 
-def global_bounds(summaries: list[GroupSummary], config: PlanConfig) -> list[Bound]:
+def global_bounds(summaries: list[GroupSummary], config: PlanConfig) -> list[ProvenBound]:
     """Returns for each view the proven least number of sequences over all groups, beside what was planned.
 
     The bound is that of the merged histogram: bounds of groups do not add up to one.
     """
-    bounds: list[Bound] = []
+    bounds = []
     for view in range(config.views):
         merged: Counter[int] = Counter()
         for summary in summaries:
             merged.update(summary.lengths[view])
         chunks = [chunk for summary in summaries for chunk in summary.chunks if chunk.view == view]
-        lengths = sorted(merged)
-        certificate = bound_of_histogram(
-            lengths, [merged[length] for length in lengths], config.sequence_length, config.max_segments
-        )
-        bounds.append(
-            {
-                "view": view,
-                "layout": 0,
-                "num_sequences": sum(chunk.num_sequences for chunk in chunks),
-                "bound": certificate.bound,
-                "num_chunks": len(chunks),
-                "num_chunks_optimal": sum(chunk.num_sequences == chunk.bound for chunk in chunks),
-            }
-        )
+        counts: BoundCounts = {
+            "view": view,
+            "layout": 0,
+            "num_sequences": sum(chunk.num_sequences for chunk in chunks),
+            "bound": 0,
+            "num_chunks": len(chunks),
+            "num_chunks_optimal": sum(chunk.num_sequences == chunk.bound for chunk in chunks),
+        }
+        bounds.append(prove(merged, config.layout, counts))
     return bounds
 
 
@@ -135,23 +132,24 @@ def finish(
             "bytes": sum(result.bytes for result in results),
         },
     }
-    layouts = (config.layout,)
+    bounds, layouts = global_bounds(summaries, config), (config.layout,)
     classes = json.loads(files.read(files.join(folder, CLASSES_NAME))) if config.labels == "folder" else None
     manifest = Manifest(
         dataset_digest=dataset_digest(layouts, [result.digest for result in results]),
         layouts=layouts,
         classes=None if classes is None else tuple(classes),
         totals=totals,
-        bounds=tuple(global_bounds(summaries, config)),
+        bounds=tuple(bound.entry for bound in bounds),
         config=cast(Options, output_affecting(config)),
         balance_step=config.balance_step,
     )
-    return publish(folder, manifest, [result.table_row() for result in results], rejects, accepted)
+    return publish(folder, manifest, bounds, [result.table_row() for result in results], rejects, accepted)
 
 
 def publish(
     folder: str,
     manifest: Manifest,
+    bounds: list[ProvenBound],
     shard_rows: list[ShardRow],
     rejects: list[Reject],
     accepted: Callable[[Report], bool] = lambda report: True,
@@ -161,6 +159,8 @@ def publish(
     reject_table = table_bytes([row._asdict() for row in rejects], REJECT_TABLE_SCHEMA)
     files.write(files.join(folder, SHARD_TABLE_NAME), shard_table)
     files.write(files.join(folder, REJECT_TABLE_NAME), reject_table)
+    proof_table = table_bytes((row for bound in bounds for row in bound.rows.to_pylist()), BOUND_TABLE_SCHEMA)
+    files.write(files.join(folder, BOUND_TABLE_NAME), proof_table)
     shards, rejected = (pq.read_table(pa.BufferReader(table)) for table in (shard_table, reject_table))
     report = make_report(folder, manifest, shards, rejected)
     files.write(files.join(folder, REPORT_NAME), json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")

@@ -1,7 +1,7 @@
 """Re-reads a dataset and finds what is wrong with it: every file, every row, every total.
 
-Three passes over what is named: the tables against each other, each shard's bytes against its digest, each row
-against the rules of the format. A broken file is a finding like any other, so this goes on after it. Costs two
+Passes over what is named: the tables against each other, each shard's bytes against its digest, each row
+against the rules of the format, each bound against its proof. A broken file is a finding like any other, so this goes on after it. Costs two
 reads of every shard; memory: one shard's small columns, and 16 bytes (in Python about 100) an example.
 """
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import xxhash
 
 from patchpack.pipeline.storage import files
+from patchpack.pipeline.verification.bounds import bound_problems
 from patchpack.pipeline.verification.rows import Seen, row_problems
 from patchpack.schemas import FormatError, Layout, Manifest, Shard, read_manifest, read_shard_table, sequence_schema
 from patchpack.schemas.manifest import (
@@ -94,6 +95,8 @@ def _problems(folder: str, progress: Callable[[int], None]) -> Iterator[str]:
     # rows that could not be read are a problem already, and what they hold is not known
     if num_inputs is not None and seen.num_rows == done:
         yield from _input_problems(tables, num_inputs, seen)
+    if num_inputs is not None:
+        yield from bound_problems(folder, manifest, seen.lengths if seen.num_rows == done else None)
 
 
 def _total_problems(tables: _Tables) -> Iterator[str]:
@@ -194,7 +197,7 @@ def _shard_problems(shard: ShardRow, tables: _Tables, seen: Seen) -> Iterator[st
     try:
         with Shard(path) as opened:
             yield from _metadata_problems(opened, shard, tables)
-            yield from _content_problems(opened, tables, seen)
+            yield from _content_problems(opened, shard, tables, seen)
     except FormatError as error:
         yield str(error)
 
@@ -233,7 +236,7 @@ def _metadata_problems(opened: Shard, shard: ShardRow, tables: _Tables) -> Itera
             )
 
 
-def _content_problems(opened: Shard, tables: _Tables, seen: Seen) -> Iterator[str]:
+def _content_problems(opened: Shard, shard: ShardRow, tables: _Tables, seen: Seen) -> Iterator[str]:
     """Yields what is wrong with a shard's columns and rows."""
     path, own = opened.path, opened.metadata
     table = opened.read_metadata()
@@ -246,6 +249,9 @@ def _content_problems(opened: Shard, tables: _Tables, seen: Seen) -> Iterator[st
         for row in batch.to_pylist():
             row_index = sums["num_sequences"]
             sums.update({"num_sequences": 1, **{name: row[name] for name in _TOTALS[1:]}})
+            seen.lengths[shard["view"], shard["layout"]].update(
+                segment["num_tokens"] for segment in row["segments"] or ()
+            )
             yield from row_problems(opened, row_index, row, tables.manifest.classes, own.get("view"), seen)
     for name in _TOTALS:
         if sums[name] != own["totals"].get(name):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import cast
 
@@ -17,10 +18,12 @@ class Seen:
 
     Attributes:
         num_rows: how many rows could be read.
+        lengths: by (view, layout), how many examples there are of each number of tokens.
     """
 
     def __init__(self) -> None:
         self.num_rows = 0
+        self.lengths: defaultdict[tuple[int, int], Counter[int]] = defaultdict(Counter)
         self._examples: set[bytes] = set()
         self._sources: set[bytes] = set()
 

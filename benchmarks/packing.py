@@ -53,6 +53,18 @@ def drawn(name: str, count: int) -> npt.NDArray[np.uint16]:
     return np.random.default_rng(0).choice(np.load(LENGTHS / f"{name}.npy"), count)
 
 
+def fresh(kind: str, count: int) -> npt.NDArray[np.int64]:
+    """Returns lengths that are drawn afresh, so that more examples bring new lengths: native sizes of photos, or videos."""
+    rng = np.random.default_rng(0)
+    if kind == "videos":
+        return np.exp(rng.uniform(np.log(256), np.log(65_536), count)).astype(np.int64)
+    # 1.3 megapixels in the middle, patches of 16, what is over 16,384 tokens drawn again
+    sides = np.sqrt(1.3e6 * np.exp(rng.normal(0, 0.6, 2 * count))), np.exp(rng.normal(0, 0.175, 2 * count))
+    h, w = (np.maximum(1, np.rint(side / 16)) for side in (sides[0] / sides[1], sides[0] * sides[1]))
+    tokens = (h * w).astype(np.int64)
+    return tokens[tokens <= 16_384][:count]
+
+
 def sorting(lengths: npt.NDArray[np.integer]) -> float:
     """Returns the CPU seconds that np.sort takes: the median of five."""
     return statistics.median(cpu(lambda: np.sort(lengths))[1] for _ in range(5))
@@ -174,6 +186,21 @@ def tell_sets(quick: bool) -> None:
         packing, seconds, checking = checked(lengths, capacity)
         print(f"{name:<24} {capacity:>5} {len(lengths):>8} {np.count_nonzero(counts):>5} {verdict(packing)}"
               f" {seconds:>8.3f} {checking:>8.3f} published {optimum}", flush=True)  # fmt: skip
+
+
+def tell_fresh(quick: bool) -> None:
+    """Prints bins and bound of lengths that are drawn afresh, and what bounds the time where they are many."""
+    print(f"\n{'fresh draws':<16} {'L':>6} {'S':>5} {'N':>9} {'lengths':>8} {'best-fit':>9} {BINS} {'CPU s':>8}")
+    for kind, capacity, limit in (("native photos", 16_384, None), ("videos", 65_536, 64), ("videos", 65_536, None)):
+        for count in (10**4, 10**5) if quick else (10**4, 10**5, 10**6):
+            lengths = fresh(kind, count)
+            packing, seconds, _ = checked(lengths, capacity, max_segments=limit)
+            greedy = pack(lengths, capacity, max_segments=limit, method="best-fit").num_bins
+            print(
+                f"{kind:<16} {capacity:>6} {limit or '-':>5} {count:>9} {len(np.unique(lengths)):>8} {greedy:>9} "
+                f"{verdict(packing)} {seconds:>8.2f}",
+                flush=True,
+            )
 
 
 def tell_fast(quick: bool) -> None:
@@ -304,7 +331,7 @@ def tell_classical(quick: bool) -> None:
 def main() -> None:
     """Prints the machine and the sections asked for."""
     sections = {
-        "sets": tell_sets, "fast": tell_fast, "memory": tell_memory, "field": tell_field, "segments": tell_segments,
+        "sets": tell_sets, "fresh": tell_fresh, "fast": tell_fast, "memory": tell_memory, "field": tell_field, "segments": tell_segments,
         "classical": tell_classical,
     }  # fmt: skip
     options = read(__doc__, {"quick": False, "only": ",".join(sections)})

@@ -1,4 +1,4 @@
-"""Best-fit, folding, exact fill and the dealing of examples to slots, each against something slower and plainer."""
+"""Best-fit, folding, largest first, exact fill and the dealing of examples to slots, each against something slower and plainer."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from support.packing_oracles import best_fit_one_by_one, questions
 from patchpack.pipeline.packing.exact.fill import fill
 from patchpack.pipeline.packing.greedy import best_fit, best_fit_rows, decreasing_orders, fold
 from patchpack.pipeline.packing.instance import Histogram, histogram_of, read_instance
+from patchpack.pipeline.packing.largest_first import largest_first
 from patchpack.pipeline.packing.slots import BLOCK_BITS, Patterns, assign
 
 
@@ -81,6 +82,48 @@ def test_a_fold_meets_the_bound_where_best_fit_collapses() -> None:
     patterns = fold(histogram, 834)
     assert patterns is not None
     assert_packs(histogram, patterns)
+
+
+@settings(deadline=None, max_examples=300)
+@given(question=questions(max_size=60, max_capacity=40), effort=st.sampled_from([0.0, 1e-6, 1.0]))
+def test_largest_first_packs_every_example_within_the_limits(question: Any, effort: float) -> None:
+    histogram = histogram_of(read_instance(*question))
+    patterns = largest_first(histogram, effort)
+    assert patterns is not None
+    assert_packs(histogram, patterns)
+    # a bin begins with the longest example that is left
+    heads = np.maximum.reduceat(patterns.length_classes, np.flatnonzero(np.diff(patterns.pattern, prepend=-1)))
+    assert (np.diff(heads) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("space", "lengths"),
+    [(10, [10]), (10, [7, 3]), (10, [6, 3, 1]), (9, [4, 3, 2]), (10, [5, 5])],
+    ids=["one", "two", "three", "three of equals", "two of the same"],
+)
+def test_what_a_bin_still_holds_is_filled_exactly_by_up_to_three(space: int, lengths: list[int]) -> None:
+    # the head leaves `space`; 8 is longer than anything in the sum and fits, but leaves a rest that nothing fills
+    taken = [100 - space, *lengths]
+    decoys = [8] if space > 8 and 8 not in lengths else []
+    histogram = histogram_of(read_instance([*taken, *decoys], 100, None))
+    patterns = largest_first(histogram)
+    assert patterns is not None
+    first = histogram.values[patterns.length_classes[patterns.pattern == 0]]
+    assert sorted(first.tolist()) == sorted(taken)
+
+
+@pytest.mark.parametrize("max_segments", [None, 64])
+def test_largest_first_meets_the_bound_for_lengths_of_videos(max_segments: int | None) -> None:
+    lengths = np.exp(np.random.default_rng(0).uniform(np.log(256), np.log(65_536), 16_384)).astype(np.int64)
+    histogram = histogram_of(read_instance(lengths, 65_536, max_segments))
+    patterns = largest_first(histogram)
+    assert patterns is not None
+    assert_packs(histogram, patterns)
+    assert patterns.num_bins == -(-histogram.total // 65_536) <= best_fit(histogram).num_bins
+
+
+def test_largest_first_takes_no_capacity_whose_table_would_be_too_large() -> None:
+    assert largest_first(histogram_of(read_instance([2**22, 5], 2**22 + 1, None))) is None
 
 
 @pytest.mark.parametrize(("capacity", "max_segments"), [(1000, None), (1000, 14), (4000, None), (500, None)])

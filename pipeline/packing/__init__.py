@@ -2,9 +2,10 @@
 
 One call, `pack`, its two independent judges, `check_packing` and `check_certificate`, and `bound_of_histogram` for what
 no packing of many groups together can beat. In order: `instance` (the checked question), `bounds` (in closed form),
-`greedy` (best-fit decreasing, folding), `exact` (proven optima), `slots` (which example stands where), `result` (the
-answer), `certificate` (the proof), `pack` (who is asked when). Beside them: `counts` (sizes that fill bins exactly),
-`balance` (bins in groups of near-equal cost) and `streaming` (bins of an unbounded stream).
+`greedy` (best-fit decreasing, folding), `largest_first` (bins filled exactly), `exact` (proven optima), `slots` (which
+example stands where), `result` (the answer), `certificate` (the proof), `pack` (who is asked when). Beside them:
+`counts` (sizes that fill bins exactly), `balance` (bins in groups of near-equal cost) and `streaming` (bins of an
+unbounded stream).
 """
 
 from patchpack.pipeline.packing.certificate import check_certificate

@@ -1,10 +1,11 @@
 """Who is asked, and when to stop: the one way into the packers.
 
 From cheap to costly, on the histogram of lengths: bounds in closed form; best-fit decreasing; a fold where max_segments
-binds; exact fill, what it leaves closed by column generation; and column generation on the whole (`columns`, imported
-only then: ortools takes longer to import than most groups take to pack). The first that meets the bound ends it; the
-answer is always the best packing so far with the best bound proven so far. Several resources: best-fit in several
-orders, each resource's own bound. A pure function of its arguments: one thread, no clock, ties broken explicitly.
+binds; largest first, exactly; exact fill of a kept mixture, what it leaves closed by column generation; and column
+generation on the whole (`columns`, imported only then: ortools takes longer to import than most groups take to pack).
+The first that meets the bound ends it; the answer is always the best packing so far with the best bound proven so far.
+Several resources: best-fit in several orders, each resource's own bound. A pure function of its arguments: one thread,
+no clock, ties broken explicitly.
 """
 
 from typing import Literal
@@ -25,6 +26,7 @@ from patchpack.pipeline.packing.instance import (
     read_instance,
     read_integer,
 )
+from patchpack.pipeline.packing.largest_first import largest_first
 from patchpack.pipeline.packing.result import Certificate, Packing
 from patchpack.pipeline.packing.slots import Patterns, assign
 
@@ -118,13 +120,16 @@ def solve(histogram: Histogram, *, seed: int, effort: float, fast: bool = False)
     proven = max(proven, rounded_bound(histogram), key=lambda certificate: certificate.bound)
     if best.num_bins > proven.bound:
         best = _folded(histogram, best, proven.bound) or best
+    known = largest_first(histogram, effort) if best.num_bins > proven.bound else None
+    if known and known.num_bins < best.num_bins:
+        best = known
     filled = fill(histogram, proven.bound, seed=seed, effort=effort) if best.num_bins > proven.bound else None
     if filled and not filled.left_K.any():
         return filled.patterns, proven
     if best.num_bins > proven.bound and histogram.capacity <= MAX_COLUMNS_CAPACITY:
         if filled and (closed := _closed(histogram, filled, proven.bound, seed, effort)):
             return closed, proven
-        best, proven = _improved(histogram, best, proven, seed, effort, filled.patterns if filled else None)
+        best, proven = _improved(histogram, best, proven, seed, effort, known)
     return best, proven
 
 

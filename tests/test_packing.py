@@ -158,6 +158,21 @@ def test_published_optima_are_reached() -> None:
         assert (packing.num_bins, packing.bound) == (optimum, optimum)
 
 
+def test_a_packing_that_is_open_says_why() -> None:
+    lengths = [6, 5, 5, 4, 4, 3, 3]
+    assert pack(lengths, 10).proven_optimal and pack(lengths, 10).why_open == ""
+    large = 2**20 * np.array(lengths)
+    assert pack([3, 3, 2, 2, 2], 6, method="best-fit").why_open == ""
+    open_bins = pack(large + 1, 10 * 2**20 + 1)
+    assert open_bins.why_open == "" or open_bins.why_open.startswith(
+        "capacity 10485761: no solver is asked above 1048576"
+    )
+    hard = np.random.default_rng(0).integers(2_731, 6_000, 3_000) * 300
+    assert pack(hard, 16_384 * 300).why_open.startswith("capacity 4915200: no solver is asked above 1048576")
+    assert pack(hard // 300, 16_384, method="best-fit").why_open.startswith("method best-fit: ")
+    assert pack(hard // 300, 16_384, effort=1e-9).why_open == "the work allowed by effort 1e-09 is done"
+
+
 @pytest.mark.parametrize("lengths", [[], np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.int32)])
 @pytest.mark.parametrize("method", METHODS)
 def test_no_examples_need_no_bins(lengths: Any, method: Any) -> None:

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.packing_oracles import best_fit_one_by_one, questions
 
+from patchpack.pipeline.packing import greedy, pack
 from patchpack.pipeline.packing.exact.fill import fill
-from patchpack.pipeline.packing.greedy import best_fit, best_fit_rows, decreasing_orders, fold
+from patchpack.pipeline.packing.greedy import best_fit, best_fit_rows, decreasing_orders, fold, norm_fit_rows
 from patchpack.pipeline.packing.instance import Histogram, histogram_of, read_instance
 from patchpack.pipeline.packing.largest_first import largest_first
+from patchpack.pipeline.packing.result import Packing, check_packing
 from patchpack.pipeline.packing.slots import BLOCK_BITS, Patterns, assign
 
 
@@ -56,6 +58,34 @@ def test_best_fit_by_rows_is_best_fit_on_the_histogram_where_there_is_one_resour
     instance = read_instance(rows, capacity, None)
     bin_index = best_fit_rows(instance, decreasing_orders(instance, seed=0)[0])
     assert bin_index.max() + 1 == best_fit(histogram_of(instance)).num_bins
+
+
+@settings(deadline=None, max_examples=200)
+@given(question=questions(max_size=30, max_capacity=40), seed=st.integers(0, 3), largest=st.booleans())
+def test_norm_fit_keeps_every_limit_of_every_resource(question: Any, seed: int, largest: bool) -> None:
+    rows, capacity, max_segments = question
+    instance = read_instance(rows, capacity, max_segments)
+    bin_index = norm_fit_rows(instance, seed, largest=largest)
+    assert bin_index is not None
+    check_packing(rows, capacity, Packing(bin_index, int(bin_index.max()) + 1, 0), max_segments)
+
+
+def test_norm_fit_keeps_tokens_and_text_in_step() -> None:
+    rng = np.random.default_rng(0)
+    tokens, text = rng.integers(16, 2048, 1000), np.minimum(256, np.exp(rng.normal(4, 0.8, 1000))).astype(np.int64)
+    rows, capacity = np.stack([tokens, text], axis=1), [8192, int(1.02 * 8192 * text.sum() / tokens.sum())]
+    instance = read_instance(rows, capacity, None)
+    by_size = best_fit_rows(instance, decreasing_orders(instance, seed=0)[0]).max() + 1
+    in_step = norm_fit_rows(instance, 0, largest=True)
+    assert in_step is not None
+    bound = -(-int(tokens.sum()) // 8192)
+    assert in_step.max() + 1 <= 1.02 * bound < 1.04 * bound < by_size
+    assert pack(rows, capacity).num_bins <= in_step.max() + 1
+
+
+def test_norm_fit_gives_up_where_it_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greedy, "MAX_LOOKS", 5)
+    assert norm_fit_rows(read_instance([[1, 2], [2, 1], [3, 3]], [4, 4], None), 0, largest=True) is None
 
 
 def test_best_fit_takes_the_fullest_bin_that_is_not_too_full() -> None:

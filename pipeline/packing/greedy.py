@@ -23,6 +23,9 @@ import numpy.typing as npt
 from patchpack.pipeline.packing.instance import Histogram, Instance
 from patchpack.pipeline.packing.slots import Patterns, random_words
 
+# Different examples times examples that `norm_fit_rows` looks at: some seconds.
+MAX_LOOKS = 2**31
+
 
 class _Groups:
     """Groups of bins of equal contents, found by the least sufficient residual.
@@ -162,6 +165,48 @@ def best_fit_rows(instance: Instance, order: npt.NDArray[np.int64]) -> npt.NDArr
         residuals[chosen] -= lengths_NR[example]
         if num_segments[chosen] == instance.max_segments:
             residuals[chosen] = -1  # closed: below every length
+    return bin_index
+
+
+def norm_fit_rows(instance: Instance, seed: int, *, largest: bool) -> npt.NDArray[np.int64] | None:
+    """Returns the bin of each example, (N,) int64, for any number of resources; None where that would take too long.
+
+    A bin at a time: of what fits, the example after which the rest of the bin is the smallest, so that no resource runs out long
+    before the others (norm-based greedy, Panigrahy et al., section 3). O(N * K * R) for K different examples.
+
+    Args:
+        instance: the question.
+        seed: of which of equal examples goes where.
+        largest: whether a rest is as large as its largest relative amount, otherwise as the sum of their squares. Over the sum
+            of what is used: 0.8 to 1.1 % and 0.8 to 3.8 % for tokens with text, 0.8 and 2.8 % with tiles; in order of size 8.
+    """
+    rows_KR, row_of, counts_K = np.unique(instance.lengths, axis=0, return_inverse=True, return_counts=True)
+    if len(rows_KR) * instance.num_examples > MAX_LOOKS:
+        return None
+    rows_KR = rows_KR.astype(np.int64)
+    # units of 2**-20: their squares, summed over some thousand resources, stay inside int64
+    shares_KR = (rows_KR << 20) // instance.capacity
+    left_K, alive = counts_K.copy(), np.arange(len(rows_KR))
+    kinds, bins = [], 0
+    bin_of: list[int] = []
+    while len(alive):
+        residual, rest = instance.capacity.copy(), np.full(instance.num_resources, 1 << 20, dtype=np.int64)
+        for _ in range(instance.max_segments):
+            fitting = alive[(rows_KR[alive] <= residual).all(axis=1) & (left_K[alive] > 0)]
+            if not len(fitting):
+                break
+            rests = rest - shares_KR[fitting]
+            chosen = int(fitting[np.argmin(rests.max(axis=1) if largest else np.square(rests).sum(axis=1))])
+            kinds.append(chosen)
+            bin_of.append(bins)
+            left_K[chosen] -= 1
+            residual, rest = residual - rows_KR[chosen], rest - shares_KR[chosen]
+        bins += 1
+        alive = alive[left_K[alive] > 0]
+    # which of equal examples goes where is a seeded shuffle
+    examples = np.lexsort((random_words(seed, 4, instance.num_examples), row_of.reshape(-1)))
+    bin_index = np.empty(instance.num_examples, dtype=np.int64)
+    bin_index[examples] = np.array(bin_of, dtype=np.int64)[np.argsort(kinds, kind="stable")]
     return bin_index
 
 

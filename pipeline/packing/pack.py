@@ -8,6 +8,9 @@ Several resources: best-fit in several orders, each resource's own bound. A pure
 no clock, ties broken explicitly.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,7 +18,7 @@ import numpy.typing as npt
 
 from patchpack.pipeline.packing.bounds import closed_form_bound, rounded_bound
 from patchpack.pipeline.packing.exact.fill import Filled, fill
-from patchpack.pipeline.packing.greedy import best_fit, best_fit_rows, decreasing_orders, fold
+from patchpack.pipeline.packing.greedy import best_fit, best_fit_rows, decreasing_orders, fold, norm_fit_rows
 from patchpack.pipeline.packing.instance import (
     Capacity,
     Histogram,
@@ -70,19 +73,25 @@ def pack(
     _check_request(effort, method)
     seed = read_integer("seed", seed)
     if instance.num_resources > 1:
-        bin_index, certificate = _pack_rows(instance, seed, several=method != "best-fit")
+        bin_index, certificate = _pack_rows(instance, seed, effort, several=method != "best-fit")
         packing = Packing(bin_index, int(bin_index.max(initial=-1)) + 1, certificate.bound, certificate)
+        why = "several resources: heuristics, and the best bound of one resource alone"
     else:
         histogram = histogram_of(instance)
         patterns, certificate = solve(histogram, seed=seed, effort=effort, fast=method == "best-fit")
         bin_index = assign(instance.lengths[:, 0], histogram, patterns, seed)
         packing = Packing(bin_index, patterns.num_bins, certificate.bound, certificate)
+        why = f"the work allowed by effort {effort:g} is done"
+        if histogram.capacity > MAX_COLUMNS_CAPACITY:
+            why = f"capacity {histogram.capacity}: no solver is asked above {MAX_COLUMNS_CAPACITY}"
     if method == "exact" and not packing.proven_optimal:
         raise ValueError(
             f"method 'exact': {packing.num_bins} bins against a bound of {packing.bound} at effort {effort};"
             " it returns proven optima only; raise the effort or use method 'auto'"
         )
-    return packing
+    if packing.proven_optimal:
+        return packing
+    return replace(packing, why_open="method best-fit: nothing better was asked" if method == "best-fit" else why)
 
 
 def bound_of_histogram(
@@ -188,21 +197,34 @@ def _improved(
     return patterns or best, proven
 
 
-def _pack_rows(instance: Instance, seed: int, several: bool) -> tuple[npt.NDArray[np.int64], Certificate]:
+def _pack_rows(
+    instance: Instance, seed: int, effort: float, several: bool
+) -> tuple[npt.NDArray[np.int64], Certificate]:
     """Returns the bins of examples that use several resources, (N,) int64, and the best bound of one resource alone."""
     histograms = [histogram_of(instance, resource) for resource in range(instance.num_resources)]
-    bounds = [closed_form_bound(histogram) for histogram in histograms]
-    if several:
-        bounds += [rounded_bound(histogram) for histogram in histograms]
-    proven = max(bounds, key=lambda certificate: certificate.bound)
-    first, *others = decreasing_orders(instance, seed)[: None if several else 1]
+    proven = max(map(closed_form_bound, histograms), key=lambda certificate: certificate.bound)
+    first, *others = decreasing_orders(instance, seed)
     best = best_fit_rows(instance, first)
-    for order in others:
+    if not several:
+        return best, proven
+    attempts: list[Callable[[], npt.NDArray[np.int64] | None]] = [
+        partial(norm_fit_rows, instance, seed, largest=largest) for largest in (True, False)
+    ]
+    attempts += [partial(best_fit_rows, instance, order) for order in others]
+    for attempt in attempts:
         if best.max(initial=-1) + 1 == proven.bound:
-            break
-        bin_index = best_fit_rows(instance, order)
-        if bin_index.max(initial=-1) < best.max(initial=-1):
+            return best, proven
+        bin_index = attempt()
+        if bin_index is not None and bin_index.max(initial=-1) < best.max(initial=-1):
             best = bin_index
+    if best.max(initial=-1) + 1 > proven.bound:
+        share = effort / len(histograms)
+        bounds = [
+            # a knapsack of nothing has no length to begin with
+            solve(histogram, seed=seed, effort=share)[1] if histogram.values[0] else rounded_bound(histogram)
+            for histogram in histograms
+        ]
+        proven = max([proven, *bounds], key=lambda certificate: certificate.bound)
     return best, proven
 
 

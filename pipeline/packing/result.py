@@ -45,12 +45,14 @@ class Packing:
         num_bins: how many bins; none is empty.
         bound: proven least number of bins any packing of these examples needs.
         certificate: the proof of the bound, for `check_certificate`.
+        why_open: what ended the search where the packing is not proven optimal; empty otherwise.
     """
 
     bin_index: npt.NDArray[np.int64]
     num_bins: int
     bound: int
     certificate: Certificate | None = None
+    why_open: str = ""
 
     @property
     def proven_optimal(self) -> bool:

@@ -1,7 +1,7 @@
 """Who is asked, and when to stop: the one way into the packers.
 
 From cheap to costly, on the histogram of lengths: bounds in closed form; best-fit decreasing; a fold where max_segments
-binds; largest first, exactly; exact fill of a kept mixture, what it leaves closed by column generation; and column
+binds; exact fill of a kept mixture; largest first, exactly; what the former leaves closed by column generation; and column
 generation on the whole (`columns`, imported only then: ortools takes longer to import than most groups take to pack).
 The first that meets the bound ends it; the answer is always the best packing so far with the best bound proven so far.
 Several resources: best-fit in several orders, each resource's own bound. A pure function of its arguments: one thread,
@@ -129,12 +129,13 @@ def solve(histogram: Histogram, *, seed: int, effort: float, fast: bool = False)
     proven = max(proven, rounded_bound(histogram), key=lambda certificate: certificate.bound)
     if best.num_bins > proven.bound:
         best = _folded(histogram, best, proven.bound) or best
-    known = largest_first(histogram, effort) if best.num_bins > proven.bound else None
-    if known and known.num_bins < best.num_bins:
-        best = known
+    # exact fill before largest first: it keeps the mixture of lengths alike in all bins, which steps of near-equal cost need
     filled = fill(histogram, proven.bound, seed=seed, effort=effort) if best.num_bins > proven.bound else None
     if filled and not filled.left_K.any():
         return filled.patterns, proven
+    known = largest_first(histogram, effort) if best.num_bins > proven.bound else None
+    if known and known.num_bins < best.num_bins:
+        best = known
     if best.num_bins > proven.bound and histogram.capacity <= MAX_COLUMNS_CAPACITY:
         if filled and (closed := _closed(histogram, filled, proven.bound, seed, effort)):
             return closed, proven

@@ -128,6 +128,10 @@ class ShardWriter:
         """
         cells = Grid(*grid)
         where = f"example {key}"
+        if self.report is not None:
+            raise ValueError(
+                f"{where}: the dataset is finished; its manifest is written; add every example before the end"
+            )
         self._check_tokens(tokens_NP, cells, positions_N3, where)
         for label in labels:
             if self._classes is None or not 0 <= label < len(self._classes):

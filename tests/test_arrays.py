@@ -157,6 +157,14 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [tmp_path / "mine.txt"]
 
 
+def test_nothing_can_be_added_to_a_finished_dataset(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "set", LAYOUT) as writer:
+        writer.add(EXAMPLE, (1, 2, 3), key="a")
+    with pytest.raises(ValueError, match="example b: the dataset is finished"):
+        writer.add(EXAMPLE, (1, 2, 3), key="b")
+    assert writer.finish() == writer.report
+
+
 def test_nothing_is_a_dataset_too(tmp_path: Path) -> None:
     report = pack_arrays([], tmp_path / "set", LAYOUT)
     assert report["totals"]["stored"]["num_sequences"] == 0

@@ -151,10 +151,10 @@ def draw(folder: str, number: int) -> Image.Image:
     segments = located.row["segments"]
     images = [
         SegmentImage(
-            frames=_frames(segment, located.row["tokens"], located.layout, f"{where}, segment {row_index}"),
+            frames=_frames(segment, located.row["tokens"], located.layout, f"{where}, segment {index}"),
             captions=(segment["source"], *_caption(segment)),
         )
-        for row_index, segment in enumerate(segments, start=1)
+        for index, segment in enumerate(segments, start=1)
     ]
     length = located.layout.sequence_length
     title = (

@@ -101,7 +101,7 @@ def rename(before: str, after: str) -> None:
         beam = _filesystems(after)
         try:
             beam.rename([before], [after])
-        except Exception:
+        except Exception:  # each store has its own; `_once` makes an OSError of what goes on from here
             if beam.exists(before) or not beam.exists(after):
                 raise
 

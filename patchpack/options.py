@@ -12,7 +12,7 @@ import numbers
 import re
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Parser(argparse.ArgumentParser):
             action = section.add_argument(
                 flag(field.name),
                 default=argparse.SUPPRESS,
-                type=_reader(field.name, metadata["parse"] or plain),
+                type=_reader(field.name, _parser_of(metadata, hint)),
                 choices=metadata["choices"],
                 metavar=metadata["metavar"] or (None if metadata["choices"] else {int: "N", float: "X"}.get(plain)),
                 action="append" if metadata["repeat"] else "store",
@@ -215,7 +215,7 @@ def settle(config: "DataclassInstance") -> None:
             continue
         value, hint = getattr(config, field.name), hints[field.name]
         if isinstance(value, str) and not _accepts(hint, value):
-            parse = field.metadata["parse"] or _plain_type(hint)
+            parse = _parser_of(field.metadata, hint)
             try:
                 value = (value,) if field.metadata["repeat"] else parse(value)
             except ValueError as error:
@@ -291,6 +291,12 @@ def _accepts(hint: object, value: object) -> bool:
 
 def _described(hint: object) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+def _parser_of(metadata: Mapping[str, Any], hint: object) -> Callable[[str], object]:
+    """Returns what reads a text into an option's value."""
+    parse: Callable[[str], object] = metadata["parse"] or _plain_type(hint)
+    return parse
 
 
 def _plain_type(hint: object) -> type:

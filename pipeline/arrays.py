@@ -15,7 +15,7 @@ import xxhash
 
 from patchpack.pipeline.names import shard_name
 from patchpack.pipeline.packing import pack
-from patchpack.pipeline.packing.proof import ProvenBound, prove
+from patchpack.pipeline.packing.proof import prove
 from patchpack.pipeline.stages.finish import publish
 from patchpack.pipeline.stages.plan import even_runs
 from patchpack.pipeline.stages.records import example_id
@@ -23,7 +23,7 @@ from patchpack.pipeline.stages.sample import shuffled
 from patchpack.pipeline.storage import files
 from patchpack.schemas.geometry import Grid, Layout, ceil_div, grid_positions
 from patchpack.schemas.manifest import FORMAT_VERSION, Manifest, ShardRow, canonical_json, dataset_digest
-from patchpack.schemas.report import Bound, BoundCounts, Report
+from patchpack.schemas.report import Bound, Report
 from patchpack.schemas.sequence import Segment, rows_per_group, sequence_digest
 from patchpack.schemas.shard_file import ShardFile
 
@@ -86,7 +86,7 @@ class ShardWriter:
         self._pending_bytes = 0
         self._shards: list[ShardRow] = []
         self._lengths: Counter[int] = Counter()
-        self._bounds: list[tuple[int, int]] = []
+        self._chunks: list[tuple[int, int]] = []
         self._keys: set[bytes] = set()
         self.report: Report | None = None
 
@@ -157,7 +157,7 @@ class ShardWriter:
         """Writes what is left, the tables, the report and the manifest, and returns the report."""
         if self.report is None:
             self._write_group()
-            bound = self._bound()
+            bound = prove(self._lengths, self._layout, self._chunks)
             self.report = publish(self._folder, self._manifest(bound.entry), [bound], self._shards, [])
         return self.report
 
@@ -239,9 +239,9 @@ class ShardWriter:
         bins: list[list[_Example]] = [[] for _ in range(packing.num_bins)]
         for example, number in zip(examples, packing.bin_index.tolist(), strict=True):
             bins[number].append(example)
-        group = len(self._bounds)
+        group = len(self._chunks)
         self._lengths.update(lengths)
-        self._bounds.append((packing.num_bins, packing.bound))
+        self._chunks.append((packing.num_bins, packing.bound))
         bins = [bins[number] for number in shuffled(len(bins), self._seed, "bins", group, 0, 0)]
         num_shards = ceil_div(len(bins) * self._layout.token_bytes, self._shard_bytes)
         for index, part in enumerate(even_runs(bins, num_shards)):
@@ -280,17 +280,6 @@ class ShardWriter:
                 "num_rejects": 0,
             }
         )
-
-    def _bound(self) -> ProvenBound:
-        counts: BoundCounts = {
-            "view": 0,
-            "layout": 0,
-            "num_sequences": sum(planned for planned, _ in self._bounds),
-            "bound": 0,
-            "num_chunks": len(self._bounds),
-            "num_chunks_optimal": sum(planned == bound for planned, bound in self._bounds),
-        }
-        return prove(self._lengths, self._layout, counts)
 
     def _manifest(self, bound: Bound) -> Manifest:
         layout, num_sequences, num_examples = self._layout, bound["num_sequences"], self._lengths.total()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,9 @@ _WRITER_OPTIONS = {
     "write_page_checksum": True,
     "data_page_size": 2**31 - 1,
 }
+
+_SUMMED: tuple[Literal["num_segments", "num_tokens", "attention_cost"], ...]
+_SUMMED = ("num_segments", "num_tokens", "attention_cost")
 
 
 class ShardFile:
@@ -74,11 +77,9 @@ class ShardFile:
         """
         table = _table(arrays, segments, self._layout)
         self._writer.write_table(table, row_group_size=len(table))
-        lengths = [[segment["num_tokens"] for segment in row] for row in segments]
-        self.totals["num_sequences"] += len(segments)
-        self.totals["num_segments"] += sum(map(len, lengths))
-        self.totals["num_tokens"] += sum(map(sum, lengths))
-        self.totals["attention_cost"] += sum(n * n for row in lengths for n in row)
+        self.totals["num_sequences"] += len(table)
+        for name in _SUMMED:
+            self.totals[name] += sum(table[name].to_pylist())
 
     def add_record(
         self, *, group: int, index: int, view: int, fingerprint: str, rejects: Sequence[Mapping[str, str]]

@@ -1,6 +1,6 @@
 """A bound with its proof, as a dataset keeps it: a row of `bounds.parquet` for each length, and two integers in the manifest."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from patchpack.pipeline.packing.pack import bound_of_histogram
 from patchpack.pipeline.packing.result import Certificate
 from patchpack.schemas.geometry import Layout
 from patchpack.schemas.manifest import BOUND_TABLE_SCHEMA
-from patchpack.schemas.report import Bound, BoundCounts
+from patchpack.schemas.report import Bound
 
 
 class ProvenBound(NamedTuple):
@@ -22,27 +22,40 @@ class ProvenBound(NamedTuple):
     rows: pa.Table
 
 
-def prove(lengths: Mapping[int, int], layout: Layout, counts: BoundCounts) -> ProvenBound:
+def prove(
+    lengths: Mapping[int, int],
+    layout: Layout,
+    chunks: Sequence[tuple[int, int]],
+    *,
+    view: int = 0,
+    layout_number: int = 0,
+) -> ProvenBound:
     """Returns the best proven bound on the sequences for all examples of one view.
 
     Args:
         lengths: number of examples of each token count.
         layout: of the sequences.
-        counts: of the view; its bound is filled in.
+        chunks: sequences and bound of each that was packed alone.
+        view: its number.
+        layout_number: of the layout in the manifest.
     """
     values = sorted(lengths)
     numbers = [lengths[value] for value in values]
     certificate = bound_of_histogram(values, numbers, layout.sequence_length, layout.max_segments)
     rows = {
-        "view": np.full(len(values), counts["view"], np.int32),
-        "layout": np.full(len(values), counts["layout"], np.int32),
+        "view": np.full(len(values), view, np.int32),
+        "layout": np.full(len(values), layout_number, np.int32),
         "length": np.array(values, np.int64),
         "num_examples": np.array(numbers, np.int64),
         "dual": certificate.duals,
     }
     entry: Bound = {
-        **counts,
+        "view": view,
+        "layout": layout_number,
+        "num_sequences": sum(num_sequences for num_sequences, _ in chunks),
         "bound": certificate.bound,
+        "num_chunks": len(chunks),
+        "num_chunks_optimal": sum(num_sequences == bound for num_sequences, bound in chunks),
         "scale": certificate.scale,
         "slot_dual": certificate.slot_dual,
     }

@@ -41,7 +41,7 @@ from patchpack.schemas.manifest import (
     dataset_digest,
     table_bytes,
 )
-from patchpack.schemas.report import Arranged, BoundCounts, DatasetTotals, Options, Report, Totals
+from patchpack.schemas.report import Arranged, DatasetTotals, Options, Report, Totals
 
 
 def planned_totals(summaries: list[GroupSummary], listing: Listing) -> Totals:
@@ -72,16 +72,13 @@ def global_bounds(summaries: list[GroupSummary], config: PlanConfig) -> list[Pro
         merged: Counter[int] = Counter()
         for summary in summaries:
             merged.update(summary.lengths[view])
-        chunks = [chunk for summary in summaries for chunk in summary.chunks if chunk.view == view]
-        counts: BoundCounts = {
-            "view": view,
-            "layout": 0,
-            "num_sequences": sum(chunk.num_sequences for chunk in chunks),
-            "bound": 0,
-            "num_chunks": len(chunks),
-            "num_chunks_optimal": sum(chunk.num_sequences == chunk.bound for chunk in chunks),
-        }
-        bounds.append(prove(merged, config.layout, counts))
+        chunks = [
+            (chunk.num_sequences, chunk.bound)
+            for summary in summaries
+            for chunk in summary.chunks
+            if chunk.view == view
+        ]
+        bounds.append(prove(merged, config.layout, chunks, view=view))
     return bounds
 
 

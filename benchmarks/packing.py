@@ -1,9 +1,10 @@
 """How well and how fast examples are packed: bins, proven bound, CPU time, against the packers in use.
 
-    python benchmarks/packing.py [--quick] [--only sets,fast,memory,field,segments,classical]
+    python benchmarks/packing.py [--quick] [--only sets,fresh,resources,fast,memory,field,segments,classical]
 
 Sections: `sets` (every dataset of ../shared/lengths beside the checkout at the capacities it fits, N drawn with replacement
-by a fixed seed, and Krell's published histograms), `fast` (method="best-fit" against `np.sort` of the same lengths and
+by a fixed seed, and Krell's published histograms), `fresh` (more examples bring new lengths: native sizes, videos),
+`resources` (tokens and a second one), `fast` (method="best-fit" against `np.sort` of the same lengths and
 against a best-fit loop), `memory` (peak above the input at N = 1e7), `field` (bins of the packers in use), `segments`
 (max_segments binds), `classical` (Falkenauer's uniform and triplets, "A hybrid grouping genetic algorithm for bin
 packing", 1996, section 5; and a class made like Hard28: 160 to 200 lengths of U(1, 800) at capacity 1000 that closed
@@ -56,8 +57,9 @@ def drawn(name: str, count: int) -> npt.NDArray[np.uint16]:
 def fresh(kind: str, count: int) -> npt.NDArray[np.int64]:
     """Returns lengths that are drawn afresh, so that more examples bring new lengths: native sizes of photos, or videos."""
     rng = np.random.default_rng(0)
-    if kind == "videos":
-        return np.exp(rng.uniform(np.log(256), np.log(65_536), count)).astype(np.int64)
+    if kind in ("videos", "long videos"):
+        least = 256 if kind == "videos" else 8_192
+        return np.exp(rng.uniform(np.log(least), np.log(65_536), count)).astype(np.int64)
     # 1.3 megapixels in the middle, patches of 16, what is over 16,384 tokens drawn again
     sides = np.sqrt(1.3e6 * np.exp(rng.normal(0, 0.6, 2 * count))), np.exp(rng.normal(0, 0.175, 2 * count))
     h, w = (np.maximum(1, np.rint(side / 16)) for side in (sides[0] / sides[1], sides[0] * sides[1]))
@@ -191,8 +193,11 @@ def tell_sets(quick: bool) -> None:
 def tell_fresh(quick: bool) -> None:
     """Prints bins and bound of lengths that are drawn afresh, and what bounds the time where they are many."""
     print(f"\n{'fresh draws':<16} {'L':>6} {'S':>5} {'N':>9} {'lengths':>8} {'best-fit':>9} {BINS} {'CPU s':>8}")
-    for kind, capacity, limit in (("native photos", 16_384, None), ("videos", 65_536, 64), ("videos", 65_536, None)):
-        for count in (10**4, 10**5) if quick else (10**4, 10**5, 10**6):
+    for kind, capacity, limit in (
+        *(("native photos", 16_384, None), ("videos", 65_536, 64), ("videos", 65_536, None)),
+        ("long videos", 65_536, 64),
+    ):
+        for count in (16_384, 10**5) if quick else (16_384, 10**5, 10**6):
             lengths = fresh(kind, count)
             packing, seconds, _ = checked(lengths, capacity, max_segments=limit)
             greedy = pack(lengths, capacity, max_segments=limit, method="best-fit").num_bins
@@ -201,6 +206,25 @@ def tell_fresh(quick: bool) -> None:
                 f"{verdict(packing)} {seconds:>8.2f}",
                 flush=True,
             )
+
+
+def tell_resources(quick: bool) -> None:
+    """Prints the bins of examples that use tokens and a second resource: by order of size alone, and by all that is tried."""
+    print(f"\n{'two resources':<16} {'N':>9} {'by size':>9} {BINS} {'CPU s':>8}")
+    rng = np.random.default_rng(0)
+    for kind in ("text", "cost", "tiles"):
+        count = 500 if quick else 2_000
+        tokens = rng.choice(np.load(LENGTHS / "images_and_clips_4096.npy"), count).astype(np.int64)
+        # texts as long in the middle as 55 tokens, the square of the tokens, tiles of 256
+        words = np.minimum(256, np.exp(rng.normal(4, 0.8, count))).astype(np.int64)
+        other = {"text": words, "cost": tokens * tokens // 4_096, "tiles": 1 + tokens // 256}[kind]
+        second = {"text": int(1.02 * 8_192 * words.sum() / tokens.sum()), "cost": 8_192, "tiles": 36}[kind]
+        rows, capacity = np.stack([tokens, other], axis=1), [8_192, second]
+        packing, seconds = cpu(lambda rows=rows, capacity=capacity: pack(rows, capacity))
+        check_packing(rows, capacity, packing)
+        check_certificate(rows, capacity, packing)
+        by_size = pack(rows, capacity, method="best-fit").num_bins
+        print(f"tokens and {kind:<5} {count:>9} {by_size:>9} {verdict(packing)} {seconds:>8.2f}", flush=True)
 
 
 def tell_fast(quick: bool) -> None:
@@ -331,8 +355,8 @@ def tell_classical(quick: bool) -> None:
 def main() -> None:
     """Prints the machine and the sections asked for."""
     sections = {
-        "sets": tell_sets, "fresh": tell_fresh, "fast": tell_fast, "memory": tell_memory, "field": tell_field, "segments": tell_segments,
-        "classical": tell_classical,
+        "sets": tell_sets, "fresh": tell_fresh, "resources": tell_resources, "fast": tell_fast, "memory": tell_memory,
+        "field": tell_field, "segments": tell_segments, "classical": tell_classical,
     }  # fmt: skip
     options = read(__doc__, {"quick": False, "only": ",".join(sections)})
     say_where("ortools")

@@ -5,18 +5,18 @@
 NUM_EXAMPLES: 100,000 by default, drawn from ../shared/lengths beside the checkout by a fixed seed; W: 64. For each dataset
 and capacity: steps, maximum / mean of their attention costs in random order (mean), in runs of the sorted bins (worst,
 share within 1.02), and balanced (mean, worst, share within 1.02, how many steps are not); CPU seconds of packing and
-of balancing, one thread. `elastic`: NaViT draws of benchmarks/elastic.py after elastic fill, 16,384 examples, one chunk
+of balancing, one thread. `sides`: NaViT draws of benchmarks/planned.py with planned counts, 16,384 examples, one chunk
 of a plan, max_segments 64.
 """
 
 import numpy as np
-from elastic import draw_candidates
 from harness import SHARED, cpu, read, say_where
+from planned import draws, side_candidates
 
 from patchpack.pipeline.packing import pack
 from patchpack.pipeline.packing.balance.balance import Steps, balance, in_steps
 from patchpack.pipeline.packing.balance.swap import attention_costs
-from patchpack.pipeline.packing.counts.elastic import fill
+from patchpack.pipeline.packing.counts.planned import plan_counts
 
 SETS = (
     ("side_uniform_64_256", (256, 512, 1024, 4096)),
@@ -72,15 +72,11 @@ def main() -> None:
         for capacity in capacities:
             packing, packed = cpu(lambda lengths=lengths, capacity=capacity: pack(lengths, capacity))
             print(f"{line(name, lengths, packing.bin_index, capacity, None, size)}{packed:9.2f}", flush=True)
-    for clips in (False, True):
-        for capacity in (256, 512, 1024, 4096):
-            candidates = draw_candidates(CHUNK, capacity, clips=clips)
-            filled, packed = cpu(lambda some=candidates, capacity=capacity: fill(some, capacity, max_segments=64))
-            name = f"elastic {'clips' if clips else 'images'} {CHUNK}"
-            print(
-                f"{line(name, candidates.at(filled.choice), filled.bin_index, capacity, 64, size)}{packed:9.2f}",
-                flush=True,
-            )
+    for capacity in (256, 512, 1024, 4096):
+        candidates = side_candidates(draws(CHUNK), capacity)
+        planned, packed = cpu(lambda some=candidates, capacity=capacity: plan_counts(some, capacity, max_segments=64))
+        counts, bin_index = candidates.at(planned.choice), planned.packing.bin_index
+        print(f"{line(f'sides {CHUNK}', counts, bin_index, capacity, 64, size)}{packed:9.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -176,10 +176,10 @@ class PlanConfig:
         common=True,
         choices=("shrink", "reject"),
     )
-    # 5 % is enough to fill bins exactly, and far below the range that sides are drawn from
+    # far below the range that sides are drawn from
     resolution_slack: float = option(
         0.05,
-        "most change of a drawn side, as a fraction, so that sequences fill exactly; 0: none; native sizes stay",
+        "most change of a drawn side, as a fraction, where that saves 1 of 1,000 sequences; 0: none; native sizes stay",
         section=PACKING,
         metavar="F",
     )

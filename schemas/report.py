@@ -75,12 +75,16 @@ class Sizes(TypedDict):
 
 
 class BoundCounts(TypedDict):
-    """One (view, layout): its sequences as planned, the proven least number of them, and its chunks, packed alone."""
+    """One (view, layout): its sequences as planned, the proven least number of them, and its chunks, packed alone.
+
+    `num_moved` examples have another token count than they asked for.
+    """
 
     view: int
     layout: int
     num_sequences: int
     bound: int
+    num_moved: int
     num_chunks: int
     num_chunks_optimal: int
 

@@ -15,10 +15,9 @@ from patchpack.pipeline.packing.exact.master import Master
 from patchpack.pipeline.packing.exact.pricing import (
     ONE,
     Meter,
-    NarrowTable,
     Pattern,
     Shape,
-    WideTable,
+    Table,
     first_fit,
     price,
     shape_of,
@@ -57,28 +56,13 @@ def priced(draw: st.DrawFn) -> tuple[Shape, list[int], list[int]]:
 
 @settings(deadline=None, max_examples=200)
 @given(priced())
-def test_the_narrow_table_finds_the_best_bin_with_each_longest_length(question: tuple) -> None:
-    shape, duals, counts = question
-    table = NarrowTable(shape, np.array(duals), np.array(counts), meter())
-    live = [index for index, dual in enumerate(duals) if dual]
-    patterns = [p for p in every_pattern(shape, counts) if all(duals[index] for index, _ in p)]
-    assert table.most == max((value(p, duals) for p in patterns), default=0)
-    assert [index for *_, index in table.heads] == live
-    for most, copies, index in table.heads:
-        assert most == max(value(p, duals) for p in patterns if p[-1][0] == index)
-        assert value(table.pattern(index, copies), duals) == most
-        assert table.pattern(index, copies) in patterns
-
-
-@settings(deadline=None, max_examples=200)
-@given(priced())
-def test_the_wide_table_finds_the_best_bin_of_each_length_and_short_ones(question: tuple) -> None:
+def test_the_table_finds_the_best_bin_of_each_length_and_short_ones(question: tuple) -> None:
     shape, duals, _ = question
     most_of_each = [shape.most(index) for index in range(len(duals))]
     if np.prod([most + 1 for most in most_of_each]) > 5000:
         most_of_each = [min(most, 4) for most in most_of_each]
         shape = shape_of(shape.values_K, shape.capacity, 4)
-    table = WideTable(shape, np.array(duals), meter())
+    table = Table(shape, np.array(duals), meter())
     heads = np.arange(len(duals))
     patterns = list(every_pattern(shape, most_of_each))
     assert table.most == max(value(p, duals) for p in patterns)

@@ -242,7 +242,15 @@ def test_classes_beyond_the_largest_are_summed_up(packed: Path, segments: list[d
 
 
 def test_a_gap_to_the_bound_is_told_in_sequences_and_as_a_fraction(packed: Path) -> None:
-    entry = {"view": 0, "layout": 0, "num_sequences": 20, "bound": 16, "num_chunks": 3, "num_chunks_optimal": 2}
+    entry = {
+        "view": 0,
+        "layout": 0,
+        "num_sequences": 20,
+        "bound": 16,
+        "num_moved": 0,
+        "num_chunks": 3,
+        "num_chunks_optimal": 2,
+    }
     report = report_of(packed, bounds=(entry,))
     assert report["bounds"] == [entry | {"gap": 4, "gap_fraction": 0.25, "proven_optimal": False}]
     assert report["efficiency"]["efficiency_at_bound"] == report["totals"]["planned"]["num_tokens"] / (16 * 64)

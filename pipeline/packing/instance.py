@@ -7,7 +7,7 @@ distinct lengths, not examples. Costs two passes over the lengths, which are not
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +77,17 @@ class Histogram:
     def total(self) -> int:
         """The sum of all lengths."""
         return int(self.counts @ self.values)
+
+    @property
+    def segments_bind(self) -> bool:
+        """Whether some bin could hold more examples than it may."""
+        return self.max_segments < min(self.num_examples, self.capacity // int(self.values[0]))
+
+    def without(self, used_K: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], "Histogram"]:
+        """Returns which lengths are left beside the used examples, and how many of each."""
+        left_K = self.counts - used_K
+        kept = np.flatnonzero(left_K)
+        return kept, replace(self, values=self.values[kept], counts=left_K[kept])
 
 
 def histogram_of(instance: Instance, resource: int = 0) -> Histogram:

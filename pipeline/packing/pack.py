@@ -11,13 +11,13 @@ no clock, ties broken explicitly.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from patchpack.pipeline.packing.bounds import closed_form_bound, rounded_bound
-from patchpack.pipeline.packing.exact.fill import Filled, fill
+from patchpack.pipeline.packing.exact.fill import fill
 from patchpack.pipeline.packing.greedy import best_fit, best_fit_rows, decreasing_orders, fold, norm_fit_rows
 from patchpack.pipeline.packing.instance import (
     Capacity,
@@ -37,7 +37,8 @@ from patchpack.pipeline.packing.slots import Patterns, assign
 MAX_COLUMNS_CAPACITY = 2**20
 # What exact fill leaves is closed by itself up to so many bins; more of them are as hard as the whole.
 MAX_CLOSED_BINS = 500
-CLOSINGS, LEAST_OPENED = 4, 20
+# Of column generation on the whole, a length each: the first solution of so many takes ten seconds and more.
+MAX_ROWS = 8192
 
 METHODS = ("auto", "best-fit", "exact")
 
@@ -100,7 +101,7 @@ def bound_of_histogram(
     capacity: int,
     max_segments: int | None = None,
     *,
-    seed: int = 0,
+    num_bins: int | None = None,
     effort: float = 1.0,
 ) -> Certificate:
     """Returns the best proven bound on the bins for `counts[i]` examples of length `values[i]`, with its proof.
@@ -112,90 +113,105 @@ def bound_of_histogram(
         counts: (K,) integers.
         capacity: what a bin holds.
         max_segments: most examples in one bin; None for no limit.
-        seed: of the packers' draws.
+        num_bins: of a packing that is known: a bound that meets it is the last; None for best-fit decreasing's.
         effort: scale of the deterministic work limits, as in `pack`.
 
     Raises:
         ValueError: a value is out of its range; the message names it (and its index).
     """
-    return solve(read_histogram(values, counts, capacity, max_segments), seed=seed, effort=effort)[1]
+    histogram = read_histogram(values, counts, capacity, max_segments)
+    best = best_fit(histogram)
+    known = best.num_bins if num_bins is None else num_bins
+    proven = closed_form_bound(histogram)
+    for attempt in (_rounded, partial(_improved, num_bins=known, bound_only=True)):
+        if proven.bound < known:
+            proven = attempt(histogram, best, proven, 0, effort)[1]
+    return proven
 
 
 def solve(histogram: Histogram, *, seed: int, effort: float, fast: bool = False) -> tuple[Patterns, Certificate]:
     """Returns the best packing of a histogram and the best bound; where they meet, nothing costlier is asked."""
     best, proven = best_fit(histogram), closed_form_bound(histogram)
-    if fast or best.num_bins == proven.bound:
-        return best, proven
-    proven = max(proven, rounded_bound(histogram), key=lambda certificate: certificate.bound)
-    if best.num_bins > proven.bound:
-        best = _folded(histogram, best, proven.bound) or best
-    # exact fill before largest first: it keeps the mixture of lengths alike in all bins, which steps of near-equal cost need
-    filled = fill(histogram, proven.bound, seed=seed, effort=effort) if best.num_bins > proven.bound else None
-    if filled and not filled.left_K.any():
-        return filled.patterns, proven
-    known = largest_first(histogram, effort) if best.num_bins > proven.bound else None
-    if known and known.num_bins < best.num_bins:
-        best = known
-    if best.num_bins > proven.bound and histogram.capacity <= MAX_COLUMNS_CAPACITY:
-        if filled and (closed := _closed(histogram, filled, proven.bound, seed, effort)):
-            return closed, proven
-        best, proven = _improved(histogram, best, proven, seed, effort, known)
+    for attempt in () if fast else (_rounded, _folded, _mixed, _guided, _improved):
+        if best.num_bins == proven.bound:
+            break
+        patterns, proven = attempt(histogram, best, proven, seed, effort)
+        if patterns and patterns.num_bins < best.num_bins:
+            best = patterns
     return best, proven
 
 
-def _folded(histogram: Histogram, best: Patterns, bound: int) -> Patterns | None:
+Answer = tuple[Patterns | None, Certificate]
+
+
+def _rounded(histogram: Histogram, best: Patterns, proven: Certificate, seed: int, effort: float) -> Answer:
+    """Returns the better bound where lengths are rounded to multiples."""
+    return None, max(proven, rounded_bound(histogram), key=lambda certificate: certificate.bound)
+
+
+def _folded(histogram: Histogram, best: Patterns, proven: Certificate, seed: int, effort: float) -> Answer:
     """Returns a fold into fewer bins where max_segments is what binds: the bound's, or some per mille above it."""
-    if histogram.max_segments >= histogram.capacity // int(histogram.values[0]):
-        return None
-    num_bins = bound
-    while num_bins < best.num_bins:
+    num_bins = proven.bound
+    while histogram.segments_bind and num_bins < best.num_bins:
         if folded := fold(histogram, num_bins):
-            return folded
-        num_bins += max(1, bound >> 10, num_bins - bound)
-    return None
+            return folded, proven
+        num_bins += max(1, proven.bound >> 10, num_bins - proven.bound)
+    return None, proven
 
 
-def _closed(histogram: Histogram, filled: Filled, bound: int, seed: int, effort: float) -> Patterns | None:
-    """Returns a packing that meets the bound: the filled bins, and column generation's for the rest, or None.
+def _mixed(histogram: Histogram, best: Patterns, proven: Certificate, seed: int, effort: float) -> Answer:
+    """Returns exact fill's bins and column generation's for the rest, where both together meet the bound.
 
-    What is left may be a bad mixture; then some filled bins are destroyed and repaired, more and more of them.
+    It comes before what is more certain: it keeps the mixture of lengths alike in all bins, which steps of near-equal cost
+    need.
     """
-    opened = 0
-    for _ in range(CLOSINGS):
-        rest = np.flatnonzero(filled.left_K)
-        left = Histogram(
-            histogram.values[rest], filled.left_K[rest], histogram.capacity, histogram.max_segments, histogram.resource
-        )
-        most = bound - filled.patterns.num_bins
-        if most > MAX_CLOSED_BINS or not filled.patterns.num_bins:
-            return None
-        best, proven = best_fit(left), closed_form_bound(left)
-        if best.num_bins > most >= proven.bound:
-            best, proven = _improved(left, best, proven, seed, effort / 10, None, most)
-        if best.num_bins <= most:
-            return filled.patterns.joined(Patterns(rest[best.length_classes], best.pattern, best.repeats))
-        opened = max(LEAST_OPENED, 2 * opened, most // 2)
-        filled = filled.opened(opened, seed)
-    return None
+    filled = fill(histogram, proven.bound, seed=seed, effort=effort)
+    if filled is None:
+        return None, proven
+    kinds, left = histogram.without(filled.used(len(histogram.values)))
+    most = proven.bound - filled.num_bins
+    rest, bound = best_fit(left), closed_form_bound(left)
+    if rest.num_bins > most >= bound.bound and most <= MAX_CLOSED_BINS:
+        rest = _columns(left, rest, bound, seed, effort / 10, enough=most)[0] or rest
+    return (filled.joined(rest.of(kinds)) if rest.num_bins <= most else None), proven
+
+
+def _guided(histogram: Histogram, best: Patterns, proven: Certificate, seed: int, effort: float) -> Answer:
+    """Returns largest first's packing, or where that misses the bound and lengths are many, guided fill's."""
+    if histogram.capacity > MAX_COLUMNS_CAPACITY:
+        return largest_first(histogram, effort), proven
+    from patchpack.pipeline.packing.exact.guided import guided
+
+    return guided(histogram, proven.bound, seed=seed, effort=effort), proven
 
 
 def _improved(
+    histogram: Histogram, best: Patterns, proven: Certificate, seed: int, effort: float, **options: Any
+) -> Answer:
+    """Returns column generation's packing and bound."""
+    if histogram.capacity > MAX_COLUMNS_CAPACITY or len(histogram.values) > MAX_ROWS:
+        return None, proven
+    return _columns(histogram, best, proven, seed, effort, **options)
+
+
+def _columns(
     histogram: Histogram,
     best: Patterns,
     proven: Certificate,
     seed: int,
     effort: float,
-    known: Patterns | None,
+    *,
+    num_bins: int | None = None,
     enough: int | None = None,
-) -> tuple[Patterns, Certificate]:
-    """Returns the better packing and the better bound of column generation's and those known."""
+    bound_only: bool = False,
+) -> Answer:
     # Imported here: ortools takes longer to import than most groups take to pack.
     from patchpack.pipeline.packing.exact.columns import improve
 
-    patterns, proven = improve(
-        histogram, proven, num_bins=best.num_bins, seed=seed, effort=effort, known=known, enough=enough
+    known = best.num_bins if num_bins is None else num_bins
+    return improve(
+        histogram, proven, num_bins=known, seed=seed, effort=effort, known=best, enough=enough, bound_only=bound_only
     )
-    return patterns or best, proven
 
 
 def _pack_rows(
@@ -220,11 +236,8 @@ def _pack_rows(
             best = bin_index
     if best.max(initial=-1) + 1 > proven.bound:
         share = effort / len(histograms)
-        bounds = [
-            # a knapsack of nothing has no length to begin with
-            solve(histogram, seed=seed, effort=share)[1] if histogram.values[0] else rounded_bound(histogram)
-            for histogram in histograms
-        ]
+        # a knapsack of nothing has no length to begin with
+        bounds = [solve(histogram, seed=seed, effort=share)[1] for histogram in histograms if histogram.values[0]]
         proven = max([proven, *bounds], key=lambda certificate: certificate.bound)
     return best, proven
 

@@ -29,6 +29,7 @@ def prove(
     *,
     view: int = 0,
     layout_number: int = 0,
+    num_moved: int = 0,
 ) -> ProvenBound:
     """Returns the best proven bound on the sequences for all examples of one view.
 
@@ -38,10 +39,14 @@ def prove(
         chunks: sequences and bound of each that was packed alone.
         view: its number.
         layout_number: of the layout in the manifest.
+        num_moved: examples that have another count than they asked for.
     """
     values = sorted(lengths)
     numbers = [lengths[value] for value in values]
-    certificate = bound_of_histogram(values, numbers, layout.sequence_length, layout.max_segments)
+    num_sequences = sum(number for number, _ in chunks)
+    certificate = bound_of_histogram(
+        values, numbers, layout.sequence_length, layout.max_segments, num_bins=num_sequences
+    )
     rows = {
         "view": np.full(len(values), view, np.int32),
         "layout": np.full(len(values), layout_number, np.int32),
@@ -52,10 +57,11 @@ def prove(
     entry: Bound = {
         "view": view,
         "layout": layout_number,
-        "num_sequences": sum(num_sequences for num_sequences, _ in chunks),
+        "num_sequences": num_sequences,
         "bound": certificate.bound,
+        "num_moved": num_moved,
         "num_chunks": len(chunks),
-        "num_chunks_optimal": sum(num_sequences == bound for num_sequences, bound in chunks),
+        "num_chunks_optimal": sum(number == bound for number, bound in chunks),
         "scale": certificate.scale,
         "slot_dual": certificate.slot_dual,
     }

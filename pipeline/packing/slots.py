@@ -13,8 +13,8 @@ Memory: 16 bytes an example, 8 of them the answer.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,27 @@ class Patterns:
     def num_bins(self) -> int:
         """How many bins the patterns stand for."""
         return int(self.repeats.sum())
+
+    @classmethod
+    def none(cls) -> Self:
+        """Returns no bins."""
+        return cls(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
+
+    def of(self, kinds: npt.NDArray[np.int64]) -> "Patterns":
+        """Returns the same bins of lengths that have other numbers: `kinds[k]` instead of k."""
+        return replace(self, length_classes=kinds[self.length_classes])
+
+    def each(self) -> list[npt.NDArray[np.int64]]:
+        """Returns the length classes of each pattern."""
+        order = np.argsort(self.pattern, kind="stable")
+        ends = np.cumsum(np.bincount(self.pattern, minlength=len(self.repeats)))[:-1]
+        return np.split(self.length_classes[order], ends)
+
+    def used(self, num_classes: int) -> npt.NDArray[np.int64]:
+        """Returns how many examples of each length the bins hold, (K,) int64."""
+        used_K = np.zeros(num_classes, dtype=np.int64)
+        np.add.at(used_K, self.length_classes, self.repeats[self.pattern])
+        return used_K
 
     def joined(self, others: "Patterns") -> "Patterns":
         """Returns these bins and others."""

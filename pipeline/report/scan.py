@@ -325,6 +325,7 @@ def _bound(entry: Bound) -> ReportedBound:
         "gap": gap,
         "gap_fraction": _ratio(gap, entry["bound"]),
         "proven_optimal": gap == 0,
+        "num_moved": entry.get("num_moved", 0),  # earlier builds do not say
         "num_chunks": entry["num_chunks"],
         "num_chunks_optimal": entry["num_chunks_optimal"],
     }

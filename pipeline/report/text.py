@@ -93,6 +93,10 @@ def _packing(report: Report) -> list[str]:
         lines.append(
             _pair("", f"{entry['num_chunks_optimal']:,} of {entry['num_chunks']:,} chunks proven optimal alone")
         )
+        if entry["num_moved"]:
+            lines.append(
+                _pair("", f"{entry['num_moved']:,} examples have another size than drawn, so that there are fewer")
+            )
     cost = report["attention_cost_per_sequence"]
     lines.append(_pair("attention cost / sequence", f"mean {number(cost['mean'])}, max {number(cost['max'])} pairs"))
     if cost["mean"]:

@@ -72,13 +72,10 @@ def global_bounds(summaries: list[GroupSummary], config: PlanConfig) -> list[Pro
         merged: Counter[int] = Counter()
         for summary in summaries:
             merged.update(summary.lengths[view])
-        chunks = [
-            (chunk.num_sequences, chunk.bound)
-            for summary in summaries
-            for chunk in summary.chunks
-            if chunk.view == view
-        ]
-        bounds.append(prove(merged, config.layout, chunks, view=view))
+        chunks = [chunk for summary in summaries for chunk in summary.chunks if chunk.view == view]
+        packed = [(chunk.num_sequences, chunk.bound) for chunk in chunks]
+        num_moved = sum(chunk.num_moved for chunk in chunks)
+        bounds.append(prove(merged, config.layout, packed, view=view, num_moved=num_moved))
     return bounds
 
 

@@ -1,7 +1,7 @@
 """Stage 6: the saved plan: which example goes to which sequence of which shard.
 
 A group's references are sorted (a shuffle delivers them in any order), cut into equal chunks of at most
-`--group-size`, each chunk is packed alone (drawn sizes move a little so that bins fill exactly), its bins are
+`--group-size`, each chunk is packed alone (drawn sizes move a little where that saves sequences), its bins are
 shuffled and divided evenly over shards, by their bytes and by their decoding. With `--balance-step W` the bins of
 all chunks of a view are put into steps of W of near-equal cost instead, and whole steps are divided over shards.
 All of it is counts and names; the result is a Parquet file a group, one row group a shard, whose metadata holds the
@@ -21,11 +21,10 @@ import xxhash
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.names import LISTING_NAME, PLAN_FOLDER, group_plan_name, group_rejects_name
-from patchpack.pipeline.packing import Packing, pack
+from patchpack.pipeline.packing import pack
 from patchpack.pipeline.packing.balance.balance import balance
-from patchpack.pipeline.packing.bounds import closed_form_bound
-from patchpack.pipeline.packing.counts.elastic import Candidates, fill
-from patchpack.pipeline.packing.instance import histogram_of, read_instance
+from patchpack.pipeline.packing.counts.candidates import Candidates
+from patchpack.pipeline.packing.counts.planned import plan_counts, wastes_enough
 from patchpack.pipeline.report.sizes import count_sizes
 from patchpack.pipeline.stages.labels import label_gaps
 from patchpack.pipeline.stages.planned import PLAN_SCHEMA, PlannedExample, from_table, to_table
@@ -229,44 +228,25 @@ def _pack_view(references: list[Reference], config: PlanConfig, group: int, view
 
 
 def _pack_chunk(chunk: list[Reference], config: PlanConfig, group: int, view: int, number: int) -> _Packed:
-    packing = pack(
-        [reference.num_tokens for reference in chunk],
-        config.sequence_length,
-        max_segments=config.max_segments,
-        seed=config.seed,
-    )
-    bin_index, bound = packing.bin_index, packing.bound
-    if config.resolution_slack and any(reference.side for reference in chunk):
-        chunk, bin_index = _fill_elastically(chunk, packing, config, draw(config.seed, "fill", group, view, number))
-        realised = [reference.num_tokens for reference in chunk]
-        bound = closed_form_bound(
-            histogram_of(read_instance(realised, config.sequence_length, config.max_segments))
-        ).bound
-    bins: list[list[Reference]] = [[] for _ in range(int(bin_index.max()) + 1)]
-    for reference, bin_number in zip(chunk, bin_index.tolist(), strict=True):
+    tokens, capacity = [reference.num_tokens for reference in chunk], config.sequence_length
+    limits = {"max_segments": config.max_segments, "seed": config.seed}
+    packing = pack(tokens, capacity, **limits)
+    num_moved = 0
+    if config.resolution_slack and wastes_enough(packing, sum(tokens), capacity):
+        slack = Fraction(config.resolution_slack).limit_denominator(10**6)
+        options = [candidate_lengths(reference, slack, config.tubelet, config.token_cap) for reference in chunk]
+        candidates = Candidates.of([(count, cost) for count, (cost, _) in of_one.items()] for of_one in options)
+        planned = plan_counts(candidates, capacity, packing=packing, **limits)
+        grids = [list(of_one.values())[at][1] for of_one, at in zip(options, planned.choice.tolist(), strict=True)]
+        num_moved = sum(reference.grid != grid for reference, grid in zip(chunk, grids, strict=True))
+        chunk = [reference._replace(grid=grid) for reference, grid in zip(chunk, grids, strict=True)]
+        packing = planned.packing
+    bins: list[list[Reference]] = [[] for _ in range(packing.num_bins)]
+    for reference, bin_number in zip(chunk, packing.bin_index.tolist(), strict=True):
         bins[bin_number].append(reference)
     # heuristics fill the first bins with the longest examples; sequences are drawn in stored order
     order = shuffled(len(bins), config.seed, "bins", group, view, number)
-    return _Packed([bins[index] for index in order], Chunk(view, len(chunk), len(bins), bound))
-
-
-def _fill_elastically(
-    chunk: list[Reference], packing: Packing, config: PlanConfig, seed: int
-) -> tuple[list[Reference], np.ndarray]:
-    """Returns the references at grids that fill bins exactly where possible, and their bins, (N,) int64."""
-    slack = Fraction(config.resolution_slack).limit_denominator(10**6)
-    candidates = [candidate_lengths(reference, slack, config.tubelet, config.token_cap) for reference in chunk]
-    filled = fill(
-        Candidates.of([(count, cost) for count, (cost, _) in options.items()] for options in candidates),
-        config.sequence_length,
-        max_segments=config.max_segments,
-        seed=seed,
-        packing=packing,
-    )
-    grids = [
-        list(options.values())[index][1] for options, index in zip(candidates, filled.choice.tolist(), strict=True)
-    ]
-    return [reference._replace(grid=grid) for reference, grid in zip(chunk, grids, strict=True)], filled.bin_index
+    return _Packed([bins[index] for index in order], Chunk(view, len(chunk), len(bins), packing.bound, num_moved))
 
 
 def _balanced(

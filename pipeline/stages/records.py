@@ -85,7 +85,7 @@ class Example(NamedTuple):
 class Reference(NamedTuple):
     """One view of an example: what planning needs, and no pixels.
 
-    `side` is the drawn effective side in px, from which elastic fill may depart; 0 where the size is not drawn or
+    `side` is the drawn effective side in px, from which planned counts may depart; 0 where the size is not drawn or
     was shrunk to a cap, and is to stay. `uncapped_tokens` is how many it would have had without the cap; 0 where that
     made nothing smaller.
     """

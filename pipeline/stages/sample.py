@@ -11,6 +11,7 @@ average 0.3 % at 1,024 tokens, 1.2 % at 256 and 6 % at 64 (sides uniform in 200.
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 import xxhash
@@ -20,6 +21,13 @@ from patchpack.schemas.geometry import MAX_GRID, Grid, Tubelet, ceil_div
 
 # a grid may have n (1 +- 0.12) tokens for a requested n
 SLACK_PERCENT = 12
+
+# Planned counts take no grid whose aspect error is larger than 5 %, or the larger one of the requested grid.
+MOST_ASPECT_ERROR = Fraction(105, 100)
+# What a token more or less costs, in tokens of padding: above 1, so that nothing changes but for more padding than it saves.
+DEARER = Fraction(115, 100)
+# Counts that dropping may lead to, beside the nearest ones.
+MOST_DROPS = 12
 
 _NO_CAP = 2**62
 
@@ -172,11 +180,7 @@ def sample(
 
 
 def candidate_lengths(reference: Reference, slack: Fraction, patch: Tubelet, cap: int) -> dict[int, tuple[int, Grid]]:
-    """Returns the token counts an example may have, each with its cost and grid, by rising count.
-
-    The sides are the whole pixels from side / (1 + slack) to side x (1 + slack), each with its nearest grid; counts
-    stay within the 12 % that grids may depart from what was drawn. The cost is the change of side in thousandths,
-    at least 1, and 0 for the target count alone.
+    """Returns the token counts an example may have, each with its cost in tokens and its grid, by rising count.
 
     Args:
         reference: with its requested grid.
@@ -184,19 +188,64 @@ def candidate_lengths(reference: Reference, slack: Fraction, patch: Tubelet, cap
         patch: the tubelet, (frames, height px, width px).
         cap: most tokens of one example.
     """
-    options = {reference.num_tokens: (0, reference.grid)}
-    side, steps, example = reference.side, reference.grid[0], reference.example
-    target_tokens = Fraction(side * side, patch[1] * patch[2])
-    for other in range(math.ceil(side / (1 + slack)), math.floor(side * (1 + slack)) + 1):
-        tokens = Fraction(other * other, patch[1] * patch[2])
-        if other == side or other == 0 or tokens * steps > cap:
-            continue
-        h, w = nearest_grid(example.source_height, example.source_width, tokens, cap // steps, patch[1:])
-        cost = max(1, abs(other - side) * 1000 // side)
-        near = abs(h * w - target_tokens) * 100 <= SLACK_PERCENT * target_tokens
-        if near and max(h, w) <= MAX_GRID and cost < options.get(steps * h * w, (1001, reference.grid))[0]:
-            options[steps * h * w] = (cost, Grid(steps, h, w))
+    example, steps = reference.example, reference.grid[0]
+    if not reference.side:  # native sizes stay, and those that were shrunk
+        return {reference.num_tokens: (0, reference.grid)}
+    grids = candidate_grids(
+        example.source_height, example.source_width, reference.grid[1:], slack, cap // steps, patch[1:]
+    )
+    return {steps * count: (steps * cost, Grid(steps, h, w)) for count, (cost, (h, w)) in grids.items()}
+
+
+@lru_cache(maxsize=2**16)  # photos of one camera have one size, and drawn sides are few
+def candidate_grids(
+    height: int, width: int, grid: tuple[int, int], slack: Fraction, cap: int, patch: tuple[int, int]
+) -> dict[int, tuple[int, tuple[int, int]]]:
+    """Returns {tokens: (cost in tokens, grid)} of the grids about the requested one, by rising count.
+
+    Aspect errors stay within 5 % or that of the requested grid. The cost is a little more than the change of the count, and the
+    count's part by which the aspect error grows; 0 for the requested grid alone.
+
+    Args:
+        height: of the source, in px.
+        width: of the source, in px.
+        grid: the requested one.
+        slack: most change of the side, as a fraction.
+        cap: most tokens of one frame step.
+        patch: (height, width) of a token in px.
+    """
+    # rows : columns of an undistorted grid is up : across
+    up, across = height * patch[1], width * patch[0]
+    count, own_error = grid[0] * grid[1], Fraction(*_error(grid, up, across))
+    most_error = max(own_error, MOST_ASPECT_ERROR)
+    fewest, most = math.ceil(count / (1 + slack) ** 2), min(cap, math.floor(count * (1 + slack) ** 2))
+    options = {count: (0, grid)}
+    # h^2 = (h w) (h / w), and h / w is within a factor of the undistorted one
+    lowest, highest = Fraction(fewest * up, across) / most_error, Fraction(most * up, across) * most_error
+    for h in range(max(1, math.isqrt(math.floor(lowest))), min(MAX_GRID, math.isqrt(math.floor(highest))) + 1):
+        undistorted = Fraction(h * across, up)
+        for w in range(
+            max(1, math.ceil(undistorted / most_error)), min(MAX_GRID, math.floor(undistorted * most_error)) + 1
+        ):
+            if fewest <= h * w <= most and (h, w) != grid:
+                worse = max(Fraction(0), Fraction(*_error((h, w), up, across)) - own_error)
+                cost = math.ceil(abs(h * w - count) * DEARER + worse * count)
+                if h * w not in options or cost < options[h * w][0]:
+                    options[h * w] = (max(1, cost), (h, w))
     return dict(sorted(options.items()))
+
+
+def dropped_counts(num_tokens: int, slack: Fraction) -> list[tuple[int, int]]:
+    """Returns the token counts an example may have by dropping some, (count, cost in tokens), by rising count.
+
+    Args:
+        num_tokens: without dropping.
+        slack: most of them that are dropped, as a fraction.
+    """
+    most = math.floor(num_tokens * slack)
+    # of many counts some, and all of the nearest: a sum that fits exactly is found with few
+    numbers = sorted({most * part // MOST_DROPS for part in range(MOST_DROPS + 1)} | set(range(min(most, 8) + 1)))
+    return [(num_tokens - number, math.ceil(number * DEARER)) for number in reversed(numbers)]
 
 
 def _oversize(steps: int, step_tokens: int, cap: int, oversize: str) -> str:

@@ -30,12 +30,16 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Examples that were packed together: how many, in how many sequences, and the proven least number of those."""
+    """Examples that were packed together: how many, in how many sequences, and the proven least number of those.
+
+    `num_moved` of them have another grid than they asked for, so that there are fewer sequences.
+    """
 
     view: int
     num_examples: int
     num_sequences: int
     bound: int
+    num_moved: int = 0
 
 
 @dataclass(frozen=True, slots=True)

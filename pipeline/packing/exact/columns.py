@@ -22,6 +22,7 @@ Costs what `effort` allows: table cells and simplex iterations are counted, no c
 non-integer gaps: where no packing meets the programme's bound, the work limit ends the search.
 """
 
+import math
 import random
 from collections.abc import Iterator
 
@@ -41,6 +42,11 @@ WORK, LEAST_WORK, MOST_WORK = 2400, 2.5e9, 7e10
 # Passes of one pricing: beyond, further patterns repeat what the first ones said.
 PASSES = 8
 ROUNDS = 200
+# Prices without so many tables of patterns lead nowhere.
+LEAST_TABLES = 8
+# A dive is tried where the programme is within a part of 2**-17 of its bound, or would need more rounds for the next bin at its
+# pace: the last rounds are the slowest.
+NEAR, PACE = 17, 8
 # Percent of the prices that are those of the best bound; 50 to 95 do about as well.
 SMOOTH = 90
 
@@ -56,6 +62,7 @@ def improve(
     effort: float,
     known: Patterns | None = None,
     enough: int | None = None,
+    bound_only: bool = False,
 ) -> tuple[Patterns | None, Certificate]:
     """Returns a packing in fewer than `num_bins` bins where one is found, and the best bound with its proof.
 
@@ -69,12 +76,16 @@ def improve(
         effort: scale of the work limit.
         known: patterns that are good to know from the start.
         enough: a packing with so many bins will do, and nothing else; None for the bound, wherever it goes.
+        bound_only: whether only the bound is asked for.
     """
     work = effort * min(max(WORK * histogram.capacity**2, LEAST_WORK), MOST_WORK)
     search = _Search(histogram, proven, num_bins, enough, Meter(work))
+    if search.table_cells * LEAST_TABLES > work:
+        return None, proven
     search.start(known)
-    search.relax()
-    search.dive_until_done(random.Random(seed))  # noqa: S311 (seeded draws)
+    search.relax(hurried=not bound_only)
+    if not bound_only:
+        search.dive_until_done(random.Random(seed))  # noqa: S311 (seeded draws)
     return (None if search.best is None else _patterns(search.best)), search.proven
 
 
@@ -88,7 +99,14 @@ class _Search:
         self.shape, self.counts_K = shape_of(histogram.values, histogram.capacity, limit), histogram.counts
         self.proven, self.num_bins, self.enough, self.meter = proven, num_bins, enough, meter
         self.best: Bins | None = None
+        self.target = proven.bound if enough is None else enough  # as many bins as a dive may have
+        self.centre_K = at_scale(proven.duals, proven.scale)  # prices of the best bound
         self.master = Master(self.counts_K, meter)
+
+    @property
+    def table_cells(self) -> int:
+        """Work of one pricing, without the logarithm."""
+        return 2 * len(self.counts_K) * self.shape.capacity * (self.shape.slots or 1)
 
     @property
     def bound(self) -> int:
@@ -101,11 +119,6 @@ class _Search:
         if self.enough is None:
             return self.num_bins <= self.bound
         return not self.bound <= self.enough < self.num_bins
-
-    @property
-    def target(self) -> int:
-        """As many bins as the packing may have."""
-        return self.bound if self.enough is None else self.enough
 
     def start(self, known: Patterns | None) -> None:
         """Gives the master patterns to begin with: a packing of all examples, and those that are known."""
@@ -122,21 +135,29 @@ class _Search:
             _check_exact(self.shape, bins, self.counts_K)
             self.best, self.num_bins = bins, num_bins
 
-    def relax(self) -> None:
-        """Solves the linear programme until it is down to the target number of bins, or its bound is as high as it gets, to whole bins."""
-        centre_K = _at_scale(self.proven.duals, self.proven.scale)
-        smooth = SMOOTH
+    def relax(self, *, hurried: bool) -> None:
+        """Solves the linear programme until it meets the bound, to whole bins, or is down to what is enough.
+
+        In a hurry until a dive is the better try: it is near the bound, or at this pace it will be long before the next bin.
+        """
+        smooth, value = SMOOTH, math.inf
+        near = self.bound >> NEAR if hurried else 0
         for _ in range(ROUNDS):
             if self.done or not self.meter.left or not self.master.solve():
                 return
-            # The master's value rounded up is no less than the programme's bound: it is reached.
-            if self.master.whole_bins() <= self.target:
+            whole = self.master.whole_bins()
+            if self.enough is None:
+                self.target = max(whole, self.bound)
+            if whole <= (self.bound + near if self.enough is None else self.enough):
                 return
-            duals_K = (smooth * centre_K + (100 - smooth) * self.master.duals(ONE)) // 100
+            value, before = self.master.value(), value
+            if hurried and smooth and (before - value) * PACE < value - (whole - 1):
+                return
+            duals_K = (smooth * self.centre_K + (100 - smooth) * self.master.duals(ONE)) // 100
             priced = price(self.shape, duals_K, self.counts_K, PASSES, self.meter)
             scale = max(priced.most, 1)
-            if total_dual(self.counts_K, duals_K) * ONE > total_dual(self.counts_K, centre_K) * scale:
-                centre_K = _at_scale(duals_K, scale)
+            if total_dual(self.counts_K, duals_K) * ONE > total_dual(self.counts_K, self.centre_K) * scale:
+                self.centre_K = at_scale(duals_K, scale)
                 self._take_bound(duals_K, scale)
             self.offer(priced.used + first_fit(self.shape, priced.left_K, self.meter))
             if self.master.add(priced.improving):
@@ -158,6 +179,11 @@ class _Search:
         while not self.done and self.meter.left:
             self._dive(freed, draws)
             freed = min(0.5, freed + 0.05)
+            if self.num_bins <= self.target:
+                before = self.num_bins, self.bound
+                self.relax(hurried=False)
+                if self.num_bins <= self.target and before == (self.num_bins, self.bound):
+                    return  # the programme's own bound, to whole bins: its proof is short of the last digits
 
     def _dive(self, freed: float, draws: random.Random) -> None:
         """Fixes patterns until nothing is left or the bound can no longer be met."""
@@ -290,7 +316,7 @@ def _check_exact(shape: Shape, bins: Bins, counts_K: npt.NDArray[np.int64]) -> N
         raise RuntimeError("patterns: they do not hold every example exactly once")
 
 
-def _at_scale(duals_K: npt.NDArray[np.int64], scale: int) -> npt.NDArray[np.int64]:
+def at_scale(duals_K: npt.NDArray[np.int64], scale: int) -> npt.NDArray[np.int64]:
     """Returns dual values as parts of `ONE`, rounded down, (K,) int64: no bin has more than `ONE`."""
     return np.array([dual * ONE // scale for dual in duals_K.tolist()], dtype=np.int64)
 

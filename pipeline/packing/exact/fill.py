@@ -19,57 +19,23 @@ examples does too; repeating as often as counts allow uses up rare lengths too s
 rarely ends well; so too where max_segments is within some 15 % of the examples a bin would hold without it.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from patchpack.pipeline.packing.instance import Histogram
-from patchpack.pipeline.packing.slots import Patterns, random_order, random_words
+from patchpack.pipeline.packing.slots import Patterns, random_words
 
 MIN_EXAMPLES = 3  # a bin, on average
 MAX_CAPACITY = 2**20  # bits of the sums, 128 KiB
 # Bits of reachable sums and cells looked at for pairs, at effort 1: 1 to 3 s.
 WORK_LIMIT = 2**33
+DRAW_WORK = 8  # of a draw, for each length
 PAIR_WORK = 64  # bits of sums in the time of a cell
 TRIES = 64  # at one bin; where so many fail, others would
 
 
-@dataclass(frozen=True, eq=False)
-class Filled:
-    """What exact fill found.
-
-    Attributes:
-        patterns: the bins that were filled.
-        left_K: (K,) int64, the examples of each length outside of them.
-    """
-
-    patterns: Patterns
-    left_K: npt.NDArray[np.int64]
-
-    def opened(self, num_bins: int, seed: int) -> "Filled":
-        """Returns the same with up to so many bins destroyed and repaired: those with the shortest examples, and as many at random."""
-        patterns = self.patterns
-        shortest_M = np.full(len(patterns.repeats), len(self.left_K))
-        np.minimum.at(shortest_M, patterns.pattern, patterns.length_classes)
-        opened_M = np.zeros_like(patterns.repeats)
-        opened_M[np.argsort(shortest_M, kind="stable")[: -(-num_bins // 2)]] = 1
-        at_random = random_order(seed, 3, patterns.num_bins)[: num_bins // 2]
-        of_M = np.searchsorted(np.cumsum(patterns.repeats), at_random, side="right")
-        opened_M = np.minimum(opened_M + np.bincount(of_M, minlength=len(opened_M)), patterns.repeats)
-        left_K = self.left_K.copy()
-        np.add.at(left_K, patterns.length_classes, opened_M[patterns.pattern])
-        kept_M = patterns.repeats > opened_M
-        kept_E = kept_M[patterns.pattern]
-        number_M = np.cumsum(kept_M) - 1
-        kept = Patterns(
-            patterns.length_classes[kept_E], number_M[patterns.pattern[kept_E]], (patterns.repeats - opened_M)[kept_M]
-        )
-        return Filled(kept, left_K)
-
-
-def fill(histogram: Histogram, num_bins: int, *, seed: int, effort: float) -> Filled | None:
-    """Returns bins of a packing into `num_bins` bins and what is left of it, or None where this way is no good."""
+def fill(histogram: Histogram, num_bins: int, *, seed: int, effort: float) -> Patterns | None:
+    """Returns the most bins of a packing into `num_bins` bins, all but full, or None where this way is no good."""
     if histogram.capacity > MAX_CAPACITY:
         return None
     if histogram.capacity * histogram.num_examples < MIN_EXAMPLES * histogram.total:
@@ -89,7 +55,7 @@ class _Fill:
         self.left_V[self.values_K] = self.left_K
         self.kind_V = np.zeros_like(self.left_V)
         self.kind_V[self.values_K] = np.arange(len(self.values_K))
-        self.limited = histogram.max_segments < histogram.capacity // int(histogram.values[0])
+        self.limited = histogram.segments_bind
         self.mean = histogram.total // histogram.num_examples
         # Coarse enough that no sum of weights leaves int64.
         self.long_first_K = (1 + (self.values_K << 10) // self.values_K[-1]) ** 2
@@ -100,11 +66,11 @@ class _Fill:
         self.draws = 0
         self.work = work
 
-    def run(self) -> Filled | None:
+    def run(self) -> Patterns | None:
         """Fills bin after bin until nothing is left, or nothing fits any more."""
         classes_E: list[npt.NDArray[np.int64]] = []
         repeats: list[int] = []
-        while self.left_K.any() and (pattern := self._pattern()) is not None:
+        while self.work > 0 and self.left_K.any() and (pattern := self._pattern()) is not None:
             length_classes, copies = np.unique(pattern, return_counts=True)
             times = max(1, int((self.left_K[length_classes] // copies).min()) // 2)
             waste = self.capacity - int(self.values_K[length_classes] @ copies)
@@ -119,8 +85,7 @@ class _Fill:
         if not repeats:
             return None
         of_each = [len(pattern) for pattern in classes_E]
-        patterns = Patterns(np.concatenate(classes_E), np.repeat(np.arange(len(of_each)), of_each), np.array(repeats))
-        return Filled(patterns, self.left_K)
+        return Patterns(np.concatenate(classes_E), np.repeat(np.arange(len(of_each)), of_each), np.array(repeats))
 
     def _pattern(self) -> npt.NDArray[np.int64] | None:
         """Returns the kinds of one bin, one for each example, or None where no bin can be had for its share of waste."""
@@ -145,6 +110,7 @@ class _Fill:
             return np.repeat(np.arange(len(self.left_K)), self.left_K), 0
         weight_K = np.cumsum(self.left_K * self._weights(num_left, total_left))
         self.draws += 1
+        self.work -= DRAW_WORK * len(self.left_K)
         words = random_words(self.seed, 2**32 + self.draws, self.capacity * num_left // total_left + 3)
         drawn = np.searchsorted(weight_K, (words >> np.uint64(1)).astype(np.int64) % weight_K[-1], side="right")
         capacity_left = self.capacity - np.concatenate(([0], np.cumsum(self.values_K[drawn])))

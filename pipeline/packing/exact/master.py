@@ -30,17 +30,32 @@ CELLS_A_SECOND = 2.5e9
 SOLVE_CELLS, COLUMN_CELLS = 3e5, 1e4
 
 
+def solve(solver: pywraplp.Solver, meter: Meter, *, dual: bool = False) -> bool:
+    """Solves a programme from where it stands, within the work that is left, and counts it; False where GLOP gave up."""
+    limit = max(0.0, meter.allowed - meter.done) / CELLS_A_SECOND
+    solver.SetSolverSpecificParametersAsString(
+        # presolve would forget the basis
+        f"use_preprocessing: false use_dual_simplex: {str(dual).lower()} max_deterministic_time: {limit:.3f}"
+    )
+    status = solver.Solve()
+    size = solver.NumConstraints() + solver.NumVariables()
+    meter.add(SOLVE_CELLS + size * (200 + ITERATION_CELLS * solver.iterations()))
+    return bool(status == pywraplp.Solver.OPTIMAL)
+
+
 class Master:
     """The linear programme over the patterns so far."""
 
-    def __init__(self, counts_K: npt.NDArray[np.int64], meter: Meter) -> None:
+    def __init__(
+        self, counts_K: npt.NDArray[np.int64], meter: Meter, rows_K: npt.NDArray[np.int64] | None = None
+    ) -> None:
+        """Makes the programme for these counts; `rows_K` is above 0 where a length has a row, as counts are otherwise."""
         self.meter = meter
-        self.live = np.flatnonzero(counts_K)
+        rows_K = counts_K if rows_K is None else rows_K
+        self.live = np.flatnonzero(rows_K)
         # the row of each length: its own, or where there is none, that of the longest shorter one
-        self.row_of = (np.cumsum(counts_K > 0) - 1).tolist()
+        self.row_of = (np.cumsum(rows_K > 0) - 1).tolist()
         self.solver = pywraplp.Solver.CreateSolver("GLOP")
-        # Presolve would forget the basis.
-        self.solver.SetSolverSpecificParametersAsString("use_preprocessing: false")
         infinity = self.solver.infinity()
         self.rows = [self.solver.Constraint(float(count), infinity) for count in counts_K[self.live].tolist()]
         self.objective = self.solver.Objective()
@@ -73,6 +88,14 @@ class Master:
         self.meter.add(2 * COLUMN_CELLS * added)
         return added
 
+    def move(self, source: int, to: int, cost: float, most: int) -> pywraplp.Variable:
+        """Adds and returns a column: so many examples of one length are of another one instead, at a cost in bins."""
+        moved = self.solver.NumVar(0.0, float(most), "")
+        self.objective.SetCoefficient(moved, cost)
+        self.rows[self.row_of[source]].SetCoefficient(moved, 1.0)
+        self.rows[self.row_of[to]].SetCoefficient(moved, -1.0)
+        return moved
+
     def _projected(self, pattern: Pattern) -> Pattern:
         """Returns the pattern with each length that has no row in the place of the longest shorter one that has."""
         if len(self.live) == len(self.row_of):
@@ -100,17 +123,8 @@ class Master:
 
     def solve(self) -> bool:
         """Solves to optimality; False where GLOP gave up."""
-        dual = "true" if self.demanded else "false"
-        self.demanded = False
-        # what a solve may take of the work that is left: it ends there, and the search with it
-        limit = max(0.0, self.meter.allowed - self.meter.done) / CELLS_A_SECOND
-        self.solver.SetSolverSpecificParametersAsString(
-            f"use_preprocessing: false use_dual_simplex: {dual} max_deterministic_time: {limit:.3f}"
-        )
-        status = self.solver.Solve()
-        size = len(self.rows) + len(self.columns)
-        self.meter.add(SOLVE_CELLS + size * (200 + ITERATION_CELLS * self.solver.iterations()))
-        return bool(status == pywraplp.Solver.OPTIMAL)
+        dual, self.demanded = self.demanded, False
+        return solve(self.solver, self.meter, dual=dual)
 
     def value(self) -> float:
         """Returns the bins of the solution."""

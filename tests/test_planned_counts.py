@@ -51,8 +51,8 @@ def test_a_pair_that_is_just_too_long_is_made_to_fit() -> None:
 
 def test_the_cheapest_examples_move_and_no_more_than_help() -> None:
     # 20 bins of 60 and 45: one of each pair has to lose 5; some examples lose them for less
-    cheap, dear = [(40, 6), (45, 0)], [(40, 15), (45, 0)]
-    candidates = Candidates.of([[(60, 0)]] * 20 + [dear, cheap] * 20)
+    cheap, costly = [(40, 6), (45, 0)], [(40, 15), (45, 0)]
+    candidates = Candidates.of([[(60, 0)]] * 20 + [costly, cheap] * 20)
     planned = plan_counts(candidates, 100)
     moved = candidates.at(planned.choice)[20:] == 40
     assert planned.packing.num_bins == 30

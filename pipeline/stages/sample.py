@@ -25,7 +25,7 @@ SLACK_PERCENT = 12
 # Planned counts take no grid whose aspect error is larger than 5 %, or the larger one of the requested grid.
 MOST_ASPECT_ERROR = Fraction(105, 100)
 # What a token more or less costs, in tokens of padding: above 1, so that nothing changes but for more padding than it saves.
-DEARER = Fraction(115, 100)
+TOKEN_COST = Fraction(115, 100)
 # Counts that dropping may lead to, beside the nearest ones.
 MOST_DROPS = 12
 
@@ -229,7 +229,7 @@ def candidate_grids(
         ):
             if fewest <= h * w <= most and (h, w) != grid:
                 worse = max(Fraction(0), Fraction(*_error((h, w), up, across)) - own_error)
-                cost = math.ceil(abs(h * w - count) * DEARER + worse * count)
+                cost = math.ceil(abs(h * w - count) * TOKEN_COST + worse * count)
                 if h * w not in options or cost < options[h * w][0]:
                     options[h * w] = (max(1, cost), (h, w))
     return dict(sorted(options.items()))
@@ -245,7 +245,7 @@ def dropped_counts(num_tokens: int, slack: Fraction) -> list[tuple[int, int]]:
     most = math.floor(num_tokens * slack)
     # of many counts some, and all of the nearest: a sum that fits exactly is found with few
     numbers = sorted({most * part // MOST_DROPS for part in range(MOST_DROPS + 1)} | set(range(min(most, 8) + 1)))
-    return [(num_tokens - number, math.ceil(number * DEARER)) for number in reversed(numbers)]
+    return [(num_tokens - number, math.ceil(number * TOKEN_COST)) for number in reversed(numbers)]
 
 
 def _oversize(steps: int, step_tokens: int, cap: int, oversize: str) -> str:

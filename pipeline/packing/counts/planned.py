@@ -104,7 +104,7 @@ def plan_counts(
 
 
 def _moves(candidates: Candidates, counts_N: npt.NDArray[np.int64], words_N: npt.NDArray[np.uint64]) -> Moves:
-    """Returns the moves between counts that some example may make, the cheapest of each pair apart from dearer ones."""
+    """Returns the moves between counts that some example may make, the cheapest of each pair apart from those of higher cost."""
     of_entry = np.repeat(np.arange(len(counts_N)), np.diff(candidates.offsets))
     source_E = counts_N[of_entry]
     order = np.lexsort((words_N[of_entry], candidates.costs, candidates.counts, source_E))

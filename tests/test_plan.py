@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import random
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,7 @@ from patchpack.pipeline.stages.plan import (
     read_rejects,
     read_shard_rows,
     read_summaries,
+    rest_group,
     sequence_bytes,
     write_group_plan,
 )
@@ -233,6 +235,65 @@ def test_balancing_loses_nothing_and_keeps_every_limit(members: list[Member], si
             tokens[row.sequence] += row.grid_t * row.grid_h * row.grid_w
         assert set(sequences) == set(range(shard.num_sequences))
         assert max(sequences.values()) <= config.max_segments and max(tokens.values()) <= config.sequence_length
+
+
+def planned_groups(
+    config: PlanConfig, members: list[Member], num_groups: int
+) -> tuple[list[GroupPlan], list[GroupPlan]]:
+    """Returns the plans of so many groups, and those of their rests."""
+    groups = [plan_of(n, members[n::num_groups], config, None, num_groups) for n in range(num_groups)]
+    rests: dict[int, list[Reference]] = {}
+    for number, plan in enumerate(groups):
+        rests.setdefault(rest_group(number, num_groups, config), []).extend(plan.rest)
+    return groups, [
+        plan_group(number, rest[::-1], [], config, None, num_groups, of_rests=True) for number, rest in rests.items()
+    ]
+
+
+@pytest.mark.parametrize("step", [None, 4])
+def test_the_rests_of_groups_are_planned_together_and_nothing_is_lost(step: int | None) -> None:
+    config = PlanConfig(sequence_length=4096, group_size=500, resolution_slack=0, balance_step=step)
+    drawn = random.Random(0)
+    members = [make_reference(f"{n}", (1, drawn.randint(2, 16), drawn.randint(2, 16))) for n in range(8000)]
+    groups, rests = planned_groups(config, list(members), 16)
+    assert [plan.summary.group for plan in rests] == [16]
+    assert rests[0].rest == [] and rests[0].summary.num_inputs == 0
+    assert sum(plan.summary.num_inputs for plan in groups) == len(members)
+    every = groups + rests
+    assert sorted(key for plan in every for key, *_ in placed(plan)) == sorted(m.example.source.key for m in members)
+    chunks = [chunk for plan in every for chunk in plan.summary.chunks]
+    planned = sum(chunk.num_sequences for chunk in chunks)
+    assert planned == sum(shard.num_sequences for plan in every for shard in plan.summary.shards)
+    assert all(chunk.bound <= chunk.num_sequences for chunk in chunks)
+    # half a sequence of each of 16 groups would be 8 more than all need together, the spare tenths are 1.6
+    assert planned <= -(-sum(m.num_tokens for m in members) // 4096) + 3
+    alone = [plan_of(n, list(members[n::16]), config, None) for n in range(16)]
+    assert planned < sum(len({row.sequence for row in rows}) for plan in alone for rows in plan.shards) - 3
+    assert all(plan.rest == [] for plan in alone), "where there is one group, it has no rest"
+
+
+def test_groups_store_even_steps_alone_and_the_rests_make_more_of_them() -> None:
+    config = PlanConfig(sequence_length=1024, group_size=800, resolution_slack=0, balance_step=8)
+    drawn = random.Random(0)
+    # a few examples fill a sequence almost alone: in one group they make no step
+    members: list[Member] = [
+        make_reference(f"{n}", (1, 31, 31) if n % 40 == 0 else (1, drawn.randint(2, 14), drawn.randint(2, 14)))
+        for n in range(8000)
+    ]
+    groups, rests = planned_groups(config, members, 10)
+    for plan in groups:
+        costs: Counter[tuple[int, int]] = Counter()
+        for number, rows in enumerate(plan.shards):
+            for row in rows:
+                costs[number, row.sequence] += (row.grid_h * row.grid_w) ** 2
+        assert len(costs) % 8 == 0
+        ordered = [costs[at] for at in sorted(costs)]
+        for start in range(0, len(ordered), 8):
+            step = ordered[start : start + 8]
+            assert max(step) * 8 <= 1.02 * sum(step)
+    assert all(plan.rest for plan in groups)
+    num_left = sum(len(plan.rest) for plan in groups)
+    assert num_left == sum(len(rows) for plan in rests for rows in plan.shards)
 
 
 def test_stored_groups_cost_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from patchpack.pipeline.stages.dedupe import keep_least, with_digest
 from patchpack.pipeline.stages.group import group_of, num_groups
 from patchpack.pipeline.stages.labels import label_of
 from patchpack.pipeline.stages.list import BEYOND_LIMIT, Input, list_input, source_path
-from patchpack.pipeline.stages.plan import plan_group, write_group_plan
+from patchpack.pipeline.stages.plan import plan_group, rest_group, write_group_plan
 from patchpack.pipeline.stages.probe import probe
 from patchpack.pipeline.stages.records import Example, Ignored, KeyConflict, Reference, Reject, Source, reject
 from patchpack.pipeline.stages.sample import Resolution, sample
@@ -283,7 +283,7 @@ class SaveListing(Stage[tuple[PCollection[Ignored], PCollection[KeyConflict]], P
 
 @dataclass
 class SavePlan(Stage[PCollection[Grouped], PCollection[None]]):
-    """Groups to their packed plans, written below the output folder."""
+    """Groups to their packed plans, written below the output folder; their rests to plans of their own."""
 
     folder: str
     config: PlanConfig
@@ -292,11 +292,24 @@ class SavePlan(Stage[PCollection[Grouped], PCollection[None]]):
     def expand(self, groups: PCollection[Grouped]) -> PCollection[None]:
         folder, config = self.folder, self.config
 
-        def run(grouped: Grouped, classes: tuple[str, ...] | None) -> None:
+        def run(grouped: Grouped, classes: tuple[str, ...] | None) -> Iterator[tuple[tuple[int, int], Reference]]:
             (number, num_groups), (references, rejects) = grouped
-            write_group_plan(plan_group(number, references, rejects, config, classes, num_groups), folder)
+            plan = plan_group(number, references, rejects, config, classes, num_groups)
+            write_group_plan(plan, folder)
+            for reference in plan.rest:
+                yield (rest_group(number, num_groups, config), num_groups), reference
 
-        return groups | beam.Map(run, None if self.classes is None else AsSingleton(self.classes))
+        def run_rests(rests: tuple[tuple[int, int], Iterable[Reference]], classes: tuple[str, ...] | None) -> None:
+            (number, num_groups), references = rests
+            write_group_plan(plan_group(number, references, [], config, classes, num_groups, of_rests=True), folder)
+
+        classes = None if self.classes is None else AsSingleton(self.classes)
+        return (
+            groups
+            | "group" >> beam.FlatMap(run, classes)
+            | "rests meet" >> beam.GroupByKey()
+            | "rests" >> beam.Map(run_rests, classes)
+        )
 
 
 def _distinct(listed: Iterable[Source], roots: list[str]) -> Iterator[Source | KeyConflict]:

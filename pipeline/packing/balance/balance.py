@@ -21,7 +21,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from patchpack.pipeline.packing.balance.swap import LIMIT, ORDER, PER, Bins, Ints, Repair, over_limit, words
+from patchpack.pipeline.packing.balance.swap import (
+    LIMIT,
+    ORDER,
+    PER,
+    Bins,
+    Ints,
+    Repair,
+    attention_costs,
+    over_limit,
+    words,
+)
 from patchpack.pipeline.packing.instance import Lengths, read_instance, read_integer
 from patchpack.pipeline.packing.result import Packing, check_packing
 
@@ -38,10 +48,19 @@ class Balanced:
         bin_index: (N,) int64, the bin of each example after the repairs.
         order: (num_bins,) int64, the bins in the order to store them: whole steps, shuffled as steps and inside,
             then the num_bins % size bins that are in none.
+        costs: (num_bins,) int64, attention cost of each bin.
     """
 
     bin_index: Ints
     order: Ints
+    costs: Ints
+
+    def even_steps(self, size: int) -> Ints:
+        """Returns the bins of the steps that are within the limit, (steps, size)."""
+        steps_SW = self.order[: len(self.order) // size * size].reshape(-1, size)
+        costs_SW = self.costs[steps_SW]
+        within: Ints = steps_SW[~over_limit(costs_SW.sum(axis=1), costs_SW.max(axis=1, initial=0), size)]
+        return within
 
 
 def in_steps(costs: npt.ArrayLike, size: int, *, seed: int = 0) -> Ints:
@@ -102,7 +121,7 @@ def balance(
             arranged = _excess(bins.costs[steps_SW]), bins.bin_index.copy(), steps_SW, rest
             best = min(best, arranged, key=lambda candidate: candidate[0])
     _, bin_index_N, steps_SW, rest = best
-    return Balanced(bin_index_N, _arranged(steps_SW, rest, seed))
+    return Balanced(bin_index_N, _arranged(steps_SW, rest, seed), attention_costs(tokens_N, bin_index_N))
 
 
 @dataclass

@@ -16,7 +16,7 @@ Measured (`benchmarks/planned.py`). Costs the programme's rounds. Gives up its o
 end when they save too little.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,7 @@ LEAST_SAVED = 1000
 TIERS = 4
 
 
-@dataclass(frozen=True, eq=False)
-class PlannedCounts:
+class PlannedCounts(NamedTuple):
     """Which count each example gets, and which bin it goes to.
 
     Attributes:

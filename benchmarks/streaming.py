@@ -1,54 +1,55 @@
-"""Padding of a stream against its look-back K and its delay, beside best-fit decreasing of the whole dataset.
+"""Padding of a stream packed window by window, beside first-fit over a few open bins and the packing of all at once.
 
     python benchmarks/streaming.py [FOLDER]
 
-FOLDER: length sets, by default ../shared/lengths beside the checkout; each in one seeded random order.
-Prints the table in the docstring of pipeline/packing/streaming.py, then one for a bounded delay.
+FOLDER: length sets, by default ../shared/lengths beside the checkout; each in one seeded random order. Percent of padding; CPU
+microseconds an example for windows of 1,024. Prints the table in the docstring of pipeline/packing/streaming.py.
 """
 
-import time
+from functools import partial
 
 import numpy as np
-from harness import SHARED, read, say_where
+from harness import SHARED, cpu, read, say_where
+from packing import first_fit_over_open_bins
 
-from patchpack.pipeline.packing import pack
-from patchpack.pipeline.packing.streaming import Stream
+from patchpack.pipeline.packing import pack, pack_stream
 
-SETS = (("side_uniform_64_256", 1024), ("images_and_clips_4096", 4096), ("native_photos_4096", 4096))
-LOOKBACKS = (1, 4, 16, 64, 256)
-DELAYS = (64, 256, 1024, 4096)
+SETS = (
+    ("side_uniform_64_256", 256),
+    ("side_uniform_64_256", 1024),
+    ("images_and_clips_4096", 4096),
+    ("native_photos_4096", 4096),
+    ("native_photos_16384", 16384),
+)
+WINDOWS = (256, 1024, 4096)
 
 
-def padding(lengths: list[int], capacity: int, lookback: int, max_delay: int | None = None) -> tuple[float, float]:
-    """Returns the padding fraction of a stream, and the seconds it took."""
-    started = time.perf_counter()
-    stream = Stream(capacity, lookback=lookback, max_delay=max_delay)
-    num_bins = sum(len(stream.push(length)) for length in lengths) + len(stream.close())
-    return 1 - sum(lengths) / (num_bins * capacity), time.perf_counter() - started
+def num_bins_of(lengths: list[int], capacity: int, window: int) -> int:
+    """Returns the bins of a stream."""
+    return sum(1 for _ in pack_stream(lengths, capacity, window=window))
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Prints the table."""
     folder = read(__doc__, folder=SHARED / "lengths").folder
     say_where()
     print(
-        "padding fraction      "
-        + "".join(f"  K={lookback:<5}" for lookback in LOOKBACKS)
-        + " sorted    us/example at K=64"
+        f"{'set':<24}{'capacity':>8}"
+        + "".join(f"{f'{window:,}':>12}" for window in WINDOWS)
+        + f"{'first-fit':>11}{'at once':>10}{'us each':>10}"
     )
-    shuffled = {}
     for name, capacity in SETS:
         stored = np.load(folder / f"{name}.npy")
         lengths = stored[np.argsort(np.random.Philox(key=7).random_raw(len(stored)), kind="stable")].tolist()
-        shuffled[name] = lengths
-        found = [padding(lengths, capacity, lookback) for lookback in LOOKBACKS]
-        best = 1 - sum(lengths) / (pack(lengths, capacity, method="best-fit").num_bins * capacity)
-        cells = "".join(f"  {fraction:.4f} " for fraction, _ in found)
-        print(f"{name:22}{cells}  {best:.4f}    {found[3][1] / len(lengths) * 1e6:.1f}")
-    print("\npadding at K=64       " + "".join(f"  D={delay:<5}" for delay in DELAYS) + " none")
-    for name, capacity in SETS:
-        cells = "".join(f"  {padding(shuffled[name], capacity, 64, delay)[0]:.4f} " for delay in (*DELAYS, None))
-        print(f"{name:22}{cells}")
+        each = 0.0
+        total, line = sum(lengths), f"{name:<24}{capacity:>8}"
+        for window in WINDOWS:
+            num_bins, seconds = cpu(partial(num_bins_of, lengths, capacity, window))
+            each = seconds / len(lengths) * 1e6 if window == 1024 else each
+            line += f"{100 * (1 - total / (num_bins * capacity)):>12.3f}"
+        for num_bins in (first_fit_over_open_bins(lengths, capacity), pack(lengths, capacity).num_bins):
+            line += f"{100 * (1 - total / (num_bins * capacity)):>11.3f}"
+        print(f"{line}{each:>10.0f}", flush=True)
 
 
 if __name__ == "__main__":

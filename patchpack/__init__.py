@@ -5,6 +5,7 @@ The public face. Names are looked up when they are first used, so that `import p
     build, plan, report, verify     what the commands of these names do, as functions
     ShardWriter, pack_arrays        tokens of your own in, the same shards out, without Beam
     pack, check_packing, ...        token counts in, bins out, with a proof
+    pack_stream                     the same for a stream, window by window
     PackedShards                    batches of torch tensors from a dataset
     read_manifest, Shard, ...       a dataset without torch
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from patchpack.pipeline.config import BuildConfig, PlanConfig
     from patchpack.pipeline.errors import BuildFailed, TooManyRejects
     from patchpack.pipeline.media.errors import DecodeError
-    from patchpack.pipeline.packing import Packing, check_certificate, check_packing, pack
+    from patchpack.pipeline.packing import Packing, check_certificate, check_packing, pack, pack_stream
     from patchpack.schemas import (
         FormatError,
         Layout,
@@ -39,7 +40,7 @@ _HOMES = {
     "patchpack.pipeline.config": ("BuildConfig", "PlanConfig"),
     "patchpack.pipeline.errors": ("BuildFailed", "TooManyRejects"),
     "patchpack.pipeline.media.errors": ("DecodeError",),
-    "patchpack.pipeline.packing": ("Packing", "check_certificate", "check_packing", "pack"),
+    "patchpack.pipeline.packing": ("Packing", "check_certificate", "check_packing", "pack", "pack_stream"),
     "patchpack.schemas": (
         "FormatError",
         "Layout",
@@ -74,6 +75,7 @@ __all__ = [
     "check_packing",
     "pack",
     "pack_arrays",
+    "pack_stream",
     "plan",
     "read_manifest",
     "read_shard_table",

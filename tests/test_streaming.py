@@ -1,129 +1,87 @@
-"""Streaming: every example leaves once and in time, with few bins open."""
+"""A stream packed in windows: nothing is lost, nothing waits for long, and it is packed nearly as well as all at once."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchpack.pipeline.packing.streaming import Stream
+from patchpack.pipeline.packing import pack, pack_stream
+from patchpack.pipeline.packing.streaming import num_in_whole_bins
 
-LIMITS = st.fixed_dictionaries(
-    {
-        "max_segments": st.none() | st.integers(1, 4),
-        "lookback": st.integers(1, 5),
-        "max_delay": st.none() | st.integers(0, 9),
-    }
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_every_example_leaves_once_within_the_limits_and_two_windows(data: st.DataObject) -> None:
+    capacity = data.draw(st.integers(1, 60))
+    lengths = data.draw(st.lists(st.integers(1, capacity), max_size=80))
+    limit, window = data.draw(st.none() | st.integers(1, 6)), data.draw(st.integers(1, 30))
+    came = 0
+
+    def coming() -> Iterator[int]:
+        nonlocal came
+        for length in lengths:
+            came += 1
+            yield length
+
+    left: list[int] = []
+    for members in pack_stream(coming(), capacity, max_segments=limit, window=window, seed=3):
+        assert sum(lengths[number] for number in members) <= capacity
+        assert 1 <= len(members) <= (limit or len(members))
+        assert all(came <= (number // window + 2) * window for number in members), "it waited too long"
+        left += members
+    assert sorted(left) == list(range(len(lengths)))
+
+
+def test_windows_of_a_thousand_are_close_to_all_at_once() -> None:
+    lengths = np.random.default_rng(0).integers(16, 257, 20_000).tolist()
+    best = pack(lengths, 1024).num_bins
+    bins = list(pack_stream(lengths, 1024))
+    assert best <= len(bins) <= 1.002 * best
+    assert bins == list(pack_stream(iter(lengths), 1024)), "equal streams, equal bins"
+    assert bins != list(pack_stream(lengths, 1024, seed=1))
+
+
+def test_what_half_fills_a_bin_waits_for_the_next_window() -> None:
+    bins = list(pack_stream([40] * 6, 80, window=3))
+    assert [len(members) for members in bins] == [2, 2, 2]
+    assert bins[0] == [0, 1] and 2 in bins[1] + bins[2]
+
+
+def test_what_makes_no_bin_in_its_window_does_not_wait() -> None:
+    assert list(pack_stream([1, 2, 3], 100, window=1)) == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [([], 0), ([40, 40, 40], 2), ([40, 39], 2), ([40] * 4, 4), ([40] * 21, 19), ([8] * 101, 99)],
 )
+def test_whole_bins_are_counted_with_a_tenth_to_spare_where_they_are_ten(lengths: list[int], expected: int) -> None:
+    assert num_in_whole_bins(lengths, 80) == expected
 
 
-def run(lengths: list[int], capacity: int, limits: dict[str, Any]) -> tuple[list[list[int]], dict[int, int]]:
-    """Returns the bins of a stream, and the push with which each example left (the last one for close)."""
-    stream = Stream(capacity, **limits)
-    bins, left = [], {}
-    for now, length in enumerate(lengths):
-        closed = stream.push(length)
-        assert stream.num_open <= limits["lookback"]
-        bins += closed
-        left |= {example: now for members in closed for example in members}
-    rest = stream.close()
-    assert stream.num_open == 0
-    return bins + rest, left | {example: len(lengths) - 1 for members in rest for example in members}
-
-
-@settings(deadline=None, max_examples=200)
-@given(lengths=st.lists(st.integers(1, 20), max_size=60), capacity=st.integers(20, 30), limits=LIMITS)
-def test_every_example_leaves_exactly_once_within_the_limits(
-    lengths: list[int], capacity: int, limits: dict[str, Any]
-) -> None:
-    bins, left = run(lengths, capacity, limits)
-    assert sorted(example for members in bins for example in members) == list(range(len(lengths)))
-    for members in bins:
-        assert members  # no empty bin
-        assert sum(lengths[example] for example in members) <= capacity
-        assert limits["max_segments"] is None or len(members) <= limits["max_segments"]
-    if limits["max_delay"] is not None:
-        assert all(now - example <= limits["max_delay"] for example, now in left.items())
-    assert run(lengths, capacity, limits) == (bins, left)
-
-
-@settings(deadline=None, max_examples=100)
-@given(lengths=st.lists(st.integers(1, 20), max_size=40), capacity=st.integers(20, 30), limits=LIMITS)
-def test_it_is_bounded_best_fit(lengths: list[int], capacity: int, limits: dict[str, Any]) -> None:
-    """The same rules, looked up in plain lists."""
-    bins: list[list[int]] = []
-    open_bins: list[list[int]] = []
-
-    def capacity_left(members: list[int]) -> int:
-        return capacity - sum(lengths[example] for example in members)
-
-    for now, length in enumerate(lengths):
-        fitting = [members for members in open_bins if capacity_left(members) >= length]
-        if fitting:
-            chosen = min(fitting, key=lambda members: (capacity_left(members), members[0]))
-        else:
-            if len(open_bins) == limits["lookback"]:
-                fullest = min(open_bins, key=lambda members: (capacity_left(members), members[0]))
-                open_bins.remove(fullest)
-                bins.append(fullest)
-            chosen = []
-            open_bins.append(chosen)
-        chosen.append(now)
-        for members in list(open_bins):
-            full = capacity_left(members) == 0 or len(members) == limits["max_segments"]
-            if full or (limits["max_delay"] is not None and now - members[0] >= limits["max_delay"]):
-                open_bins.remove(members)
-                bins.append(members)
-    assert sorted(run(lengths, capacity, limits)[0]) == sorted(bins + open_bins)
-
-
-def test_a_full_bin_leaves_with_the_push_that_fills_it() -> None:
-    stream = Stream(10, lookback=2)
-    assert [stream.push(length) for length in (6, 7, 3, 4)] == [[], [], [[1, 2]], [[0, 3]]]
-
-
-def test_no_room_closes_the_fullest_and_keeps_the_others() -> None:
-    stream = Stream(10, lookback=2)
-    assert [stream.push(length) for length in (6, 8, 9)] == [[], [], [[1]]]
-    assert stream.close() == [[0], [2]]
-
-
-def test_a_delay_of_none_at_all_packs_each_alone_and_one_of_two_closes_with_the_second_next() -> None:
-    alone = Stream(10, max_delay=0)
-    assert [alone.push(1) for _ in range(3)] == [[[0]], [[1]], [[2]]]
-    late = Stream(10, max_delay=2)
-    assert [late.push(1) for _ in range(4)] == [[], [], [[0, 1, 2]], []]
-
-
-def test_numbers_go_on_after_close() -> None:
-    stream = Stream(10)
-    stream.push(3)
-    assert stream.close() == [[0]]
-    stream.push(3)
-    assert stream.close() == [[1]]
-
-
-def test_a_refused_length_leaves_the_stream_as_it_was() -> None:
-    stream = Stream(10)
-    stream.push(3)
-    for length, message in ((0, "length: 0; the least is 1"), (11, "length: 11; the capacity is 10")):
-        with pytest.raises(ValueError, match=message):
-            stream.push(length)
-    stream.push(4)
-    assert stream.close() == [[0, 1]]
+def test_an_unbounded_stream_is_read_a_window_at_a_time() -> None:
+    stream = itertools.repeat(30)
+    bins = pack_stream(stream, 90, window=10)
+    assert [len(members) for members in itertools.islice(bins, 40)] == [3] * 40
+    assert next(stream) == 30
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"window": 0}, "window: 0; the least is 1"),
+        ({"window": 2.0}, "window: 2.0; it is an integer"),
         ({"capacity": 0}, "capacity: 0; the least is 1"),
-        ({"capacity": 2**31}, "capacity: 2147483648; the most is 2147483647"),
-        ({"capacity": 2.5}, "capacity: 2.5; it is an integer"),
-        ({"capacity": 9, "max_segments": 0}, "max_segments: 0; the least is 1"),
-        ({"capacity": 9, "lookback": 0}, "lookback: 0; the least is 1"),
-        ({"capacity": 9, "max_delay": -1}, "max_delay: -1; the least is 0"),
+        ({"max_segments": 0}, "max_segments: 0; the least is 1"),
+        ({"lengths": [5] * 20 + [0], "window": 3}, r"lengths\[20\]: 0; it is 1 to the capacity, 100"),
+        ({"lengths": [5, 101]}, r"lengths\[1\]: 101; it is 1 to the capacity, 100"),
+        ({"lengths": [5, 1.5]}, r"lengths\[1\]: 1.5; it is an integer"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Stream(**arguments)
+        list(pack_stream(**{"lengths": [5], "capacity": 100} | arguments))

@@ -1,109 +1,95 @@
-"""Packing of an unbounded stream: few open bins, and no example waits for ever.
+"""Packing of an unbounded stream, window by window, each as well as `pack` packs.
 
-Bounded-space best fit (Csirik and Johnson, "Bounded space on-line bin packing: best is better than first",
-Algorithmica 31, 2001): at most K bins are open; an example goes into the fullest that takes it; where none does
-and K are open, the fullest is closed for a new one. A bin that is full, or whose first example came `max_delay`
-examples ago, is closed at once.
+The examples of a window that make whole bins are packed together; the last ones, which would only half fill a bin, come first
+in the next window. So each leaves at the latest with the window after its own. For loaders that cannot see the whole dataset;
+where it can be seen, `pack` needs fewer bins.
 
-Costs O(log K) an example, and K bins of memory. Gives up what sorting gains: padding against K, from
-`benchmarks/streaming.py` (100,000 examples, no limit on delay; best-fit decreasing in the last column):
+Costs what `pack` costs for a window, and holds two windows of lengths. Gives up what a window does not see: padding in percent,
+from `benchmarks/streaming.py` (100,000 examples), beside first-fit over 64 open bins and the packing of all at once:
 
-    set                     capacity    K=1     K=4     K=16    K=64    K=256   sorted
-    side_uniform_64_256         1024  0.0707  0.0054  0.0040  0.0040  0.0040  0.0013
-    images_and_clips_4096       4096  0.2342  0.0364  0.0106  0.0037  0.0024  0.0008
-    native_photos_4096          4096  0.1762  0.0457  0.0274  0.0265  0.0265  0.0161
-
-At K = 64 a delay of at most 256 examples adds 0.0003 to 0.0033, one of 64 adds 0.0013 to 0.0121.
+    set                     capacity  window 256    1,024    4,096  first-fit    at once
+    side_uniform_64_256          256       0.753    0.292    0.170      5.929      0.120
+    side_uniform_64_256        1,024       0.684    0.167    0.047      0.575      0.007
+    images_and_clips_4096      4,096       0.490    0.124    0.035      3.245      0.004
+    native_photos_4096         4,096       1.918    1.519    1.414      5.062      1.386
+    native_photos_16384       16,384       0.737    0.373    0.264      2.517      0.227
 """
 
-import bisect
+import itertools
+from collections.abc import Iterable, Iterator
 
-from patchpack.pipeline.packing.instance import MAX_CAPACITY, read_integer
+import numpy as np
+import numpy.typing as npt
 
+from patchpack.pipeline.packing.instance import read_integer
+from patchpack.pipeline.packing.pack import pack
 
-class Stream:
-    """Packs examples as they come. They are numbered 0, 1, ... in the order in which they are pushed."""
-
-    def __init__(
-        self, capacity: int, *, max_segments: int | None = None, lookback: int = 64, max_delay: int | None = None
-    ) -> None:
-        """Starts an empty stream.
-
-        Args:
-            capacity: tokens of a bin.
-            max_segments: most examples in one bin; None for no limit.
-            lookback: most open bins, K.
-            max_delay: an example leaves with the push of the example this many after it, or sooner; 0 packs each
-                alone, None sets no limit.
-
-        Raises:
-            ValueError: an argument is out of its range.
-        """
-        self._capacity = _read("capacity", capacity, 1)
-        if self._capacity > MAX_CAPACITY:
-            raise ValueError(f"capacity: {capacity}; the most is {MAX_CAPACITY}; count in a larger unit")
-        self._max_segments = None if max_segments is None else _read("max_segments", max_segments, 1)
-        self._lookback = _read("lookback", lookback, 1)
-        self._max_delay = None if max_delay is None else _read("max_delay", max_delay, 0)
-        self._num_examples = 0
-        self._members: dict[int, list[int]] = {}  # of each open bin, known by its first example; the oldest first
-        self._by_capacity_left: list[tuple[int, int]] = []  # (tokens left, bin), ascending
-
-    @property
-    def num_open(self) -> int:
-        """How many bins are open, at most `lookback`."""
-        return len(self._members)
-
-    def push(self, length: int) -> list[list[int]]:
-        """Takes the next example, and returns the bins this closes: the numbers of their examples.
-
-        Raises:
-            ValueError: the length is below 1 or above the capacity; the stream is as before.
-        """
-        length = _read("length", length, 1)
-        if length > self._capacity:
-            raise ValueError(
-                f"length: {length}; the capacity is {self._capacity}; shrink the example or raise the capacity"
-            )
-        example = self._num_examples
-        self._num_examples += 1
-        closed = []
-        index = bisect.bisect_left(self._by_capacity_left, (length, 0))
-        if index < len(self._by_capacity_left):
-            capacity_left, chosen = self._by_capacity_left.pop(index)
-        else:
-            if len(self._members) == self._lookback:
-                closed.append(self._members.pop(self._by_capacity_left.pop(0)[1]))
-            capacity_left, chosen = self._capacity, example
-            self._members[chosen] = []
-        self._members[chosen].append(example)
-        if capacity_left == length or len(self._members[chosen]) == self._max_segments:
-            closed.append(self._members.pop(chosen))
-        else:
-            bisect.insort(self._by_capacity_left, (capacity_left - length, chosen))
-        return closed + self._expired(example)
-
-    def close(self) -> list[list[int]]:
-        """Returns the open bins, the oldest first, and leaves none; more may be pushed."""
-        rest = list(self._members.values())
-        self._members.clear()
-        self._by_capacity_left.clear()
-        return rest
-
-    def _expired(self, now: int) -> list[list[int]]:
-        """Closes the bins whose first example has waited long enough."""
-        closed = []
-        while self._max_delay is not None and self._members:
-            oldest = next(iter(self._members))
-            if now - oldest < self._max_delay:
-                break
-            self._by_capacity_left = [entry for entry in self._by_capacity_left if entry[1] != oldest]
-            closed.append(self._members.pop(oldest))
-        return closed
+# The work of a window is a tenth of what `pack` allows for any number of examples.
+EFFORT = 0.1
+# Whole bins are filled to a part of one, so that they can be; where there are as many of them.
+SPARE = 10
 
 
-def _read(name: str, value: int, least: int) -> int:
-    number = read_integer(name, value)
-    if number < least:
-        raise ValueError(f"{name}: {number}; the least is {least}")
-    return number
+def num_in_whole_bins(lengths: npt.ArrayLike, capacity: int) -> int:
+    """Returns how many examples, from the first on, are enough for whole bins and not for more; all where none is whole.
+
+    Args:
+        lengths: (N,) integers, tokens of each.
+        capacity: tokens of a bin.
+    """
+    ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
+    total = int(ends[-1]) if len(ends) else 0
+    spare = capacity // SPARE if total >= SPARE * capacity else 0
+    whole = (total - spare) // capacity
+    return int(np.searchsorted(ends, whole * capacity - spare, side="right")) if whole else len(ends)
+
+
+def pack_stream(
+    lengths: Iterable[int], capacity: int, *, max_segments: int | None = None, window: int = 1024, seed: int = 0
+) -> Iterator[list[int]]:
+    """Yields bins of a stream of examples, each as the numbers of its examples: 0, 1, ... in the order in which they come.
+
+    The same arguments give the same bins. An example leaves at most two windows after it came.
+
+    Args:
+        lengths: tokens of each example, an unbounded iterable.
+        capacity: tokens of a bin.
+        max_segments: most examples in one bin; None for no limit.
+        window: examples that are packed together.
+        seed: of the packing of each window.
+
+    Raises:
+        ValueError: an argument is out of its range, or a length, when its window is reached.
+    """
+    window = read_integer("window", window)
+    if window < 1:
+        raise ValueError(f"window: {window}; the least is 1; leave it out for 1024")
+    return _bins(iter(lengths), capacity, max_segments, window, seed)
+
+
+def _bins(
+    lengths: Iterator[int], capacity: int, max_segments: int | None, window: int, seed: int
+) -> Iterator[list[int]]:
+    pack([], capacity, max_segments=max_segments)  # wrong limits are named before the first example
+    waiting: list[int] = []
+    first = 0  # of those that wait
+    while fresh := list(itertools.islice(lengths, window)):
+        for number, length in enumerate(fresh, first + len(waiting)):
+            if not 1 <= read_integer(f"lengths[{number}]", length) <= capacity:
+                raise ValueError(
+                    f"lengths[{number}]: {length}; it is 1 to the capacity, {capacity}; leave the example out"
+                )
+        waiting += fresh
+        num_packed = num_in_whole_bins(waiting, capacity)
+        yield from _packed(waiting[:num_packed], first, capacity, max_segments, seed)
+        first, waiting = first + num_packed, waiting[num_packed:]
+    yield from _packed(waiting, first, capacity, max_segments, seed)
+
+
+def _packed(lengths: list[int], first: int, capacity: int, max_segments: int | None, seed: int) -> list[list[int]]:
+    """Returns the members of each bin, numbered from the first on."""
+    packing = pack(lengths, capacity, max_segments=max_segments, seed=seed, effort=EFFORT)
+    members: list[list[int]] = [[] for _ in range(packing.num_bins)]
+    for number, bin_number in enumerate(packing.bin_index.tolist(), first):
+        members[bin_number].append(number)
+    return members

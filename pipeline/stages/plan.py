@@ -26,6 +26,7 @@ from patchpack.pipeline.packing import pack
 from patchpack.pipeline.packing.balance.balance import balance
 from patchpack.pipeline.packing.counts.candidates import Candidates
 from patchpack.pipeline.packing.counts.planned import plan_counts, wastes_enough
+from patchpack.pipeline.packing.streaming import num_in_whole_bins
 from patchpack.pipeline.report.sizes import count_sizes
 from patchpack.pipeline.stages.labels import label_gaps
 from patchpack.pipeline.stages.planned import PLAN_SCHEMA, PlannedExample, from_table, to_table
@@ -47,10 +48,10 @@ ENOUGH_SHARDS = 256
 # and whatever the dataset: five minutes of decoding are as much as a killed worker should lose
 MOST_PX = 27_000_000_000
 
-# What a group leaves for the groups of rests: what is over whole bins, to a tenth of one, so that these can be full; and of
-# its bins one in a hundred, the emptiest. Measured over 16 to 64 groups: 0.006 % over the bound of all at L = 256 and none above
-# it, where half a bin of each group was 0.13 % at L = 4,096 and 0.5 % at 16,384.
-REST_SPARE, REST_BINS = 10, 100
+# What a group leaves for the groups of rests: what is over whole bins; and of its bins one in a hundred, the emptiest. Measured
+# over 16 to 64 groups: 0.006 % over the bound of all at L = 256 and none above it, where half a bin of each group was 0.13 % at
+# L = 4,096 and 0.5 % at 16,384.
+REST_BINS = 100
 # Groups whose rests are planned together; fewer where steps are balanced, as a rest then has up to a step of bins.
 GROUPS_OF_REST, GROUPS_OF_BALANCED_REST = 256, 16
 
@@ -255,9 +256,10 @@ def _pack_chunk(
 ) -> _Packed:
     """Returns a chunk's bins in shuffled order; its rest are the examples of what would be the last, emptiest bins."""
     capacity, limits = config.sequence_length, {"max_segments": config.max_segments, "seed": config.seed}
-    num_kept = _num_kept(chunk, capacity) if leaves_rest else len(chunk)
+    all_tokens = [reference.num_tokens for reference in chunk]
+    num_kept = num_in_whole_bins(all_tokens, capacity) if leaves_rest else len(chunk)
     chunk, rest = chunk[:num_kept], chunk[num_kept:]
-    tokens = [reference.num_tokens for reference in chunk]
+    tokens = all_tokens[:num_kept]
     packing = pack(tokens, capacity, **limits)
     planned = chunk
     if config.resolution_slack and wastes_enough(packing, sum(tokens), capacity):
@@ -280,15 +282,6 @@ def _pack_chunk(
     # were there a packing of what is kept in fewer bins, there would be one of all
     record = Chunk(view, sum(map(len, bins)), len(bins), packing.bound - len(left), num_moved)
     return _Packed(bins, [record], rest)
-
-
-def _num_kept(chunk: list[Reference], capacity: int) -> int:
-    """Returns how many of the chunk's examples, from the first on, are enough for whole bins, to a tenth of one."""
-    ends = np.cumsum([reference.num_tokens for reference in chunk])
-    whole = (int(ends[-1]) - capacity // REST_SPARE) // capacity
-    if whole < 1:
-        return len(chunk)
-    return int(np.searchsorted(ends, whole * capacity - capacity // REST_SPARE, side="right"))
 
 
 def _emptiest(loads: list[int], capacity: int) -> list[int]:

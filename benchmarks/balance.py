@@ -6,7 +6,8 @@ NUM_EXAMPLES: 100,000 by default, drawn from ../shared/lengths beside the checko
 and capacity: steps, maximum / mean of their attention costs in random order (mean), in runs of the sorted bins (worst,
 share within 1.02), and balanced (mean, worst, share within 1.02, how many steps are not); CPU seconds of packing and
 of balancing, one thread. `sides`: NaViT draws of benchmarks/planned.py with planned counts, 16,384 examples, one chunk
-of a plan, max_segments 64.
+of a plan, max_segments 64. Then 16 chunks of 16,384 as a plan has them: steps, those over 1.02, the worst, and the sequences in no
+step, all in the group of rests, in percent; beside them steps over and sequences in no step if each chunk kept its own.
 """
 
 import numpy as np
@@ -17,6 +18,7 @@ from patchpack.pipeline.packing import pack
 from patchpack.pipeline.packing.balance.balance import Steps, balance, in_steps
 from patchpack.pipeline.packing.balance.swap import attention_costs
 from patchpack.pipeline.packing.counts.planned import plan_counts
+from patchpack.pipeline.packing.streaming import num_in_whole_bins
 
 SETS = (
     ("side_uniform_64_256", (256, 512, 1024, 4096)),
@@ -55,6 +57,32 @@ def line(
     )
 
 
+def plan_of(lengths: np.ndarray, capacity: int, size: int, *, rests: bool) -> tuple[Steps, int, int]:
+    """Returns the steps of chunks whose rests are planned together or stay where they are, the sequences in no step, and all."""
+    steps, in_none, num_sequences = Steps(size), 0, 0
+    left: list[np.ndarray] = []
+    for start in range(0, len(lengths), CHUNK):
+        chunk = lengths[start : start + CHUNK]
+        if rests:
+            num_kept = num_in_whole_bins(chunk, capacity)
+            chunk, over = chunk[:num_kept], chunk[num_kept:]
+            left.append(over)
+        balanced = balance(chunk, pack(chunk, capacity, max_segments=64).bin_index, capacity, size, max_segments=64)
+        order = balanced.even_steps(size).ravel() if rests else balanced.order
+        if rests:
+            left.append(chunk[~np.isin(balanced.bin_index, order)])
+        steps.add(balanced.costs[order])
+        in_none += len(order) % size
+        num_sequences += len(order)
+    if rests:
+        rest = np.concatenate(left)
+        balanced = balance(rest, pack(rest, capacity, max_segments=64).bin_index, capacity, size, max_segments=64)
+        steps.add(balanced.costs[balanced.order])
+        in_none += len(balanced.order) % size
+        num_sequences += len(balanced.order)
+    return steps, in_none, num_sequences
+
+
 def main() -> None:
     """Prints the table."""
     values = read(__doc__, num_examples=100_000, w=64)
@@ -77,6 +105,18 @@ def main() -> None:
         planned, packed = cpu(lambda some=candidates, capacity=capacity: plan_counts(some, capacity, max_segments=64))
         counts, bin_index = candidates.at(planned.choice), planned.packing.bin_index
         print(f"{line(f'sides {CHUNK}', counts, bin_index, capacity, 64, size)}{packed:9.2f}", flush=True)
+
+    print(f"\n{'16 chunks':24}     L  steps   over    worst  in none %  chunks alone: over   worst  in none %")
+    for name, capacities in SETS:
+        stored = np.load(SHARED / "lengths" / f"{name}.npy")
+        lengths = stored[np.random.Philox(key=3).random_raw(16 * CHUNK) % np.uint64(len(stored))].astype(np.int64)
+        for capacity in capacities:
+            row = f"{name:24}{capacity:6}"
+            for rests in (True, False):
+                steps, in_none, num_sequences = plan_of(lengths, capacity, size, rests=rests)
+                row += f"{steps.num_steps:7}" if rests else f"{'':14}"
+                row += f"{steps.num_steps - steps.num_within:7}{steps.worst:9.3f}{100 * in_none / num_sequences:11.2f}"
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

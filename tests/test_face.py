@@ -16,6 +16,7 @@ FACE = {
         "ShardWriter",
         "pack_arrays",
         "pack",
+        "pack_stream",
         "check_packing",
         "check_certificate",
         "Packing",

@@ -123,7 +123,7 @@ def bound_of_histogram(
     best = best_fit(histogram)
     known = best.num_bins if num_bins is None else num_bins
     proven = closed_form_bound(histogram)
-    for attempt in (_rounded, partial(_improved, num_bins=known, bound_only=True)):
+    for attempt in (_rounded, partial(_improved, num_bins=known, aim="bound")):
         if proven.bound < known:
             proven = attempt(histogram, best, proven, 0, effort)[1]
     return proven
@@ -203,15 +203,15 @@ def _columns(
     *,
     num_bins: int | None = None,
     enough: int | None = None,
-    bound_only: bool = False,
+    aim: Literal["both", "bound", "packing"] = "both",
 ) -> Answer:
     # Imported here: ortools takes longer to import than most groups take to pack.
     from patchpack.pipeline.packing.exact.columns import improve
 
-    known = best.num_bins if num_bins is None else num_bins
-    return improve(
-        histogram, proven, num_bins=known, seed=seed, effort=effort, known=best, enough=enough, bound_only=bound_only
-    )
+    most = best.num_bins if num_bins is None else num_bins
+    # largest first's patterns beside those of the best: a programme with both is nearer its end
+    known = best.joined(largest_first(histogram, effort) or Patterns.none())
+    return improve(histogram, proven, num_bins=most, seed=seed, effort=effort, known=known, enough=enough, aim=aim)
 
 
 def _pack_rows(

@@ -25,6 +25,7 @@ non-integer gaps: where no packing meets the programme's bound, the work limit e
 import math
 import random
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +63,7 @@ def improve(
     effort: float,
     known: Patterns | None = None,
     enough: int | None = None,
-    bound_only: bool = False,
+    aim: Literal["both", "bound", "packing"] = "both",
 ) -> tuple[Patterns | None, Certificate]:
     """Returns a packing in fewer than `num_bins` bins where one is found, and the best bound with its proof.
 
@@ -76,16 +77,16 @@ def improve(
         effort: scale of the work limit.
         known: patterns that are good to know from the start.
         enough: a packing with so many bins will do, and nothing else; None for the bound, wherever it goes.
-        bound_only: whether only the bound is asked for.
+        aim: what is asked for; the last rounds are for the bound alone.
     """
     work = effort * min(max(WORK * histogram.capacity**2, LEAST_WORK), MOST_WORK)
     search = _Search(histogram, proven, num_bins, enough, Meter(work))
     if search.table_cells * LEAST_TABLES > work:
         return None, proven
     search.start(known)
-    search.relax(hurried=not bound_only)
-    if not bound_only:
-        search.dive_until_done(random.Random(seed))  # noqa: S311 (seeded draws)
+    search.relax(hurried=aim != "bound")
+    if aim != "bound":
+        search.dive_until_done(random.Random(seed), proof=aim == "both")  # noqa: S311 (seeded draws)
     return (None if search.best is None else _patterns(search.best)), search.proven
 
 
@@ -173,13 +174,15 @@ class _Search:
         if bound > self.bound:
             self.proven = Certificate(bound, self.proven.values, duals_K, scale, resource=self.proven.resource)
 
-    def dive_until_done(self, draws: random.Random) -> None:
+    def dive_until_done(self, draws: random.Random, *, proof: bool) -> None:
         """Dives again and again, keeping a larger random part free each time, while there is work left."""
         freed = 0.0
         while not self.done and self.meter.left:
             self._dive(freed, draws)
             freed = min(0.5, freed + 0.05)
             if self.num_bins <= self.target:
+                if not proof:
+                    return
                 before = self.num_bins, self.bound
                 self.relax(hurried=False)
                 if self.num_bins <= self.target and before == (self.num_bins, self.bound):

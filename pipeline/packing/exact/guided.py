@@ -61,9 +61,8 @@ def guided(histogram: Histogram, bound: int, *, seed: int, effort: float) -> Pat
         rest, left = left.without(filled.used(len(left.values)))
         kinds = kinds[rest]
     if bins.num_bins and bins.num_bins + best.num_bins > bound and len(left.values) <= 2 * FEW:
-        found, _ = improve(
-            left, closed_form_bound(left), num_bins=best.num_bins, seed=seed, effort=effort / 4, known=known
-        )
+        proven, most = closed_form_bound(left), best.num_bins
+        found, _ = improve(left, proven, num_bins=most, seed=seed, effort=effort / 4, known=known, aim="packing")
         best = found or best
     return bins.joined(best.of(kinds))
 

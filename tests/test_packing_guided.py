@@ -76,3 +76,11 @@ def test_bins_like_a_pattern_are_full_and_take_what_is_nearest() -> None:
 
 def test_what_a_capacity_has_no_table_for_is_left_to_others() -> None:
     assert guided(histogram([2**22, 5], 2**22 + 1), 0, seed=0, effort=1.0) is None
+
+
+def test_without_work_left_nothing_is_guided_and_no_solver_complains(capfd: pytest.CaptureFixture[str]) -> None:
+    question = histogram(np.random.default_rng(0).integers(100, 5000, 4000), 10_000)
+    patterns = guided(question, 0, seed=0, effort=1e-9)
+    assert patterns is not None
+    assert_packs(question, patterns)
+    assert capfd.readouterr().err == ""

@@ -110,3 +110,9 @@ def test_small_sets_need_no_more_bins_than_any_choice(capacity: int, monkeypatch
 def test_wrong_candidates_are_named(listed: list[CandidateLengths], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_counts(Candidates.of(listed), 10)
+
+
+def test_without_work_left_nothing_moves_and_no_solver_complains(capfd: pytest.CaptureFixture[str]) -> None:
+    candidates = Candidates.of([[(50, 3), (52, 0)]] * 80)
+    assert np.array_equal(plan_counts(candidates, 100, effort=1e-12).choice, candidates.target())
+    assert capfd.readouterr().err == ""

@@ -80,7 +80,11 @@ def _guide(histogram: Histogram, packings: list[Patterns], effort: float) -> lis
     bound = closed_form_bound(histogram).bound
     centre_S, smooth = histogram.values[some] * ONE // histogram.capacity, SMOOTH
     priced_cells = 2 * PASSES * len(some) * histogram.capacity * (shape.slots or 1)
-    while solve(programme.solver, meter) and programme.value() > bound and meter.done + priced_cells < meter.allowed:
+    used: list[tuple[list[int], float]] = []
+    while solve(programme.solver, meter):
+        used = programme.used()
+        if programme.value() <= bound or meter.done + priced_cells > meter.allowed:
+            break
         duals_S = (smooth * centre_S + (100 - smooth) * programme.duals(ONE)[some]) // 100
         priced = price(shape, duals_S, num_S, PASSES, meter)
         scale = max(priced.most, 1)
@@ -93,7 +97,7 @@ def _guide(histogram: Histogram, packings: list[Patterns], effort: float) -> lis
         programme.add(
             [np.repeat(some[[k for k, _ in pattern]], [n for _, n in pattern]) for pattern in priced.improving]
         )
-    return programme.used()
+    return used
 
 
 class _Programme:

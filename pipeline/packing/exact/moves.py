@@ -48,7 +48,11 @@ def best_moves(
             limit.SetCoefficient(columns[move], 1.0)
     even_K = values_K * ONE // capacity
     smooth, saved, value = SMOOTH, [np.inf, np.inf], np.inf
-    while master.solve() and meter.left and sum(saved[-2:]) * ENOUGH > master.value():
+    times = np.zeros(len(columns))
+    while master.solve():
+        times = np.array([column.solution_value() for column in columns])
+        if not meter.left or sum(saved[-2:]) * ENOUGH <= master.value():
+            break
         saved.append(value - master.value())
         value = master.value()
         duals_K = (smooth * even_K + (100 - smooth) * master.duals(ONE)) // 100
@@ -57,7 +61,6 @@ def best_moves(
             if not smooth:
                 break
             smooth, saved = 0, [np.inf, np.inf]
-    times = np.array([column.solution_value() for column in columns])
     # what is below one example is carried on to the next move from the same count
     firsts = np.flatnonzero(np.diff(source, prepend=-1))
     before = np.cumsum(times) - times

@@ -272,6 +272,15 @@ def test_the_rests_of_groups_are_planned_together_and_nothing_is_lost(step: int 
     assert all(plan.rest == [] for plan in alone), "where there is one group, it has no rest"
 
 
+def test_the_emptiest_sequence_of_a_group_is_left_over_where_segments_bind() -> None:
+    # 100 to a group, 64 to a sequence, and tokens for many more
+    config = PlanConfig(sequence_length=4096, max_segments=64, group_size=100, resolution_slack=0)
+    members: list[Member] = [make_reference(f"{n}", (1, 2, 5)) for n in range(800)]
+    groups, rests = planned_groups(config, members, 8)
+    assert [len(plan.rest) for plan in groups] == [36] * 8
+    assert sum(shard.num_sequences for plan in groups + rests for shard in plan.summary.shards) == 8 + 5
+
+
 def test_groups_store_even_steps_alone_and_the_rests_make_more_of_them() -> None:
     config = PlanConfig(sequence_length=1024, group_size=800, resolution_slack=0, balance_step=8)
     drawn = random.Random(0)

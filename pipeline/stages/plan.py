@@ -110,7 +110,7 @@ def plan_group(
             for number, chunk in enumerate(_chunks(of_view, config))
         ]
         if config.balance_step and packed:
-            packed = [_balanced(packed, config, group, view, leaves_rest)]
+            packed = [_balanced(packed, config.balance_step, config, group, view, leaves_rest)]
         rest += [reference for chunk in packed for reference in chunk.rest]
         bins = [members for chunk in packed for members in chunk.bins]
         chunks += [record for chunk in packed for record in chunk.records]
@@ -255,18 +255,18 @@ def _pack_chunk(
     chunk: list[Reference], config: PlanConfig, group: int, view: int, number: int, leaves_rest: bool
 ) -> _Packed:
     """Returns a chunk's bins in shuffled order; its rest are the examples of what would be the last, emptiest bins."""
-    capacity, limits = config.sequence_length, {"max_segments": config.max_segments, "seed": config.seed}
+    capacity, limit = config.sequence_length, config.max_segments
     all_tokens = [reference.num_tokens for reference in chunk]
     num_kept = num_in_whole_bins(all_tokens, capacity) if leaves_rest else len(chunk)
     chunk, rest = chunk[:num_kept], chunk[num_kept:]
     tokens = all_tokens[:num_kept]
-    packing = pack(tokens, capacity, **limits)
+    packing = pack(tokens, capacity, max_segments=limit, seed=config.seed)
     planned = chunk
     if config.resolution_slack and wastes_enough(packing, sum(tokens), capacity):
         slack = Fraction(config.resolution_slack).limit_denominator(10**6)
         options = [candidate_lengths(reference, slack, config.tubelet, config.token_cap) for reference in chunk]
         candidates = Candidates.of([(count, cost) for count, (cost, _) in of_one.items()] for of_one in options)
-        choice, packing = plan_counts(candidates, capacity, packing=packing, **limits)
+        choice, packing = plan_counts(candidates, capacity, max_segments=limit, seed=config.seed, packing=packing)
         grids = [list(of_one.values())[at][1] for of_one, at in zip(options, choice.tolist(), strict=True)]
         planned = [reference._replace(grid=grid) for reference, grid in zip(chunk, grids, strict=True)]
     members: list[list[int]] = [[] for _ in range(packing.num_bins)]
@@ -290,9 +290,11 @@ def _emptiest(loads: list[int], capacity: int) -> list[int]:
     return [number for number in order if loads[number] < capacity]
 
 
-def _balanced(packed: list[_Packed], config: PlanConfig, group: int, view: int, leaves_rest: bool) -> _Packed:
+def _balanced(
+    packed: list[_Packed], size: int, config: PlanConfig, group: int, view: int, leaves_rest: bool
+) -> _Packed:
     """Returns as many bins of the same examples, in steps of near-equal cost; its rest are the bins that make no such step."""
-    size, bins = config.balance_step, [members for chunk in packed for members in chunk.bins]
+    bins = [members for chunk in packed for members in chunk.bins]
     members = [reference for references in bins for reference in references]
     balanced = balance(
         [reference.num_tokens for reference in members],

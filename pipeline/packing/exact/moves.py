@@ -65,4 +65,5 @@ def best_moves(
     firsts = np.flatnonzero(np.diff(source, prepend=-1))
     before = np.cumsum(times) - times
     within = before - np.repeat(before[firsts], np.diff(firsts, append=len(source)))
-    return (np.floor(within + times + 1e-6) - np.floor(within + 1e-6)).astype(np.int64)
+    whole: npt.NDArray[np.int64] = (np.floor(within + times + 1e-6) - np.floor(within + 1e-6)).astype(np.int64)
+    return whole

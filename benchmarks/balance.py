@@ -64,7 +64,7 @@ def plan_of(lengths: np.ndarray, capacity: int, size: int, *, rests: bool) -> tu
     for start in range(0, len(lengths), CHUNK):
         chunk = lengths[start : start + CHUNK]
         if rests:
-            num_kept = num_in_whole_bins(chunk, capacity)
+            num_kept = num_in_whole_bins(chunk, capacity, 64)
             chunk, over = chunk[:num_kept], chunk[num_kept:]
             left.append(over)
         balanced = balance(chunk, pack(chunk, capacity, max_segments=64).bin_index, capacity, size, max_segments=64)

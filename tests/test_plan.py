@@ -273,12 +273,16 @@ def test_the_rests_of_groups_are_planned_together_and_nothing_is_lost(step: int 
 
 
 def test_the_emptiest_sequence_of_a_group_is_left_over_where_segments_bind() -> None:
-    # 100 to a group, 64 to a sequence, and tokens for many more
-    config = PlanConfig(sequence_length=4096, max_segments=64, group_size=100, resolution_slack=0)
+    # 100 to a group, 64 to a sequence, and tokens for many more; 40 of 100 tokens fill no sequence of 4,096 quite
+    config = PlanConfig(sequence_length=4096, max_segments=64, resolution_slack=0)
     members: list[Member] = [make_reference(f"{n}", (1, 2, 5)) for n in range(800)]
     groups, rests = planned_groups(config, members, 8)
     assert [len(plan.rest) for plan in groups] == [36] * 8
     assert sum(shard.num_sequences for plan in groups + rests for shard in plan.summary.shards) == 8 + 5
+    # 100 examples of 100 tokens: two sequences of 40, and 20 over
+    members = [make_reference(f"{n}", (1, 10, 10)) for n in range(800)]
+    groups, rests = planned_groups(config, members, 8)
+    assert {len(plan.rest) for plan in groups} == {60}
 
 
 def test_groups_store_even_steps_alone_and_the_rests_make_more_of_them() -> None:

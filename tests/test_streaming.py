@@ -63,6 +63,12 @@ def test_whole_bins_are_counted_with_a_tenth_to_spare_where_they_are_ten(lengths
     assert num_in_whole_bins(lengths, 80) == expected
 
 
+def test_whole_bins_are_full_of_tokens_or_of_segments() -> None:
+    assert num_in_whole_bins([8] * 100, 1000, 30) == 90
+    assert num_in_whole_bins([8] * 100, 80, 30) == 89, "tokens run out first"
+    assert num_in_whole_bins([8] * 20, 1000, 30) == 20
+
+
 def test_an_unbounded_stream_is_read_a_window_at_a_time() -> None:
     stream = itertools.repeat(30)
     bins = pack_stream(stream, 90, window=10)

@@ -30,18 +30,24 @@ EFFORT = 0.1
 SPARE = 10
 
 
-def num_in_whole_bins(lengths: npt.ArrayLike, capacity: int) -> int:
+def num_in_whole_bins(lengths: npt.ArrayLike, capacity: int, max_segments: int | None = None) -> int:
     """Returns how many examples, from the first on, are enough for whole bins and not for more; all where none is whole.
 
     Args:
         lengths: (N,) integers, tokens of each.
         capacity: tokens of a bin.
+        max_segments: most examples in one bin; None for no limit.
     """
     ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
     total = int(ends[-1]) if len(ends) else 0
     spare = capacity // SPARE if total >= SPARE * capacity else 0
     whole = (total - spare) // capacity
-    return int(np.searchsorted(ends, whole * capacity - spare, side="right")) if whole else len(ends)
+    if max_segments is not None:
+        whole = max(whole, len(ends) // max_segments)
+    if not whole:
+        return len(ends)
+    by_tokens = int(np.searchsorted(ends, whole * capacity - spare, side="right"))
+    return by_tokens if max_segments is None else min(by_tokens, whole * max_segments)
 
 
 def pack_stream(
@@ -80,7 +86,7 @@ def _bins(
                     f"lengths[{number}]: {length}; it is 1 to the capacity, {capacity}; leave the example out"
                 )
         waiting += fresh
-        num_packed = num_in_whole_bins(waiting, capacity)
+        num_packed = num_in_whole_bins(waiting, capacity, max_segments)
         yield from _packed(waiting[:num_packed], first, capacity, max_segments, seed)
         first, waiting = first + num_packed, waiting[num_packed:]
     yield from _packed(waiting, first, capacity, max_segments, seed)

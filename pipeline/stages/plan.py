@@ -257,7 +257,7 @@ def _pack_chunk(
     """Returns a chunk's bins in shuffled order; its rest are the examples of what would be the last, emptiest bins."""
     capacity, limit = config.sequence_length, config.max_segments
     all_tokens = [reference.num_tokens for reference in chunk]
-    num_kept = num_in_whole_bins(all_tokens, capacity) if leaves_rest else len(chunk)
+    num_kept = num_in_whole_bins(all_tokens, capacity, limit) if leaves_rest else len(chunk)
     chunk, rest = chunk[:num_kept], chunk[num_kept:]
     tokens = all_tokens[:num_kept]
     packing = pack(tokens, capacity, max_segments=limit, seed=config.seed)
@@ -272,8 +272,7 @@ def _pack_chunk(
     members: list[list[int]] = [[] for _ in range(packing.num_bins)]
     for example, bin_number in enumerate(packing.bin_index.tolist()):
         members[bin_number].append(example)
-    emptiest = _emptiest([sum(planned[at].num_tokens for at in of_bin) for of_bin in members], capacity)
-    left = set(emptiest if leaves_rest else ())
+    left = set(_emptiest(members, [reference.num_tokens for reference in planned], config) if leaves_rest else ())
     rest += [chunk[at] for bin_number in sorted(left) for at in members[bin_number]]
     # heuristics fill the first bins with the longest examples; sequences are drawn in stored order
     order = [at for at in shuffled(len(members), config.seed, "bins", group, view, number) if at not in left]
@@ -284,10 +283,11 @@ def _pack_chunk(
     return _Packed(bins, [record], rest)
 
 
-def _emptiest(loads: list[int], capacity: int) -> list[int]:
-    """Returns the numbers of the emptiest bins, one in a hundred and at least one, full ones left out."""
+def _emptiest(members: list[list[int]], tokens: list[int], config: PlanConfig) -> list[int]:
+    """Returns the numbers of the emptiest bins, one in a hundred and at least one, those full of tokens or segments left out."""
+    loads = [sum(tokens[at] for at in of_bin) for of_bin in members]
     order = np.argsort(np.array(loads), kind="stable")[: ceil_div(len(loads), REST_BINS)].tolist()
-    return [number for number in order if loads[number] < capacity]
+    return [at for at in order if loads[at] < config.sequence_length and len(members[at]) < config.max_segments]
 
 
 def _balanced(

@@ -85,8 +85,9 @@ def _bins(
                 raise ValueError(
                     f"lengths[{number}]: {length}; it is 1 to the capacity, {capacity}; leave the example out"
                 )
+        num_carried = len(waiting)  # they wait no second time
         waiting += fresh
-        num_packed = num_in_whole_bins(waiting, capacity, max_segments)
+        num_packed = max(num_carried, num_in_whole_bins(waiting, capacity, max_segments))
         yield from _packed(waiting[:num_packed], first, capacity, max_segments, seed)
         first, waiting = first + num_packed, waiting[num_packed:]
     yield from _packed(waiting, first, capacity, max_segments, seed)

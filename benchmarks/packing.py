@@ -55,8 +55,16 @@ def drawn(name: str, count: int) -> npt.NDArray[np.uint16]:
 
 
 def fresh(kind: str, count: int) -> npt.NDArray[np.int64]:
-    """Returns lengths that are drawn afresh, so that more examples bring new lengths: native sizes of photos, or videos."""
+    """Returns lengths that are drawn afresh, so that more examples bring new lengths.
+
+    NaViT images of sides 64 to 256, native sizes of photos, clips of 8 to 64 steps of such images, or videos.
+    """
     rng = np.random.default_rng(0)
+    if kind in ("sides", "clips"):
+        sides, aspects = rng.uniform(64, 256, count), np.exp(rng.normal(0, 0.35, count) / 2)
+        h, w = (np.maximum(1, np.rint(side / 16)) for side in (sides / aspects, sides * aspects))
+        steps = rng.integers(8, 65, count) * (rng.random(count) < 0.5) if kind == "clips" else 0
+        return (h * w * np.maximum(1, steps)).astype(np.int64)
     if kind in ("videos", "long videos"):
         least = 256 if kind == "videos" else 8_192
         return np.exp(rng.uniform(np.log(least), np.log(65_536), count)).astype(np.int64)
@@ -192,18 +200,24 @@ def tell_sets(quick: bool) -> None:
 
 def tell_fresh(quick: bool) -> None:
     """Prints bins and bound of lengths that are drawn afresh, and what bounds the time where they are many."""
-    print(f"\n{'fresh draws':<16} {'L':>6} {'S':>5} {'N':>9} {'lengths':>8} {'best-fit':>9} {BINS} {'CPU s':>8}")
+    print(
+        f"\n{'fresh draws':<16} {'L':>6} {'S':>5} {'N':>9} {'lengths':>8} {'best-fit':>9} {'first-fit':>9} {'next-fit':>9}"
+        f" {BINS} {'CPU s':>8}"
+    )
     for kind, capacity, limit in (
-        *(("native photos", 16_384, None), ("videos", 65_536, 64), ("videos", 65_536, None)),
-        ("long videos", 65_536, 64),
+        *(("sides", 256, None), ("sides", 1_024, None), ("clips", 16_384, None), ("native photos", 16_384, None)),
+        *(("videos", 65_536, 64), ("videos", 65_536, None), ("long videos", 65_536, 64)),
     ):
-        for count in (16_384, 10**5) if quick else (16_384, 10**5, 10**6):
+        for count in (10**3, 10**4, 10**5) if quick else (10**3, 10**4, 16_384, 10**5, 10**6, 10**7):
             lengths = fresh(kind, count)
             packing, seconds, _ = checked(lengths, capacity, max_segments=limit)
             greedy = pack(lengths, capacity, max_segments=limit, method="best-fit").num_bins
+            others = f"{'-':>9} {'-':>9}"
+            if limit is None and count <= 10**5:
+                others = " ".join(f"{of(lengths.tolist(), capacity):>9}" for of in (first_fit_over_open_bins, next_fit))
             print(
                 f"{kind:<16} {capacity:>6} {limit or '-':>5} {count:>9} {len(np.unique(lengths)):>8} {greedy:>9} "
-                f"{verdict(packing)} {seconds:>8.2f}",
+                f"{others} {verdict(packing)} {seconds:>8.2f}",
                 flush=True,
             )
 

@@ -51,6 +51,19 @@ def test_what_half_fills_a_bin_waits_for_the_next_window() -> None:
     assert bins[0] == [0, 1] and 2 in bins[1] + bins[2]
 
 
+def test_what_waits_is_packed_with_the_next_window_even_where_that_leaves_a_bin_half_full() -> None:
+    came = 0
+
+    def coming() -> Iterator[int]:
+        nonlocal came
+        for length in [1, 5, 1, 1, 1, 1, 1]:
+            came += 1
+            yield length
+
+    for members in pack_stream(coming(), 5, window=3):
+        assert all(came <= (number // 3 + 2) * 3 for number in members), members
+
+
 def test_what_makes_no_bin_in_its_window_does_not_wait() -> None:
     assert list(pack_stream([1, 2, 3], 100, window=1)) == [[0], [1], [2]]
 

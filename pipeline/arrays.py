@@ -16,6 +16,7 @@ import xxhash
 from patchpack.pipeline.names import shard_name
 from patchpack.pipeline.packing import pack
 from patchpack.pipeline.packing.proof import prove
+from patchpack.pipeline.packing.streaming import num_in_whole_bins
 from patchpack.pipeline.stages.finish import publish
 from patchpack.pipeline.stages.plan import even_runs
 from patchpack.pipeline.stages.records import example_id
@@ -151,12 +152,12 @@ class ShardWriter:
         )
         self._pending_bytes += tokens_NP.nbytes
         if len(self._pending) >= self._group_size or self._pending_bytes >= _GROUP_BYTES:
-            self._write_group()
+            self._write_group(last=False)
 
     def finish(self) -> Report:
         """Writes what is left, the tables, the report and the manifest, and returns the report."""
         if self.report is None:
-            self._write_group()
+            self._write_group(last=True)
             bound = prove(self._lengths, self._layout, self._chunks)
             self.report = publish(self._folder, self._manifest(bound.entry), [bound], self._shards, [])
         return self.report
@@ -229,13 +230,17 @@ class ShardWriter:
             "extra": extra,
         }
 
-    def _write_group(self) -> None:
-        """Packs what waits, and writes it as shards of its own."""
-        examples, self._pending, self._pending_bytes = self._pending, [], 0
+    def _write_group(self, *, last: bool) -> None:
+        """Packs what waits, and writes it as shards of its own; before the last, what would half fill a sequence waits on."""
+        capacity, limit = self._layout.sequence_length, self._layout.max_segments
+        lengths = [len(example.tokens_NP) for example in self._pending]
+        num_packed = len(lengths) if last else num_in_whole_bins(lengths, capacity, limit)
+        examples, self._pending = self._pending[:num_packed], self._pending[num_packed:]
+        self._pending_bytes = sum(example.tokens_NP.nbytes for example in self._pending)
         if not examples:
             return
-        lengths = [len(example.tokens_NP) for example in examples]
-        packing = pack(lengths, self._layout.sequence_length, max_segments=self._layout.max_segments, seed=self._seed)
+        lengths = lengths[:num_packed]
+        packing = pack(lengths, capacity, max_segments=limit, seed=self._seed)
         bins: list[list[_Example]] = [[] for _ in range(packing.num_bins)]
         for example, number in zip(examples, packing.bin_index.tolist(), strict=True):
             bins[number].append(example)

@@ -183,7 +183,7 @@ class PlanConfig:
         section=PACKING,
         metavar="F",
     )
-    # packing gets no better above this (within 0.1 point of a global plan), and a group fits any worker
+    # packing gets no better above this (within 0.05 % of a global plan), and a group fits any worker
     group_size: int = option(16_384, "most examples packed together", section=PACKING)
     # off: only ranks that step together gain, and shards then hold whole steps whatever --shard-bytes
     balance_step: int | None = option(

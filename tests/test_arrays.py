@@ -86,6 +86,15 @@ def test_it_is_packed_as_well_as_any_dataset_and_shown_and_loaded(tmp_path: Path
     assert sum(int((batch["labels"] == 1).sum()) for batch in batches) == 1
 
 
+def test_groups_need_no_more_sequences_than_one(tmp_path: Path) -> None:
+    for group_size in (4, 40):
+        with ShardWriter(tmp_path / str(group_size), LAYOUT, group_size=group_size) as writer:
+            for number in range(20):  # three of five tokens in a sequence of 16, and four to a group
+                writer.add(np.arange(5, dtype=np.int32).reshape(5, 1), (1, 1, 5), key=f"{number}")
+        assert writer.report is not None
+        assert writer.report["bounds"][0]["num_sequences"] == 7
+
+
 def test_equal_calls_give_equal_bytes_and_another_seed_another_order(tmp_path: Path) -> None:
     def written(name: str, seed: int) -> str:
         examples = [(str(n), EXAMPLE[: 1 + n % 6], (1, 1, 1 + n % 6)) for n in range(60)]

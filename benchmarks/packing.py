@@ -64,7 +64,7 @@ def fresh(kind: str, count: int) -> npt.NDArray[np.int64]:
         sides, aspects = rng.uniform(64, 256, count), np.exp(rng.normal(0, 0.35, count) / 2)
         h, w = (np.maximum(1, np.rint(side / 16)) for side in (sides / aspects, sides * aspects))
         steps = rng.integers(8, 65, count) * (rng.random(count) < 0.5) if kind == "clips" else 0
-        return (h * w * np.maximum(1, steps)).astype(np.int64)
+        return np.minimum(h * w * np.maximum(1, steps), 16_384 if kind == "clips" else 256).astype(np.int64)
     if kind in ("videos", "long videos"):
         least = 256 if kind == "videos" else 8_192
         return np.exp(rng.uniform(np.log(least), np.log(65_536), count)).astype(np.int64)

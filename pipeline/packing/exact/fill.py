@@ -13,7 +13,7 @@ where max_segments binds, bins of short ones would run into it: then draws hold 
 examples are drawn again.
 
 Costs some 0.1 ms a pattern and two to five patterns a length. Ends, with what is left, as soon as a bin wastes more
-than its share of what the bound leaves room for, or the work is done; column generation closes the rest (`engine`).
+than its share of what the bound leaves room for, or the work is done; column generation closes the rest (`pack`).
 Measured: filling longest first leaves lengths at the end that add up to nothing useful; an exact part of many short
 examples does too; repeating as often as counts allow uses up rare lengths too soon; below three examples a bin it
 rarely ends well; so too where max_segments is within some 15 % of the examples a bin would hold without it.

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.packing_oracles import assert_valid, fewest_bins, fewest_bins_by_cp_sat, questions
 
 from patchpack.pipeline.packing import Packing, bound_of_histogram, check_certificate, check_packing, pack
+from patchpack.pipeline.packing.balance.mixing import Mixing
 from patchpack.pipeline.packing.instance import MAX_CAPACITY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -376,3 +377,17 @@ def test_another_seed_gives_another_packing_that_is_as_good() -> None:
         check_packing(lengths, 512, packing, 8)
     assert len({packing.num_bins for packing in packings}) == 1
     assert len({tuple(packing.bin_index.tolist()) for packing in packings}) == 3
+
+
+def test_bins_hold_a_mixture_of_lengths_even_where_best_fit_would_do() -> None:
+    lengths = np.random.default_rng(0).integers(16, 257, 20_000)
+    correlations = []
+    for method in ("best-fit", "auto"):
+        packing = pack(lengths, 4096, method=method)  # type: ignore[arg-type]
+        check_packing(lengths, 4096, packing)
+        assert packing.proven_optimal
+        mixing = Mixing()
+        mixing.add(lengths, packing.bin_index, np.arange(len(lengths)))
+        correlations.append(mixing.length_correlation())
+    assert correlations[0] is not None and correlations[1] is not None
+    assert correlations[1] < 0.15 < 0.9 < correlations[0]

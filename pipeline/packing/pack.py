@@ -133,6 +133,10 @@ def bound_of_histogram(
 def solve(histogram: Histogram, *, seed: int, effort: float, fast: bool = False) -> tuple[Patterns, Certificate]:
     """Returns the best packing of a histogram and the best bound; where they meet, nothing costlier is asked."""
     best, proven = best_fit(histogram), closed_form_bound(histogram)
+    if 0 < best.num_bins == proven.bound and not fast:
+        # best-fit puts equal lengths into one bin; exact fill mixes them, and often needs no more bins
+        filled = fill(histogram, proven.bound, seed=seed, effort=effort)
+        return (filled if filled and filled.holds_all_of(histogram.counts) else best), proven
     for attempt in () if fast else (_rounded, _folded, _mixed, _guided, _improved):
         if best.num_bins == proven.bound:
             break

@@ -65,6 +65,10 @@ class Patterns:
         np.add.at(used_K, self.length_classes, self.repeats[self.pattern])
         return used_K
 
+    def holds_all_of(self, counts_K: npt.NDArray[np.int64]) -> bool:
+        """Returns whether the bins hold so many examples of each length."""
+        return np.array_equal(self.used(len(counts_K)), counts_K)
+
     def joined(self, others: "Patterns") -> "Patterns":
         """Returns these bins and others."""
         return Patterns(

@@ -20,7 +20,7 @@ from patchpack.pipeline.packing.slots import Patterns
 # a table of counts by length
 MAX_CAPACITY = 2**22
 # Lengths looked at for sums, at effort 1: some seconds.
-WORK = 2**32
+WORK = 2**31
 # Next longest examples that are tried with two more; where so many fail, others do.
 TRIES = 64
 

@@ -29,7 +29,7 @@ from patchpack.pipeline.stages.plan import (
 )
 from patchpack.pipeline.stages.planned import PLAN_SCHEMA
 from patchpack.pipeline.stages.records import Reference, Reject, reject
-from patchpack.pipeline.stages.sample import shuffled
+from patchpack.pipeline.stages.sample import Resolution, sample, shuffled
 from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.stages.write import fingerprint
 from patchpack.schemas.geometry import Grid
@@ -283,6 +283,29 @@ def test_the_emptiest_sequence_of_a_group_is_left_over_where_segments_bind() -> 
     members = [make_reference(f"{n}", (1, 10, 10)) for n in range(800)]
     groups, rests = planned_groups(config, members, 8)
     assert {len(plan.rest) for plan in groups} == {20}
+
+
+def test_what_is_left_over_keeps_the_size_it_asked_for() -> None:
+    config = PlanConfig(sequence_length=256, group_size=2000, resolution_slack=0.1, balance_step=16)
+    drawn = random.Random(0)
+    members = []
+    for number in range(3000):
+        example = make_example(f"{number}.jpg", height=drawn.randint(200, 900), width=drawn.randint(200, 900))
+        rule = Resolution.parse(config.resolution)
+        members.append(sample(example, 0, rule, config.tubelet, config.token_cap, config.oversize, config.seed))
+    groups, rests = planned_groups(config, members, 2)
+    requested = {member.example.source.key: member for member in members}  # type: ignore[union-attr]
+    for plan in groups:
+        assert plan.rest
+        assert all(reference == requested[reference.example.source.key] for reference in plan.rest)
+    moved = [
+        row.key
+        for plan in groups + rests
+        for rows in plan.shards
+        for row in rows
+        if (row.grid_t, row.grid_h, row.grid_w) != requested[row.key].grid  # type: ignore[union-attr]
+    ]
+    assert 0 < len(moved) == sum(chunk.num_moved for plan in groups + rests for chunk in plan.summary.chunks)
 
 
 def test_groups_store_even_steps_alone_and_the_rests_make_more_of_them() -> None:

@@ -110,7 +110,7 @@ def plan_group(
             for number, chunk in enumerate(_chunks(of_view, config))
         ]
         if config.balance_step and packed:
-            packed = [_balanced(packed, config.balance_step, config, group, view, leaves_rest)]
+            packed = [_balanced(packed, config.balance_step, config, group, of_view, leaves_rest)]
         rest += [reference for chunk in packed for reference in chunk.rest]
         bins = [members for chunk in packed for members in chunk.bins]
         chunks += [record for chunk in packed for record in chunk.records]
@@ -291,9 +291,13 @@ def _emptiest(members: list[list[int]], tokens: list[int], config: PlanConfig) -
 
 
 def _balanced(
-    packed: list[_Packed], size: int, config: PlanConfig, group: int, view: int, leaves_rest: bool
+    packed: list[_Packed], size: int, config: PlanConfig, group: int, of_view: list[Reference], leaves_rest: bool
 ) -> _Packed:
-    """Returns as many bins of the same examples, in steps of near-equal cost; its rest are the bins that make no such step."""
+    """Returns as many bins of the same examples, in steps of near-equal cost; its rest are the bins that make no such step.
+
+    What is left over asks again for the size it asked for in `of_view`.
+    """
+    view, requested = of_view[0].view, {reference.example.example_id: reference for reference in of_view}
     bins = [members for chunk in packed for members in chunk.bins]
     members = [reference for references in bins for reference in references]
     balanced = balance(
@@ -312,12 +316,13 @@ def _balanced(
     arranged: list[list[Reference]] = [[] for _ in bins]
     for reference, bin_number in zip(members, balanced.bin_index.tolist(), strict=True):
         arranged[bin_number].append(reference)
-    rest += [reference for number, of_bin in enumerate(arranged) if number not in kept for reference in of_bin]
+    left = [reference for number, of_bin in enumerate(arranged) if number not in kept for reference in of_bin]
+    rest += [requested[reference.example.example_id] for reference in left]
     stored = [arranged[number] for number in order.tolist()]
     records = [record for chunk in packed for record in chunk.records]
     if len(stored) < len(bins):  # of which chunk they are says nothing after swaps
         bound = sum(record.bound for record in records) - (len(bins) - len(stored))
-        num_moved = sum(record.num_moved for record in records)
+        num_moved = sum(one.grid != requested[one.example.example_id].grid for of_bin in stored for one in of_bin)
         records = [Chunk(view, sum(map(len, stored)), len(stored), bound, num_moved)]
     return _Packed(stored, records, rest)
 

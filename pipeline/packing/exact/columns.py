@@ -90,6 +90,40 @@ def improve(
     return (None if search.best is None else _patterns(search.best)), search.proven
 
 
+class Prices:
+    """Prices between the master's own and those of the best bound, which jump about less; the master's own where they find nothing.
+
+    Attributes:
+        centre_K: (K,) int64, prices of the best bound in units of 1 / ONE.
+        smooth: percent of them that is the centre's.
+    """
+
+    def __init__(self, counts_K: npt.NDArray[np.int64], centre_K: npt.NDArray[np.int64]) -> None:
+        self.counts_K, self.centre_K, self.smooth = counts_K, centre_K, SMOOTH
+
+    @property
+    def bound(self) -> float:
+        """The bins that the centre's prices prove."""
+        return total_dual(self.counts_K, self.centre_K) / ONE
+
+    def between(self, duals_K: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Returns prices between the master's and the centre's, (K,) int64."""
+        return (self.smooth * self.centre_K + (100 - self.smooth) * duals_K) // 100
+
+    def take(self, duals_K: npt.NDArray[np.int64], most: int) -> bool:
+        """Makes prices, of which no bin has more than `most`, the centre where they prove more; returns whether they do."""
+        scale = max(most, 1)
+        better = total_dual(self.counts_K, duals_K) * ONE > total_dual(self.counts_K, self.centre_K) * scale
+        if better:
+            self.centre_K = at_scale(duals_K, scale)
+        return better
+
+    def go_on(self, num_found: int) -> bool:
+        """Returns whether there is another round to try, after one that found so many patterns."""
+        own, self.smooth = not self.smooth, SMOOTH if num_found else 0
+        return bool(num_found) or not own
+
+
 class _Search:
     """The state of one improvement: the master, the best packing, the best bound."""
 
@@ -101,7 +135,7 @@ class _Search:
         self.proven, self.num_bins, self.enough, self.meter = proven, num_bins, enough, meter
         self.best: Bins | None = None
         self.target = proven.bound if enough is None else enough  # as many bins as a dive may have
-        self.centre_K = at_scale(proven.duals, proven.scale)  # prices of the best bound
+        self.prices = Prices(self.counts_K, at_scale(proven.duals, proven.scale))
         self.master = Master(self.counts_K, meter)
 
     @property
@@ -141,7 +175,7 @@ class _Search:
 
         In a hurry until a dive is the better try: it is near the bound, or at this pace it will be long before the next bin.
         """
-        smooth, value = SMOOTH, math.inf
+        value, self.prices.smooth = math.inf, SMOOTH
         near = self.bound >> NEAR if hurried else 0
         for _ in range(ROUNDS):
             if self.done or not self.meter.left or not self.master.solve():
@@ -152,20 +186,14 @@ class _Search:
             if whole <= (self.bound + near if self.enough is None else self.enough):
                 return
             value, before = self.master.value(), value
-            if hurried and smooth and (before - value) * PACE < value - (whole - 1):
+            if hurried and self.prices.smooth and (before - value) * PACE < value - (whole - 1):
                 return
-            duals_K = (smooth * self.centre_K + (100 - smooth) * self.master.duals(ONE)) // 100
+            duals_K = self.prices.between(self.master.duals(ONE))
             priced = price(self.shape, duals_K, self.counts_K, PASSES, self.meter)
-            scale = max(priced.most, 1)
-            if total_dual(self.counts_K, duals_K) * ONE > total_dual(self.counts_K, self.centre_K) * scale:
-                self.centre_K = at_scale(duals_K, scale)
-                self._take_bound(duals_K, scale)
+            if self.prices.take(duals_K, priced.most):
+                self._take_bound(duals_K, max(priced.most, 1))
             self.offer(priced.used + first_fit(self.shape, priced.left_K, self.meter))
-            if self.master.add(priced.improving):
-                smooth = SMOOTH
-            elif smooth:
-                smooth = 0  # nothing new at prices between: the master's own
-            else:
+            if not self.prices.go_on(self.master.add(priced.improving)):
                 return
 
     def _take_bound(self, duals_K: npt.NDArray[np.int64], scale: int) -> None:

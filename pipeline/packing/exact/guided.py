@@ -7,9 +7,9 @@ packings that are known (largest first, best fit) and of a few rounds of pricing
 Then most of that is done: bins are filled with lengths near those of a pattern, the last two such that the bin is exactly full.
 What is left has the same mixture and fewer lengths; it is guided again, until it is small enough for column generation.
 
-Measured: 16,384 lengths drawn log-uniformly from 8,192 to 65,536 (13,660 distinct, capacity 65,536) end 3 bins above the bound
-in 15 s; column generation on the whole 44 above in 21 s. 16,384 from 26,000 to 50,000 at capacity 131,072 meet the bound in
-13 s (largest first: 141 above). Gives up a proof: the bound is another's.
+Measured: 16,384 lengths drawn log-uniformly from 8,192 to 65,536 (13,660 distinct, capacity 65,536) end 2 bins above the bound
+in 7 s; column generation on the whole 44 above in 21 s. 16,384 from 26,000 to 50,000 at capacity 131,072 meet the bound in 8 s
+(largest first: 141 above). Gives up a proof: the bound is another's.
 """
 
 import numpy as np
@@ -17,8 +17,7 @@ import numpy.typing as npt
 from ortools.linear_solver import pywraplp
 
 from patchpack.pipeline.packing.bounds import closed_form_bound
-from patchpack.pipeline.packing.certificate import total_dual
-from patchpack.pipeline.packing.exact.columns import SMOOTH, at_scale, improve
+from patchpack.pipeline.packing.exact.columns import Prices, improve
 from patchpack.pipeline.packing.exact.master import solve
 from patchpack.pipeline.packing.exact.pricing import ONE, Meter, price, shape_of
 from patchpack.pipeline.packing.greedy import best_fit
@@ -78,22 +77,19 @@ def _guide(histogram: Histogram, packings: list[Patterns], effort: float) -> lis
     num_S = np.diff(before[some], append=histogram.num_examples)  # examples that each stands for
     shape, meter = shape_of(histogram.values[some], histogram.capacity, histogram.max_segments), Meter(effort * WORK)
     bound = closed_form_bound(histogram).bound
-    centre_S, smooth = histogram.values[some] * ONE // histogram.capacity, SMOOTH
+    prices = Prices(num_S, histogram.values[some] * ONE // histogram.capacity)
     priced_cells = 2 * PASSES * len(some) * histogram.capacity * (shape.slots or 1)
     used: list[tuple[list[int], float]] = []
     while solve(programme.solver, meter):
         used = programme.used()
         if programme.value() <= bound or meter.done + priced_cells > meter.allowed:
             break
-        duals_S = (smooth * centre_S + (100 - smooth) * programme.duals(ONE)[some]) // 100
+        duals_S = prices.between(programme.duals(ONE)[some])
         priced = price(shape, duals_S, num_S, PASSES, meter)
-        scale = max(priced.most, 1)
-        if total_dual(num_S, duals_S) * ONE > total_dual(num_S, centre_S) * scale:
-            centre_S = at_scale(duals_S, scale)
-        gap = programme.value() - total_dual(num_S, centre_S) / ONE
-        if gap * ENOUGH < programme.value() or not (priced.improving or smooth):
+        prices.take(duals_S, priced.most)
+        near = (programme.value() - prices.bound) * ENOUGH < programme.value()
+        if near or not prices.go_on(len(priced.improving)):
             break
-        smooth = SMOOTH if priced.improving else 0
         programme.add(
             [np.repeat(some[[k for k, _ in pattern]], [n for _, n in pattern]) for pattern in priced.improving]
         )
@@ -182,7 +178,7 @@ def _filled(histogram: Histogram, guide: list[tuple[list[int], float]]) -> Patte
 
 
 def _like(left: Left, pattern: list[int]) -> list[int] | None:
-    """Takes and returns lengths near the pattern ones that fill a bin exactly; a single one need not."""
+    """Takes and returns lengths near those of a pattern that fill a bin exactly; a single one need not."""
     taken: list[int] = []
     space = left.capacity
     for length in pattern[:-2] or pattern[: len(pattern) == 1]:

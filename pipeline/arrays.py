@@ -241,9 +241,7 @@ class ShardWriter:
             return
         lengths = lengths[:num_packed]
         packing = pack(lengths, capacity, max_segments=limit, seed=self._seed)
-        bins: list[list[_Example]] = [[] for _ in range(packing.num_bins)]
-        for example, number in zip(examples, packing.bin_index.tolist(), strict=True):
-            bins[number].append(example)
+        bins = [[examples[number] for number in of_bin] for of_bin in packing.members()]
         group = len(self._chunks)
         self._lengths.update(lengths)
         self._chunks.append((packing.num_bins, packing.bound))

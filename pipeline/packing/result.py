@@ -59,6 +59,13 @@ class Packing:
         """True where no packing of these examples has fewer bins, and that is proven."""
         return self.num_bins == self.bound
 
+    def members(self) -> list[list[int]]:
+        """Returns the numbers of the examples of each bin, ascending."""
+        members: list[list[int]] = [[] for _ in range(self.num_bins)]
+        for example, bin_number in enumerate(self.bin_index.tolist()):
+            members[bin_number].append(example)
+        return members
+
 
 def check_packing(lengths: Lengths, capacity: Capacity, packing: Packing, max_segments: int | None = None) -> None:
     """Returns only where the packing is valid: each example once, no bin over a limit or empty.

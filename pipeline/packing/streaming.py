@@ -96,7 +96,4 @@ def _bins(
 def _packed(lengths: list[int], first: int, capacity: int, max_segments: int | None, seed: int) -> list[list[int]]:
     """Returns the members of each bin, numbered from the first on."""
     packing = pack(lengths, capacity, max_segments=max_segments, seed=seed, effort=EFFORT)
-    members: list[list[int]] = [[] for _ in range(packing.num_bins)]
-    for number, bin_number in enumerate(packing.bin_index.tolist(), first):
-        members[bin_number].append(number)
-    return members
+    return [[first + number for number in of_bin] for of_bin in packing.members()]

@@ -95,7 +95,10 @@ def _packing(report: Report) -> list[str]:
         )
         if entry["num_moved"]:
             lines.append(
-                _pair("", f"{entry['num_moved']:,} examples have another size than drawn, so that there are fewer")
+                _pair(
+                    "",
+                    f"{entry['num_moved']:,} examples have another size than drawn, so that sequences are fewer or fuller",
+                )
             )
     cost = report["attention_cost_per_sequence"]
     lines.append(_pair("attention cost / sequence", f"mean {number(cost['mean'])}, max {number(cost['max'])} pairs"))

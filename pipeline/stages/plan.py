@@ -269,9 +269,7 @@ def _pack_chunk(
         choice, packing = plan_counts(candidates, capacity, max_segments=limit, seed=config.seed, packing=packing)
         grids = [list(of_one.values())[at][1] for of_one, at in zip(options, choice.tolist(), strict=True)]
         planned = [reference._replace(grid=grid) for reference, grid in zip(chunk, grids, strict=True)]
-    members: list[list[int]] = [[] for _ in range(packing.num_bins)]
-    for example, bin_number in enumerate(packing.bin_index.tolist()):
-        members[bin_number].append(example)
+    members = packing.members()
     left = set(_emptiest(members, [reference.num_tokens for reference in planned], config) if leaves_rest else ())
     rest += [chunk[at] for bin_number in sorted(left) for at in members[bin_number]]
     # heuristics fill the first bins with the longest examples; sequences are drawn in stored order

@@ -32,7 +32,7 @@ class ShardPlan:
 class Chunk:
     """Examples that were packed together: how many, in how many sequences, and the proven least number of those.
 
-    `num_moved` of them have another grid than they asked for, so that there are fewer sequences.
+    `num_moved` of them have another grid than they asked for, so that sequences are fewer or fuller.
     """
 
     view: int

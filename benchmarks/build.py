@@ -25,14 +25,14 @@ ROUNDS = 3
 LOOP = """
 import json, sys
 from pathlib import Path
-from patchpack.pipeline.stages import plan
+from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages import write as shards
 from patchpack.pipeline.config import PlanConfig
 folder, views = sys.argv[1:]
 roots = json.loads((Path(folder) / "_run.json").read_text())["roots"]
 config = PlanConfig(views=int(views), media_backend="pillow")
-for shard in plan.planned_shards(folder):
-    result = shards.write_shard(shard, plan.read_shard_rows(folder, shard), roots, folder, config, {})
+for shard in saved.planned_shards(folder):
+    result = shards.write_shard(shard, saved.read_shard_rows(folder, shard), roots, folder, config, {})
     assert not result.failure, result.failure
 """
 

@@ -17,9 +17,10 @@ from typing import NoReturn, TextIO, TypeVar
 import patchpack
 from patchpack.api import needing_beam
 from patchpack.options import Parser, typed_options
-from patchpack.pipeline.config import INPUT, OUTPUT, SECTIONS, BuildConfig, PlanConfig
+from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import TooManyRejects
 from patchpack.pipeline.execution.progress import say
+from patchpack.pipeline.settings.sections import INPUT, OUTPUT, SECTIONS
 from patchpack.pipeline.storage.files import described
 from patchpack.schemas.errors import FormatError
 from patchpack.version import __version__

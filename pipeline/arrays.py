@@ -17,10 +17,10 @@ from patchpack.pipeline.names import shard_name
 from patchpack.pipeline.packing import pack
 from patchpack.pipeline.packing.proof import prove
 from patchpack.pipeline.packing.streaming import num_in_whole_bins
+from patchpack.pipeline.sampling.draws import shuffled
 from patchpack.pipeline.stages.finish import publish
 from patchpack.pipeline.stages.plan import even_runs
 from patchpack.pipeline.stages.records import example_id
-from patchpack.pipeline.stages.sample import shuffled
 from patchpack.pipeline.storage import files
 from patchpack.schemas.geometry import Grid, Layout, ceil_div, grid_positions
 from patchpack.schemas.manifest import FORMAT_VERSION, Manifest, ShardRow, canonical_json, dataset_digest
@@ -199,7 +199,7 @@ class ShardWriter:
         weight: float,
         extra: str | None,
     ) -> Segment:
-        frames, height, width = self._layout.tubelet
+        frames, height, width = self._layout.stride
         height, width = grid.h * height, grid.w * width
         return {
             "example_id": example_id(key, 0),
@@ -228,6 +228,15 @@ class ShardWriter:
             "num_repeated_frames": 0,
             "kept_fraction": num_tokens / grid.num_tokens,
             "extra": extra,
+            "crop_top": 0,
+            "crop_left": 0,
+            "crop_height": height,
+            "crop_width": width,
+            "valid_height": height,
+            "valid_width": width,
+            "flipped": False,
+            "aspect_error": 0.0,
+            "scale": 1.0,
         }
 
     def _write_group(self, *, last: bool) -> None:

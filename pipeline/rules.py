@@ -5,7 +5,9 @@ import os
 from typing import TYPE_CHECKING
 
 from patchpack.options import flag
-from patchpack.pipeline.stages.sample import Resolution
+from patchpack.pipeline.sampling.dropping import Dropping
+from patchpack.pipeline.sampling.framing import Crop
+from patchpack.pipeline.sampling.resolution import Resolution
 from patchpack.schemas.geometry import MAX_GRID, MAX_ROW_BYTES
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ _AT_LEAST_1 = {
     "frame_stride": "no frame follows",
     "clips_per_video": "videos give nothing",
     "views": "nothing is written",
+    "grid_multiple": "grids are empty",
+    "align_tokens": "no segment starts",
     "limit": "nothing is taken",
     "group_size": "a group is empty",
     "shard_bytes": "a shard is empty",
@@ -46,7 +50,11 @@ def check(config: "PlanConfig") -> None:
     """
     _check_least(config)
     Resolution.parse(config.resolution)
+    Dropping.parse(config.drop_tokens)
+    Crop.parse(config.crop)
     _check_shapes(config)
+    _check_patches(config)
+    _check_sampling(config)
     _check_rates(config)
     _check_fractions(config)
     _check_timeout(config)
@@ -72,6 +80,10 @@ def _check_fractions(config: "PlanConfig") -> None:
     if not 0 <= config.resolution_slack < 1:
         raise ValueError(
             f"--resolution-slack {config.resolution_slack}: not a fraction; it lies in 0..1, 1 left out; leave it out for 0.05"
+        )
+    if not 0 <= config.drop_slack < 1:
+        raise ValueError(
+            f"--drop-slack {config.drop_slack}: not a fraction; it lies in 0..1, 1 left out; leave it out for 0.05"
         )
     if not 0 <= config.max_reject_fraction <= 1:
         raise ValueError(
@@ -143,10 +155,82 @@ def _check_shapes(config: "PlanConfig") -> None:
             f"--max-tokens-per-example {config.max_tokens_per_example}: over --sequence-length {config.sequence_length}; "
             "an example lies in one sequence; lower it or raise --sequence-length"
         )
-    layout = config.layout
+    layout = max(config.layouts, key=lambda layout: layout.token_bytes)
     if layout.token_bytes > MAX_ROW_BYTES:
         raise ValueError(
-            f"--sequence-length {config.sequence_length} with --tubelet {','.join(map(str, config.tubelet))}: "
+            f"--sequence-length {config.sequence_length} with --tubelet {','.join(map(str, layout.tubelet))}: "
             f"{layout.token_bytes} bytes a sequence; pyarrow reads back at most {MAX_ROW_BYTES}; "
             "choose a shorter sequence or a smaller tubelet"
+        )
+
+
+def _check_patches(config: "PlanConfig") -> None:
+    tubelet = ",".join(map(str, config.tubelet))
+    if config.patch_sizes:
+        shown = ",".join(map(str, config.patch_sizes))
+        if min(config.patch_sizes) < 1 or len(set(config.patch_sizes)) < len(config.patch_sizes):
+            raise ValueError(f"--patch-sizes {shown}: each is at least 1 px and stands there once; correct them")
+        if config.tubelet[1:] != type(config).tubelet[1:]:
+            raise ValueError(
+                f"--patch-sizes {shown} --tubelet {tubelet}: both say how high and wide a token is; give the height and width with one "
+                "of them; --tubelet T,16,16 leaves them to --patch-sizes"
+            )
+        if config.stride is not None:
+            raise ValueError(
+                f"--patch-sizes {shown} --stride {','.join(map(str, config.stride))}: one stride for several patch sizes; overlapping "
+                "tubelets have one size; leave one out"
+            )
+    if config.stride is not None and not all(
+        1 <= step <= side for step, side in zip(config.stride, config.tubelet, strict=True)
+    ):
+        raise ValueError(
+            f"--stride {','.join(map(str, config.stride))} --tubelet {tubelet}: pixels would belong to no token; each stride is 1 to the "
+            "tubelet's side; lower it, or leave it out for the tubelet"
+        )
+    if config.sequence_length % config.align_tokens or config.token_cap < config.align_tokens:
+        raise ValueError(
+            f"--align-tokens {config.align_tokens}: --sequence-length {config.sequence_length} is no multiple of it, or "
+            "--max-tokens-per-example below it; choose a length that is"
+        )
+
+
+def _check_sampling(config: "PlanConfig") -> None:
+    rule, dropping = Resolution.parse(config.resolution), Dropping.parse(config.drop_tokens)
+    if rule.kind == "square":
+        for layout in config.layouts:
+            if any(rule.numbers[0] % side for side in layout.cell):
+                raise ValueError(
+                    f"--resolution {config.resolution}: no whole number of tokens of {layout.tubelet[1]}x{layout.tubelet[2]} px"
+                    + (f" in multiples of {config.grid_multiple}" if config.grid_multiple > 1 else "")
+                    + "; a square is cut into whole ones; choose another R or tubelet"
+                )
+        if config.upsample == "never":
+            raise ValueError(
+                f"--resolution {config.resolution} --upsample never: squares are all of one size, small sources too; leave one out"
+            )
+    budgets = rule.numbers if rule.kind in ("tokens", "pix2struct") else ()
+    if budgets and max(budgets) > config.token_cap:
+        raise ValueError(
+            f"--resolution {config.resolution}: {max(budgets)} tokens do not fit; --sequence-length, or --max-tokens-per-example, is "
+            f"{config.token_cap}; raise that or lower the budget"
+        )
+    if budgets and min(budgets) < config.grid_multiple**2:
+        raise ValueError(
+            f"--resolution {config.resolution} --grid-multiple {config.grid_multiple}: the least grid has {config.grid_multiple**2} "
+            "tokens; raise the budget or lower the multiple"
+        )
+    if dropping.drops and config.grid_multiple > 1:
+        raise ValueError(
+            f"--drop-tokens {config.drop_tokens} --grid-multiple {config.grid_multiple}: a model that merges or pools neighbours needs all "
+            "of them, and dropped tokens leave gaps; leave one out"
+        )
+    if dropping.kind == "resolution" and not rule.is_drawn:
+        raise ValueError(
+            f"--drop-tokens {config.drop_tokens} --resolution {config.resolution}: the rate rises with the side that is drawn, and none is; "
+            "use side:LO-HI or area:LO-HI, or another rule to drop by"
+        )
+    if dropping.kind == "schedule" and config.views < 2:
+        raise ValueError(
+            f"--drop-tokens {config.drop_tokens} --views {config.views}: the rate changes from view to view, and there is one; give more "
+            "--views"
         )

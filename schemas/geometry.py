@@ -1,13 +1,13 @@
 """From pixels and frames to grids and token counts, in integers only.
 
-A tubelet is the block of pixels that becomes one token. Version 1 of the format cuts tubelets
-edge to edge (stride = tubelet, no padding); the manifest names stride and padding all the same,
-so that overlapping tubelets (MViT) can be added without a new version.
+A tubelet is the block of pixels that becomes one token. Tubelets are cut edge to edge, or overlap where the
+stride is smaller (MViT): then they reach beyond the edges by a padding of (tubelet - 1) / 2, rounded down, or tubelet -
+stride if that is less, so that n strides have n tubelets, as a convolution of that kernel, stride and padding has.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
@@ -50,6 +50,18 @@ class LayoutRecord(TypedDict):
     resize: str
     mean: list[float]
     std: list[float]
+    # where they are not 1 and false; earlier datasets have neither
+    align_tokens: NotRequired[int]
+    keep_order: NotRequired[bool]
+
+
+class Box(NamedTuple):
+    """A part of an image, in px of it: rows top to top + height, columns left to left + width."""
+
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,10 @@ class Layout:
         resize: the filter that made the pixels.
         mean: what to subtract per channel from pixels scaled to 0..1.
         std: what to divide by per channel after that.
+        stride: (frames, height px, width px) from one tubelet to the next; left out, or 0 on an axis: the tubelet's.
+        grid_multiple: rows and columns of every grid are multiples of it.
+        align_tokens: every segment starts at a multiple of it; the tokens between two segments are padding.
+        keep_order: whether tokens were dropped, and each that is left has its rank in the order to keep them.
     """
 
     sequence_length: int
@@ -75,6 +91,38 @@ class Layout:
     resize: str = "bicubic"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    stride: Tubelet = (0, 0, 0)
+    grid_multiple: int = 1
+    align_tokens: int = 1
+    keep_order: bool = False
+
+    def __post_init__(self) -> None:
+        stride = tuple(step or side for step, side in zip(self.stride, self.tubelet, strict=True))
+        object.__setattr__(self, "stride", stride)
+
+    @property
+    def padding(self) -> Tubelet:
+        """How far the first tubelet reaches beyond the edge, (frames, height px, width px)."""
+        frames, height, width = (
+            max(0, min((side - 1) // 2, side - step)) for side, step in zip(self.tubelet, self.stride, strict=True)
+        )
+        return frames, height, width
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """What a grid's sides are multiples of, (height, width) in px."""
+        return self.stride[1] * self.grid_multiple, self.stride[2] * self.grid_multiple
+
+    @property
+    def features(self) -> list[str]:
+        """Names of what a reader must know to read it; none of most layouts."""
+        return [
+            name for name, used in (("align_tokens", self.align_tokens > 1), ("keep_order", self.keep_order)) if used
+        ]
+
+    def slots(self, num_tokens: int) -> int:
+        """Returns how many tokens of a sequence an example of so many takes up."""
+        return ceil_div(num_tokens, self.align_tokens) * self.align_tokens
 
     @property
     def token_width(self) -> int:
@@ -89,20 +137,25 @@ class Layout:
 
     def to_json(self) -> LayoutRecord:
         """Returns the record of the layout."""
-        return {
+        record: LayoutRecord = {
             "sequence_length": self.sequence_length,
             "max_segments": self.max_segments,
             "tubelet": list(self.tubelet),
-            "stride": list(self.tubelet),
-            "padding": [0, 0, 0],
+            "stride": list(self.stride),
+            "padding": list(self.padding),
             "channels": self.channels,
             "token_dtype": self.token_dtype,
             "token_width": self.token_width,
-            "grid_multiple": [1, 1, 1],
+            "grid_multiple": [1, self.grid_multiple, self.grid_multiple],
             "resize": self.resize,
             "mean": list(self.mean),
             "std": list(self.std),
         }
+        if self.align_tokens > 1:
+            record["align_tokens"] = self.align_tokens
+        if self.keep_order:
+            record["keep_order"] = True
+        return record
 
     @classmethod
     def from_json(cls, data: LayoutRecord, where: str) -> "Layout":
@@ -125,17 +178,22 @@ class Layout:
                 resize=str(data["resize"]),
                 mean=tuple(float(x) for x in data["mean"]),
                 std=tuple(float(x) for x in data["std"]),
+                stride=_three(data["stride"]),
+                grid_multiple=int(data.get("grid_multiple", [1, 1, 1])[1]),
+                align_tokens=int(data.get("align_tokens", 1)),
+                keep_order=bool(data.get("keep_order", False)),
             )
-            token_width, stride, padding = data["token_width"], list(data["stride"]), list(data["padding"])
-            known = token_width == layout.token_width and stride == list(layout.tubelet) and not any(padding)
+            known = all(1 <= step <= side for step, side in zip(layout.stride, layout.tubelet, strict=True))
+            known &= data["token_width"] == layout.token_width and list(data["padding"]) == list(layout.padding)
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(
                 f"{where}: broken layout ({error!r}); it holds what docs/format.md lists; rebuild the dataset"
             ) from error
         if not known:
             raise FormatError(
-                f"{where}: token_width {token_width}, stride {stride}, padding {padding} with tubelet {layout.tubelet} x {layout.channels}; "
-                f"this reader knows edge-to-edge tubelets, {layout.token_width} wide here; upgrade patchpack"
+                f"{where}: token_width {data['token_width']}, stride {data['stride']}, padding {data['padding']} with tubelet "
+                f"{layout.tubelet} x {layout.channels}; this reader knows strides up to the tubelet, tokens of {layout.token_width} values "
+                f"and a padding of {list(layout.padding)} here; upgrade patchpack"
             )
         return layout
 
@@ -145,21 +203,21 @@ def ceil_div(value: int, divisor: int) -> int:
     return -(-value // divisor)
 
 
-def grid_of(num_frames: int, height: int, width: int, tubelet: Tubelet) -> Grid:
-    """Returns the grid of an image or clip whose size is a whole number of tubelets.
+def grid_of(num_frames: int, height: int, width: int, stride: Tubelet) -> Grid:
+    """Returns the grid of an image or clip whose size is a whole number of strides.
 
-    Frames are padded up to a whole tubelet by repeating the last one; height and width are not.
+    Frames are padded up to a whole stride by repeating the last one; height and width are not.
 
     Raises:
-        ValueError: the size is not a positive multiple of the tubelet.
+        ValueError: the size is not a positive multiple of the stride.
     """
-    frames, tubelet_height, tubelet_width = tubelet
-    if num_frames < 1 or height < 1 or width < 1 or height % tubelet_height or width % tubelet_width:
+    frames, down, across = stride
+    if num_frames < 1 or height < 1 or width < 1 or height % down or width % across:
         raise ValueError(
-            f"{num_frames} frames of {height}x{width}: no whole number of tubelets {tubelet}; "
+            f"{num_frames} frames of {height}x{width}: no whole number of tubelets {stride}; "
             "height and width are positive multiples of the tubelet's; resize first"
         )
-    return Grid(ceil_div(num_frames, frames), height // tubelet_height, width // tubelet_width)
+    return Grid(ceil_div(num_frames, frames), height // down, width // across)
 
 
 def grid_positions(grid: Grid) -> np.ndarray:

@@ -18,8 +18,8 @@ from patchpack.schemas.report import Bound, DatasetTotals, Options
 from patchpack.schemas.storage import join, open_file, read_bytes
 
 FORMAT_VERSION = 1
-# names of optional features this reader understands; version 1 has none
-UNDERSTOOD: frozenset[str] = frozenset()
+# names of optional features this reader understands
+UNDERSTOOD = frozenset({"align_tokens", "keep_order"})
 
 MANIFEST_NAME = "manifest.json"
 # sequences alone, so that other readers of Parquet can be given the folder
@@ -139,7 +139,7 @@ class Manifest:
         """Returns the content of manifest.json."""
         data = {
             "format_version": FORMAT_VERSION,
-            "requires": [],
+            "requires": sorted({feature for layout in self.layouts for feature in layout.features}),
             "dataset_digest": self.dataset_digest,
             "layouts": [layout.to_json() for layout in self.layouts],
             "classes": None if self.classes is None else list(self.classes),

@@ -275,6 +275,8 @@ class Distributions(TypedDict):
     side_change: Distribution
     # effective side / source's effective side
     scale: Distribution
+    # tokens / all tokens of the grid
+    kept_fraction: Distribution
 
 
 class Report(Arranged, Distributions):

@@ -2,10 +2,12 @@
 
 A row is one sequence: `tokens`, `segment_ids` and `positions` as raw little-endian bytes of fixed
 width (a FixedSizeList of uint8 would be stored as INT32: four times larger, thirty times slower to
-read), then counts, then one struct a segment that says what the tokens are.
+read), then counts, then one struct a segment that says what the tokens are. Where tokens were dropped, `keep_order` is one
+raw column more.
 """
 
-from typing import TypedDict
+import math
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +18,11 @@ from patchpack.schemas.geometry import Grid, Layout, grid_positions
 
 SEGMENT_DTYPE = np.dtype("<i2")
 POSITION_DTYPE = np.dtype("<i2")
+KEEP_ORDER_DTYPE = np.dtype("<i4")
 PADDING_TOKEN = 0
 PADDING_SEGMENT = 0
 PADDING_POSITION = 0
+_PADDING = {"tokens": PADDING_TOKEN, "segment_ids": PADDING_SEGMENT, "positions": PADDING_POSITION}
 
 # one row group: large enough to stream at full speed, small enough to hold a few in memory
 ROW_GROUP_TOKEN_BYTES = 32 * 2**20
@@ -52,7 +56,23 @@ SEGMENT_TYPE = pa.struct(
         pa.field("num_repeated_frames", pa.int32(), nullable=False),
         pa.field("kept_fraction", pa.float32(), nullable=False),
         pa.field("extra", pa.string()),
+        pa.field("crop_top", pa.int32(), nullable=False),
+        pa.field("crop_left", pa.int32(), nullable=False),
+        pa.field("crop_height", pa.int32(), nullable=False),
+        pa.field("crop_width", pa.int32(), nullable=False),
+        pa.field("valid_height", pa.int32(), nullable=False),
+        pa.field("valid_width", pa.int32(), nullable=False),
+        pa.field("flipped", pa.bool_(), nullable=False),
+        pa.field("aspect_error", pa.float32(), nullable=False),
+        pa.field("scale", pa.float32(), nullable=False),
     ]
+)
+
+
+# fields that datasets of earlier versions of patchpack do not have
+LATER_FIELDS = frozenset(
+    ["flipped", "aspect_error", "scale", "valid_height", "valid_width"]
+    + [f"crop_{name}" for name in ("top", "left", "height", "width")]
 )
 
 
@@ -85,6 +105,15 @@ class Segment(TypedDict):
     num_repeated_frames: int
     kept_fraction: float
     extra: str | None
+    crop_top: int
+    crop_left: int
+    crop_height: int
+    crop_width: int
+    valid_height: int
+    valid_width: int
+    flipped: bool
+    aspect_error: float
+    scale: float
 
 
 class Row(TypedDict):
@@ -99,21 +128,20 @@ class Row(TypedDict):
 
 
 class Sequence(Row):
-    """One sequence: `tokens` (L, P), `segment_ids` (L,), `positions` (L, 3), and the other columns."""
+    """One sequence: `tokens` (L, P), `segment_ids` (L,), `positions` (L, 3), perhaps `keep_order` (L,), and the others."""
 
     tokens: np.ndarray
     segment_ids: np.ndarray
     positions: np.ndarray
+    keep_order: NotRequired[np.ndarray]
 
 
 def sequence_schema(layout: Layout) -> pa.Schema:
     """Returns the Arrow schema of a shard of this layout; one row is one sequence."""
-    length = layout.sequence_length
+    raw = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in array_columns(layout).items()}
     return pa.schema(
         [
-            pa.field("tokens", pa.binary(layout.token_bytes), nullable=False),
-            pa.field("segment_ids", pa.binary(length * SEGMENT_DTYPE.itemsize), nullable=False),
-            pa.field("positions", pa.binary(length * 3 * POSITION_DTYPE.itemsize), nullable=False),
+            *(pa.field(name, pa.binary(width), nullable=False) for name, width in raw.items()),
             pa.field("num_tokens", pa.int32(), nullable=False),
             pa.field("num_segments", pa.int32(), nullable=False),
             pa.field("max_segment_tokens", pa.int32(), nullable=False),
@@ -125,12 +153,16 @@ def sequence_schema(layout: Layout) -> pa.Schema:
 
 
 def array_columns(layout: Layout) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    """Returns dtype and shape of one row of each raw column."""
-    return {
-        "tokens": (np.dtype(layout.token_dtype).newbyteorder("<"), (layout.sequence_length, layout.token_width)),
-        "segment_ids": (SEGMENT_DTYPE, (layout.sequence_length,)),
-        "positions": (POSITION_DTYPE, (layout.sequence_length, 3)),
+    """Returns dtype and shape of one row of each raw column, in the order of the digest."""
+    length = layout.sequence_length
+    columns: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
+        "tokens": (np.dtype(layout.token_dtype).newbyteorder("<"), (length, layout.token_width)),
+        "segment_ids": (SEGMENT_DTYPE, (length,)),
+        "positions": (POSITION_DTYPE, (length, 3)),
     }
+    if layout.keep_order:
+        columns["keep_order"] = (KEEP_ORDER_DTYPE, (length,))
+    return columns
 
 
 def rows_per_group(layout: Layout) -> int:
@@ -138,12 +170,39 @@ def rows_per_group(layout: Layout) -> int:
     return min(MAX_ROWS_PER_GROUP, max(1, ROW_GROUP_TOKEN_BYTES // layout.token_bytes))
 
 
-def sequence_digest(tokens_LP: np.ndarray, segment_ids_L: np.ndarray, positions_L3: np.ndarray) -> int:
-    """Returns xxh3_64 over the stored bytes of tokens, segment ids and positions, in that order."""
+class Measures(TypedDict):
+    """What resizing did to an example: how far it is stretched, and how much larger it is than its source."""
+
+    aspect_error: float
+    scale: float
+
+
+def measures(shown: tuple[int, ...], valid: tuple[int, ...]) -> Measures:
+    """Returns how (height, width) in px of a source became those of a segment.
+
+    The aspect error is the larger aspect over the smaller, minus 1; the scale is that of a side, over 1 where it grew.
+    """
+    one, other = shown[0] * valid[1], shown[1] * valid[0]
+    return {
+        "aspect_error": max(one, other) / min(one, other) - 1,
+        "scale": math.sqrt(valid[0] * valid[1] / (shown[0] * shown[1])),
+    }
+
+
+def sequence_digest(
+    tokens_LP: np.ndarray, segment_ids_L: np.ndarray, positions_L3: np.ndarray, *more: np.ndarray
+) -> int:
+    """Returns xxh3_64 over the stored bytes of tokens, segment ids, positions and further raw columns, in that order."""
     digest = xxhash.xxh3_64()
-    for array in (tokens_LP, segment_ids_L, positions_L3):
+    for array in (tokens_LP, segment_ids_L, positions_L3, *more):
         digest.update(np.ascontiguousarray(array).data)
     return digest.intdigest()
+
+
+def raw_arrays(row: Sequence, layout: Layout) -> list[np.ndarray]:
+    """Returns the raw columns of a sequence, in the order of the digest."""
+    values = cast(dict[str, np.ndarray], row)
+    return [values[name] for name in array_columns(layout)]
 
 
 def check_sequence(row: Sequence, layout: Layout, where: str) -> None:
@@ -159,22 +218,21 @@ def check_sequence(row: Sequence, layout: Layout, where: str) -> None:
     """
     segments = row["segments"]
     _check_counts(row, segments, layout, where)
-    segment_ids_L, positions_L3 = row["segment_ids"], row["positions"]
-    end = 0
+    is_padding_L = np.ones(layout.sequence_length, bool)
+    start = 0
     for number, segment in enumerate(segments, start=1):
-        _check_segment(segment, number, end, segment_ids_L, positions_L3, where)
-        end += segment["num_tokens"]
-    padding = {
-        "tokens": (row["tokens"][end:], PADDING_TOKEN),
-        "segment_ids": (segment_ids_L[end:], PADDING_SEGMENT),
-        "positions": (positions_L3[end:], PADDING_POSITION),
-    }
-    for column, (values, rule) in padding.items():
-        if (values != rule).any():
+        _check_segment(segment, number, start, row, where)
+        is_padding_L[start : start + segment["num_tokens"]] = False
+        start += layout.slots(segment["num_tokens"])
+    arrays = raw_arrays(row, layout)
+    for column, values in zip(array_columns(layout), arrays, strict=True):
+        rule = _PADDING.get(column, 0)
+        wrong_L = is_padding_L & (values.reshape(len(is_padding_L), -1) != rule).any(axis=1)
+        if wrong_L.any():
             raise FormatError(
-                f"{where}: {column} of padding is not {rule} after token {end}; padding holds {rule}; rebuild this shard"
+                f"{where}: {column} of padding is not {rule} at token {int(np.argmax(wrong_L))}; padding holds {rule}; rebuild this shard"
             )
-    digest = sequence_digest(row["tokens"], segment_ids_L, positions_L3)
+    digest = sequence_digest(*arrays)
     if digest != row["digest"]:
         raise FormatError(
             f"{where}: digest is {digest:016x}, stored {row['digest']:016x}; tokens, segment_ids or positions changed; rebuild this shard"
@@ -198,15 +256,13 @@ def _check_counts(row: Row, segments: list[Segment], layout: Layout, where: str)
         raise FormatError(
             f"{where}: {len(segments)} segments; the layout's max_segments is {layout.max_segments}; rebuild this shard"
         )
-    if sum(lengths) > layout.sequence_length:
+    if sum(map(layout.slots, lengths)) > layout.sequence_length:
         raise FormatError(
-            f"{where}: {sum(lengths)} tokens; the layout's sequence_length is {layout.sequence_length}; rebuild this shard"
+            f"{where}: {sum(map(layout.slots, lengths))} tokens; the layout's sequence_length is {layout.sequence_length}; rebuild this shard"
         )
 
 
-def _check_segment(
-    segment: Segment, number: int, start: int, segment_ids_L: np.ndarray, positions_L3: np.ndarray, where: str
-) -> None:
+def _check_segment(segment: Segment, number: int, start: int, row: Sequence, where: str) -> None:
     where = f"{where}, segment {number}, example {segment['example_id']} ({segment['source']})"
     length = segment["num_tokens"]
     grid = Grid(segment["grid_t"], segment["grid_h"], segment["grid_w"])
@@ -218,11 +274,11 @@ def _check_segment(
         raise FormatError(
             f"{where}: {length} tokens, grid {tuple(grid)}; a segment has at least one token; rebuild this shard"
         )
-    if (segment_ids_L[start : start + length] != number).any():
+    if (row["segment_ids"][start : start + length] != number).any():
         raise FormatError(
             f"{where}: segment_ids differ inside tokens {start} to {start + length}; all of them are {number}; rebuild this shard"
         )
-    positions_N3 = positions_L3[start : start + length]
+    positions_N3 = row["positions"][start : start + length]
     if length > grid.num_tokens:
         raise FormatError(
             f"{where}: {length} tokens on grid {tuple(grid)}; a grid holds {grid.num_tokens}; rebuild this shard"
@@ -235,4 +291,10 @@ def _check_segment(
     if not sound:
         raise FormatError(
             f"{where}: positions are not the raster of grid {tuple(grid)}; kept tokens keep (t, y, x) order; rebuild this shard"
+        )
+    if "keep_order" in row and not np.array_equal(
+        np.sort(row["keep_order"][start : start + length]), np.arange(length)
+    ):
+        raise FormatError(
+            f"{where}: keep_order is no order of its {length} tokens; each has a rank of its own from 0; rebuild this shard"
         )

@@ -63,7 +63,7 @@ class ShardFile:
         return self._hashed.size
 
     def new_arrays(self, num_rows: int) -> dict[str, np.ndarray]:
-        """Returns `tokens` (R, L, P), `segment_ids` (R, L) and `positions` (R, L, 3) of sequences that are all padding."""
+        """Returns the raw columns, `tokens` (R, L, P) and the others, of sequences that are all padding."""
         return {
             name: np.zeros((num_rows, *shape), dtype) for name, (dtype, shape) in array_columns(self._layout).items()
         }
@@ -87,7 +87,7 @@ class ShardFile:
         """Adds the shard's own record, see docs/format.md, behind the last row group, and returns it."""
         record: ShardRecord = {
             "format_version": FORMAT_VERSION,
-            "requires": [],
+            "requires": self._layout.features,
             "layout": self._layout.to_json(),
             "columns": {
                 name: {"dtype": str(dtype), "shape": list(shape)}

@@ -5,13 +5,14 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.planned import policy
 
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.media.video.clips import Clip, ClipRule, is_slow, take_clip
 from patchpack.pipeline.media.video.timeline import VideoHeader
 from patchpack.pipeline.stages.probe import clips_of
 from patchpack.pipeline.stages.records import Example, Reference, Source
-from patchpack.pipeline.stages.sample import Resolution, sample
+from patchpack.pipeline.stages.sample import sample
 
 
 def header_of(pts: list[int], base: int = 1000, last: int | None = None, entries: tuple[int, ...] = ()) -> VideoHeader:
@@ -130,7 +131,7 @@ def test_each_view_is_planned_with_its_own_frames() -> None:
     [example] = clips_of(Source("a.mp4", 0, "a.mp4", 1), steady(1000, 25), rule, 0)
     assert isinstance(example, Example)
     for view in range(3):
-        reference = sample(example, view, Resolution.parse("side:64-64"), (1, 16, 16), 1024, "shrink", 0)
+        reference = sample(example, view, policy("side:64-64", cap=1024))
         assert isinstance(reference, Reference)
         assert reference.example.frame_pts == example.views[view][0] and reference.example.views == ()
         assert reference.grid[0] == 4

@@ -72,7 +72,7 @@ def test_the_record_leaves_out_only_what_cannot_change_a_byte() -> None:
 
 def test_the_layout_is_what_the_options_say() -> None:
     config = PlanConfig(sequence_length=32, max_segments=3, tubelet=(2, 4, 8), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 1))
-    assert config.layout == Layout(32, 3, (2, 4, 8), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 1))
+    assert config.layouts[0] == Layout(32, 3, (2, 4, 8), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 1))
     assert config.token_cap == 32
     assert PlanConfig(sequence_length=32, max_tokens_per_example=20).token_cap == 20
 
@@ -185,8 +185,7 @@ RULES += [
     ),
     (
         {"resolution": "side:9-8"},
-        "--resolution side:9-8: no such rule; it is side:LO-HI with 1 <= LO <= HI in pixels, or native; "
-        "leave it out for side:64-256",
+        "--resolution side:9-8: no such rule; it is side:LO-HI with 1 <= LO <= HI in px; leave it out for side:64-256",
     ),
     (
         {"resume": True, "overwrite": True},

@@ -126,7 +126,7 @@ def test_values_of_the_wrong_kind_are_refused_in_one_line(change: dict[str, Any]
     ("change", "told"),
     [
         ({"token_width": 100}, "token_width 100, stride [2, 4, 8], padding [0, 0, 0]"),
-        ({"stride": [1, 4, 8]}, "token_width 192, stride [1, 4, 8], padding [0, 0, 0]"),
+        ({"stride": [2, 5, 8]}, "token_width 192, stride [2, 5, 8], padding [0, 0, 0]"),
         ({"padding": [0, 0, 1]}, "token_width 192, stride [2, 4, 8], padding [0, 0, 1]"),
     ],
 )
@@ -135,5 +135,5 @@ def test_a_layout_that_contradicts_itself_is_refused(change: dict[str, Any], tol
         Layout.from_json(LAYOUT.to_json() | change, "set/manifest.json")
     assert str(refused.value) == (
         f"set/manifest.json: {told} with tubelet (2, 4, 8) x 3; "
-        "this reader knows edge-to-edge tubelets, 192 wide here; upgrade patchpack"
+        "this reader knows strides up to the tubelet, tokens of 192 values and a padding of [0, 0, 0] here; upgrade patchpack"
     )

@@ -47,7 +47,7 @@ def ended(path: Path, name: str) -> str | np.ndarray:
         assert found.detail and "\n" not in found.detail
         return found.reason
     assert isinstance(found, Example)
-    row = planned_of(found, (max(1, len(found.frame_pts)), 3, 4))
+    row = planned_of(found, (max(1, len(found.frame_pts)), 3, 4), CONFIG)
     try:
         frames_THWC = decode_example(row, [str(path)[: -len(name) - 1]], CONFIG)
     except DecodeError as error:

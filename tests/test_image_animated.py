@@ -84,7 +84,7 @@ def test_animated_pictures_become_clips_only_when_asked(tmp_path: Path) -> None:
     one, two = probed(path, "clip", num_clips=2, num_frames=3)
     assert one.frame_pts == (0, 100, 100) and two.frame_pts == (300, 400, 500) and one.time_base == (1, 1000)
     assert (one.source_height, one.source_width) == SIZE
-    row = planned_of(one, (3, 2, 3))
+    row = planned_of(one, (3, 2, 3), PlanConfig())
     frames_THWC = decode_example(row, [str(tmp_path)], PlanConfig())
     assert frames_THWC.shape == (3, 32, 48, 3)
     assert np.abs(frames_THWC.astype(int) - np.array([20, 40, 40])[:, None, None, None]).max() <= 2

@@ -12,27 +12,24 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.planned import make_example, make_reference
+from support.planned import make_example, make_reference, reference_of
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
+from patchpack.pipeline.sampling.draws import shuffled
 from patchpack.pipeline.stages import plan as plan_module
 from patchpack.pipeline.stages.group import group_of
 from patchpack.pipeline.stages.plan import (
     GroupPlan,
     plan_group,
-    read_rejects,
-    read_shard_rows,
-    read_summaries,
     rest_group,
     sequence_bytes,
-    write_group_plan,
 )
 from patchpack.pipeline.stages.planned import PLAN_SCHEMA
 from patchpack.pipeline.stages.records import Reference, Reject, reject
-from patchpack.pipeline.stages.sample import Resolution, sample, shuffled
+from patchpack.pipeline.stages.sample import sample
+from patchpack.pipeline.stages.saved import read_rejects, read_shard_rows, read_summaries, write_group_plan
 from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.stages.write import fingerprint
-from patchpack.schemas.geometry import Grid
 
 # 12 tokens and at most 2 examples a sequence; 5 examples a chunk; 2 sequences of 240 bytes a shard
 CONFIG = PlanConfig(
@@ -41,7 +38,7 @@ CONFIG = PlanConfig(
 
 
 def test_a_sequence_has_the_bytes_of_its_raw_columns() -> None:
-    assert sequence_bytes(CONFIG) == 12 * (1 * 2 * 2 * 3) + 12 * 2 + 12 * 3 * 2 == 240
+    assert sequence_bytes(CONFIG.layouts[0]) == 12 * (1 * 2 * 2 * 3) + 12 * 2 + 12 * 3 * 2 == 240
 
 
 Member = Reference | Reject
@@ -183,10 +180,7 @@ def cut(members: list[Member], num_groups: int = 1, **more: Any) -> list[ShardPl
 
 def photos(count: int, height: int, width: int) -> list[Member]:
     """Returns images of 108 tokens each, sized as given."""
-    return [
-        Reference(make_example(f"{n}.jpg", height=height, width=width), 0, 0, height, width, Grid(1, 9, 12))
-        for n in range(count)
-    ]
+    return [reference_of(make_example(f"{n}.jpg", height=height, width=width), (1, 9, 12)) for n in range(count)]
 
 
 def test_a_set_that_fits_one_shard_is_cut_into_shards_of_a_few_hundred_pictures() -> None:
@@ -201,9 +195,7 @@ def test_large_pictures_and_clips_are_cut_finer_by_their_pixels() -> None:
     # 12 megapixels: 37 are 450 million
     assert len(cut(photos(200, 3000, 4000))) == 6
     clips: list[Member] = [
-        Reference(
-            make_example(f"{n}.mp4", height=1080, width=1920, frame_pts=tuple(range(16))), 0, 0, 1, 1, Grid(16, 6, 10)
-        )
+        reference_of(make_example(f"{n}.mp4", height=1080, width=1920, frame_pts=tuple(range(16))), (16, 6, 10))
         for n in range(27)
     ]
     # 27 x 33 million pixels, in one sequence each
@@ -291,8 +283,7 @@ def test_what_is_left_over_keeps_the_size_it_asked_for() -> None:
     members = []
     for number in range(3000):
         example = make_example(f"{number}.jpg", height=drawn.randint(200, 900), width=drawn.randint(200, 900))
-        rule = Resolution.parse(config.resolution)
-        members.append(sample(example, 0, rule, config.tubelet, config.token_cap, config.oversize, config.seed))
+        members.append(sample(example, 0, config.policy))
     groups, rests = planned_groups(config, members, 2)
     requested = {member.example.source.key: member for member in members}  # type: ignore[union-attr]
     for plan in groups:

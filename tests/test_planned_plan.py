@@ -11,11 +11,11 @@ from support.planned import make_example
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.stages.plan import GroupPlan, plan_group
 from patchpack.pipeline.stages.records import Reference
-from patchpack.pipeline.stages.sample import Resolution, candidate_lengths, dropped_counts, sample
+from patchpack.pipeline.stages.sample import candidate_lengths, sample
 
 CONFIG = PlanConfig(sequence_length=256)
 RIGID = replace(CONFIG, resolution_slack=0.0)
-PATCH = (1, 16, 16)
+LAYOUT, RULE = CONFIG.layouts[0], CONFIG.rule
 
 
 def draw_references(count: int, config: PlanConfig = CONFIG, steps: int = 1) -> list[Reference]:
@@ -26,8 +26,7 @@ def draw_references(count: int, config: PlanConfig = CONFIG, steps: int = 1) -> 
         size = {"height": drawn.randint(200, 900), "width": drawn.randint(200, 900)}
         pts = tuple(range(steps)) if steps > 1 else ()
         example = make_example(f"{number}.jpg", **size, frame_pts=pts)
-        rule = Resolution.parse(config.resolution)
-        reference = sample(example, 0, rule, config.tubelet, config.token_cap, config.oversize, config.seed)
+        reference = sample(example, 0, config.policy)
         assert isinstance(reference, Reference)
         found.append(reference)
     return found
@@ -113,17 +112,17 @@ def test_native_and_shrunk_sizes_stay() -> None:
     assert {row.key: (row.grid_t, row.grid_h, row.grid_w) for row in rows} == grids
     capped = replace(CONFIG, resolution="side:200-256", max_tokens_per_example=100)
     for reference in draw_references(40, capped):
-        assert reference.side == 0
-        assert list(candidate_lengths(reference, Fraction(1, 20), PATCH, 100)) == [reference.num_tokens]
+        assert not reference.is_drawn
+        assert list(candidate_lengths(reference, Fraction(1, 20), LAYOUT, RULE, 100)) == [reference.num_tokens]
 
 
 @pytest.mark.parametrize("steps", [1, 8])
 def test_candidates_are_all_grids_within_the_limits_each_count_at_its_least_cost(steps: int) -> None:
     slack = Fraction(1, 10)
     for reference in draw_references(60, replace(CONFIG, sequence_length=2048), steps):
-        if not reference.side:
+        if not reference.is_drawn:
             continue
-        options = candidate_lengths(reference, slack, PATCH, 2048)
+        options = candidate_lengths(reference, slack, LAYOUT, RULE, 2048)
         assert list(options) == sorted(options)
         count, own = reference.num_tokens // steps, aspect_error(reference, reference.grid)
         # a slow oracle: every grid there is
@@ -141,12 +140,3 @@ def test_candidates_are_all_grids_within_the_limits_each_count_at_its_least_cost
             assert grid[0] == steps
             assert expected[number // steps] <= cost / steps < expected[number // steps] + 1
         assert options[reference.num_tokens] == (0, reference.grid)
-
-
-def test_dropping_offers_the_nearest_counts_and_some_down_to_the_limit() -> None:
-    assert dropped_counts(19, Fraction(1, 20)) == [(19, 0)]
-    assert dropped_counts(60, Fraction(1, 20)) == [(57, 4), (58, 3), (59, 2), (60, 0)]
-    offered = dict(dropped_counts(4000, Fraction(1, 20)))
-    assert min(offered) == 3800 and offered[3800] == 230
-    assert offered.keys() >= set(range(3992, 4001))
-    assert len(offered) <= 24

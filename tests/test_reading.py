@@ -17,6 +17,7 @@ from PIL import Image
 from patchpack.pipeline.errors import BuildFailed
 from patchpack.pipeline.execution import launch, plan_transforms, shard_transforms
 from patchpack.pipeline.media import DecodeError
+from patchpack.pipeline.stages import sample
 from patchpack.pipeline.stages import write as shards
 from patchpack.pipeline.storage import reading
 from patchpack.pipeline.storage.reading import MOST_IN_A_ROW, StorageGone, read_input
@@ -248,7 +249,7 @@ def test_a_bug_while_a_shard_is_written_is_called_one(
     def wrong(*args: Any) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(shards, "patchify", wrong)
+    monkeypatch.setattr(shards, "patchify_layout", wrong)
     ended = run("build", photos, "--output", tmp_path / "out", *OPTIONS)
     assert ended.code == 1 and ended.err.count("\n") == 1
     assert ended.err.startswith(
@@ -267,12 +268,10 @@ def test_a_bug_while_planning_is_called_one(
     def wrong(*args: Any) -> None:
         raise AttributeError("no such thing")
 
-    monkeypatch.setattr(plan_transforms, "sample", wrong)
+    monkeypatch.setattr(sample, "sample", wrong)
     ended = run("build", photos, "--output", tmp_path / "out", *OPTIONS)
     assert ended.code == 1 and ended.err.count("\n") == 1
-    assert ended.err.startswith(
-        "bug in patchpack: AttributeError: no such thing (pipeline/execution/plan_transforms.py line "
-    )
+    assert ended.err.startswith("bug in patchpack: AttributeError: no such thing (pipeline/stages/sample.py line ")
     assert "Traceback" in json.loads((tmp_path / "out/_run.json").read_text())["traceback"]
 
 

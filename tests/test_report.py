@@ -26,7 +26,7 @@ from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.statistics import MAX_BINS, distribution
 from patchpack.pipeline.report.text import fitted, print_report
-from patchpack.pipeline.stages import plan, sample
+from patchpack.pipeline.stages import sample, saved
 from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.records import Example, Reference, Source
 from patchpack.schemas import FormatError, Shard, read_manifest, read_shard_table
@@ -61,8 +61,8 @@ def printed(report: dict[str, Any]) -> str:
 
 def planned_rows(folder: Path) -> list[PlannedExample]:
     """Returns every planned example of a dataset."""
-    shards = plan.planned_shards(str(folder))
-    return [row for shard in shards for row in plan.read_shard_rows(str(folder), shard)]
+    shards = saved.planned_shards(str(folder))
+    return [row for shard in shards for row in saved.read_shard_rows(str(folder), shard)]
 
 
 def rejected(key: str) -> list[dict[str, str]]:
@@ -151,11 +151,11 @@ def test_aspect_error_and_scale_compare_the_stored_size_with_the_source(
 
 
 def test_shrunk_examples_are_those_that_the_cap_made_smaller(packed: Path, report: dict[str, Any]) -> None:
-    rule, wanted = sample.Resolution.parse(CONFIG.resolution), []
+    policy, wanted = dataclasses.replace(CONFIG.policy, cap=30_000), []
     for row in planned_rows(packed):
         size = row.source_height, row.source_width
         example = Example(Source(row.key, 0, "", 1), 0, row.example_id, *size, row.frame_pts)
-        free = sample.sample(example, 0, rule, CONFIG.tubelet, 30_000, "shrink", CONFIG.seed)
+        free = sample.sample(example, 0, policy)
         assert isinstance(free, Reference)
         wanted.append(free.num_tokens)
     # some by less than the 12 % that grids may depart from what was drawn

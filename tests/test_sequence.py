@@ -196,9 +196,9 @@ DAMAGE: list[tuple[str, Callable[[Row], None], str]] = [
     (
         f"padding of {column}",
         _cell(column, place, 1),
-        f"shard row 3: {column} of padding is not 0 after token 6; padding holds 0; rebuild this shard",
+        f"shard row 3: {column} of padding is not 0 at token {token}; padding holds 0; rebuild this shard",
     )
-    for column, place in (("tokens", (11, 11)), ("segment_ids", 6), ("positions", (8, 2)))
+    for column, place, token in (("tokens", (11, 11), 11), ("segment_ids", 6, 6), ("positions", (8, 2), 8))
 ]
 
 

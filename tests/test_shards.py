@@ -17,7 +17,7 @@ from patchpack.schemas import Shard, sequence_schema
 Row = dict[str, Any]
 
 RAW = ("tokens", "segment_ids", "positions")
-SMALL = [name for name in sequence_schema(CONFIG.layout).names if name not in RAW]
+SMALL = [name for name in sequence_schema(CONFIG.layouts[0]).names if name not in RAW]
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_every_token_lands_exactly_once(work: Work, group_rows: int, monkeypatch
 def test_pixels_that_need_no_resize_are_stored_as_they_are(work: Work) -> None:
     pixels_HWC = write_picture(work.media / "a.png", 99, (8, 12))
     size = (work.media / "a.png").stat().st_size
-    work.change("a.png", source_height=8, source_width=12, size_bytes=size)
+    work.change("a.png", source_height=8, source_width=12, box_height=8, box_width=12, size_bytes=size)
     work.write()
     assert read_rows(work.path)[0]["tokens"][:6].tolist() == slow_tokens(pixels_HWC[None], CONFIG.tubelet)
 
@@ -92,6 +92,15 @@ def test_a_segment_says_what_it_is(work: Work) -> None:
         "num_repeated_frames": 0,
         "kept_fraction": 1.0,
         "extra": None,
+        "crop_top": 0,
+        "crop_left": 0,
+        "crop_height": 24,
+        "crop_width": 36,
+        "valid_height": 12,
+        "valid_width": 8,
+        "flipped": False,
+        "aspect_error": 1.25,
+        "scale": pytest.approx(1 / 3),
     }
     labels = [segment["labels"] for row in read_rows(work.path) for segment in row["segments"]]
     assert labels == [[0], [], [2], [], [1], [], [], []]
@@ -104,7 +113,7 @@ def test_the_result_and_the_footer_tell_the_same(work: Work) -> None:
     assert result.digest == xxhash.xxh3_128(content).hexdigest()
     with Shard(str(work.path)) as shard:
         metadata = shard.metadata
-        assert shard.layout == CONFIG.layout
+        assert shard.layout == CONFIG.layouts[0]
     lengths = [h * w for _, _, (_, h, w), _ in PLANNED]
     assert metadata["totals"] == {
         "num_sequences": 4,

@@ -5,28 +5,27 @@ from fractions import Fraction
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.planned import make_example
+from support.planned import make_example, policy
 
 from patchpack.options import output_affecting
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.report.sizes import count_sizes, merge_sizes, size_facts
 from patchpack.pipeline.stages.records import Example, Reference
-from patchpack.pipeline.stages.sample import Resolution, sample
+from patchpack.pipeline.stages.sample import sample
 
-PATCH = (1, 16, 16)
-NATIVE = Resolution.parse("native")
+LAYOUTS = policy().layouts
 CONFIG = output_affecting(PlanConfig())
 
 
-def sampled(examples: list[Example], cap: int, rule: Resolution = NATIVE) -> list[Reference]:
+def sampled(examples: list[Example], cap: int, rule: str = "native") -> list[Reference]:
     """Returns the examples as sampling would make them."""
-    made = [sample(example, 0, rule, PATCH, cap, "shrink", 0) for example in examples]
+    made = [sample(example, 0, policy(rule, cap=cap)) for example in examples]
     return [reference for reference in made if isinstance(reference, Reference)]
 
 
 def told(references: list[Reference]) -> dict[str, object]:
     """Returns the figures of references that are all one group."""
-    sizes = merge_sizes([count_sizes(references, PATCH, 16)])
+    sizes = merge_sizes([count_sizes(references, LAYOUTS, 16)])
     assert sizes is not None
     return sizes
 
@@ -43,8 +42,8 @@ def sets(draw: st.DrawFn) -> list[Example]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(examples=sets(), cap=st.integers(16, 2000), rule=st.sampled_from([NATIVE, Resolution.parse("side:64-256")]))
-def test_the_length_told_is_the_least_that_shrinks_none(examples: list[Example], cap: int, rule: Resolution) -> None:
+@given(examples=sets(), cap=st.integers(16, 2000), rule=st.sampled_from(["native", "side:64-256"]))
+def test_the_length_told_is_the_least_that_shrinks_none(examples: list[Example], cap: int, rule: str) -> None:
     sizes = told(sampled(examples, cap, rule))
     free = [reference.num_tokens for reference in sampled(examples, 10**9, rule)]
     assert sizes["num_shrunk"] == sum(tokens > cap for tokens in free)
@@ -84,7 +83,7 @@ def test_the_figures_are_those_of_a_slow_count(examples: list[Example], cap: int
 @given(examples=sets(), cut=st.integers(0, 40))
 def test_groups_add_up(examples: list[Example], cut: int) -> None:
     references = sampled(examples, 100)
-    groups = [count_sizes(part, PATCH, 16) for part in (references[:cut], references[cut:])]
+    groups = [count_sizes(part, LAYOUTS, 16) for part in (references[:cut], references[cut:])]
     assert merge_sizes(groups) == told(references)
 
 

@@ -12,7 +12,7 @@ from patchpack.pipeline.execution.graph import plan_graph, shard_graph
 
 STAGES = ["list", "probe", "dedupe", "sample", "group", "plan", "write", "finish"]
 # what the stages share
-SHARED = {"__init__", "records", "planned", "labels", "summary"}
+SHARED = {"__init__", "records", "planned", "labels", "saved", "summary"}
 
 
 class Labels(PipelineVisitor):

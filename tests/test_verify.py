@@ -47,7 +47,7 @@ def test_progress_counts_every_sequence(packed: Path) -> None:
 def test_a_flipped_byte_of_tokens_is_found_in_its_row(own: Path, shard: str) -> None:
     with pq.ParquetFile(own / shard) as parquet:
         start = parquet.metadata.row_group(0).column(0).data_page_offset
-    second_row = start + CONFIG.layout.token_bytes + 1000
+    second_row = start + CONFIG.layouts[0].token_bytes + 1000
     edit_file(own, shard, lambda content: content.__setitem__(second_row, content[second_row] ^ 1))
     check(own, (shard, "digest is", "shards.parquet says"), (f"{shard} row 1", "digest is", "tokens"))
 
@@ -181,7 +181,7 @@ def other_kept_fraction(rows: Rows) -> None:
 def test_a_row_that_breaks_a_rule_is_named_with_its_example(
     own: Path, shard: str, damage: Callable[[Rows], None], words: tuple[str, ...]
 ) -> None:
-    rows = read_rows(own / shard, CONFIG.layout)
+    rows = read_rows(own / shard, CONFIG.layouts[0])
     damage(rows)
     rewrite_shard(own, shard, rows)
     if words[0].startswith("segment "):
@@ -191,7 +191,7 @@ def test_a_row_that_breaks_a_rule_is_named_with_its_example(
 
 
 def test_every_broken_row_is_listed_not_only_the_first(own: Path, shard: str) -> None:
-    rows = read_rows(own / shard, CONFIG.layout)
+    rows = read_rows(own / shard, CONFIG.layouts[0])
     for row in rows:
         row["positions"][0] = (0, 1, 1)
     rewrite_shard(own, shard, rows)
@@ -199,7 +199,7 @@ def test_every_broken_row_is_listed_not_only_the_first(own: Path, shard: str) ->
 
 
 def test_an_example_stored_twice_is_named(own: Path, shard: str, other: str) -> None:
-    rows, others = read_rows(own / shard, CONFIG.layout), read_rows(own / other, CONFIG.layout)
+    rows, others = read_rows(own / shard, CONFIG.layouts[0]), read_rows(own / other, CONFIG.layouts[0])
     twice = rows[0]["segments"][0]["example_id"]
     others[1]["segments"][0]["example_id"] = twice
     rewrite_shard(own, other, others)
@@ -252,7 +252,7 @@ def test_a_null_where_a_value_is_required_is_named(own: Path, shard: str) -> Non
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        ({"layout": CONFIG.layout.to_json() | {"std": [0.1, 0.2, 0.3]}}, ("layout is not layout 0",)),
+        ({"layout": CONFIG.layouts[0].to_json() | {"std": [0.1, 0.2, 0.3]}}, ("layout is not layout 0",)),
         ({"view": 1}, ("view is 1; shards.parquet says 0",)),
         ({"group": 7}, ("group is 7; shards.parquet says",)),
     ],
@@ -260,13 +260,13 @@ def test_a_null_where_a_value_is_required_is_named(own: Path, shard: str) -> Non
 def test_a_shard_of_another_layout_view_or_group_is_found(
     own: Path, shard: str, record: dict[str, Any], words: tuple[str, ...]
 ) -> None:
-    rewrite_shard(own, shard, read_rows(own / shard, CONFIG.layout), **record)
+    rewrite_shard(own, shard, read_rows(own / shard, CONFIG.layouts[0]), **record)
     found = verify(str(own))
     assert [line for line in found if shard in line and all(word in line for word in words)]
 
 
 def test_totals_of_a_shard_that_its_rows_do_not_give_are_found(own: Path, shard: str) -> None:
-    rows = read_rows(own / shard, CONFIG.layout)
+    rows = read_rows(own / shard, CONFIG.layouts[0])
     right = sum(row["num_tokens"] for row in rows)
     counts = {"num_sequences": len(rows), "num_segments": sum(row["num_segments"] for row in rows)}
     rewrite_shard(own, shard, rows, totals=counts | {"num_tokens": right + 1, "attention_cost": 0})
@@ -278,6 +278,6 @@ def test_totals_of_a_shard_that_its_rows_do_not_give_are_found(own: Path, shard:
 
 
 def test_a_broken_record_of_a_shard_is_a_problem(own: Path, shard: str) -> None:
-    rewrite_shard(own, shard, read_rows(own / shard, CONFIG.layout), totals=None, rejects=3)
+    rewrite_shard(own, shard, read_rows(own / shard, CONFIG.layouts[0]), totals=None, rejects=3)
     found = verify(str(own))
     assert [line for line in found if f"{shard}: cannot be read" in line]

@@ -25,6 +25,7 @@ import torch
 
 from patchpack.schemas import FormatError, Layout, Manifest, read_manifest, read_shard_table, sequence_digest
 from patchpack.schemas.manifest import ShardRow, dataset_digest
+from patchpack.schemas.sequence import array_columns
 from patchpack.schemas.storage import join
 from patchpack.trainer.opened import NO_LABEL, OpenShard, open_shard
 from patchpack.trainer.order import SHUFFLE_WINDOW, epoch_order
@@ -66,6 +67,8 @@ class PackedShards:
         tokens        (B, L, P)  the layout's dtype, uint8 in format version 1
         segment_ids   (B, L)     int32, 1..S, 0 = padding
         positions     (B, L, 3)  int32, (t, y, x)
+        keep_order    (B, L)     int32, the rank of each token of its segment in the order to keep them, from 0: where
+                                 tokens were dropped, so that a model may drop more; not in other datasets
         starts        (B, S)     int32, first token of each segment, 0 where there is none
         lengths       (B, S)     int32, tokens of each segment, 0 where there is none
         grids         (B, S, 3)  int32, tubelets along (t, h, w), 0 where there is none
@@ -290,6 +293,7 @@ class PackedShards:
             "tokens": ((size, length, self.layout.token_width), token_dtype),
             "segment_ids": ((size, length), torch.int32),
             "positions": ((size, length, 3), torch.int32),
+            **({"keep_order": ((size, length), torch.int32)} if self.layout.keep_order else {}),
             "starts": ((size, segments), torch.int32),
             "lengths": ((size, segments), torch.int32),
             "grids": ((size, segments, 3), torch.int32),
@@ -310,7 +314,7 @@ class PackedShards:
         for slot, (index, number) in enumerate(zip(indices.tolist(), numbers.tolist(), strict=True)):
             opened = self._open(number)
             row = index - int(self._first_index[number])
-            columns = {name: opened.shard.read_array(name, row) for name in ("tokens", "segment_ids", "positions")}
+            columns = {name: opened.shard.read_array(name, row) for name in array_columns(self.layout)}
             if self._verify:
                 digest, stored = sequence_digest(*columns.values()), int(opened.digests_R[row])
                 if digest != stored:

@@ -71,6 +71,7 @@ def evaluation_dataset(trained: PackedShards, path: str, config: Config) -> Eval
     shards = _in_order(path, 1, config)
     for name, value, actual in (
         ("tubelet", trained.layout.tubelet, shards.layout.tubelet),
+        ("stride", trained.layout.stride, shards.layout.stride),
         ("channels", trained.layout.channels, shards.layout.channels),
         ("token dtype", trained.layout.token_dtype, shards.layout.token_dtype),
     ):

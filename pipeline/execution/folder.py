@@ -29,7 +29,7 @@ from patchpack.pipeline.names import (
     REPORT_PAGE_NAME,
     RESULTS_NAME,
 )
-from patchpack.pipeline.stages import plan
+from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.list import Input
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.versions import library_versions
@@ -207,7 +207,7 @@ def _shard_names(folder: str) -> list[str]:
         except FormatError:
             # broken: the plan it was made from names the same shards
             pass
-    return [shard.name for shard in plan.planned_shards(folder)]
+    return [shard.name for shard in saved.planned_shards(folder)]
 
 
 def _remove_empty(folder: str) -> None:

@@ -26,7 +26,7 @@ from patchpack.pipeline.execution.progress import bar, warn
 from patchpack.pipeline.execution.resume import plan_is_kept, warn_of_new_inputs
 from patchpack.pipeline.media.resize import resolved
 from patchpack.pipeline.names import NEXT_FOLDER, PLAN_FOLDER, PLAN_NAME, RESULTS_NAME
-from patchpack.pipeline.stages import finish, plan
+from patchpack.pipeline.stages import finish, plan, saved
 from patchpack.pipeline.stages.labels import check_labels
 from patchpack.pipeline.stages.list import EXCLUDED, NO_SUFFIX, Input, parse_input
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO
@@ -116,10 +116,10 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
         build_config = _with_backend(build_config, options)
         with output.held(folder, build_config):
             _make_plan(parsed, folder, build_config, options)
-        summaries = list(plan.read_summaries(folder))
-        totals = finish.planned_totals(summaries, plan.read_listing(folder))
+        summaries = list(saved.read_summaries(folder))
+        totals = finish.planned_totals(summaries, saved.read_listing(folder))
         planned, length = totals["planned"], config.sequence_length
-        rejects = list(plan.read_rejects(folder))
+        rejects = list(saved.read_rejects(folder))
         reasons = Counter(f"{reject.stage}: {reject.reason}" for reject in rejects)
         return {
             **totals,
@@ -129,7 +129,11 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
             else 0.0,
             "bounds": [bound.entry for bound in finish.global_bounds(summaries, build_config)],
             **finish.planned_arrangement(folder, build_config),
-            "predicted_bytes": planned["num_sequences"] * plan.sequence_bytes(config),
+            "predicted_bytes": sum(
+                shard.num_sequences * plan.sequence_bytes(config.layouts[shard.layout])
+                for summary in summaries
+                for shard in summary.shards
+            ),
             "predicted_decode_core_s": planned["source_px"] / DECODED_PX_PER_S,
             "rejects": dict(sorted(reasons.items())),
             "config": cast(Options, output_affecting(build_config)),
@@ -188,8 +192,8 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
     try:
         with bar("planning", None, "groups") as advance:
             _run(home, lambda pipeline: plan_graph(pipeline, inputs, home, config), config, options, lambda: advance(0))
-        summaries = list(plan.read_summaries(home))
-        listing = plan.read_listing(home)
+        summaries = list(saved.read_summaries(home))
+        listing = saved.read_listing(home)
         warnings = _check_plan(summaries, listing, inputs, config)
         totals = finish.planned_totals(summaries, listing)
         _check_not_all_rejected(home, totals)
@@ -246,7 +250,7 @@ def _check_plan(summaries: list[GroupSummary], listing: Listing, inputs: list[In
 def _check_not_all_rejected(folder: str, totals: Totals) -> None:
     if totals["planned"]["num_shards"]:
         return
-    rejects = list(plan.read_rejects(folder))
+    rejects = list(saved.read_rejects(folder))
     first, num_inputs = min(rejects), len({row.key for row in rejects})
     raise BuildFailed(
         f"{folder}: nothing to write, all {num_inputs} inputs were rejected (first: {first.key}: {first.reason}, {first.detail}); "
@@ -256,7 +260,7 @@ def _check_not_all_rejected(folder: str, totals: Totals) -> None:
 
 def _check_readable(folder: str, totals: Totals, config: BuildConfig) -> None:
     """Keeps no plan that was made while storage failed: it would leave out for ever what could not be read then."""
-    lost = sorted(row for row in plan.read_rejects(folder) if row.reason in ("unreadable", "not_found"))
+    lost = sorted(row for row in saved.read_rejects(folder) if row.reason in ("unreadable", "not_found"))
     num_inputs = totals["num_inputs"]
     num_lost = len({row.key for row in lost})
     if num_inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and num_lost > config.max_reject_fraction * num_inputs:
@@ -268,7 +272,7 @@ def _check_readable(folder: str, totals: Totals, config: BuildConfig) -> None:
 
 
 def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: PipelineOptions | None) -> None:
-    shards = list(plan.planned_shards(folder))
+    shards = list(saved.planned_shards(folder))
     # from here on the dataset is unfinished
     files.remove(files.join(folder, MANIFEST_NAME))
     sequences = files.join(folder, SEQUENCES_FOLDER)

@@ -21,10 +21,11 @@ from patchpack.pipeline.stages.dedupe import keep_least, with_digest
 from patchpack.pipeline.stages.group import group_of, num_groups
 from patchpack.pipeline.stages.labels import label_of
 from patchpack.pipeline.stages.list import BEYOND_LIMIT, Input, list_input, source_path
-from patchpack.pipeline.stages.plan import plan_group, rest_group, write_group_plan
+from patchpack.pipeline.stages.plan import plan_group, rest_group
 from patchpack.pipeline.stages.probe import probe
 from patchpack.pipeline.stages.records import Example, Ignored, KeyConflict, Reference, Reject, Source, reject
-from patchpack.pipeline.stages.sample import Resolution, sample
+from patchpack.pipeline.stages.sample import sample_views
+from patchpack.pipeline.stages.saved import write_group_plan
 from patchpack.pipeline.stages.summary import Listing
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import read_input
@@ -193,13 +194,7 @@ class Sample(Stage[PCollection[Example], Sampled]):
     config: PlanConfig
 
     def expand(self, examples: PCollection[Example]) -> Sampled:
-        config, rule = self.config, Resolution.parse(self.config.resolution)
-
-        def run(example: Example) -> list[Reference | Reject]:
-            options = (rule, config.tubelet, config.token_cap, config.oversize, config.seed)
-            return [sample(example, view, *options) for view in range(config.views)]
-
-        sampled = examples | beam.FlatMap(run) | ByKind()
+        sampled = examples | beam.FlatMap(sample_views, self.config.policy) | ByKind()
         return Sampled(sampled[Reference.__name__], sampled[Reject.__name__])
 
 

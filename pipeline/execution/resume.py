@@ -18,7 +18,7 @@ from patchpack.pipeline.config import BuildConfig
 from patchpack.pipeline.execution.folder import plan_home, run_record
 from patchpack.pipeline.execution.progress import bar
 from patchpack.pipeline.names import CLASSES_NAME, PLAN_NAME
-from patchpack.pipeline.stages import plan
+from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.list import BEYOND_LIMIT, Input, is_guess, list_input
 from patchpack.pipeline.stages.records import Ignored, Source
 from patchpack.pipeline.storage import files
@@ -116,10 +116,10 @@ def _check_inputs(before: list[str] | None, inputs: list[Input], folder: str) ->
 
 
 def _planned_keys(folder: str) -> Iterator[int]:
-    for reject in plan.read_rejects(folder):
+    for reject in saved.read_rejects(folder):
         yield _hash(reject.key)
-    for summary in plan.read_summaries(folder):
-        with files.open_read(plan.plan_path(folder, summary.group)) as file:
+    for summary in saved.read_summaries(folder):
+        with files.open_read(saved.plan_path(folder, summary.group)) as file:
             for batch in pq.ParquetFile(file).iter_batches(columns=["key"]):
                 yield from map(_hash, batch["key"].to_pylist())
 

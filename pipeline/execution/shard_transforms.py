@@ -11,7 +11,7 @@ from apache_beam.transforms import combiners
 
 from patchpack.pipeline.config import BuildConfig
 from patchpack.pipeline.names import RESULTS_NAME
-from patchpack.pipeline.stages.plan import read_shard_rows
+from patchpack.pipeline.stages.saved import read_shard_rows
 from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.stages.write import ShardResult, write_shard
 from patchpack.pipeline.storage import files

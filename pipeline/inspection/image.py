@@ -29,13 +29,13 @@ class SegmentImage(NamedTuple):
     captions: tuple[str, ...]
 
 
-def compose(title: str, images: list[SegmentImage], lengths: list[int], sequence_length: int) -> Image.Image:
+def compose(title: str, images: list[SegmentImage], spans: list[tuple[int, int]], sequence_length: int) -> Image.Image:
     """Returns the whole image.
 
     Args:
         title: its first line.
         images: the segments, in order.
-        lengths: tokens of each.
+        spans: first token and number of tokens of each.
         sequence_length: tokens of the sequence, padding included.
     """
     cells = [_cell(number, shown) for number, shown in enumerate(images, start=1)]
@@ -43,7 +43,7 @@ def compose(title: str, images: list[SegmentImage], lengths: list[int], sequence
     image = Image.new("RGB", (WIDTH_PX, bottom + MARGIN_PX), _PAPER)
     pen = ImageDraw.Draw(image)
     _text(pen, (MARGIN_PX, MARGIN_PX), title, WIDTH_PX - 2 * MARGIN_PX, _INK)
-    _draw_strip(pen, (MARGIN_PX, MARGIN_PX + LINE_PX + GAP_PX), lengths, sequence_length)
+    _draw_strip(pen, (MARGIN_PX, MARGIN_PX + LINE_PX + GAP_PX), spans, sequence_length)
     for cell, corner in zip(cells, corners, strict=True):
         image.paste(cell, corner)
     return image
@@ -55,21 +55,22 @@ def colour(number: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _draw_strip(pen: ImageDraw.ImageDraw, corner: tuple[int, int], lengths: list[int], sequence_length: int) -> None:
+def _draw_strip(
+    pen: ImageDraw.ImageDraw, corner: tuple[int, int], spans: list[tuple[int, int]], sequence_length: int
+) -> None:
     """Draws how a sequence is filled: a coloured block a segment, padding hatched."""
     (left, top), width = corner, WIDTH_PX - 2 * MARGIN_PX
-    bottom, start = top + STRIP_PX, 0
+    bottom = top + STRIP_PX
     for x in range(left - STRIP_PX, left + width, 8):
         # 45 degrees, cut at the strip's ends
         low, high = max(x, left), min(x + STRIP_PX, left + width)
         pen.line((low, bottom - (low - x), high, bottom - (high - x)), fill=_HATCH)
-    for number, length in enumerate(lengths, start=1):
+    for number, (start, length) in enumerate(spans, start=1):
         x0, x1 = (left + width * tokens // sequence_length for tokens in (start, start + length))
         pen.rectangle((x0, top, max(x0, x1 - 1), bottom), fill=colour(number))
         label = str(number)
         if x1 - x0 > pen.textlength(label, _font()) + 4:
             pen.text(((x0 + x1) / 2, (top + bottom) / 2), label, fill=_PAPER, font=_font(), anchor="mm")
-        start += length
     pen.rectangle((left, top, left + width, bottom), outline=_SOFT)
 
 

@@ -12,15 +12,16 @@ import pyarrow as pa
 from PIL import Image
 
 from patchpack.pipeline.inspection.image import SegmentImage, compose
-from patchpack.pipeline.media.patchify import unpatchify
+from patchpack.pipeline.media.patchify import unpatchify_layout
 from patchpack.pipeline.report.text import WIDTH, fitted, fraction
 from patchpack.pipeline.storage.files import join
 from patchpack.schemas import FormatError, Layout, Manifest, Shard, check_sequence, read_manifest, read_shard_table
 from patchpack.schemas.geometry import Grid
 from patchpack.schemas.manifest import SHARD_TABLE_NAME, ShardRow
-from patchpack.schemas.sequence import Segment, Sequence, sequence_digest
+from patchpack.schemas.sequence import Segment, Sequence, array_columns, raw_arrays, sequence_digest
 
-_ARRAYS = ("tokens", "segment_ids", "positions")
+# level of tokens that were dropped
+_DROPPED = 128
 
 
 class _Sequence(NamedTuple):
@@ -91,7 +92,7 @@ def describe(folder: str, number: int) -> Description:
     """
     located = _read(folder, number)
     row, shard = located.row, located.shard
-    digest = sequence_digest(row["tokens"], row["segment_ids"], row["positions"])
+    digest = sequence_digest(*raw_arrays(row, located.layout))
     try:
         check_sequence(row, located.layout, f"{join(folder, shard['path'])} row {located.row_index}")
         problem = None
@@ -143,7 +144,7 @@ def draw(folder: str, number: int) -> Image.Image:
 
     Raises:
         ValueError: there is no such sequence.
-        FormatError: the dataset or the shard is broken, or tokens were dropped, so that no image can be whole.
+        FormatError: the dataset or the shard is broken.
     """
     located = _read(folder, number)
     where = f"{join(folder, located.shard['path'])} row {located.row_index}"
@@ -151,17 +152,17 @@ def draw(folder: str, number: int) -> Image.Image:
     segments = located.row["segments"]
     images = [
         SegmentImage(
-            frames=_frames(segment, located.row["tokens"], located.layout, f"{where}, segment {index}"),
+            frames=_frames(segment, located.row, located.layout),
             captions=(segment["source"], *_caption(segment)),
         )
-        for index, segment in enumerate(segments, start=1)
+        for segment in segments
     ]
     length = located.layout.sequence_length
     title = (
         f"sequence {number}: {located.shard['path']} row {located.row_index}, {len(segments)} segments, "
         f"{located.row['num_tokens']:,} of {length:,} tokens ({fraction(located.row['num_tokens'] / length)})"
     )
-    return compose(title, images, [segment["num_tokens"] for segment in segments], length)
+    return compose(title, images, [(segment["start"], segment["num_tokens"]) for segment in segments], length)
 
 
 def _read(folder: str, number: int) -> _Sequence:
@@ -185,7 +186,7 @@ def _read(folder: str, number: int) -> _Sequence:
                     f"{path}: {opened.num_sequences} sequences; {SHARD_TABLE_NAME} says {shard['num_sequences']}; rebuild this shard"
                 )
             row = metadata.slice(row_index, 1).to_pylist()[0] | {
-                name: opened.read_array(name, row_index) for name in _ARRAYS
+                name: opened.read_array(name, row_index) for name in array_columns(opened.layout)
             }
             return _Sequence(shard, row_index, total, opened.layout, manifest, row)
     except FileNotFoundError as error:
@@ -196,18 +197,19 @@ def _read(folder: str, number: int) -> _Sequence:
         raise FormatError(f"{path}: cannot be read ({error}); the shard is broken; rebuild it") from error
 
 
-def _frames(segment: Segment, tokens_LP: np.ndarray, layout: Layout, where: str) -> np.ndarray:
-    """Returns a segment's frames to show, (T, H, W, C): all of them, or the first of each tubelet of several frames."""
+def _frames(segment: Segment, row: Sequence, layout: Layout) -> np.ndarray:
+    """Returns a segment's frames to show, (T, H, W, C): all of them, or the first of each tubelet of several frames.
+
+    Tokens that were dropped are grey.
+    """
     grid = Grid(segment["grid_t"], segment["grid_h"], segment["grid_w"])
-    volume = grid.num_tokens
-    if segment["num_tokens"] != volume:
-        raise FormatError(
-            f"{where} ({segment['source']}): {segment['num_tokens']} of {volume} tokens were kept; "
-            "an image needs all of them; inspect it without --image"
-        )
-    tokens_NP = tokens_LP[segment["start"] : segment["start"] + volume]
-    frames = unpatchify(tokens_NP, grid, layout.tubelet, layout.channels, grid.t * layout.tubelet[0])
-    return frames[:: layout.tubelet[0]]
+    kept = slice(segment["start"], segment["start"] + segment["num_tokens"])
+    tokens_NP = row["tokens"][kept]
+    if segment["num_tokens"] < grid.num_tokens:
+        places = np.ravel_multi_index(row["positions"][kept].T.astype(np.int64), grid)
+        tokens_NP = np.full((grid.num_tokens, layout.token_width), _DROPPED, tokens_NP.dtype)
+        tokens_NP[places] = row["tokens"][kept]
+    return unpatchify_layout(tokens_NP, grid, layout)[:: layout.stride[0]]
 
 
 def _named(segment: Segment, classes: tuple[str, ...] | None) -> NamedSegment:
@@ -226,6 +228,22 @@ def _caption(segment: Segment) -> list[str]:
     return lines
 
 
+def _shown_part(segment: NamedSegment) -> list[str]:
+    """Returns which part of the source is shown, and where in the grid, in one line; none where it is all of both."""
+    if "valid_height" not in segment:
+        return []
+    words = []
+    crop = segment["crop_height"], segment["crop_width"]
+    if crop != (segment["source_height"], segment["source_width"]):
+        words.append(f"part {crop[0]}x{crop[1]} at {segment['crop_top']},{segment['crop_left']}")
+    valid = segment["valid_height"], segment["valid_width"]
+    if valid != (segment["height"], segment["width"]):
+        words.append(f"image {valid[0]}x{valid[1]} px, the rest is padding")
+    if segment["flipped"]:
+        words.append("mirrored")
+    return [", ".join(words)] if words else []
+
+
 def _details(segment: NamedSegment) -> list[str]:
     source = f"{segment['source_height']}x{segment['source_width']}"
     target = f"{segment['target_height']}x{segment['target_width']}"
@@ -235,6 +253,7 @@ def _details(segment: NamedSegment) -> list[str]:
         f"tokens {segment['start']:,} to {segment['start'] + segment['num_tokens'] - 1:,} "
         f"({segment['num_tokens']:,}), grid {grid}, kept {fraction(segment['kept_fraction'])}",
         f"{source} px, target {target}, is {segment['height']}x{segment['width']}",
+        *_shown_part(segment),
     ]
     times = segment["timestamps_s"]
     if times:

@@ -10,7 +10,7 @@ from pathlib import Path
 from patchpack.extras import MissingExtra
 from patchpack.pipeline.report import charts as report_charts
 from patchpack.pipeline.report.sizes import size_facts
-from patchpack.pipeline.report.text import fraction, number, size, verdict
+from patchpack.pipeline.report.text import drops_tokens, fraction, number, size, verdict
 from patchpack.schemas.report import Distribution, DistributionName, Report
 
 _UNITS = {"tokens_per_example": "tokens", "effective_side_px": "px"}
@@ -24,7 +24,9 @@ _CHARTS: tuple[tuple[DistributionName, str, str, str], ...] = (
     ("aspect_error", "Aspect error", "larger aspect / smaller aspect − 1 (fraction)", "examples"),
     ("side_change", "Side change", "|effective side / requested side − 1| (fraction)", "examples"),
     ("scale", "Scale", "effective side / source's effective side (fraction)", "examples"),
+    ("kept_fraction", "Kept tokens", "tokens / all tokens of the grid (fraction)", "examples"),
 )
+_FRACTIONS = ("sequence_fill", "aspect_error", "side_change", "scale", "kept_fraction")
 
 
 def render_html(report: Report) -> str:
@@ -50,6 +52,7 @@ def render_html(report: Report) -> str:
             "caption": _caption(report[name], name, counted),
         }
         for name, title, axis, counted in _CHARTS
+        if name != "kept_fraction" or drops_tokens(report)
     ]
     figures = report["efficiency"]
     bars = {
@@ -77,7 +80,7 @@ def _caption(figures: Distribution, name: str, counted: str) -> str:
     """Returns the numbers behind a chart in one sentence."""
     if not figures["num"]:
         return "Nothing was stored."
-    show = fraction if name in ("sequence_fill", "aspect_error", "side_change", "scale") else number
+    show = fraction if name in _FRACTIONS else number
     unit = f" {_UNITS[name]}" if name in _UNITS else ""
     text = (
         f"Mean {show(figures['mean'])}, median {show(figures['median'])} (dashed), "

@@ -187,8 +187,12 @@ class _Scan:
             values: np.ndarray = segments.field(name).to_numpy(zero_copy_only=False).astype(np.int64)
             return values
 
-        height, width = column("height"), column("width")
-        source_height, source_width = column("source_height"), column("source_width")
+        # what earlier versions do not say is all of it
+        is_later = segments.type.get_field_index("valid_height") >= 0
+        height, width = (column(f"valid_{side}" if is_later else side) for side in ("height", "width"))
+        source_height, source_width = (
+            column(f"{'crop' if is_later else 'source'}_{side}") for side in ("height", "width")
+        )
         area, source_area = height * width, source_height * source_width
         self._count("tokens_per_example", column("num_tokens"))
         self._count("effective_side_px", np.rint(np.sqrt(area)).astype(np.int64))
@@ -196,6 +200,8 @@ class _Scan:
         self._count("scale", np.rint(np.sqrt(area / source_area) * RATIO_STEPS).astype(np.int64))
         target_area = column("target_height") * column("target_width")
         self._count("side_change", np.rint(abs(np.sqrt(area / target_area) - 1) * RATIO_STEPS).astype(np.int64))
+        cells = column("grid_t") * column("grid_h") * column("grid_w")
+        self._count("kept_fraction", (column("num_tokens") * RATIO_STEPS + cells // 2) // cells)
         self._count_frames(segments, column("num_frames"), column("num_repeated_frames"))
         extras = segments.field("extra").drop_null()
         for extra in extras.filter(pc.match_substring(extras, "decoder_warning")).to_pylist():
@@ -242,6 +248,7 @@ class _Scan:
             "aspect_error": distribution(counts["aspect_error"], RATIO_STEPS),
             "side_change": distribution(counts["side_change"], RATIO_STEPS),
             "scale": distribution(counts["scale"], RATIO_STEPS),
+            "kept_fraction": distribution(counts["kept_fraction"], RATIO_STEPS, [n / 20 for n in range(21)]),
         }
 
     def decoder_warnings(self) -> DecoderWarnings:

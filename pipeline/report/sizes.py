@@ -8,13 +8,13 @@ there are and not on how many examples, and groups add up.
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from patchpack.pipeline.report.statistics import distribution
 from patchpack.pipeline.stages.records import Reference
-from patchpack.schemas.geometry import MAX_ROW_BYTES, Tubelet
+from patchpack.schemas.geometry import MAX_ROW_BYTES, Layout
 from patchpack.schemas.report import Number, Options, Sizes
 
 SIDE_STEPS = 1000
@@ -54,12 +54,12 @@ def by_number(counts: Mapping[str, int]) -> dict[int, int]:
     return {int(number): count for number, count in counts.items()}
 
 
-def count_sizes(references: Iterable[Reference], patch: Tubelet, clip_frames: int) -> SizeCounts:
+def count_sizes(references: Iterable[Reference], layouts: Sequence[Layout], clip_frames: int) -> SizeCounts:
     """Returns the counts of a group.
 
     Args:
         references: at the grids that are planned.
-        patch: the tubelet, (frames, height px, width px).
+        layouts: of the build.
         clip_frames: frames of a clip that is not cut short.
     """
     numbers: Counter[str] = Counter(dict.fromkeys(_NUMBERS, 0))
@@ -69,7 +69,8 @@ def count_sizes(references: Iterable[Reference], patch: Tubelet, clip_frames: in
         num_frames = len(example.frame_pts)
         is_clip = num_frames > 0
         num_repeated = num_frames - len(set(example.frame_pts))
-        area, source_area = h * patch[1] * w * patch[2], example.source_height * example.source_width
+        _, down, across = layouts[reference.layout].stride
+        area, source_area = h * down * w * across, reference.box.height * reference.box.width
         if reference.uncapped_tokens:
             shrunk_tokens[reference.uncapped_tokens] += 1
             shrunk_side[_side(reference.num_tokens, reference.uncapped_tokens)] += 1

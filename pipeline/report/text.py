@@ -166,6 +166,12 @@ def _stored(report: Report) -> list[str]:
     return lines
 
 
+def drops_tokens(report: Report) -> bool:
+    """Returns whether any example lacks tokens."""
+    least = report["kept_fraction"]["min"]
+    return least is not None and least < 1
+
+
 def _sizes(report: Report) -> list[str]:
     rows: list[tuple[str, DistributionName, Callable[[float | None], str]]] = [
         ("tokens / example", "tokens_per_example", number),
@@ -176,6 +182,8 @@ def _sizes(report: Report) -> list[str]:
         ("side change", "side_change", fraction),
         ("scale from source", "scale", fraction),
     ]
+    if drops_tokens(report):
+        rows.append(("kept tokens", "kept_fraction", fraction))
     names: tuple[Literal["mean", "min", "p5", "median", "p95", "max"], ...] = (
         *("mean", "min", "p5"),
         *("median", "p95", "max"),

@@ -23,7 +23,7 @@ from patchpack.pipeline.report.arrangement import Arrangement
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.sizes import merge_sizes
-from patchpack.pipeline.stages import plan
+from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.records import Reject
 from patchpack.pipeline.stages.summary import GroupSummary, Listing
 from patchpack.pipeline.stages.write import ShardResult
@@ -63,34 +63,38 @@ def planned_totals(summaries: list[GroupSummary], listing: Listing) -> Totals:
 
 
 def global_bounds(summaries: list[GroupSummary], config: PlanConfig) -> list[ProvenBound]:
-    """Returns for each view the proven least number of sequences over all groups, beside what was planned.
+    """Returns for each view and layout the proven least number of sequences over all groups, beside what was planned.
 
     The bound is that of the merged histogram: bounds of groups do not add up to one.
     """
     bounds = []
-    for view in range(config.views):
+    streams = [(view, number) for view in range(config.views) for number in range(len(config.layouts))]
+    for at, (view, number) in enumerate(streams):
         merged: Counter[int] = Counter()
         for summary in summaries:
-            merged.update(summary.lengths[view])
-        chunks = [chunk for summary in summaries for chunk in summary.chunks if chunk.view == view]
+            merged.update(summary.lengths[at])
+        chunks = [
+            chunk for summary in summaries for chunk in summary.chunks if (chunk.view, chunk.layout) == (view, number)
+        ]
         packed = [(chunk.num_sequences, chunk.bound) for chunk in chunks]
         num_moved = sum(chunk.num_moved for chunk in chunks)
-        bounds.append(prove(merged, config.layout, packed, view=view, num_moved=num_moved))
+        layout = config.layouts[number]
+        bounds.append(prove(merged, layout, packed, view=view, layout_number=number, num_moved=num_moved))
     return bounds
 
 
 def planned_arrangement(folder: str, config: PlanConfig) -> Arranged:
     """Returns what the report will say of step balance and mixing, from the plan alone."""
     arrangement = Arrangement(config.balance_step)
-    columns = ["key", "example_id", "sequence", "grid_t", "grid_h", "grid_w"]
-    for summary in plan.read_summaries(folder):
-        with files.open_read(plan.plan_path(folder, summary.group)) as file:
+    columns = ["key", "example_id", "sequence", "num_tokens"]
+    for summary in saved.read_summaries(folder):
+        with files.open_read(saved.plan_path(folder, summary.group)) as file:
             parquet = pq.ParquetFile(file)
             for shard in summary.shards:
                 rows = parquet.read_row_group(shard.row_group, columns)
-                lengths = np.prod([rows[axis].to_numpy() for axis in columns[3:]], axis=0, dtype=np.int64)
+                lengths = rows["num_tokens"].to_numpy().astype(np.int64)
                 sequences = rows["sequence"].to_numpy().astype(np.int64)
-                listing = (shard.group, shard.view, 0)
+                listing = (shard.group, shard.view, shard.layout)
                 names = rows.select(columns[:2])
                 arrangement.add_shard(listing, lengths, sequences, names, shard.num_sequences, config.sequence_length)
     return arrangement.figures()
@@ -112,11 +116,11 @@ def finish(
 
     Returns the report.
     """
-    summaries = list(plan.read_summaries(folder))
+    summaries = list(saved.read_summaries(folder))
     # views and clips of one broken input fail alike: one row says it
-    rejects = sorted({*plan.read_rejects(folder), *(reject for result in results for reject in result.rejects)})
+    rejects = sorted({*saved.read_rejects(folder), *(reject for result in results for reject in result.rejects)})
     totals: DatasetTotals = {
-        **planned_totals(summaries, plan.read_listing(folder)),
+        **planned_totals(summaries, saved.read_listing(folder)),
         "num_rejects": len(rejects),
         "stored": {
             "num_shards": len(results),
@@ -126,7 +130,7 @@ def finish(
             "bytes": sum(result.bytes for result in results),
         },
     }
-    bounds, layouts = global_bounds(summaries, config), (config.layout,)
+    bounds, layouts = global_bounds(summaries, config), config.layouts
     classes = json.loads(files.read(files.join(folder, CLASSES_NAME))) if config.labels == "folder" else None
     manifest = Manifest(
         dataset_digest=dataset_digest(layouts, [result.digest for result in results]),

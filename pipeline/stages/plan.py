@@ -1,42 +1,41 @@
-"""Stage 6: the saved plan: which example goes to which sequence of which shard.
+"""Stage 6: the plan: which example goes to which sequence of which shard.
 
-A group's references are sorted (a shuffle delivers them in any order), cut into equal chunks of at most
-`--group-size`, each chunk is packed alone (drawn sizes move a little where that saves sequences), its bins are
-shuffled and divided evenly over shards, by their bytes and by their decoding. With `--balance-step W` the bins of
-all chunks of a view are put into steps of W of near-equal cost instead, and whole steps are divided over shards.
+A group's references of each view and layout are sorted (a shuffle delivers them in any order), cut into equal chunks of
+at most `--group-size`, each chunk is packed alone (drawn sizes move a little where that saves sequences), its bins are
+filled up with tokens that would be dropped, shuffled and divided evenly over shards, by their bytes and by their
+decoding. With `--balance-step W` the bins of all chunks are put into steps of W of near-equal cost instead, and whole
+steps are divided over shards.
 What would only half fill a sequence, or makes no even step, is left over, and the rests of 256 groups are one group more.
-All of it is counts and names; the result is a Parquet file a group, one row group a shard, whose metadata holds the
-group's totals. Within 0.05 % of a global plan, at any number of examples and any sequence length.
+All of it is counts and names. Within 0.05 % of a global plan, at any number of examples and any sequence length.
 """
 
+import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.names import LISTING_NAME, PLAN_FOLDER, group_plan_name, group_rejects_name
 from patchpack.pipeline.packing import pack
 from patchpack.pipeline.packing.balance.balance import balance
 from patchpack.pipeline.packing.counts.candidates import Candidates
 from patchpack.pipeline.packing.counts.planned import plan_counts, wastes_enough
 from patchpack.pipeline.packing.streaming import num_in_whole_bins
 from patchpack.pipeline.report.sizes import count_sizes
+from patchpack.pipeline.sampling.draws import draw, shuffled
+from patchpack.pipeline.sampling.dropping import fill_up
 from patchpack.pipeline.stages.labels import label_gaps
-from patchpack.pipeline.stages.planned import PLAN_SCHEMA, PlannedExample, from_table, to_table
+from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.records import Reference, Reject
-from patchpack.pipeline.stages.sample import candidate_lengths, draw, shuffled
-from patchpack.pipeline.stages.summary import Chunk, GroupSummary, Listing, ShardPlan
-from patchpack.pipeline.storage import files
-from patchpack.schemas.errors import FormatError
-from patchpack.schemas.geometry import ceil_div
-from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA
+from patchpack.pipeline.stages.sample import candidate_lengths
+from patchpack.pipeline.stages.saved import GroupPlan
+from patchpack.pipeline.stages.summary import Chunk, GroupSummary, ShardPlan
+from patchpack.schemas.geometry import Layout, ceil_div
 from patchpack.schemas.sequence import sequence_schema
 
 # A small dataset is cut into shards of a few hundred examples, or some five seconds of one core's decoding (at 90 million
@@ -55,21 +54,7 @@ REST_BINS = 100
 # Groups whose rests are planned together; fewer where steps are balanced, as a rest then has up to a step of bins.
 GROUPS_OF_REST, GROUPS_OF_BALANCED_REST = 256, 16
 
-_SUMMARY_KEY = b"patchpack_plan"
-
 Item = TypeVar("Item")
-
-
-class GroupPlan(NamedTuple):
-    """What planning a group gives: rows for each shard, its rejects, the summary that is saved with them, and its rest.
-
-    The rest are references that would only half fill a sequence here; those of many groups are planned together.
-    """
-
-    shards: list[list[PlannedExample]]
-    rejects: list[Reject]
-    summary: GroupSummary
-    rest: list[Reference]
 
 
 def plan_group(
@@ -103,28 +88,34 @@ def plan_group(
     numbers = None if classes is None else {name: number for number, name in enumerate(classes)}
     realised: list[Reference] = []
     rest: list[Reference] = []
-    for view in range(config.views):
-        of_view = [reference for reference in references if reference.view == view]
+    for stream in _streams(config, group):
+        view, layout = stream.view, stream.layout
+        of_stream = [each for each in references if (each.view, each.layout) == (view, stream.layout_number)]
         packed = [
-            _pack_chunk(chunk, config, group, view, number, leaves_rest)
-            for number, chunk in enumerate(_chunks(of_view, config))
+            _pack_chunk(chunk, config, stream, number, leaves_rest)
+            for number, chunk in enumerate(_chunks(of_stream, config))
         ]
         if config.balance_step and packed:
-            packed = [_balanced(packed, config.balance_step, config, group, of_view, leaves_rest)]
+            packed = [_balanced(packed, config.balance_step, config, stream, of_stream, leaves_rest)]
+        if config.dropping.drops and config.drop_slack:
+            packed = [_filled_up(chunk, config.drop_slack, layout) for chunk in packed]
         rest += [reference for chunk in packed for reference in chunk.rest]
         bins = [members for chunk in packed for members in chunk.bins]
         chunks += [record for chunk in packed for record in chunk.records]
-        counts = Counter(reference.num_tokens for members in bins for reference in members)
+        counts = Counter(layout.slots(reference.num_tokens) for members in bins for reference in members)
         lengths.append({length: counts[length] for length in sorted(counts)})
         realised += [reference for members in bins for reference in members]
-        for part in (part for chunk in packed for part in _parts(chunk.bins, config, num_groups)):
+        for part in (part for chunk in packed for part in _parts(chunk.bins, config, layout, num_groups)):
             rows = [
-                PlannedExample.of(reference, sequence, numbers)
+                PlannedExample.of(reference, config.framing(reference), sequence, numbers)
                 for sequence, members in enumerate(part)
                 for reference in members
             ]
             tokens = sum(reference.num_tokens for members in part for reference in members)
-            shard_plans.append(ShardPlan(group, len(shards), view, len(shards), len(part), len(rows), tokens))
+            number = len(shards)
+            shard_plans.append(
+                ShardPlan(group, number, view, number, len(part), len(rows), tokens, stream.layout_number)
+            )
             shards.append(rows)
     keys = set() if of_rests else {reference.example.source.key for reference in references}
     summary = GroupSummary(
@@ -132,7 +123,7 @@ def plan_group(
         num_inputs=len(keys | {reject.key for reject in rows_of_rejects}),
         num_rejects=len(rows_of_rejects),
         source_px=sum(_source_px(reference) for reference in realised),
-        sizes=count_sizes(realised, config.tubelet, config.clip_frames),
+        sizes=count_sizes(realised, config.layouts, config.clip_frames),
         lengths=lengths,
         chunks=chunks,
         shards=shard_plans,
@@ -146,91 +137,26 @@ def rest_group(group: int, num_groups: int, config: PlanConfig) -> int:
     return num_groups + group // (GROUPS_OF_BALANCED_REST if config.balance_step else GROUPS_OF_REST)
 
 
-def plan_path(folder: str, group: int) -> str:
-    """Returns the path of a group's plan file in an output folder."""
-    return files.join(folder, group_plan_name(group))
-
-
-def write_group_plan(plan: GroupPlan, folder: str) -> None:
-    """Writes a group's plan and rejects below an output folder, whole or not at all."""
-    group = plan.summary.group
-    with (
-        files.writing(plan_path(folder, group)) as file,
-        pq.ParquetWriter(pa.PythonFile(file, mode="w"), PLAN_SCHEMA, compression="zstd") as writer,
-    ):
-        for rows in plan.shards:
-            writer.write_table(to_table(rows), row_group_size=max(1, len(rows)))
-        writer.add_key_value_metadata({_SUMMARY_KEY: plan.summary.to_json()})
-    rejects = pa.Table.from_pylist([reject._asdict() for reject in plan.rejects], schema=REJECT_TABLE_SCHEMA)
-    with files.writing(files.join(folder, group_rejects_name(group))) as file:
-        pq.write_table(rejects, pa.PythonFile(file, mode="w"), compression="zstd")
-
-
-def read_summaries(folder: str) -> Iterator[GroupSummary]:
-    """Yields the summary of every group planned below an output folder, by group number.
-
-    Raises:
-        FormatError: the plan was damaged.
-    """
-    for name in files.names(files.join(folder, PLAN_FOLDER)):
-        if name.startswith("part-"):
-            path = files.join(folder, f"{PLAN_FOLDER}/{name}")
-            with files.open_read(path) as file, _intact(path):
-                yield GroupSummary.from_json(pq.ParquetFile(file).metadata.metadata[_SUMMARY_KEY])
-
-
-def planned_shards(folder: str) -> Iterator[ShardPlan]:
-    """Yields every shard of the plan below an output folder."""
-    for summary in read_summaries(folder):
-        yield from summary.shards
-
-
-def read_listing(folder: str) -> Listing:
-    """Returns what was ignored when the plan below an output folder was made.
-
-    Raises:
-        FormatError: the plan was damaged.
-    """
-    path = files.join(folder, LISTING_NAME)
-    with _intact(path):
-        return Listing.from_json(files.read(path))
-
-
-def read_rejects(folder: str) -> Iterator[Reject]:
-    """Yields the rejects of every group planned below an output folder."""
-    for name in files.names(files.join(folder, PLAN_FOLDER)):
-        if name.startswith("rejects-"):
-            with files.open_read(files.join(folder, f"{PLAN_FOLDER}/{name}")) as file:
-                yield from (Reject(**row) for row in pq.read_table(file).to_pylist())
-
-
-def read_shard_rows(folder: str, shard: ShardPlan) -> list[PlannedExample]:
-    """Returns the planned examples of one shard, by sequence and segment.
-
-    Raises:
-        FormatError: the plan was damaged.
-    """
-    path = plan_path(folder, shard.group)
-    with files.open_read(path) as file, _intact(path):
-        return from_table(pq.ParquetFile(file).read_row_group(shard.row_group))
-
-
-@contextmanager
-def _intact(path: str) -> Iterator[None]:
-    """Reports a file of the plan that cannot be read as one that was damaged."""
-    try:
-        yield
-    except (pa.ArrowException, KeyError, IndexError, TypeError, ValueError) as error:
-        raise FormatError(
-            f"{path}: broken plan ({error}); it is as it was saved; start anew with build --overwrite"
-        ) from error
-
-
-def sequence_bytes(config: PlanConfig) -> int:
+def sequence_bytes(layout: Layout) -> int:
     """Returns the bytes of one stored sequence, the small columns left out."""
-    return sum(
-        field.type.byte_width for field in sequence_schema(config.layout) if pa.types.is_fixed_size_binary(field.type)
-    )
+    return sum(field.type.byte_width for field in sequence_schema(layout) if pa.types.is_fixed_size_binary(field.type))
+
+
+class _Stream(NamedTuple):
+    """What is packed by itself: a group's examples of one view and layout; each has draws of its own, by `seed_number`."""
+
+    group: int
+    view: int
+    layout_number: int
+    layout: Layout
+    seed_number: int
+
+
+def _streams(config: PlanConfig, group: int) -> Iterator[_Stream]:
+    count = len(config.layouts)
+    for view in range(config.views):
+        for number, layout in enumerate(config.layouts):
+            yield _Stream(group, view, number, layout, view * count + number)
 
 
 def _chunks(references: list[Reference], config: PlanConfig) -> Iterator[list[Reference]]:
@@ -251,33 +177,37 @@ class _Packed(NamedTuple):
     rest: list[Reference]
 
 
-def _pack_chunk(
-    chunk: list[Reference], config: PlanConfig, group: int, view: int, number: int, leaves_rest: bool
-) -> _Packed:
+def _pack_chunk(chunk: list[Reference], config: PlanConfig, stream: _Stream, number: int, leaves_rest: bool) -> _Packed:
     """Returns a chunk's bins in shuffled order; its rest are the examples of what would be the last, emptiest bins."""
-    capacity, limit = config.sequence_length, config.max_segments
-    all_tokens = [reference.num_tokens for reference in chunk]
+    capacity, limit, layout = config.sequence_length, config.max_segments, stream.layout
+    all_tokens = [layout.slots(reference.num_tokens) for reference in chunk]
     num_kept = num_in_whole_bins(all_tokens, capacity, limit) if leaves_rest else len(chunk)
     chunk, rest = chunk[:num_kept], chunk[num_kept:]
     tokens = all_tokens[:num_kept]
     packing = pack(tokens, capacity, max_segments=limit, seed=config.seed)
     planned = chunk
-    if config.resolution_slack and wastes_enough(packing, sum(tokens), capacity):
+    if config.moves_sizes and wastes_enough(packing, sum(tokens), capacity):
         slack = Fraction(config.resolution_slack).limit_denominator(10**6)
-        options = [candidate_lengths(reference, slack, config.tubelet, config.token_cap) for reference in chunk]
+        options = [candidate_lengths(reference, slack, layout, config.rule, config.token_cap) for reference in chunk]
         candidates = Candidates.of([(count, cost) for count, (cost, _) in of_one.items()] for of_one in options)
         choice, packing = plan_counts(candidates, capacity, max_segments=limit, seed=config.seed, packing=packing)
         grids = [list(of_one.values())[at][1] for of_one, at in zip(options, choice.tolist(), strict=True)]
-        planned = [reference._replace(grid=grid) for reference, grid in zip(chunk, grids, strict=True)]
+        planned = [
+            reference._replace(grid=grid, num_tokens=grid.num_tokens)
+            for reference, grid in zip(chunk, grids, strict=True)
+        ]
     members = packing.members()
-    left = set(_emptiest(members, [reference.num_tokens for reference in planned], config) if leaves_rest else ())
+    tokens = [layout.slots(reference.num_tokens) for reference in planned]
+    left = set(_emptiest(members, tokens, config) if leaves_rest else ())
     rest += [chunk[at] for bin_number in sorted(left) for at in members[bin_number]]
     # heuristics fill the first bins with the longest examples; sequences are drawn in stored order
-    order = [at for at in shuffled(len(members), config.seed, "bins", group, view, number) if at not in left]
+    shuffle = shuffled(len(members), config.seed, "bins", stream.group, stream.seed_number, number)
+    order = [at for at in shuffle if at not in left]
     bins = [[planned[at] for at in members[bin_number]] for bin_number in order]
     num_moved = sum(planned[at].grid != chunk[at].grid for bin_number in order for at in members[bin_number])
     # were there a packing of what is kept in fewer bins, there would be one of all
-    record = Chunk(view, sum(map(len, bins)), len(bins), packing.bound - len(left), num_moved)
+    bound = packing.bound - len(left)
+    record = Chunk(stream.view, sum(map(len, bins)), len(bins), bound, num_moved, stream.layout_number)
     return _Packed(bins, [record], rest)
 
 
@@ -289,22 +219,27 @@ def _emptiest(members: list[list[int]], tokens: list[int], config: PlanConfig) -
 
 
 def _balanced(
-    packed: list[_Packed], size: int, config: PlanConfig, group: int, of_view: list[Reference], leaves_rest: bool
+    packed: list[_Packed],
+    size: int,
+    config: PlanConfig,
+    stream: _Stream,
+    members_of: list[Reference],
+    leaves_rest: bool,
 ) -> _Packed:
     """Returns as many bins of the same examples, in steps of near-equal cost; its rest are the bins that make no such step.
 
-    What is left over asks again for the size it asked for in `of_view`.
+    What is left over asks again for the size it asked for in `members_of`.
     """
-    view, requested = of_view[0].view, {reference.example.example_id: reference for reference in of_view}
+    requested = {reference.example.example_id: reference for reference in members_of}
     bins = [members for chunk in packed for members in chunk.bins]
     members = [reference for references in bins for reference in references]
     balanced = balance(
-        [reference.num_tokens for reference in members],
+        [stream.layout.slots(reference.num_tokens) for reference in members],
         np.repeat(np.arange(len(bins)), [len(references) for references in bins]),
         config.sequence_length,
         size,
         max_segments=config.max_segments,
-        seed=draw(config.seed, "balance", group, view),
+        seed=draw(config.seed, "balance", stream.group, stream.seed_number),
     )
     order = balanced.order
     if leaves_rest:
@@ -321,11 +256,30 @@ def _balanced(
     if len(stored) < len(bins):  # of which chunk they are says nothing after swaps
         bound = sum(record.bound for record in records) - (len(bins) - len(stored))
         num_moved = sum(one.grid != requested[one.example.example_id].grid for of_bin in stored for one in of_bin)
-        records = [Chunk(view, sum(map(len, stored)), len(stored), bound, num_moved)]
+        number = stream.layout_number
+        records = [Chunk(stream.view, sum(map(len, stored)), len(stored), bound, num_moved, number)]
     return _Packed(stored, records, rest)
 
 
-def _parts(bins: list[list[Reference]], config: PlanConfig, num_groups: int) -> Iterator[list[list[Reference]]]:
+def _filled_up(packed: _Packed, slack: float, layout: Layout) -> _Packed:
+    """Returns bins whose examples keep more of the tokens that would be dropped, so that none is padding.
+
+    No example keeps more than its part more, and no bin is another: only what would be padding is used.
+    """
+    bins, num_moved = [], 0
+    for members in packed.bins:
+        kept = [reference.num_tokens for reference in members]
+        most = [min(reference.grid.num_tokens, math.floor(reference.num_tokens * (1 + slack))) for reference in members]
+        filled = fill_up(kept, most, layout.sequence_length, layout.align_tokens)
+        num_moved += sum(now != before for now, before in zip(filled, kept, strict=True))
+        bins.append([reference._replace(num_tokens=now) for reference, now in zip(members, filled, strict=True)])
+    first, *others = packed.records
+    return _Packed(bins, [dataclasses.replace(first, num_moved=first.num_moved + num_moved), *others], packed.rest)
+
+
+def _parts(
+    bins: list[list[Reference]], config: PlanConfig, layout: Layout, num_groups: int
+) -> Iterator[list[list[Reference]]]:
     """Yields bins divided evenly over as many shards as they need; steps of --balance-step stay whole.
 
     They need enough for their bytes and their decoding, and in a small dataset enough for many cores. Nothing here knows
@@ -334,7 +288,7 @@ def _parts(bins: list[list[Reference]], config: PlanConfig, num_groups: int) -> 
     size = config.balance_step or 1
     steps = [bins[start : start + size] for start in range(0, len(bins), size)]
     px = sum(_source_px(reference) for members in bins for reference in members)
-    by_bytes = ceil_div(len(bins) * sequence_bytes(config), config.shard_bytes)
+    by_bytes = ceil_div(len(bins) * sequence_bytes(layout), config.shard_bytes)
     few = max(ceil_div(sum(map(len, bins)), FEW_EXAMPLES), ceil_div(px, FEW_PX))
     for part in even_runs(steps, max(by_bytes, ceil_div(px, MOST_PX), min(few, ceil_div(ENOUGH_SHARDS, num_groups)))):
         yield [members for step in part for members in step]

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from patchpack.pipeline.sampling.framing import Framing
 from patchpack.pipeline.stages.labels import label_of
 from patchpack.pipeline.stages.records import Reference, Source
-from patchpack.schemas.geometry import Grid
+from patchpack.schemas.geometry import Box, Grid
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -27,6 +28,14 @@ PLAN_SCHEMA = pa.schema(
         ("grid_t", pa.int32()),
         ("grid_h", pa.int32()),
         ("grid_w", pa.int32()),
+        ("num_tokens", pa.int32()),
+        ("box_top", pa.int32()),
+        ("box_left", pa.int32()),
+        ("box_height", pa.int32()),
+        ("box_width", pa.int32()),
+        ("valid_height", pa.int32()),
+        ("valid_width", pa.int32()),
+        ("flip", pa.bool_()),
         ("frame_pts", pa.list_(pa.int64())),
         ("time_base_num", pa.int32()),
         ("time_base_den", pa.int32()),
@@ -42,6 +51,8 @@ class PlannedExample(NamedTuple):
 
     `path` is below the root of that number, in the file system's bytes. Presentation times are in units of
     `time_base_num / time_base_den` seconds, and empty for an image. `label` is the number of a class, or None.
+    `num_tokens` of the grid's are kept. The box is the part of the source that is taken; it is resized to `valid_height` x
+    `valid_width` px at the grid's corner, and mirrored where it is to `flip`.
     """
 
     sequence: int
@@ -60,6 +71,14 @@ class PlannedExample(NamedTuple):
     grid_t: int
     grid_h: int
     grid_w: int
+    num_tokens: int
+    box_top: int
+    box_left: int
+    box_height: int
+    box_width: int
+    valid_height: int
+    valid_width: int
+    flip: bool
     frame_pts: tuple[int, ...]
     time_base_num: int
     time_base_den: int
@@ -68,7 +87,9 @@ class PlannedExample(NamedTuple):
     extra: str
 
     @classmethod
-    def of(cls, reference: Reference, sequence: int, class_numbers: dict[str, int] | None) -> "PlannedExample":
+    def of(
+        cls, reference: Reference, framing: Framing, sequence: int, class_numbers: dict[str, int] | None
+    ) -> "PlannedExample":
         """Returns the row of a reference that was packed into a sequence of its shard."""
         example, source = reference.example, reference.example.source
         label = None if class_numbers is None else class_numbers.get(label_of(source.key) or "")
@@ -89,6 +110,14 @@ class PlannedExample(NamedTuple):
             grid_t=reference.grid.t,
             grid_h=reference.grid.h,
             grid_w=reference.grid.w,
+            num_tokens=reference.num_tokens,
+            box_top=framing.box.top,
+            box_left=framing.box.left,
+            box_height=framing.box.height,
+            box_width=framing.box.width,
+            valid_height=framing.valid_height,
+            valid_width=framing.valid_width,
+            flip=reference.flip,
             frame_pts=example.frame_pts,
             time_base_num=example.time_base[0],
             time_base_den=example.time_base[1],
@@ -106,6 +135,11 @@ class PlannedExample(NamedTuple):
     def grid(self) -> Grid:
         """Tubelets along time, height and width."""
         return Grid(self.grid_t, self.grid_h, self.grid_w)
+
+    @property
+    def box(self) -> Box:
+        """The part of the source that is taken."""
+        return Box(self.box_top, self.box_left, self.box_height, self.box_width)
 
 
 def to_table(rows: list[PlannedExample]) -> pa.Table:

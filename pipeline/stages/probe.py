@@ -12,9 +12,9 @@ from patchpack.pipeline.media import SNIFF_BYTES, DecodeError, described, kind_o
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.video import timeline
 from patchpack.pipeline.media.video.clips import ClipRule, take_clip
+from patchpack.pipeline.sampling.draws import draw
 from patchpack.pipeline.stages.list import NO_MEDIA, is_guess
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Example, Ignored, Reject, Source, example_id, reject
-from patchpack.pipeline.stages.sample import draw
 from patchpack.pipeline.storage import files
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from patchpack.schemas.geometry import Grid
+from patchpack.schemas.geometry import Box, Grid
 
 
 class Source(NamedTuple):
@@ -85,23 +85,23 @@ class Example(NamedTuple):
 class Reference(NamedTuple):
     """One view of an example: what planning needs, and no pixels.
 
-    `side` is the drawn effective side in px, from which planned counts may depart; 0 where the size is not drawn or
-    was shrunk to a cap, and is to stay. `uncapped_tokens` is how many it would have had without the cap; 0 where that
-    made nothing smaller.
+    `layout` is the number of its patch size, `num_tokens` how many of the grid's are kept. `is_drawn` says that the size
+    was drawn from a range, so that planned counts may depart from it; not one that was shrunk to a cap.
+    `uncapped_tokens` is how many it would have had without the cap; 0 where that made nothing smaller. `box` is the part
+    of the source that it shows, mirrored where it is to `flip`.
     """
 
     example: Example
     view: int
-    side: int
+    layout: int
     target_height: int
     target_width: int
     grid: Grid
-    uncapped_tokens: int = 0
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of this view: all of its grid."""
-        return self.grid.num_tokens
+    num_tokens: int
+    is_drawn: bool
+    uncapped_tokens: int
+    box: Box
+    flip: bool
 
 
 def example_id(key: str, clip: int) -> str:

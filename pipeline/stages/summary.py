@@ -21,6 +21,7 @@ class ShardPlan:
     num_sequences: int
     num_segments: int
     num_tokens: int
+    layout: int = 0
 
     @property
     def name(self) -> str:
@@ -32,7 +33,7 @@ class ShardPlan:
 class Chunk:
     """Examples that were packed together: how many, in how many sequences, and the proven least number of those.
 
-    `num_moved` of them have another grid than they asked for, so that sequences are fewer or fuller.
+    `num_moved` of them have another grid than they asked for, or more or fewer tokens, so that sequences are fewer or fuller.
     """
 
     view: int
@@ -40,6 +41,7 @@ class Chunk:
     num_sequences: int
     bound: int
     num_moved: int = 0
+    layout: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ class LabelGaps:
 class GroupSummary:
     """Totals of one group.
 
-    `lengths` counts the examples of each number of tokens, by view; `source_px` are the pixels that decoding takes.
+    `lengths` counts the examples that take up each number of tokens of a sequence, of each view and in it of each layout.
+    `source_px` are the pixels that decoding takes.
     `label_gaps` is None where no labels were asked for.
     """
 

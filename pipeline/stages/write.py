@@ -8,7 +8,6 @@ repacked, and the shard's metadata carries the reject. Memory: one row group, on
 
 import dataclasses
 import io
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -22,18 +21,19 @@ from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.execution.sandbox import isolated
 from patchpack.pipeline.media import SNIFF_BYTES, DecodeError, kind_of
 from patchpack.pipeline.media.image import decode as image
-from patchpack.pipeline.media.patchify import patchify
+from patchpack.pipeline.media.patchify import mean_colour, patchify_layout
 from patchpack.pipeline.media.shared_clips import SharedClips
 from patchpack.pipeline.media.video import decode as video
+from patchpack.pipeline.sampling.dropping import kept_tokens
 from patchpack.pipeline.stages.list import source_path
 from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.records import Reject, Source, reject
 from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import read_input
-from patchpack.schemas.geometry import grid_positions
+from patchpack.schemas.geometry import Layout, grid_positions
 from patchpack.schemas.manifest import FORMAT_VERSION, ShardRow, canonical_json
-from patchpack.schemas.sequence import Segment, rows_per_group
+from patchpack.schemas.sequence import Segment, measures, rows_per_group
 from patchpack.schemas.shard import ShardRecord, read_metadata
 from patchpack.schemas.shard_file import ShardFile
 
@@ -122,7 +122,7 @@ def write_shard(
         return existing
     rejects: list[Reject] = []
     files.make_folder(path.rpartition("/")[0])
-    with files.writing(path) as file, ShardFile(file, config.layout) as written:
+    with files.writing(path) as file, ShardFile(file, config.layouts[shard.layout]) as written:
         _add_row_groups(written, shard, rows, roots, config, rejects)
         record = written.add_record(
             group=shard.group,
@@ -181,7 +181,7 @@ def _result(shard: ShardPlan, record: ShardRecord, digest: str, size: int) -> Sh
         bytes=size,
         group=shard.group,
         view=shard.view,
-        layout=0,
+        layout=shard.layout,
         num_sequences=totals["num_sequences"],
         num_segments=totals["num_segments"],
         num_tokens=totals["num_tokens"],
@@ -201,21 +201,20 @@ def _add_row_groups(
     sequences: list[list[PlannedExample]] = [[] for _ in range(shard.num_sequences)]
     for row in rows:
         sequences[row.sequence].append(row)
-    size = rows_per_group(config.layout)
+    layout = config.layouts[shard.layout]
+    size = rows_per_group(layout)
     warned: dict[tuple[str, int], str] = {}
     shared = SharedClips(
         rows,
         lambda together: decode_examples(together, roots, config, warned),
-        lambda row: len(row.frame_pts) * math.prod(_frame_size(row, config)) * 3,
+        lambda row: len(row.frame_pts) * row.valid_height * row.valid_width * 3,
         config.decode_cache_bytes,
     )
     for first in range(0, len(sequences), size):
         members = sequences[first : first + size]
         arrays = written.new_arrays(len(members))
         segments = [
-            list(
-                _fill(planned, {name: array[index] for name, array in arrays.items()}, shared, config, rejects, warned)
-            )
+            list(_fill(planned, _row_of(arrays, index), layout, shared, config.seed, rejects, warned))
             for index, planned in enumerate(members)
         ]
         written.add_row_group(arrays, segments)
@@ -224,8 +223,9 @@ def _add_row_groups(
 def _fill(
     planned: list[PlannedExample],
     arrays: dict[str, np.ndarray],
+    layout: Layout,
     shared: SharedClips[PlannedExample],
-    config: PlanConfig,
+    seed: int,
     rejects: list[Reject],
     warned: dict[tuple[str, int], str],
 ) -> Iterator[Segment]:
@@ -237,13 +237,37 @@ def _fill(
         except DecodeError as error:
             rejects.append(reject(row.key, "write", error.reason, error))
             continue
-        end = start + row.grid.num_tokens
+        end = start + row.num_tokens
         number += 1
-        patchify(frames_THWC, config.tubelet, arrays["tokens"][start:end])
+        frames_THWC = placed(frames_THWC, row, layout)
+        if row.num_tokens == row.grid.num_tokens:
+            patchify_layout(frames_THWC, layout, arrays["tokens"][start:end])
+            arrays["positions"][start:end] = grid_positions(row.grid)
+        if layout.keep_order:
+            kept, ranks = kept_tokens(row.grid.num_tokens, row.num_tokens, seed, row.example_id, row.view)
+            arrays["keep_order"][start:end] = ranks
+            if row.num_tokens < row.grid.num_tokens:
+                arrays["tokens"][start:end] = patchify_layout(frames_THWC, layout)[kept]
+                arrays["positions"][start:end] = grid_positions(row.grid)[kept]
         arrays["segment_ids"][start:end] = number
-        arrays["positions"][start:end] = grid_positions(row.grid)
-        yield _segment(row, start, end - start, config, warned.get((row.example_id, row.view), ""))
-        start = end
+        yield _segment(row, start, layout, warned.get((row.example_id, row.view), ""))
+        start += layout.slots(row.num_tokens)
+
+
+def _row_of(arrays: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+    return {name: array[index] for name, array in arrays.items()}
+
+
+def placed(frames_THWC: np.ndarray, row: PlannedExample, layout: Layout) -> np.ndarray:
+    """Returns a row's frames as they fill its grid: mirrored where they are to be, the rest of the grid in the mean colour."""
+    frames_THWC = frames_THWC[:, :, ::-1] if row.flip else frames_THWC
+    height, width = row.grid_h * layout.stride[1], row.grid_w * layout.stride[2]
+    if frames_THWC.shape[1:3] == (height, width):
+        return np.ascontiguousarray(frames_THWC)
+    canvas_THWC = np.empty((len(frames_THWC), height, width, layout.channels), np.uint8)
+    canvas_THWC[:] = mean_colour(layout)
+    canvas_THWC[:, : row.valid_height, : row.valid_width] = frames_THWC
+    return canvas_THWC
 
 
 def decode_example(row: PlannedExample, roots: list[str], config: PlanConfig) -> np.ndarray:
@@ -267,7 +291,10 @@ def decode_examples(
     """
     first = rows[0]
     source = first.source
-    clips = [video.ClipTarget(row.frame_pts, *_frame_size(row, config), row.random_access_pts) for row in rows]
+    clips = [
+        video.ClipTarget(row.frame_pts, row.valid_height, row.valid_width, row.random_access_pts, row.box)
+        for row in rows
+    ]
     path = source_path(source, roots)
     frames, size, warning = read_input(roots[source.root], isolated, config, _read_frames, source, path, clips, config)
     if size != (first.source_height, first.source_width):
@@ -275,10 +302,6 @@ def decode_examples(
     if warning and warned is not None:
         warned.update({(row.example_id, row.view): warning for row in rows})
     return list(frames)
-
-
-def _frame_size(row: PlannedExample, config: PlanConfig) -> tuple[int, int]:
-    return row.grid_h * config.tubelet[1], row.grid_w * config.tubelet[2]
 
 
 def _read_frames(
@@ -299,14 +322,15 @@ def _read_frames(
     if not clips[0].pts:
         warned: list[str] | None = [] if config.on_decoder_warning == "keep" else None
         target = (clips[0].height, clips[0].width, config.decode_quality)
-        frames_THWC, image_size = image.decode(data, *target, *how, warned)
+        frames_THWC, image_size = image.decode(data, *target, *how, warned, clips[0].box)
         return [frames_THWC], image_size, "; ".join(warned or ())
-    decoded = [image.decode_animation(data, clip.pts, clip.height, clip.width, *how) for clip in clips]
+    decoded = [image.decode_animation(data, clip.pts, clip.height, clip.width, *how, clip.box) for clip in clips]
     return [frames_THWC for frames_THWC, _ in decoded], decoded[0][1], ""
 
 
-def _segment(row: PlannedExample, start: int, num_tokens: int, config: PlanConfig, warning: str) -> Segment:
+def _segment(row: PlannedExample, start: int, layout: Layout, warning: str) -> Segment:
     """Returns the stored record of one segment."""
+    frames, down, across = layout.stride
     seconds = [pts * row.time_base_num / row.time_base_den for pts in row.frame_pts]
     num_frames = max(1, len(seconds))
     return {
@@ -318,7 +342,7 @@ def _segment(row: PlannedExample, start: int, num_tokens: int, config: PlanConfi
         "captions": [],
         "weight": 1.0,
         "start": start,
-        "num_tokens": num_tokens,
+        "num_tokens": row.num_tokens,
         "grid_t": row.grid_t,
         "grid_h": row.grid_h,
         "grid_w": row.grid_w,
@@ -326,14 +350,22 @@ def _segment(row: PlannedExample, start: int, num_tokens: int, config: PlanConfi
         "source_width": row.source_width,
         "target_height": row.target_height,
         "target_width": row.target_width,
-        "height": row.grid_h * config.tubelet[1],
-        "width": row.grid_w * config.tubelet[2],
+        "height": row.grid_h * down,
+        "width": row.grid_w * across,
         "timestamps_s": seconds,
         "clip_start_s": seconds[0] if seconds else None,
         "clip_duration_s": num_frames / row.fps if seconds else None,
         "fps": row.fps if seconds else None,
         "num_frames": num_frames,
-        "num_repeated_frames": row.grid_t * config.tubelet[0] - (len(set(seconds)) or 1),
-        "kept_fraction": 1.0,
+        "num_repeated_frames": row.grid_t * frames - (len(set(seconds)) or 1),
+        "kept_fraction": row.num_tokens / row.grid.num_tokens,
         "extra": canonical_json({"decoder_warning": warning}).decode() if warning else row.extra or None,
+        "crop_top": row.box_top,
+        "crop_left": row.box_left,
+        "crop_height": row.box_height,
+        "crop_width": row.box_width,
+        "valid_height": row.valid_height,
+        "valid_width": row.valid_width,
+        "flipped": row.flip,
+        **measures(row.box[2:], (row.valid_height, row.valid_width)),
     }

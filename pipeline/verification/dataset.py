@@ -28,7 +28,7 @@ from patchpack.schemas.manifest import (
     read_table,
 )
 from patchpack.schemas.report import CountName
-from patchpack.schemas.sequence import array_columns
+from patchpack.schemas.sequence import LATER_FIELDS, array_columns
 
 # more than anyone reads; a dataset of ten thousand broken shards should still end soon
 LIMIT = 200
@@ -250,7 +250,7 @@ def _content_problems(opened: Shard, shard: ShardRow, tables: _Tables, seen: See
             row_index = sums["num_sequences"]
             sums.update({"num_sequences": 1, **{name: row[name] for name in _TOTALS[1:]}})
             seen.lengths[shard["view"], shard["layout"]].update(
-                segment["num_tokens"] for segment in row["segments"] or ()
+                opened.layout.slots(segment["num_tokens"] or 0) for segment in row["segments"] or ()
             )
             yield from row_problems(opened, row_index, row, tables.manifest.classes, own.get("view"), seen)
     for name in _TOTALS:
@@ -262,8 +262,11 @@ def _column_problems(schema: pa.Schema, layout: Layout, path: str) -> Iterator[s
     """Yields small columns and fields of segments that are missing or of another type; more of them are no problem."""
     present = _types(schema)
     for name, due in _types(sequence_schema(layout)).items():
-        # the raw columns were checked when the shard was opened
-        if name not in array_columns(layout) and (name not in present or not _alike(present[name], due)):
+        # the raw columns were checked when the shard was opened; earlier versions do not have every field
+        is_later = name.removeprefix("segments.") in LATER_FIELDS and name not in present
+        if name in array_columns(layout) or is_later:
+            continue
+        if name not in present or not _alike(present[name], due):
             yield f"{path}: column {name} is {present.get(name, 'missing')}; the format has {due}; rebuild this shard"
 
 

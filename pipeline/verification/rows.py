@@ -9,8 +9,8 @@ from typing import cast
 import xxhash
 
 from patchpack.schemas import Layout, Shard, check_sequence
-from patchpack.schemas.geometry import Grid
-from patchpack.schemas.sequence import Row, Segment, Sequence, array_columns
+from patchpack.schemas.geometry import Box, Grid
+from patchpack.schemas.sequence import Row, Segment, Sequence, array_columns, measures
 
 
 class Seen:
@@ -79,7 +79,7 @@ def _segment_problems(segment: Segment, layout: Layout, classes: tuple[str, ...]
     """Yields what is wrong with a segment's record, as `<what, with the value>; <the rule>`."""
     if segment["view"] != view:
         yield f"view {segment['view']}; the shard is of view {view}"
-    frames, height, width = layout.tubelet
+    frames, height, width = layout.stride
     t, h, w = Grid(segment["grid_t"], segment["grid_h"], segment["grid_w"])
     if (segment["height"], segment["width"]) != (h * height, w * width):
         yield f"{segment['height']}x{segment['width']} px; its grid {h}x{w} makes {h * height}x{w * width}"
@@ -90,6 +90,7 @@ def _segment_problems(segment: Segment, layout: Layout, classes: tuple[str, ...]
         yield f"{len(times)} timestamps; it has {segment['num_frames']} frames"
     if any(later < sooner for sooner, later in itertools.pairwise(times)):
         yield "timestamps go back; frames stand in the order of time"
+    yield from _framing_problems(segment)
     kept = segment["num_tokens"] / max(1, t * h * w)
     # stored as float32
     if not math.isclose(segment["kept_fraction"], kept, rel_tol=1e-6):
@@ -99,3 +100,23 @@ def _segment_problems(segment: Segment, layout: Layout, classes: tuple[str, ...]
             yield f"label {label}; the manifest has no classes"
         elif not 0 <= label < len(classes):
             yield f"label {label}; the manifest has classes 0 to {len(classes) - 1}"
+
+
+def _framing_problems(segment: Segment) -> Iterator[str]:
+    """Yields what is wrong with the part that a segment shows; earlier versions say nothing of it."""
+    if "valid_height" not in segment:
+        return
+    crop = Box(*(segment[f"crop_{name}"] for name in Box._fields))  # type: ignore[literal-required]
+    source = segment["source_height"], segment["source_width"]
+    if not (
+        0 <= crop.top <= crop.top + crop.height <= source[0] and 0 <= crop.left <= crop.left + crop.width <= source[1]
+    ):
+        yield f"a part at {crop.top},{crop.left} of {crop.height}x{crop.width} px; its source has {source[0]}x{source[1]}"
+    valid = segment["valid_height"], segment["valid_width"]
+    if not (1 <= valid[0] <= segment["height"] and 1 <= valid[1] <= segment["width"] and min(crop[2:]) >= 1):
+        yield f"{valid[0]}x{valid[1]} px of it are an image; it has {segment['height']}x{segment['width']}"
+        return
+    for name, value in measures(crop[2:], valid).items():
+        stored = cast(float, segment[name])  # type: ignore[literal-required]
+        if not math.isclose(stored, cast(float, value), rel_tol=1e-5, abs_tol=1e-6):
+            yield f"{name} {stored:.6f}; {crop.height}x{crop.width} px as {valid[0]}x{valid[1]} are {value:.6f}"

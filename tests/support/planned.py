@@ -10,12 +10,14 @@ import xxhash
 from PIL import Image
 
 from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.sampling.resolution import Resolution
 from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.records import Example, Reference, Source
+from patchpack.pipeline.stages.sample import Policy
 from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.stages.write import ShardResult, write_shard
 from patchpack.schemas import check_sequence
-from patchpack.schemas.geometry import Grid
+from patchpack.schemas.geometry import Box, Grid, Layout
 from patchpack.schemas.sequence import array_columns
 
 PICTURE_SIZE = (24, 36)
@@ -45,12 +47,29 @@ def make_example(key: str, clip: int = 0, height: int = 300, width: int = 200, *
 def make_reference(key: str, grid: tuple[int, int, int] = (1, 1, 1), view: int = 0, clip: int = 0) -> Reference:
     """Returns one view of an example, with the grid it was given."""
     frame_pts = tuple(10**12 * step for step in range(grid[0])) if grid[0] > 1 else ()
-    return Reference(make_example(key, clip, frame_pts=frame_pts, time_base=(1, 600)), view, 0, 48, 32, Grid(*grid))
+    return reference_of(make_example(key, clip, frame_pts=frame_pts, time_base=(1, 600)), grid, view)
 
 
-def planned_of(example: Example, grid: tuple[int, int, int]) -> PlannedExample:
+def reference_of(example: Example, grid: tuple[int, int, int], view: int = 0, **more: Any) -> Reference:
+    """Returns one view of an example that asks for no other size than its grid."""
+    box = Box(0, 0, example.source_height, example.source_width)
+    given = {"layout": 0, "is_drawn": False, "uncapped_tokens": 0, "box": box, "flip": False}
+    cells = Grid(*grid)
+    given |= {"num_tokens": cells.num_tokens, "target_height": 48, "target_width": 32}
+    return Reference(example=example, view=view, grid=cells, **given | more)
+
+
+def policy(resolution: str = "native", **more: Any) -> Policy:
+    """Returns what samples views of one layout of 16 x 16 px, where nothing else is said."""
+    layout = Layout(more.pop("length", 1024), 64, more.pop("tubelet", (1, 16, 16)), **more.pop("cut", {}))
+    rule = Resolution.parse(resolution, more.pop("upsample", True), more.pop("fit", "resize"))
+    return Policy(**{"layouts": (layout,), "resolution": rule, "cap": 10**4} | more)
+
+
+def planned_of(example: Example, grid: tuple[int, int, int], config: PlanConfig = CONFIG) -> PlannedExample:
     """Returns an example as planned alone, at a grid."""
-    return PlannedExample.of(Reference(example, 0, 0, 48, 32, Grid(*grid)), 0, None)
+    reference = reference_of(example, grid)
+    return PlannedExample.of(reference, config.framing(reference), 0, None)
 
 
 def make_row(sequence: int, key: str, grid: tuple[int, int, int], **more: Any) -> PlannedExample:
@@ -72,6 +91,14 @@ def make_row(sequence: int, key: str, grid: tuple[int, int, int], **more: Any) -
         "grid_t": grid[0],
         "grid_h": grid[1],
         "grid_w": grid[2],
+        "num_tokens": grid[0] * grid[1] * grid[2],
+        "box_top": 0,
+        "box_left": 0,
+        "box_height": PICTURE_SIZE[0],
+        "box_width": PICTURE_SIZE[1],
+        "valid_height": grid[1] * 4,
+        "valid_width": grid[2] * 4,
+        "flip": False,
         "frame_pts": (),
         "time_base_num": 1,
         "time_base_den": 1,
@@ -148,7 +175,7 @@ def read_rows(path: Path) -> list[Row]:
     """Returns every stored row, as `check_sequence` takes it, read by pyarrow and numpy alone; all are checked."""
     rows = pq.read_table(path).to_pylist()
     for number, row in enumerate(rows):
-        for name, (dtype, shape) in array_columns(CONFIG.layout).items():
+        for name, (dtype, shape) in array_columns(CONFIG.layouts[0]).items():
             row[name] = np.frombuffer(row[name], dtype).reshape(shape)
-        check_sequence(row, CONFIG.layout, f"row {number}")
+        check_sequence(row, CONFIG.layouts[0], f"row {number}")
     return rows

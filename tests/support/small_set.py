@@ -13,7 +13,7 @@ import xxhash
 from PIL import Image
 
 from patchpack.pipeline.config import BuildConfig
-from patchpack.pipeline.stages import finish, plan, probe, sample
+from patchpack.pipeline.stages import finish, plan, probe, sample, saved
 from patchpack.pipeline.stages import list as source
 from patchpack.pipeline.stages import write as shards
 from patchpack.pipeline.stages.group import group_of
@@ -67,11 +67,11 @@ def build_small_set(folder: Path) -> Path:
     planned = []
     for number in range(NUM_GROUPS):
         group = plan.plan_group(number, references[number], rejects[number], CONFIG, CLASSES)
-        plan.write_group_plan(group, str(output))
+        saved.write_group_plan(group, str(output))
         planned += group.summary.shards
     (media / "left" / "04.png").write_bytes(b"another file")
     results = [
-        shards.write_shard(shard, plan.read_shard_rows(str(output), shard), [given.root], str(output), CONFIG, {})
+        shards.write_shard(shard, saved.read_shard_rows(str(output), shard), [given.root], str(output), CONFIG, {})
         for shard in planned
     ]
     finish.finish(str(output), CONFIG, results)
@@ -146,13 +146,7 @@ def _outcomes(listed: Source | Reject | Ignored, root: str) -> list[Reference | 
         return [listed]
     path = source.source_path(listed, [root])
     found = probe.probe(listed, path, CONFIG.clip_rule, CONFIG.max_pixels, seed=CONFIG.seed)
-    rule = sample.Resolution.parse(CONFIG.resolution)
-    return [
-        sample.sample(example, 0, rule, CONFIG.tubelet, CONFIG.token_cap, CONFIG.oversize, CONFIG.seed)
-        if isinstance(example, Example)
-        else example
-        for example in found
-    ]
+    return [sample.sample(example, 0, CONFIG.policy) if isinstance(example, Example) else example for example in found]
 
 
 def _draw_media(media: Path) -> None:

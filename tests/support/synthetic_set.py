@@ -82,6 +82,15 @@ def make_row(
                 "num_frames": grid[0] * layout.tubelet[0],
                 "num_repeated_frames": 0,
                 "kept_fraction": (end - start) / (grid[0] * grid[1] * grid[2]),
+                "crop_top": 0,
+                "crop_left": 0,
+                "crop_height": height,
+                "crop_width": width,
+                "valid_height": height,
+                "valid_width": width,
+                "flipped": False,
+                "aspect_error": 0.0,
+                "scale": 1.0,
             }
         )
     lengths = [segment["num_tokens"] for segment in segments]

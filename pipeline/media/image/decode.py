@@ -21,6 +21,7 @@ from patchpack.pipeline.media.errors import DecodeError
 from patchpack.pipeline.media.image import animated, colour, damage, heif, jpeg, jpeg_header
 from patchpack.pipeline.media.reader import Reader
 from patchpack.pipeline.media.resize import resize, resize_strips
+from patchpack.schemas.geometry import Box
 
 # what Pillow may open: never formats that run other programs (EPS) or that nobody keeps photos in
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -85,8 +86,9 @@ def decode(
     backend: str = "pillow",
     max_pixels: int | None = None,
     warned: list[str] | None = None,
+    box: Box | None = None,
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Returns an image as (1, height, width, 3) uint8, upright, sRGB, and its oriented source size.
+    """Returns an image, or a part of it, as (1, height, width, 3) uint8, upright, sRGB, and its oriented source size.
 
     Args:
         data: the whole file.
@@ -97,13 +99,14 @@ def decode(
         max_pixels: as for `probe`.
         warned: where a JPEG's decoder warns of damage, its words go here and the image is what it made of it; without,
             that is an error.
+        box: the part, in px of the upright image; None: the whole.
 
     Raises:
         DecodeError: decoding would hold more, or the decoder reports any error; damaged data is filled in only for `warned`.
     """
     how = (height, width, quality, backend, max_pixels)
     try:
-        return _decoded(data, *how)
+        return _decoded(data, *how, box=box)
     except DecodeError as error:
         if error.reason != "broken" or not data.startswith(_JPEG_START):
             raise
@@ -111,13 +114,13 @@ def decode(
     clean = jpeg_header.cleaned(data)
     if clean is not None:
         try:
-            return _decoded(clean, *how)
+            return _decoded(clean, *how, box=box)
         except DecodeError as error:
             first = error
     if warned is None:
         raise first
     # simplejpeg takes no odd header, however lenient
-    decoded = _decoded(clean or data, *how, strict=False)
+    decoded = _decoded(clean or data, *how, box=box, strict=False)
     warned.append(str(first))
     return decoded
 
@@ -129,6 +132,8 @@ def _decoded(
     quality: str,
     backend: str,
     max_pixels: int | None,
+    *,
+    box: Box | None,
     strict: bool = True,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     with _opened(io.BytesIO(data)) as image:
@@ -137,15 +142,16 @@ def _decoded(
         damage.check_pixels(image, data)
         source_size = _oriented_size(image, orientation)
         target = (width, height) if orientation in _SIDEWAYS else (height, width)
+        part = _as_stored(box, source_size, orientation)
         mode = colour.resized_mode(image)
         if image.format in ("JPEG", "MPO") and jpeg.can_decode(data, strict):
             source = (image.height, image.width)
-            pixels = jpeg.decode(data, mode, source, target, quality, padded=backend != "fast", strict=strict)
+            pixels = jpeg.decode(data, mode, source, target, quality, backend != "fast", strict, part)
             small_HWC = resize(pixels, *target, backend)
             # Adobe's convention, which Pillow takes for granted: CMYK is stored inverted
             small_HWC = 255 - small_HWC if mode == "CMYK" else small_HWC
         else:
-            small_HWC = _resized(image, mode, target, backend)
+            small_HWC = _resized(image, mode, target, backend, part)
         small_HWC = colour.to_srgb(small_HWC, mode, image.info.get("icc_profile"))
     return _upright(small_HWC, orientation)[None], source_size
 
@@ -157,6 +163,7 @@ def decode_animation(
     width: int,
     backend: str = "pillow",
     max_pixels: int | None = None,
+    box: Box | None = None,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Returns frames of an animated image, (len(times_ms), height, width, 3) uint8, sRGB, and its source size.
 
@@ -167,6 +174,7 @@ def decode_animation(
         width: of the result, in px.
         backend: what resizes, see `resize`.
         max_pixels: as for `probe`.
+        box: the part of them that is shown, in px; None: the whole.
 
     Raises:
         DecodeError: decoding would hold more, the decoder reports any error, or no frame begins at one of the times.
@@ -178,21 +186,38 @@ def decode_animation(
         frames = {}
         for begins_ms, frame in animated.frames(image, set(times_ms)):
             mode = colour.resized_mode(frame)
-            frames[begins_ms] = colour.to_srgb(_resized(frame, mode, (height, width), backend), mode, profile)
+            resized_HWC = _resized(frame, mode, (height, width), backend, box)
+            frames[begins_ms] = colour.to_srgb(resized_HWC, mode, profile)
         if missing := set(times_ms) - set(frames):
             raise DecodeError("broken", f"{len(missing)} of {len(set(times_ms))} frames did not decode")
         return np.stack([frames[time] for time in times_ms]), (image.height, image.width)
 
 
-def _resized(image: Image.Image, mode: str, target: tuple[int, int], backend: str) -> np.ndarray:
-    rows = max(1, _STRIP_PX // image.width)
+def _resized(image: Image.Image, mode: str, target: tuple[int, int], backend: str, box: Box | None) -> np.ndarray:
     image.load()
+    first, left, tall, wide = box or (0, 0, image.height, image.width)
+    rows = max(1, _STRIP_PX // wide)
     strips = (
-        colour.flat(image.crop((0, top, image.width, min(top + rows, image.height))), mode)
-        for top in range(0, image.height, rows)
+        colour.flat(image.crop((left, top, left + wide, min(top + rows, first + tall))), mode)
+        for top in range(first, first + tall, rows)
     )
     # of LAB, too, the three channels are resized alike
-    return resize_strips(strips, mode if mode != "LAB" else "RGB", (image.height, image.width), *target, backend)
+    return resize_strips(strips, mode if mode != "LAB" else "RGB", (tall, wide), *target, backend)
+
+
+def _as_stored(box: Box | None, upright: tuple[int, int], orientation: int) -> Box | None:
+    """Returns a part of the upright image of (height, width) in the rows and columns that are stored; None: the whole.
+
+    What lies beyond the image is of another one; whoever asks for it compares sizes.
+    """
+    if box is None or box == (0, 0, *upright):
+        return None
+    if box.top + box.height > upright[0] or box.left + box.width > upright[1]:
+        return None
+    swap, rows, columns = _UPRIGHT.get(orientation, (False, 1, 1))
+    top = box.top if rows > 0 else upright[0] - box.top - box.height
+    left = box.left if columns > 0 else upright[1] - box.left - box.width
+    return Box(left, top, box.width, box.height) if swap else Box(top, left, box.height, box.width)
 
 
 def _upright(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:

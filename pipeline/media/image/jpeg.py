@@ -9,10 +9,12 @@ It gives up the means' blur and the clipping that full decoding does to each pix
 stored at half resolution is repeated rather than interpolated, scaled or not: the resize averages it anyway.
 """
 
+import numpy as np
 import simplejpeg
 
 from patchpack.pipeline.media.errors import DecodeError
 from patchpack.pipeline.media.resize import Pixels
+from patchpack.schemas.geometry import Box, ceil_div
 
 # least ratio of the scaled image to the target, by --decode-quality; None: never scaled. Against the exact bicubic
 # resize of the full image 3 keeps about 50 dB and 2 about 45 (docs/decisions.md); below 2 the filter's own taps are cut
@@ -26,16 +28,26 @@ LEAST_PX_BELOW_HALF = 3_000_000
 COLOUR_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 
 
-def scale_for(source: tuple[int, int], target: tuple[int, int], quality: str) -> int:
+def scale_for(source: tuple[int, int], target: tuple[int, int], quality: str, box: Box | None = None) -> int:
     """Returns the divisor, 1, 2, 4 or 8, at which an image is decoded: the largest that leaves enough of it.
 
     Args:
         source: stored (height, width) in px.
         target: (height, width) in px of the resize, not yet turned upright.
         quality: a key of LEAST_RATIO.
+        box: the part that is resized, as stored; None: the whole.
     """
     divisors = (2, 4, 8) if source[0] * source[1] >= LEAST_PX_BELOW_HALF else (2,)
-    return max((divisor for divisor in divisors if _is_enough(source, target, quality, divisor)), default=1)
+    top, left, *shown = box or (0, 0, *source)
+    # a part whose corner is no whole number of scaled pixels would be shifted
+    return max(
+        (
+            divisor
+            for divisor in divisors
+            if not top % divisor and not left % divisor and _is_enough((shown[0], shown[1]), target, quality, divisor)
+        ),
+        default=1,
+    )
 
 
 def _is_enough(source: tuple[int, int], target: tuple[int, int], quality: str, divisor: int) -> bool:
@@ -67,8 +79,9 @@ def decode(
     quality: str,
     padded: bool = False,
     strict: bool = True,
+    box: Box | None = None,
 ) -> Pixels:
-    """Returns a JPEG's pixels at the scale that the target needs; CMYK with 0 as no ink.
+    """Returns a JPEG's pixels, or those of a part of it, at the scale that the target needs; CMYK with 0 as no ink.
 
     Args:
         data: the whole file.
@@ -78,6 +91,7 @@ def decode(
         quality: a key of LEAST_RATIO.
         padded: whether RGB is requested in four bytes a pixel, as Pillow keeps it.
         strict: whether a warning of libjpeg's is an error; otherwise what it fills in is taken.
+        box: the part, as stored; None: the whole.
 
     Raises:
         DecodeError: the file shows another size than its header.
@@ -85,17 +99,23 @@ def decode(
     """
     if simplejpeg.decode_jpeg_header(data, strict=strict)[:2] != source:
         raise DecodeError("broken", "two headers of different sizes")
-    divisor = scale_for(source, target, quality)
+    divisor = scale_for(source, target, quality, box)
     # libjpeg rounds up
     height, width = (-(-size // divisor) for size in source)
     pixels_HWC = simplejpeg.decode_jpeg(
         data,
         colorspace="RGBX" if padded and mode == "RGB" else COLOUR_SPACES[mode],
-        fastupsample=_is_enough(source, target, quality, 1),
+        fastupsample=_is_enough(source if box is None else box[2:], target, quality, 1),
         min_height=height if divisor > 1 else 0,
         min_width=width if divisor > 1 else 0,
         strict=strict,
     )
     if pixels_HWC.shape[:2] != (height, width):
         raise DecodeError("broken", f"decoded to {pixels_HWC.shape[0]}x{pixels_HWC.shape[1]}, not {height}x{width}")
-    return Pixels(pixels_HWC, (source[0] / divisor, source[1] / divisor), mode)
+    if box is None:
+        return Pixels(pixels_HWC, (source[0] / divisor, source[1] / divisor), mode)
+    top, left, tall, wide = box
+    rows = slice(top // divisor, ceil_div(top + tall, divisor))
+    columns = slice(left // divisor, ceil_div(left + wide, divisor))
+    part_HWC = np.ascontiguousarray(pixels_HWC[rows, columns])
+    return Pixels(part_HWC, (tall / divisor, wide / divisor), mode)

@@ -18,6 +18,7 @@ from patchpack.pipeline.media.errors import DecodeError
 from patchpack.pipeline.media.video.container import MOST_PIXELS, opened, times_by_order
 from patchpack.pipeline.media.video.frame import Scaler, oriented_size
 from patchpack.pipeline.media.video.random_access import may_skip
+from patchpack.schemas.geometry import Box
 
 # these say the exact time of every packet after a seek; FFmpeg reckons it from the packets before in the others
 _SEEKABLE = ("mov", "matroska")
@@ -27,13 +28,14 @@ class ClipTarget(NamedTuple):
     """One clip to decode: the times of its frames, in rising order, equal ones repeating a frame; and its size in px.
 
     `entries` are the times of the key frames from which to decode, as `VideoHeader.random_access_points_for` gives them; none:
-    everything is decoded, from the start.
+    everything is decoded, from the start. `box` is the part of a frame that is shown, in px; None: the whole.
     """
 
     pts: tuple[int, ...]
     height: int
     width: int
     entries: tuple[int, ...] = ()
+    box: Box | None = None
 
 
 def decode_clip(
@@ -101,7 +103,7 @@ class _Canvas:
         self.frames = [np.empty((len(clip.pts), clip.height, clip.width, 3), np.uint8) for clip in clips]
         self.pending: dict[int, list[tuple[int, int]]] = {}
         self.source_size = (0, 0)
-        self._scalers = [Scaler(clip.height, clip.width) for clip in clips]
+        self._scalers = [Scaler(clip.height, clip.width, clip.box) for clip in clips]
         for number, clip in enumerate(clips):
             for index, time in enumerate(clip.pts):
                 self.pending.setdefault(time, []).append((number, index))
@@ -123,7 +125,7 @@ class _Canvas:
         drawn: dict[int, np.ndarray] = {}
         for number, index in targets:
             if number not in drawn:
-                drawn[number] = self._scalers[number].pixels(frame)
+                drawn[number] = self._scalers[number].pixels(frame, self.source_size)
             self.frames[number][index] = drawn[number]
 
 

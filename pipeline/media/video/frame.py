@@ -18,6 +18,8 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
+from patchpack.schemas.geometry import Box
+
 _BETWEEN = "yuv444p16le"
 
 # mean squared step between neighbours of both chroma planes together, in 8-bit levels. The squared error of a resize on
@@ -85,15 +87,37 @@ def oriented_size(frame: av.VideoFrame, pixel_aspect: Fraction | None) -> tuple[
 class Scaler:
     """Frames of one video to one size; its swscale contexts are made once."""
 
-    def __init__(self, height: int, width: int) -> None:
-        """Takes the (height, width) of the result in px, upright."""
-        self._size = height, width
+    def __init__(self, height: int, width: int, box: Box | None = None) -> None:
+        """Takes the (height, width) of the result in px, upright, and the part of a frame that is shown."""
+        self._size, self._box = (height, width), box
         self._chroma, self._resize, self._convert = VideoReformatter(), VideoReformatter(), VideoReformatter()
 
-    def pixels(self, frame: av.VideoFrame) -> np.ndarray:
-        """Returns a frame as (height, width, 3) uint8, upright, RGB."""
+    def pixels(self, frame: av.VideoFrame, source_size: tuple[int, int] | None = None) -> np.ndarray:
+        """Returns a frame, or the part of it, as (height, width, 3) uint8, upright, RGB.
+
+        Args:
+            frame: as decoded.
+            source_size: its upright (height, width), by `oriented_size`; needed for parts alone.
+        """
+        box = self._box
+        if box is None or source_size is None or box == (0, 0, *source_size):
+            return self._resized(frame, self._size)
+        if box.top + box.height > source_size[0] or box.left + box.width > source_size[1]:
+            # of another video; whoever asks for it compares sizes
+            return self._resized(frame, self._size)
+        # swscale takes whole frames: of the one that is resized alike the part is cut out, to the nearest pixel
+        parts = list(zip(self._size, box[2:], source_size, box[:2], strict=True))
+        whole = [max(size, round(Fraction(full * size, part))) for size, part, full, _ in parts]
+        corner = [
+            min(whole_side - size, round(Fraction(first * size, part)))
+            for whole_side, (size, part, _, first) in zip(whole, parts, strict=True)
+        ]
+        pixels_HWC = self._resized(frame, (whole[0], whole[1]))
+        return pixels_HWC[corner[0] :, corner[1] :][: self._size[0], : self._size[1]]
+
+    def _resized(self, frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
         display = _display(frame)
-        height, width = self._size[::-1] if display.swap else self._size
+        height, width = size[::-1] if display.swap else size
         colour, layout = colour_of(frame), frame.format
         if not layout.is_rgb and len(layout.components) >= 3:
             if (frame.height < _FAR * height or frame.width < _FAR * width) and _has_sharp_chroma(frame):

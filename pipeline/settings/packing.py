@@ -1,0 +1,57 @@
+"""Options of how examples are packed and sequences stored."""
+
+from dataclasses import dataclass
+
+from patchpack.options import amount, option
+from patchpack.pipeline.settings.sections import OUTPUT, PACKING
+
+
+@dataclass(frozen=True)
+class PackingOptions:
+    """Which example goes where."""
+
+    # four images of the largest default side, or ~11 of the mean side
+    sequence_length: int = option(
+        1024, "tokens in a sequence, padding included", section=PACKING, common=True, metavar="L"
+    )
+    max_segments: int = option(64, "most examples in one sequence", section=PACKING, common=True, metavar="S")
+    max_tokens_per_example: int | None = option(
+        None, "most tokens of one example; left out: the sequence length", section=PACKING, common=True
+    )
+    oversize: str = option(
+        "shrink",
+        "what happens to an example over --max-tokens-per-example",
+        section=PACKING,
+        common=True,
+        choices=("shrink", "reject"),
+    )
+    # far below the range that sides are drawn from
+    resolution_slack: float = option(
+        0.05,
+        "most change of a drawn side, as a fraction, where that saves 1 of 1,000 sequences; 0: none; native sizes stay",
+        section=PACKING,
+        metavar="F",
+    )
+    # packing gets no better above this (within 0.05 % of a global plan), and a group fits any worker
+    group_size: int = option(16_384, "most examples packed together", section=PACKING)
+    # off: only ranks that step together gain, and shards then hold whole steps whatever --shard-bytes
+    balance_step: int | None = option(
+        None,
+        "store sequences in steps of W of near-equal attention cost, for W ranks that train together; left out: none",
+        section=PACKING,
+        metavar="W",
+    )
+
+    # large enough to stream, small enough to redo
+    shard_bytes: int = option(
+        256_000_000, "aim for shards of at most this many bytes", section=OUTPUT, parse=amount, metavar="BYTES"
+    )
+    # one bad file in a hundred is usual for crawled data; more means something else is wrong
+    max_reject_fraction: float = option(
+        0.01,
+        "fail when a larger fraction of the inputs is rejected (from 100 inputs on)",
+        section=OUTPUT,
+        common=True,
+        metavar="F",
+        affects_output=False,
+    )

@@ -13,6 +13,7 @@ from typing import Any
 
 from patchpack.extras import MissingExtra
 from patchpack.pipeline.config import BuildConfig, PlanConfig
+from patchpack.pipeline.recipes import with_recipe
 from patchpack.schemas.report import Prediction, Report
 
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -35,7 +36,7 @@ def build(
         BuildFailed: a shard was not written, or too many inputs were rejected (`TooManyRejects`, with the report).
         OSError: storage failed.
     """
-    folder = os.fspath(output)
+    folder, options = os.fspath(output), with_recipe(options)
     # before Beam is loaded
     config = None if options.get("resume") else BuildConfig(**options)
     with _root_logger_kept():
@@ -68,7 +69,7 @@ def plan(
         BuildFailed: planning failed.
         OSError: storage failed.
     """
-    config = PlanConfig(**options)
+    config = PlanConfig(**with_recipe(options))
     with _root_logger_kept():
         with needing_beam():
             from patchpack.pipeline.execution import launch, runner

@@ -109,6 +109,7 @@ def _add_writers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
         "INPUT ... --output FOLDER [OPTION ...] [-- BEAM'S OPTIONS]",
         "photos/ 'clips/**/*.mp4' --output shards/",
         "photos/ --output shards/ --labels folder --sequence-length 2048",
+        "photos/ --output shards/ --recipe navit",
         "--output shards/ --resume",
         "'gs://b/raw/**' --output gs://b/shards -- --runner DataflowRunner --project P --region R",
     )
@@ -142,13 +143,17 @@ def _add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
     """Adds the commands that take a dataset."""
     report = add(
         *("report", _report, "how well a dataset is packed", "Prints how well a dataset is packed."),
-        "SHARDS [--html FILE] [--json]",
+        "SHARDS [--html FILE] [--recipe] [--json]",
         "shards/",
         "shards/ --html report.html",
+        "shards/ --recipe > recipe.toml",
         "shards/ --json",
     )
     report.add_argument("shards", metavar="SHARDS", help="a dataset")
     report.add_argument("--html", metavar="FILE", help="also write the report as one HTML page")
+    report.add_argument(
+        "--recipe", action="store_true", help="print its options instead, as a TOML file that build --recipe takes"
+    )
 
     inspect = add(
         *("inspect", _inspect, "look into one sequence", "Shows what one sequence holds."),
@@ -210,13 +215,18 @@ def _plan(values: argparse.Namespace, beam_arguments: list[str]) -> int:
 
 
 def _report(values: argparse.Namespace, _: list[str]) -> int:
+    from patchpack.pipeline.recipes import recipe_of
     from patchpack.pipeline.report.html import render_html
     from patchpack.pipeline.report.text import print_report
+    from patchpack.schemas.manifest import read_manifest
 
     if values.html and os.path.isdir(values.html):
         raise ValueError(
             f"--html {values.html}: a folder; the report is one page; name a file in it, such as report.html"
         )
+    if values.recipe:
+        print(recipe_of(read_manifest(values.shards)), end="")
+        return 0
     made = patchpack.report(values.shards)
     if values.html:
         _write(values.html, lambda: _write_text(values.html, render_html(made)))

@@ -123,6 +123,7 @@ class Manifest:
         totals: counts of inputs, rejects, and planned and stored sequences, examples and tokens.
         bounds: for each (view, layout) the proven least number of sequences, and how many were planned.
         config: every option of the build that affects the output.
+        recipe: name of the recipe that its options come from, or None.
         balance_step: how many sequences make a group of near-equal cost, or None: every shard is whole groups, but
             the last shard of a (group, view, layout) may end with less than one.
     """
@@ -134,6 +135,7 @@ class Manifest:
     bounds: tuple[Bound, ...]
     config: Options
     balance_step: int | None = None
+    recipe: str | None = None
 
     def to_bytes(self) -> bytes:
         """Returns the content of manifest.json."""
@@ -149,6 +151,8 @@ class Manifest:
         }
         if self.balance_step is not None:
             data["balance_step"] = self.balance_step
+        if self.recipe is not None:
+            data["recipe"] = self.recipe
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
@@ -182,6 +186,7 @@ def read_manifest(folder: str) -> Manifest:
             bounds=tuple(cast(Bound, dict(bound)) for bound in data["bounds"]),
             config=cast(Options, dict(data["config"])),
             balance_step=_balance_step(data.get("balance_step")),
+            recipe=None if data.get("recipe") is None else str(data["recipe"]),
         )
     except FormatError:
         raise

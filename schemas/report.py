@@ -284,6 +284,8 @@ class Report(Arranged, Distributions):
 
     report_version: int
     dataset_digest: str
+    # the name of the recipe that the options come from
+    recipe: str | None
     efficiency: Efficiency
     bounds: list[ReportedBound]
     totals: InputTotals

@@ -95,6 +95,7 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
     return {
         "report_version": REPORT_VERSION,
         "dataset_digest": manifest.dataset_digest,
+        "recipe": manifest.recipe,
         "efficiency": efficiency,
         "bounds": bounds,
         "totals": totals,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Literal, TextIO
 
 from patchpack.pipeline.report.sizes import size_facts
+from patchpack.schemas.geometry import LayoutRecord
 from patchpack.schemas.report import Arranged, CountName, DistributionName, Prediction, Report, ReportedBound
 
 WIDTH = 80
@@ -19,7 +20,7 @@ _LABEL_WIDTH = 26
 def print_report(report: Report, out: TextIO) -> None:
     """Prints what `report.make_report` returned, in lines of at most 80 columns."""
     sections = (_packing, _stored, _sizes, _tokens, _inputs, _class_table)
-    lines = [f"dataset {report['dataset_digest']}"]
+    lines = [f"dataset {report['dataset_digest']}" + (f", recipe {report['recipe']}" if report["recipe"] else "")]
     for section in sections:
         lines += section(report)
     # a terminal without UTF-8 gets '#' and escapes instead of an error
@@ -74,6 +75,11 @@ def fitted(text: str, width: int) -> str:
     return f"{text[:head]}…{text[-tail:]}"
 
 
+def tubelet(layout: LayoutRecord) -> str:
+    """Returns what one token of a layout is, in pixels."""
+    return "x".join(map(str, layout["tubelet"]))
+
+
 def _packing(report: Report) -> list[str]:
     figures = report["efficiency"]
     lines = [
@@ -88,6 +94,8 @@ def _packing(report: Report) -> list[str]:
     ]
     for entry in report["bounds"]:
         name = f"view {entry['view']}, layout {entry['layout']}"
+        if len(report["layouts"]) > 1:
+            name += f": {tubelet(report['layouts'][entry['layout']])}"
         lines.append(_pair(name, f"{entry['num_sequences']:,} sequences, the bound is {entry['bound']:,}"))
         lines.append(_pair("", verdict(entry)))
         lines.append(
@@ -97,7 +105,7 @@ def _packing(report: Report) -> list[str]:
             lines.append(
                 _pair(
                     "",
-                    f"{entry['num_moved']:,} examples have another size than drawn, so that sequences are fewer or fuller",
+                    f"{entry['num_moved']:,} examples have other tokens than drawn, so that sequences are fewer or fuller",
                 )
             )
     cost = report["attention_cost_per_sequence"]

@@ -11,6 +11,16 @@ from patchpack.pipeline.settings.sections import SAMPLING
 class SamplingOptions:
     """What each view of an example is, by the rules in `patchpack.pipeline.sampling`."""
 
+    # its options stand in the manifest one by one, and so does its name
+    recipe: str | None = option(
+        None,
+        "options of a method of the field (navit, flexivit, naflex, pix2struct, vit, vivit, mvit or sora), or of a TOML file; "
+        "options that are typed win",
+        section=SAMPLING,
+        common=True,
+        metavar="NAME|FILE",
+        affects_output=False,
+    )
     # NaViT (arXiv 2307.06304, section 3.2) samples the effective side from 64 to R_max = 256
     resolution: str = option(
         "side:64-256",

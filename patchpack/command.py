@@ -146,7 +146,7 @@ def _add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
         "SHARDS [--html FILE] [--recipe] [--json]",
         "shards/",
         "shards/ --html report.html",
-        "shards/ --recipe > recipe.toml",
+        "shards/ --recipe  # options as a file for build --recipe",
         "shards/ --json",
     )
     report.add_argument("shards", metavar="SHARDS", help="a dataset")

@@ -35,6 +35,7 @@ def option(
     default_shown: str | None = None,
     affects_output: bool = True,
     lasting: bool = True,
+    record: Callable[[Any], object] | None = None,
 ) -> Any:
     """Returns a dataclass field that is also a command-line option.
 
@@ -50,6 +51,7 @@ def option(
         default_shown: the default in words, where it is not the same everywhere.
         affects_output: whether equal shards need an equal value.
         lasting: whether a build or run that goes on takes it over.
+        record: value to what the manifest says of it, where that is less.
     """
     metadata = {
         "help": help,
@@ -62,6 +64,7 @@ def option(
         "default_shown": default_shown,
         "affects_output": affects_output,
         "lasting": lasting,
+        "record": record,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -246,7 +249,7 @@ def typed_options(config: type["DataclassInstance"], values: argparse.Namespace)
 def output_affecting(config: "DataclassInstance") -> dict[str, object]:
     """Returns the options that decide what is written, as JSON values; equal builds have them equal."""
     return {
-        field.name: jsonable(getattr(config, field.name))
+        field.name: jsonable((field.metadata["record"] or _as_it_is)(getattr(config, field.name)))
         for field in dataclasses.fields(config)
         if field.metadata.get("affects_output")
     }
@@ -263,6 +266,10 @@ def recorded(config: "DataclassInstance") -> dict[str, object]:
         if field.metadata.get("affects_output")
         or (field.metadata.get("lasting") and getattr(config, field.name) != field.default)
     }
+
+
+def _as_it_is(value: object) -> object:
+    return value
 
 
 def jsonable(value: object) -> object:

@@ -237,6 +237,7 @@ class ShardWriter:
             "flipped": False,
             "aspect_error": 0.0,
             "scale": 1.0,
+            "boxes": [],
         }
 
     def _write_group(self, *, last: bool) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from patchpack.options import option, settle
 from patchpack.pipeline import rules
+from patchpack.pipeline.inputs.facts import Columns
 from patchpack.pipeline.media.video.clips import ClipRule
 from patchpack.pipeline.sampling.dropping import Dropping
 from patchpack.pipeline.sampling.framing import Crop, Framing, framed
@@ -68,6 +69,31 @@ class PlanConfig(RunningOptions, PackingOptions, PatchOptions, SamplingOptions, 
             drops_remainder=self.temporal_remainder == "drop",
             num_views=self.views,
         )
+
+    @functools.cached_property
+    def columns(self) -> Columns:
+        """Columns of tables, and members of tars, that say something."""
+        return Columns(
+            path=self.path_column,
+            image=self.image_column,
+            id=self.id_column,
+            label=self.label_column,
+            captions=self.caption_column,
+            weight=self.weight_column,
+            boxes=self.box_column,
+            box_format=self.box_format,
+            keep=self.keep_column,
+        )
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether examples have labels."""
+        return self.labels != "none" or self.label_column is not None
+
+    @property
+    def labels_shown(self) -> str:
+        """Where labels come from, as it was typed."""
+        return f"--labels {self.labels}" if self.label_column is None else f"--label-column {self.label_column}"
 
     @property
     def moves_sizes(self) -> bool:

@@ -1,6 +1,7 @@
 """The rules of the options of `plan` and `build` that need no input: each error names option, value, rule and way out."""
 
 import dataclasses
+import difflib
 import os
 from typing import TYPE_CHECKING
 
@@ -116,9 +117,21 @@ def _check_channels(config: "PlanConfig") -> None:
 
 
 def _check_use(config: "PlanConfig") -> None:
-    if config.classes is not None and config.labels == "none":
+    if config.classes is not None and not config.has_labels:
         raise ValueError(
-            "--classes: names for labels, and --labels is none; the names are those of folders; add --labels folder"
+            "--classes: names for labels, and --labels is none; the names are those of labels; add --labels folder, or another source "
+            "of them"
+        )
+    if config.labels != "none" and config.label_column is not None:
+        raise ValueError(
+            f"--labels {config.labels} --label-column {config.label_column}: both say where labels come from; give at most one; leave the "
+            "other out"
+        )
+    if config.labels not in ("none", "folder") and not config.labels.lower().endswith((".csv", ".tsv")):
+        near = difflib.get_close_matches(config.labels, ("none", "folder"), n=1)
+        raise ValueError(
+            f"--labels {config.labels}: no source of labels; it is folder, a .csv or .tsv file of keys and labels, or none; "
+            + (f"the nearest is {near[0]}" if near else "leave it out for none")
         )
     most = MAX_WORKERS_A_CORE * default_workers()
     if config.workers > most:

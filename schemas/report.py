@@ -18,6 +18,7 @@ DistributionName = Literal[
     "aspect_error",
     "side_change",
     "scale",
+    "kept_fraction",
 ]
 
 

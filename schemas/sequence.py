@@ -65,13 +65,18 @@ SEGMENT_TYPE = pa.struct(
         pa.field("flipped", pa.bool_(), nullable=False),
         pa.field("aspect_error", pa.float32(), nullable=False),
         pa.field("scale", pa.float32(), nullable=False),
+        pa.field(
+            "boxes",
+            pa.list_(pa.field("element", pa.list_(pa.field("element", pa.float32(), nullable=False)), nullable=False)),
+            nullable=False,
+        ),
     ]
 )
 
 
 # fields that datasets of earlier versions of patchpack do not have
 LATER_FIELDS = frozenset(
-    ["flipped", "aspect_error", "scale", "valid_height", "valid_width"]
+    ["flipped", "aspect_error", "scale", "boxes", "valid_height", "valid_width"]
     + [f"crop_{name}" for name in ("top", "left", "height", "width")]
 )
 
@@ -114,6 +119,7 @@ class Segment(TypedDict):
     flipped: bool
     aspect_error: float
     scale: float
+    boxes: list[list[float]]
 
 
 class Row(TypedDict):

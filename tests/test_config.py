@@ -62,7 +62,7 @@ def test_the_record_leaves_out_only_what_cannot_change_a_byte() -> None:
     recorded = output_affecting(BuildConfig())
     names = {field.name for field in dataclasses.fields(BuildConfig)}
     assert names - recorded.keys() == {
-        "workers", "classes", "retry_rejects", "resume", "overwrite",
+        "workers", "classes", "recipe", "media_root", "retry_rejects", "resume", "overwrite",
         "max_reject_fraction", "decode_cache_bytes", "decode_isolation", "decode_timeout_s"
     }  # fmt: skip
     assert json.loads(json.dumps(recorded)) == recorded
@@ -182,6 +182,10 @@ RULES += [
         {"sequence_length": 30000, "tubelet": (8, 128, 128)},
         "--sequence-length 30000 with --tubelet 8,128,128: 11796480000 bytes a sequence; "
         "pyarrow reads back at most 268435455; choose a shorter sequence or a smaller tubelet",
+    ),
+    (
+        {"labels": "folders"},
+        "--labels folders: no source of labels; it is folder, a .csv or .tsv file of keys and labels, or none; the nearest is folder",
     ),
     (
         {"resolution": "side:9-8"},

@@ -64,7 +64,8 @@ def test_the_corpus_is_large_and_knows_every_reason_that_a_file_can_have() -> No
     assert ends <= set(REASONS)
     # the others are about places, options and time
     assert set(REASONS) - ends <= {
-        "not_found", "unreadable", "not_a_file", "oversize", "changed", "duplicate", "crashed", "timeout", "partial", "slow_source"
+        "not_found", "unreadable", "not_a_file", "oversize", "changed", "duplicate", "crashed", "timeout", "partial", "slow_source",
+        "outside", "bad_row"
     }  # fmt: skip
 
 

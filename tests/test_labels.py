@@ -9,7 +9,8 @@ import pytest
 from conftest import Result
 from PIL import Image
 
-from patchpack.pipeline.stages.labels import check_labels, label_gaps, label_of, read_class_names
+from patchpack.pipeline.stages.labels import check_labels, label_gaps, label_of, read_class_names, with_folder_label
+from patchpack.pipeline.stages.records import Source
 from patchpack.pipeline.stages.summary import LabelGaps
 
 Run = Callable[..., Result]
@@ -123,7 +124,7 @@ def test_a_folder_that_is_no_class_is_an_error(animals: Path, tmp_path: Path, ru
     ("content", "told"),
     [
         (b"a\nb\na\n", "a stands there twice; a class has one number"),
-        (b"\n \n", "it has no class; name a dataset that was built with --labels folder, or a file of one name a line"),
+        (b"\n \n", "it has no class; name a dataset that was built with labels, or a file of one name a line"),
         (b"\xff\xfe", "it is no text in UTF-8; it holds one name a line"),
         (None, "it is a file of one name a line, or a dataset: No such file or directory"),
     ],
@@ -146,9 +147,10 @@ def test_a_set_without_classes_gives_no_names(packed: Path, tmp_path: Path, anim
 
 def test_gaps_count_inputs_and_not_their_clips_or_views() -> None:
     keys = ["b.png", "b.png", "x/cat/a.mp4", "x/cat/a.mp4", "x/yak/c.png", "a.png"]
-    gaps = label_gaps(keys, ("cat",))
+    sources = [with_folder_label(Source(key, 0, key, 1)) for key in keys]
+    gaps = label_gaps(sources, ("cat",))
     assert gaps == LabelGaps(4, 2, "a.png", {"yak": 1})
     with pytest.raises(ValueError, match=r"^--classes: 2 inputs lie in folders that are none of them \(yak\)"):
-        check_labels([gaps, gaps])
-    assert check_labels([label_gaps(["x/cat/a.png"], ("cat",))]) == ""
-    assert check_labels([]) == ""
+        check_labels([gaps, gaps], "--labels folder")
+    assert check_labels([label_gaps(sources[2:3], ("cat",))], "--labels folder") == ""
+    assert check_labels([], "--labels folder") == ""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from support.planned import make_example, make_reference, reference_of
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
+from patchpack.pipeline.inputs.facts import Facts
 from patchpack.pipeline.sampling.draws import shuffled
 from patchpack.pipeline.stages import plan as plan_module
 from patchpack.pipeline.stages.group import group_of
@@ -350,18 +351,21 @@ def test_sequences_are_stored_in_an_order_that_the_seed_decides() -> None:
     assert all(sorted(order) == sorted(f"{n}" for n in range(12)) for order in orders)
 
 
-def test_labels_are_the_folders_numbers() -> None:
-    members = [make_reference(key, (1, 1, 1)) for key in ("set/dog/1.jpg", "set/cat/2.jpg", "set/cat/deep/3.jpg")]
+def labelled(key: str, *labels: str) -> Reference:
+    """Returns a reference whose source has labels."""
+    reference = make_reference(key)
+    source = reference.example.source._replace(facts=Facts(labels=labels))
+    return reference._replace(example=reference.example._replace(source=source))
+
+
+def test_labels_are_the_numbers_of_their_classes() -> None:
+    members = [labelled("1.jpg", "dog"), labelled("2.jpg", "cat", "dog"), labelled("3.jpg", "deep")]
     config = dataclasses.replace(CONFIG, views=1)
     rows = plan_of(0, members, config, ("cat", "deep", "dog")).shards[0]
-    assert {row.key: row.label for row in rows} == {
-        "set/dog/1.jpg": 2,
-        "set/cat/2.jpg": 0,
-        "set/cat/deep/3.jpg": 1,
-    }
-    assert all(row.label is None for row in plan_of(0, members, config, None).shards[0])
+    assert {row.key: row.labels for row in rows} == {"1.jpg": (2,), "2.jpg": (0, 2), "3.jpg": (1,)}
+    assert all(row.labels == () for row in plan_of(0, members, config, None).shards[0])
     alone = plan_of(0, [make_reference("1.jpg")], config, ("cat",)).shards[0]
-    assert [row.label for row in alone] == [None]
+    assert [row.labels for row in alone] == [()]
 
 
 @settings(max_examples=40, deadline=None)

@@ -101,6 +101,7 @@ def test_a_segment_says_what_it_is(work: Work) -> None:
         "flipped": False,
         "aspect_error": 1.25,
         "scale": pytest.approx(1 / 3),
+        "boxes": [],
     }
     labels = [segment["labels"] for row in read_rows(work.path) for segment in row["segments"]]
     assert labels == [[0], [], [2], [], [1], [], [], []]

@@ -30,8 +30,7 @@ X264 = {"preset": "ultrafast", "crf": "12", "g": "10"}
 class Clip(NamedTuple):
     """What is asked of a planned example, how large its frames are, and whether they are broken."""
 
-    root: int
-    path: bytes
+    key: str
     example_id: str
     view: int
     frame_pts: tuple[int, ...]
@@ -101,10 +100,10 @@ def test_a_broken_clip_leaves_and_the_others_of_its_video_stay(tmp_path: Path) -
 def test_what_waits_never_exceeds_its_memory_and_every_clip_comes_once(
     clips: list[tuple[int, int, bool]], max_bytes: int
 ) -> None:
-    rows = [Clip(0, bytes([source]), str(place), 0, (0,), size, bad) for place, (source, size, bad) in enumerate(clips)]
+    rows = [Clip(str(source), str(place), 0, (0,), size, bad) for place, (source, size, bad) in enumerate(clips)]
 
     def decode(some: list[Clip]) -> list[np.ndarray]:
-        assert len({row.path for row in some}) == 1
+        assert len({row.key for row in some}) == 1
         assert sum(row.size for row in some[1:]) <= max_bytes
         if any(row.bad for row in some):
             raise DecodeError("partial", "bad")

@@ -30,7 +30,7 @@ from patchpack.pipeline.names import (
     RESULTS_NAME,
 )
 from patchpack.pipeline.stages import saved
-from patchpack.pipeline.stages.list import Input
+from patchpack.pipeline.stages.list import Input, source_roots
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.versions import library_versions
 from patchpack.schemas import FormatError
@@ -114,7 +114,7 @@ def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
         "versions": library_versions(config.media_backend) | {"apache-beam": metadata.version("apache-beam")},
         "inputs": [given.named for given in inputs],
         "names": [given.relative for given in inputs],
-        "roots": [given.root for given in inputs],
+        "roots": source_roots(inputs, config),
         "options": recorded(config),
         "workers": config.workers,
     }

@@ -19,7 +19,7 @@ from patchpack.pipeline.execution.plan_transforms import (
     SavePlan,
 )
 from patchpack.pipeline.execution.shard_transforms import SaveResults, WriteShards
-from patchpack.pipeline.stages.list import Input
+from patchpack.pipeline.stages.list import Input, source_roots
 from patchpack.pipeline.stages.summary import ShardPlan
 
 
@@ -32,15 +32,19 @@ def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config
         folder: the output; the plan is saved below it.
         config: of the build.
     """
-    roots = [given.root for given in inputs]
-    listed = pipeline | "inputs" >> beam.Create(inputs) | "list" >> ListInputs(roots, config)
+    roots, holds = source_roots(inputs, config), any(given.kind != "files" for given in inputs)
+    listed = pipeline | "inputs" >> beam.Create(inputs) | "list" >> ListInputs(roots, config, holds)
     probed = listed.sources | "probe" >> Probe(roots, config)
     deduped = probed.examples | "dedupe" >> Dedupe(config)
     sampled = deduped.examples | "sample" >> Sample(config)
     rejects = (listed.rejects, probed.rejects, deduped.rejects, sampled.rejects) | "rejects" >> beam.Flatten()
     ignored = (listed.ignored, probed.ignored) | "ignored" >> beam.Flatten()
     (ignored, listed.conflicts) | "listing" >> SaveListing(folder)
-    classes = listed | "classes" >> ClassNames(folder, config.classes) if config.labels == "folder" else None
+    classes = (
+        listed | "classes" >> ClassNames(folder, config.classes, config.labels == "folder")
+        if config.has_labels
+        else None
+    )
     (sampled.references, rejects) | "group" >> Group(config) | "plan" >> SavePlan(folder, config, classes)
 
 

@@ -28,7 +28,7 @@ from patchpack.pipeline.media.resize import resolved
 from patchpack.pipeline.names import NEXT_FOLDER, PLAN_FOLDER, PLAN_NAME, RESULTS_NAME
 from patchpack.pipeline.stages import finish, plan, saved
 from patchpack.pipeline.stages.labels import check_labels
-from patchpack.pipeline.stages.list import EXCLUDED, NO_SUFFIX, Input, parse_input
+from patchpack.pipeline.stages.list import EXCLUDED, NO_SUFFIX, Input, check_containers, parse_input, source_roots
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO
 from patchpack.pipeline.stages.summary import GroupSummary, Listing
 from patchpack.pipeline.stages.write import ShardResult
@@ -67,7 +67,7 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
         else:
             _make_plan(parsed, folder, config, options)
         try:
-            _write_shards(folder, [given.root for given in parsed], config, options)
+            _write_shards(folder, source_roots(parsed, config), config, options)
             results = finish.read_results(folder)
             _check_failures(results, folder)
             report = finish.finish(folder, config, results, lambda report: not _too_many_rejects(report, config))
@@ -158,7 +158,9 @@ def _inputs(texts: list[str], folder: str, config: BuildConfig) -> list[Input]:
         texts = output.run_record(folder).get("inputs", [])
     if not texts:
         raise ValueError("no inputs; build takes folders, files, globs or URIs; name at least one")
-    return [parse_input(number, text) for number, text in enumerate(texts)]
+    inputs = [parse_input(number, text) for number, text in enumerate(texts)]
+    check_containers(inputs, config)
+    return inputs
 
 
 def _with_backend(config: BuildConfig, options: PipelineOptions | None) -> BuildConfig:
@@ -242,8 +244,9 @@ def _check_plan(summaries: list[GroupSummary], listing: Listing, inputs: list[In
         for pattern in config.exclude
         if EXCLUDED.format(pattern) not in listing.ignored
     ]
-    if config.labels == "folder":
-        warnings += filter(None, [check_labels([summary.label_gaps for summary in summaries if summary.label_gaps])])
+    if config.has_labels:
+        gaps = [summary.label_gaps for summary in summaries if summary.label_gaps]
+        warnings += filter(None, [check_labels(gaps, config.labels_shown)])
     return warnings
 
 

@@ -19,11 +19,31 @@ from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.names import CLASSES_NAME, LISTING_NAME
 from patchpack.pipeline.stages.dedupe import keep_least, with_digest
 from patchpack.pipeline.stages.group import group_of, num_groups
-from patchpack.pipeline.stages.labels import label_of
-from patchpack.pipeline.stages.list import BEYOND_LIMIT, Input, list_input, source_path
+from patchpack.pipeline.stages.labels import in_order, label_of, labels_of, read_label_file, with_folder_label
+from patchpack.pipeline.stages.list import (
+    BEYOND_LIMIT,
+    LABEL_OF_NONE,
+    Input,
+    excluded,
+    list_container,
+    list_input,
+    source_path,
+    source_place,
+    split_container,
+)
 from patchpack.pipeline.stages.plan import plan_group, rest_group
 from patchpack.pipeline.stages.probe import probe
-from patchpack.pipeline.stages.records import Example, Ignored, KeyConflict, Reference, Reject, Source, reject
+from patchpack.pipeline.stages.records import (
+    Container,
+    Example,
+    Ignored,
+    KeyConflict,
+    LabelRow,
+    Reference,
+    Reject,
+    Source,
+    reject,
+)
 from patchpack.pipeline.stages.sample import sample_views
 from patchpack.pipeline.stages.saved import write_group_plan
 from patchpack.pipeline.stages.summary import Listing
@@ -88,28 +108,70 @@ class ByKind(Stage[PCollection[object], DoOutputsTuple]):
 
 @dataclass
 class ListInputs(Stage[PCollection[Input], Listed]):
-    """Inputs to what they contain, spread over workers; equal keys become a KeyConflict."""
+    """Inputs to what they contain, with their labels, spread over workers; equal keys become a KeyConflict.
+
+    Tables and tars are opened here, each row group by itself, so that their rows never pass through the launcher.
+    """
 
     roots: list[str]
     config: PlanConfig
+    has_containers: bool = False
 
     def expand(self, inputs: PCollection[Input]) -> Listed:
         config, roots = self.config, self.roots
-        listed = inputs | "list" >> beam.FlatMap(list_input, config.exclude, config.any_suffix) | "found" >> ByKind()
-        sources, ignored = listed[Source.__name__], listed[Ignored.__name__]
+        options = (config.exclude, config.any_suffix, config.prefix_keys)
+        listed = inputs | "list" >> beam.FlatMap(list_input, *options) | "found" >> ByKind()
+        sources, ignored, rejects = (listed[kind.__name__] for kind in (Source, Ignored, Reject))
+        if self.has_containers:
+            held = listed[Container.__name__] | "containers" >> _ListContainers(roots, config)
+            sources = (sources, held[Source.__name__]) | "sources" >> beam.Flatten()
+            rejects = (rejects, held[Reject.__name__]) | "rejects" >> beam.Flatten()
+            ignored = (ignored, held[Ignored.__name__]) | "not taken" >> beam.Flatten()
+        if config.labels == "folder":
+            sources = sources | "folders" >> beam.Map(with_folder_label)
         if config.limit is not None:
             kept = sources | "limit" >> _Limit(config.limit, config.seed)
             sources = kept[Source.__name__]
             ignored = (ignored, kept[Ignored.__name__]) | "ignored" >> beam.Flatten()
+        if config.labels not in ("none", "folder"):
+            labels = (
+                sources.pipeline
+                | "label file" >> beam.Create([config.labels])
+                | "labels" >> beam.FlatMap(read_label_file)
+                | "of keys" >> ByKind()
+            )
+            sources = (sources, labels[LabelRow.__name__]) | "and labels" >> beam.Flatten()
+            rejects = (rejects, labels[Reject.__name__]) | "and bad rows" >> beam.Flatten()
         spread = (
             sources
-            | "bucket"
-            >> beam.Map(lambda source: (xxhash.xxh3_64_intdigest(source.key.encode()) % _NUM_BUCKETS, source))
+            | "bucket" >> beam.Map(lambda row: (xxhash.xxh3_64_intdigest(row.key.encode()) % _NUM_BUCKETS, row))
             | "spread" >> beam.GroupByKey()
             | "distinct" >> beam.FlatMap(lambda bucket: _distinct(bucket[1], roots))
             | ByKind()
         )
-        return Listed(spread[Source.__name__], listed[Reject.__name__], ignored, spread[KeyConflict.__name__])
+        ignored = (ignored, spread[Ignored.__name__]) | "counted" >> beam.Flatten()
+        return Listed(spread[Source.__name__], rejects, ignored, spread[KeyConflict.__name__])
+
+
+@dataclass
+class _ListContainers(Stage[PCollection[Container], DoOutputsTuple]):
+    """Tables and tars to what they hold, one piece a worker at a time."""
+
+    roots: list[str]
+    config: PlanConfig
+
+    def expand(self, containers: PCollection[Container]) -> DoOutputsTuple:
+        roots, config = self.roots, self.config
+        media_root = len(roots) - 1 if config.media_root is not None else None
+
+        def run(container: Container) -> Iterator[Source | Ignored | Reject]:
+            for listed in list_container(container, roots, config.columns, media_root):
+                why = excluded(listed.key, config.exclude) if isinstance(listed, Source) else None
+                yield Ignored(listed.key, why) if why else listed
+
+        pieces = containers | "split" >> beam.FlatMap(split_container, roots) | "pieces" >> ByKind()
+        held = pieces[Container.__name__] | "one a worker" >> beam.Reshuffle() | "open" >> beam.FlatMap(run)
+        return (held, pieces[Reject.__name__]) | "all" >> beam.Flatten() | ByKind()
 
 
 @dataclass
@@ -159,7 +221,7 @@ class Probe(Stage[PCollection[Source], Probed]):
             try:
                 probed = read_input(root, isolated, config, probe, source, path, *rule)
                 if config.dedupe == "digest":
-                    probed = read_input(root, with_digest, probed, path)
+                    probed = read_input(root, with_digest, probed, source, path)
                 return probed
             except DecodeError as error:
                 return [reject(source.key, "probe", error.reason, error)]
@@ -227,10 +289,11 @@ class Group(Stage[tuple[PCollection[Reference], PCollection[Reject]], PCollectio
 
 @dataclass
 class ClassNames(Stage[Listed, PCollection[tuple[str, ...]]]):
-    """Listed inputs to the names of their classes: those given, or of their folders, sorted; saved beside the plan."""
+    """Listed inputs to the names of their classes: those given, or all there are, sorted; saved beside the plan."""
 
     folder: str
     given: tuple[str, ...] | None
+    of_folders: bool
 
     def expand(self, listed: Listed) -> PCollection[tuple[str, ...]]:
         path = files.join(self.folder, CLASSES_NAME)
@@ -241,15 +304,21 @@ class ClassNames(Stage[Listed, PCollection[tuple[str, ...]]]):
 
         if self.given is not None:
             return listed.sources.pipeline | "given" >> beam.Create([self.given]) | "save" >> beam.Map(save)
+        of_sources = listed.sources | "names" >> beam.FlatMap(labels_of)
+        # a folder of nothing but what cannot be listed is a class, too
+        of_rejects = listed.rejects | "folders" >> beam.FlatMap(self._folders)
         return (
-            (listed.sources, listed.rejects)
+            (of_sources, of_rejects)
             | beam.Flatten()
-            | "folder" >> beam.Map(lambda row: label_of(row.key))
             | beam.Distinct()
             | combiners.ToList()
-            | "sort" >> beam.Map(lambda names: tuple(sorted(name for name in names if name is not None)))
+            | "sort" >> beam.Map(in_order)
             | "save" >> beam.Map(save)
         )
+
+    def _folders(self, row: Reject) -> list[str]:
+        label = label_of(row.key) if self.of_folders else None
+        return [] if label is None else [label]
 
 
 @dataclass
@@ -307,16 +376,22 @@ class SavePlan(Stage[PCollection[Grouped], PCollection[None]]):
         )
 
 
-def _distinct(listed: Iterable[Source], roots: list[str]) -> Iterator[Source | KeyConflict]:
-    """Yields each key's source once, and a KeyConflict for every other source of that key."""
+def _distinct(listed: Iterable[Source | LabelRow], roots: list[str]) -> Iterator[Source | KeyConflict | Ignored]:
+    """Yields each key's source once, with the labels of its key, and a KeyConflict for every other source of that key."""
     first: dict[str, Source] = {}
-    for source in listed:
-        if source.key in first:
-            one, two = sorted((source_path(first[source.key], roots), source_path(source, roots)))
-            yield KeyConflict(source.key, (one, two))
+    labels: dict[str, tuple[str, ...]] = {}
+    for row in listed:
+        if isinstance(row, LabelRow):
+            labels[row.key] = row.labels
+        elif row.key in first:
+            one, two = sorted((source_place(first[row.key], roots), source_place(row, roots)))
+            yield KeyConflict(row.key, (one, two))
         else:
-            first[source.key] = source
-            yield source
+            first[row.key] = row
+    for key, source in first.items():
+        named = labels.pop(key, None)
+        yield source if named is None else source._replace(facts=source.facts._replace(labels=named))
+    yield from (Ignored(key, LABEL_OF_NONE) for key in labels)
 
 
 def _tagged(record: object) -> Iterator[object]:

@@ -13,15 +13,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import xxhash
 
-from patchpack.options import flag, jsonable, output_affecting, shown
+from patchpack.options import flag, output_affecting, shown
 from patchpack.pipeline.config import BuildConfig
 from patchpack.pipeline.execution.folder import plan_home, run_record
 from patchpack.pipeline.execution.progress import bar
 from patchpack.pipeline.names import CLASSES_NAME, PLAN_NAME
 from patchpack.pipeline.stages import saved
-from patchpack.pipeline.stages.list import BEYOND_LIMIT, Input, is_guess, list_input
+from patchpack.pipeline.stages.list import BEYOND_LIMIT, Input, is_guess, list_all
 from patchpack.pipeline.stages.records import Ignored, Source
 from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage.files import described
 from patchpack.schemas.manifest import canonical_json
 
 
@@ -41,9 +42,10 @@ def resumed(typed: dict[str, Any], folder: str) -> BuildConfig:
     if config.media_backend == "auto" and kept:
         # the record says what it stood for
         config = dataclasses.replace(config, media_backend=kept["media_backend"])
+    before = output_affecting(BuildConfig(**kept))
     for name, value in output_affecting(config).items():
-        if name in kept and value != jsonable(kept[name]):
-            raise _changed(name, value, jsonable(kept[name]), folder)
+        if name in kept and value != before[name]:
+            raise _changed(name, value, before[name], folder)
     return config
 
 
@@ -84,18 +86,17 @@ def warn_of_new_inputs(folder: str, inputs: list[Input], config: BuildConfig) ->
     num_new, first, num_now = 0, "", 0
     with bar("looking for new inputs", None, "inputs") as advance:
         try:
-            for given in inputs:
-                for listed in list_input(given, config.exclude, config.any_suffix):
-                    # a plan keeps no keys of what it ignored, by content neither
-                    if isinstance(listed, Ignored) or (isinstance(listed, Source) and is_guess(listed)):
-                        continue
-                    num_now += 1
-                    index = np.searchsorted(planned, _hash(listed.key))
-                    if index == len(planned) or planned[index] != _hash(listed.key):
-                        num_new, first = num_new + 1, min(first or listed.key, listed.key)
-                    advance(num_now)
+            for listed in list_all(inputs, config):
+                # a plan keeps no keys of what it ignored, by content neither
+                if isinstance(listed, Ignored) or (isinstance(listed, Source) and is_guess(listed)):
+                    continue
+                num_now += 1
+                index = np.searchsorted(planned, _hash(listed.key))
+                if index == len(planned) or planned[index] != _hash(listed.key):
+                    num_new, first = num_new + 1, min(first or listed.key, listed.key)
+                advance(num_now)
         except OSError as error:
-            return f"{given.named}: cannot be listed ({error.strerror or error}); new inputs are not looked for"
+            return f"{described(error)}: inputs cannot be listed; new ones are not looked for"
     rule = "--resume goes on with the plan that is there; --overwrite plans anew"
     if config.limit is None:
         message = f"{num_new} inputs are new since {folder} was planned (first: {first}), and are not packed"

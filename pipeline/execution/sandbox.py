@@ -24,6 +24,7 @@ from typing import IO, NamedTuple, TypeVar, cast
 import numpy as np
 
 from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.inputs.facts import Facts
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.stages import records
 from patchpack.pipeline.storage import files
@@ -32,7 +33,7 @@ LENGTH = struct.Struct("<Q")
 
 # rows that may come back, by name: a closed list, as nothing else is ever sent
 _ROWS: dict[str, Callable[..., object]] = {
-    row.__name__: row for row in (records.Source, records.Example, records.Reject, records.Ignored)
+    row.__name__: row for row in (records.Source, records.Part, Facts, records.Example, records.Reject, records.Ignored)
 }
 
 Result = TypeVar("Result")

@@ -18,9 +18,7 @@ class Planned(Protocol):
     """What is asked of a planned example."""
 
     @property
-    def root(self) -> int: ...
-    @property
-    def path(self) -> bytes: ...
+    def key(self) -> str: ...
     @property
     def example_id(self) -> str: ...
     @property
@@ -52,11 +50,11 @@ class SharedClips(Generic[Row]):
             max_bytes: most bytes of clips that wait.
         """
         self._decode, self._num_bytes, self._bytes_left = decode, num_bytes, max_bytes
-        self._later: dict[tuple[int, bytes], dict[_Name, Row]] = defaultdict(dict)
+        self._later: dict[str, dict[_Name, Row]] = defaultdict(dict)
         self._waiting: dict[_Name, np.ndarray] = {}
         for row in rows:
             if row.frame_pts:
-                self._later[_source(row)][_name(row)] = row
+                self._later[row.key][_name(row)] = row
 
     def frames(self, row: Row) -> np.ndarray:
         """Returns the frames of one row, (T, H, W, 3) uint8.
@@ -65,7 +63,7 @@ class SharedClips(Generic[Row]):
             DecodeError: as `decode`.
             OSError: as `decode`.
         """
-        later = self._later.get(_source(row), {})
+        later = self._later.get(row.key, {})
         later.pop(_name(row), None)
         waiting = self._waiting.pop(_name(row), None)
         if waiting is not None:
@@ -94,10 +92,6 @@ class SharedClips(Generic[Row]):
                 break
             fitting.append(row)
         return fitting
-
-
-def _source(row: Planned) -> tuple[int, bytes]:
-    return row.root, row.path
 
 
 def _name(row: Planned) -> _Name:

@@ -7,6 +7,7 @@ source (Szegedy et al., arXiv 1409.4842, section 6, relative to the source since
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -93,6 +94,41 @@ def framed(fit: str, box: Box, height: int, width: int, *, keeps_size: bool) -> 
         tall, wide = (max(1, math.floor(side * scale + Fraction(1, 2))) for side in (height, width))
         return Framing(_middle(box, min(tall, box.height), min(wide, box.width)), height, width)
     return Framing(box, height, width)
+
+
+def moved_boxes(
+    boxes: Sequence[Sequence[float]],
+    source: tuple[int, int],
+    shown: Box,
+    valid: tuple[int, int],
+    grid: tuple[int, int],
+    flip: bool,
+) -> list[tuple[float, float, float, float]]:
+    """Returns boxes where they are after crop, resize and flip, each (x0, y0, x1, y1) in fractions of the grid.
+
+    A box is cut at the edge of what is shown; one that lies beyond it has no area, so that order and number stay.
+
+    Args:
+        boxes: each (x0, y0, x1, y1) in fractions of the upright source.
+        source: its (height, width) in px.
+        shown: the part of it that is shown.
+        valid: (height, width) in px that the part is resized to, from the grid's corner on.
+        grid: (height, width) in px.
+        flip: whether it is mirrored.
+    """
+
+    def moved(at: float, size: int, first: int, length: int, valid_size: int, grid_size: int, mirrored: bool) -> float:
+        inside = min(1.0, max(0.0, (at * size - first) / length))
+        return (1 - inside if mirrored else inside) * valid_size / grid_size
+
+    across = (source[1], shown.left, shown.width, valid[1], grid[1], flip)
+    down = (source[0], shown.top, shown.height, valid[0], grid[0], False)
+    made = []
+    for x0, y0, x1, y1 in boxes:
+        left, right = sorted((moved(x0, *across), moved(x1, *across)))
+        top, bottom = sorted((moved(y0, *down), moved(y1, *down)))
+        made.append((left, top, right, bottom))
+    return made
 
 
 def _middle(box: Box, height: int, width: int) -> Box:

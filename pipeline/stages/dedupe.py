@@ -8,16 +8,16 @@ from collections.abc import Iterable, Iterator
 
 import xxhash
 
-from patchpack.pipeline.stages.records import Example, Ignored, Reject, reject
-from patchpack.pipeline.storage import files
+from patchpack.pipeline.inputs.opened import open_source
+from patchpack.pipeline.stages.records import Example, Ignored, Reject, Source, reject
 
 _BLOCK_BYTES = 2**20
 
 Probed = Example | Reject | Ignored
 
 
-def with_digest(probed: list[Probed], path: str) -> list[Probed]:
-    """Returns what probing a file gave, its examples with the digest of the file.
+def with_digest(probed: list[Probed], source: Source, path: str) -> list[Probed]:
+    """Returns what probing an input gave, its examples with the digest of its content.
 
     Raises:
         OSError: it cannot be read.
@@ -25,7 +25,7 @@ def with_digest(probed: list[Probed], path: str) -> list[Probed]:
     if not any(isinstance(outcome, Example) for outcome in probed):
         return probed
     digest = xxhash.xxh3_128()
-    with files.open_read(path) as file:
+    with open_source(source, path) as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     name = digest.hexdigest()

@@ -131,7 +131,7 @@ def finish(
         },
     }
     bounds, layouts = global_bounds(summaries, config), config.layouts
-    classes = json.loads(files.read(files.join(folder, CLASSES_NAME))) if config.labels == "folder" else None
+    classes = json.loads(files.read(files.join(folder, CLASSES_NAME))) if config.has_labels else None
     manifest = Manifest(
         dataset_digest=dataset_digest(layouts, [result.digest for result in results]),
         layouts=layouts,

@@ -1,13 +1,16 @@
-"""Labels: the name of the folder that an input lies in, and the classes that names are numbered by.
+"""Labels: names that a folder, a column of a table or a file of keys and labels gives, and the classes that number them.
 
-Without `--classes` the classes are the sorted names of all listed inputs; with it they and their order are given, so
-that a split has the numbers of the dataset that a model was trained on.
+Without `--classes` the classes are the sorted names of all listed inputs, by value where all are whole numbers; with it
+they and their order are given, so that a split has the numbers of the dataset that a model was trained on.
 """
 
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 
+from patchpack.pipeline.inputs import table
+from patchpack.pipeline.inputs.facts import BadRow, text_of
+from patchpack.pipeline.stages.records import LabelRow, Reject, Source, reject
 from patchpack.pipeline.stages.summary import LabelGaps
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import MANIFEST_NAME, read_manifest
@@ -22,48 +25,98 @@ def label_of(key: str) -> str | None:
     return parts[-2] if len(parts) > 1 else None
 
 
-def label_gaps(keys: Iterable[str], classes: tuple[str, ...]) -> LabelGaps:
+def with_folder_label(source: Source) -> Source:
+    """Returns a source whose label is the name of its folder."""
+    label = label_of(source.key)
+    return source._replace(facts=source.facts._replace(labels=() if label is None else (label,)))
+
+
+def labels_of(source: Source) -> tuple[str, ...]:
+    """Returns the names of an input's labels."""
+    return source.facts.labels
+
+
+def read_label_file(path: str) -> Iterator[LabelRow | Reject]:
+    """Yields the labels of each key that a CSV file of two columns, key and label, names; several rows are several labels.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    name = os.path.basename(path)
+    found: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for number, row in table.csv_rows(path):
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            if len(row) < 2:
+                raise BadRow("one column; a row is a key and a label")
+            (key_name, key), (label_name, label), *_ = row.items()
+            found[text_of(key, key_name)][text_of(label, label_name)] = None
+        except BadRow as error:
+            yield reject(f"{name}#{number}", "list", "bad_row", error)
+    for key, labels in found.items():
+        yield LabelRow(key, tuple(labels))
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns class names sorted; by value where all are whole numbers."""
+    distinct = sorted(set(names))
+    return tuple(sorted(distinct, key=int) if all(map(_is_number, distinct)) else distinct)
+
+
+def _is_number(name: str) -> bool:
+    return name.isdecimal() and str(int(name)) == name
+
+
+def label_gaps(sources: Iterable[Source], classes: tuple[str, ...]) -> LabelGaps:
     """Returns which of a group's planned inputs have no label."""
-    labels = {key: label_of(key) for key in set(keys)}
-    without = sorted(key for key, label in labels.items() if label is None)
+    labels = {source.key: labels_of(source) for source in sources}
+    without = sorted(key for key, names in labels.items() if not names)
     known = frozenset(classes)
-    unknown = Counter(label for label in labels.values() if label is not None and label not in known)
+    unknown = Counter(name for names in labels.values() for name in names if name not in known)
     return LabelGaps(len(labels), len(without), without[0] if without else "", dict(sorted(unknown.items())))
 
 
-def check_labels(gaps: list[LabelGaps]) -> str:
+def check_labels(gaps: list[LabelGaps], option: str) -> str:
     """Returns a warning about inputs without a label, or nothing where every input has one.
 
     Args:
         gaps: of every group, as `label_gaps` gave them.
+        option: where labels come from, as it was typed.
 
     Raises:
-        ValueError: no input has a label, or a folder is no class of --classes.
+        ValueError: no input has a label, or a label is no class of --classes.
     """
     unknown: Counter[str] = Counter()
     for gap in gaps:
-        unknown.update(gap.unknown_folders)
+        unknown.update(gap.unknown_labels)
+    of_folder = option == "--labels folder"
     if unknown:
         first = ", ".join(sorted(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
+        what = "lie in folders" if of_folder else "have labels"
+        every = "every folder" if of_folder else "every label"
         raise ValueError(
-            f"--classes: {sum(unknown.values())} inputs lie in folders that are none of them ({first}); every folder is a "
+            f"--classes: {sum(unknown.values())} inputs {what} that are none of them ({first}); {every} is a "
             "class; add the names, or leave those inputs out with --exclude"
         )
-    num_without = sum(gap.num_without_folder for gap in gaps)
+    num_without = sum(gap.num_without_label for gap in gaps)
     if not num_without:
         return ""
-    first = min(gap.first_without_folder for gap in gaps if gap.num_without_folder)
+    first = min(gap.first_without_label for gap in gaps if gap.num_without_label)
     num_inputs = sum(gap.num_inputs for gap in gaps)
-    rule = "a file named by itself, or by a glob that the shell has spelled out, has no folder in its key"
-    if num_without == num_inputs:
-        raise ValueError(
-            f"--labels folder: none of {num_inputs} inputs lies in a folder (first: {first}); {rule}; name the folder, or put "
-            "the glob in quotes"
+    if of_folder:
+        rule = "a file named by itself, or by a glob that the shell has spelled out, has no folder in its key"
+        way, lies, lie = (
+            "name the folder, or put the glob in quotes",
+            "lies in a folder",
+            "lie in no folder and have no label",
         )
-    return (
-        f"--labels folder: {num_without} of {num_inputs} inputs lie in no folder and have no label (first: {first}); {rule}; name "
-        "the folder, or put the glob in quotes"
-    )
+    else:
+        rule, way = "keys and labels must fit each other", "check it against a key"
+        lies, lie = "has a label", "have no label"
+    if num_without == num_inputs:
+        raise ValueError(f"{option}: none of {num_inputs} inputs {lies} (first: {first}); {rule}; {way}")
+    return f"{option}: {num_without} of {num_inputs} inputs {lie} (first: {first}); {rule}; {way}"
 
 
 def read_class_names(source: str) -> tuple[str, ...]:
@@ -82,9 +135,7 @@ def read_class_names(source: str) -> tuple[str, ...]:
         except UnicodeDecodeError as error:
             raise ValueError("it is no text in UTF-8; it holds one name a line") from error
     if not names:
-        raise ValueError(
-            "it has no class; name a dataset that was built with --labels folder, or a file of one name a line"
-        )
+        raise ValueError("it has no class; name a dataset that was built with labels, or a file of one name a line")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{twice[0]} stands there twice; a class has one number")
     return names

@@ -1,18 +1,21 @@
 """Stage 1: which files are there, and what each is called.
 
 A key is an input's path below what the user named, prefixed by that name, so that equal folders have
-equal keys wherever they stand. Folders contribute files with a media suffix, or all with --any-suffix; globs
-what they match; a file named by itself is always tried. Everything else is counted, by suffix. Where content
-decides, what turns out to be no media is ignored too (`is_guess`), unless its suffix says that it is.
+equal keys wherever they stand; of a tar it is the member's name, of a table the id or path that a row gives. Folders
+contribute files with a media suffix, or all with --any-suffix; globs what they match; a file named by itself is
+always tried. Everything else is counted, by suffix. Where content decides, what turns out to be no media is ignored
+too (`is_guess`), unless its suffix says that it is.
 """
 
 import fnmatch
 import os
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from patchpack.pipeline.stages.records import Ignored, Reject, Source, reject
+from patchpack.pipeline.inputs import table, tar
+from patchpack.pipeline.inputs.facts import Columns
+from patchpack.pipeline.stages.records import Container, Ignored, Reject, Source, printable, reject
 from patchpack.pipeline.storage import files
 
 IMAGE_SUFFIXES = frozenset(
@@ -72,18 +75,18 @@ EXCLUDED = "(excluded by {})"
 BEYOND_LIMIT = "(beyond --limit)"
 NO_MEDIA = "(no media by content)"
 NO_SUFFIX = "(no suffix)"
+LABEL_OF_NONE = "(label of no input)"
 
-# what holds or lists media and is none itself
-_CONTAINERS = {
-    ".csv": "a table",
-    ".tsv": "a table",
-    ".parquet": "a table",
-    ".json": "a JSON file",
-    ".jsonl": "a JSON file",
-    ".tar": "an archive",
-    ".tar.gz": "an archive",
-    ".tgz": "an archive",
-    ".zip": "an archive",
+if TYPE_CHECKING:
+    from patchpack.pipeline.config import PlanConfig
+
+# what holds or lists media and is none itself, and cannot be read: what it is, and the way out
+_REFUSED = {
+    ".tar.gz": ("a compressed tar", "members are read by their place; gunzip it"),
+    ".tgz": ("a compressed tar", "members are read by their place; gunzip it"),
+    ".zip": ("a zip archive", "tars, tables and loose files are read; unpack it"),
+    ".json": ("a JSON file", "a table has an object a line; write it as .jsonl"),
+    ".tfrecord": ("TFRecord", "no kept reader of it comes without TensorFlow; write it as tars or Parquet"),
 }
 
 _GLOB = re.compile(r"[*?\[]")
@@ -98,6 +101,7 @@ class Input(NamedTuple):
         prefix: first component of its keys; empty for a single file.
         pattern: the glob below the root, the single file's name, or empty for a folder.
         single: whether it is one file.
+        kind: "files", or what each of the files is: "table" or "tar".
     """
 
     number: int
@@ -105,6 +109,7 @@ class Input(NamedTuple):
     prefix: str
     pattern: str
     single: bool
+    kind: str = "files"
 
     @property
     def named(self) -> str:
@@ -123,12 +128,24 @@ def parse_input(number: int, text: str) -> Input:
     Raises:
         ValueError: nothing of that name is there and it is no glob, or it is a file that only holds or lists media.
     """
-    container = next((what for suffix, what in _CONTAINERS.items() if text.lower().endswith(suffix)), None)
-    if container and not _GLOB.search(text) and (files.is_uri(text) or os.path.isfile(text)):
-        raise ValueError(
-            f"{text}: {container}; inputs are images and videos, or folders, globs and URIs of them; unpack it, or name the "
-            "files themselves"
-        )
+    kind, text = _kind_of(text)
+    refused = next((what for suffix, what in _REFUSED.items() if text.lower().endswith(suffix)), None)
+    if refused and (files.is_uri(text) or _GLOB.search(text) or os.path.isfile(text)):
+        raise ValueError(f"{text}: {refused[0]}; {refused[1]}")
+    return _parse_path(number, text)._replace(kind=kind)
+
+
+def _kind_of(text: str) -> tuple[str, str]:
+    """Returns what an argument's files are, and the argument without what says so."""
+    for kind, suffixes in (("table", table.SUFFIXES), ("tar", (".tar",))):
+        if text.startswith(f"{kind}:") and not os.path.lexists(text):
+            return kind, text.removeprefix(f"{kind}:")
+        if text.lower().endswith(suffixes) and not os.path.isdir(text):
+            return kind, text
+    return "files", text
+
+
+def _parse_path(number: int, text: str) -> Input:
     path = text if files.is_uri(text) else os.path.abspath(text)
     if not files.is_uri(path) and os.path.isdir(path):
         return Input(number, path, os.path.basename(path) or "root", "", False)
@@ -146,13 +163,16 @@ def parse_input(number: int, text: str) -> Input:
     return Input(number, path, path.rpartition("/")[2], "", False)
 
 
-def list_input(given: Input, exclude: tuple[str, ...], any_suffix: bool = False) -> Iterator[Source | Ignored | Reject]:
-    """Yields everything one input contributes.
+def list_input(
+    given: Input, exclude: tuple[str, ...], any_suffix: bool = False, prefix_keys: bool = False
+) -> Iterator[Source | Container | Ignored | Reject]:
+    """Yields everything one input contributes; tables and tars as Containers.
 
     Args:
         given: as parsed.
         exclude: globs over keys (`*` crosses folders); what they match is counted, not read.
         any_suffix: whether files of folders are tried whatever their suffix.
+        prefix_keys: whether the name of a table or tar stands before the keys of what it holds.
 
     Raises:
         OSError: the input itself cannot be listed.
@@ -162,22 +182,124 @@ def list_input(given: Input, exclude: tuple[str, ...], any_suffix: bool = False)
         if isinstance(file, files.Unlistable):
             yield reject(key, "list", "unreadable", file.detail)
             continue
-        why = None if given.single else _why_ignored(file.relative, given.pattern, any_suffix)
-        matching = next((pattern for pattern in exclude if fnmatch.fnmatchcase(key, pattern)), None)
-        if matching is not None:
-            why = EXCLUDED.format(matching)
+        why = None if given.single else _why_ignored(file.relative, given, any_suffix)
+        if given.kind == "files":
+            why = excluded(key, exclude) or why
         if why:
             yield Ignored(key, why)
         elif not file.regular:
             yield reject(key, "list", "not_a_file", "a pipe, socket or device; only regular files are read")
+        elif given.kind != "files":
+            prefix = os.path.splitext(key.rpartition("/")[2])[0] if prefix_keys else ""
+            yield Container(given.kind, key, given.number, file.relative, file.size_bytes, prefix)
         else:
             yield Source(key, given.number, file.relative, file.size_bytes)
 
 
+def excluded(key: str, exclude: tuple[str, ...]) -> str | None:
+    """Returns why a key is left out by --exclude, or None."""
+    matching = next((pattern for pattern in exclude if fnmatch.fnmatchcase(key, pattern)), None)
+    return None if matching is None else EXCLUDED.format(matching)
+
+
+def list_container(
+    container: Container, roots: list[str], columns: Columns, media_root: int | None
+) -> Iterator[Source | Ignored | Reject]:
+    """Yields everything that a table, or one row group of it, or a tar holds.
+
+    Args:
+        container: as listed.
+        roots: of the inputs, by number.
+        columns: of tables, and members of tars, that say something.
+        media_root: number of the root that files which rows name lie below; None: the table's own folder.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    path = files.join(roots[container.root], container.path)
+    if container.kind == "tar":
+        yield from tar.list_tar(container, path, columns, MEDIA_SUFFIXES)
+        return
+    folder = path.rpartition("/")[0]
+    number, root = (container.root, folder) if media_root is None else (media_root, roots[media_root])
+    for listed in table.list_table(container, path, columns, (number, root)):
+        # a table below its root names files beside itself
+        above = container.path.rpartition("/")[0]
+        inner = isinstance(listed, Source) and media_root is None and not listed.part.column and above
+        yield listed._replace(path=f"{above}/{listed.path}") if inner and isinstance(listed, Source) else listed
+
+
+def list_all(inputs: list[Input], config: "PlanConfig") -> Iterator[Source | Ignored | Reject]:
+    """Yields everything that all inputs contribute, what tables and tars hold as well, one at a time.
+
+    Raises:
+        OSError: an input cannot be listed.
+    """
+    roots = source_roots(inputs, config)
+    media_root = len(inputs) if config.media_root is not None else None
+    waiting: list[Container] = []
+    for given in inputs:
+        for listed in list_input(given, config.exclude, config.any_suffix, config.prefix_keys):
+            if isinstance(listed, Container):
+                waiting.append(listed)
+            else:
+                yield listed
+    for container in waiting:
+        for piece in split_container(container, roots):
+            if isinstance(piece, Container):
+                yield from list_container(piece, roots, config.columns, media_root)
+            else:
+                yield piece
+
+
+def split_container(container: Container, roots: list[str]) -> Iterator[Container | Reject]:
+    """Yields a container in the pieces that are listed apart."""
+    if container.kind == "tar":
+        yield container
+    else:
+        yield from table.row_groups(container, files.join(roots[container.root], container.path))
+
+
+def source_roots(inputs: list[Input], config: "PlanConfig") -> list[str]:
+    """Returns the folders and URIs that sources' paths are below, by root number: of the inputs, and last --media-root."""
+    roots = [given.root for given in inputs]
+    if config.media_root is not None:
+        roots.append(config.media_root if files.is_uri(config.media_root) else os.path.abspath(config.media_root))
+    return roots
+
+
+def check_containers(inputs: list[Input], config: "PlanConfig") -> None:
+    """Checks the first table of each input, and whether the first tar can be read by its places.
+
+    Raises:
+        ValueError: columns are missing, it is compressed or cannot be read; or columns are named and no input has any.
+        OSError: it cannot be read.
+    """
+    kinds = {given.kind for given in inputs}
+    if config.columns.named and kinds == {"files"}:
+        what = next(iter(config.columns.named))
+        raise ValueError(
+            f"{what}: of no table or tar; the inputs are loose files; name a table or tar, or leave it out"
+        )
+    for given in inputs:
+        if given.kind == "files":
+            continue
+        first = next((file for file in _files_of(given) if isinstance(file, files.ListedFile) and file.regular), None)
+        if first is None:
+            continue
+        path = files.join(given.root, first.relative)
+        if given.kind == "table":
+            table.check_table(path, path, config.columns)
+        else:
+            with files.open_read(path) as file:
+                if tar.is_compressed(file.read(8)):
+                    raise ValueError(f"{path}: {tar.GZIP}")
+
+
 def is_guess(source: Source) -> bool:
     """Returns whether a file was taken though neither its suffix nor its user says that it is media."""
-    # only files named by themselves have keys without a folder
-    return "/" in source.key and _suffix(source.key) not in MEDIA_SUFFIXES
+    # only files named by themselves have keys without a folder, and what a table names has no size yet
+    return "/" in source.key and source.size_bytes >= 0 and _suffix(source.key) not in MEDIA_SUFFIXES
 
 
 def source_path(source: Source, roots: list[str]) -> str:
@@ -185,9 +307,14 @@ def source_path(source: Source, roots: list[str]) -> str:
     return files.join(roots[source.root], source.path)
 
 
-def printable(name: str) -> str:
-    """Returns a file name as Unicode: bytes that are not UTF-8 are percent-encoded."""
-    return re.sub("[\udc80-\udcff]", lambda escape: f"%{ord(escape[0]) - 0xDC00:02X}", name)
+def source_place(source: Source, roots: list[str]) -> str:
+    """Returns where a source is, for people: its file, and the place in it or the row that names it."""
+    path, part = source_path(source, roots), source.part
+    if part.offset >= 0:
+        return f"{path} at byte {part.offset}"
+    if part.row_group >= 0:
+        return f"{path} row group {part.row_group}, row {part.row}"
+    return f"{path} of row {part.row}" if part.row >= 0 else path
 
 
 def _split_glob(path: str) -> tuple[str, str]:
@@ -218,7 +345,8 @@ def _key(given: Input, relative: str) -> str:
     return printable(f"{given.prefix}/{relative}" if given.prefix else relative)
 
 
-def _why_ignored(relative: str, pattern: str, any_suffix: bool) -> str | None:
+def _why_ignored(relative: str, given: Input, any_suffix: bool) -> str | None:
+    pattern = given.pattern
     parts = relative.split("/")
     # as in shells: a wildcard does not stand for a leading dot, one that is written does
     asked = [component for component in pattern.split("/") if component.startswith(".")]
@@ -228,7 +356,8 @@ def _why_ignored(relative: str, pattern: str, any_suffix: bool) -> str | None:
     if pattern or any_suffix:
         return None
     suffix = _suffix(relative)
-    return None if suffix in MEDIA_SUFFIXES else printable(suffix) or NO_SUFFIX
+    due = {"files": MEDIA_SUFFIXES, "table": table.SUFFIXES, "tar": (".tar",)}[given.kind]
+    return None if suffix in due else printable(suffix) or NO_SUFFIX
 
 
 def _suffix(path: str) -> str:

@@ -117,7 +117,8 @@ def plan_group(
                 ShardPlan(group, number, view, number, len(part), len(rows), tokens, stream.layout_number)
             )
             shards.append(rows)
-    keys = set() if of_rests else {reference.example.source.key for reference in references}
+    sources = [] if of_rests else [reference.example.source for reference in references]
+    keys = {source.key for source in sources}
     summary = GroupSummary(
         group=group,
         num_inputs=len(keys | {reject.key for reject in rows_of_rejects}),
@@ -127,7 +128,7 @@ def plan_group(
         lengths=lengths,
         chunks=chunks,
         shards=shard_plans,
-        label_gaps=None if classes is None else label_gaps(keys, classes),
+        label_gaps=None if classes is None else label_gaps(sources, classes),
     )
     return GroupPlan(shards, rows_of_rejects, summary, rest)
 

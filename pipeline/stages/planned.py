@@ -1,13 +1,14 @@
 """One example as the plan holds it: where it goes, where its source is, and at which size; to Arrow and back."""
 
+import json
 import os
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from patchpack.pipeline.sampling.framing import Framing
-from patchpack.pipeline.stages.labels import label_of
-from patchpack.pipeline.stages.records import Reference, Source
+from patchpack.pipeline.stages.labels import labels_of
+from patchpack.pipeline.stages.records import Part, Reference, Source
 from patchpack.schemas.geometry import Box, Grid
 
 PLAN_SCHEMA = pa.schema(
@@ -20,7 +21,14 @@ PLAN_SCHEMA = pa.schema(
         ("root", pa.int32()),
         ("path", pa.binary()),
         ("size_bytes", pa.int64()),
-        ("label", pa.int32()),
+        ("part_offset", pa.int64()),
+        ("part_row_group", pa.int32()),
+        ("part_row", pa.int32()),
+        ("part_column", pa.string()),
+        ("labels", pa.list_(pa.int32())),
+        ("captions", pa.list_(pa.string())),
+        ("weight", pa.float32()),
+        ("boxes", pa.list_(pa.list_(pa.float32()))),
         ("source_height", pa.int32()),
         ("source_width", pa.int32()),
         ("target_height", pa.int32()),
@@ -50,7 +58,8 @@ class PlannedExample(NamedTuple):
     """A row of the plan; the columns of PLAN_SCHEMA.
 
     `path` is below the root of that number, in the file system's bytes. Presentation times are in units of
-    `time_base_num / time_base_den` seconds, and empty for an image. `label` is the number of a class, or None.
+    `time_base_num / time_base_den` seconds, and empty for an image. `labels` are numbers of classes. `boxes` are
+    (x0, y0, x1, y1) in fractions of the upright source.
     `num_tokens` of the grid's are kept. The box is the part of the source that is taken; it is resized to `valid_height` x
     `valid_width` px at the grid's corner, and mirrored where it is to `flip`.
     """
@@ -63,7 +72,14 @@ class PlannedExample(NamedTuple):
     root: int
     path: bytes
     size_bytes: int
-    label: int | None
+    part_offset: int
+    part_row_group: int
+    part_row: int
+    part_column: str
+    labels: tuple[int, ...]
+    captions: tuple[str, ...]
+    weight: float
+    boxes: tuple[tuple[float, float, float, float], ...]
     source_height: int
     source_width: int
     target_height: int
@@ -92,7 +108,9 @@ class PlannedExample(NamedTuple):
     ) -> "PlannedExample":
         """Returns the row of a reference that was packed into a sequence of its shard."""
         example, source = reference.example, reference.example.source
-        label = None if class_numbers is None else class_numbers.get(label_of(source.key) or "")
+        facts, part = source.facts, source.part
+        numbers = {} if class_numbers is None else class_numbers
+        names = labels_of(source) if class_numbers is not None else ()
         return cls(
             sequence=sequence,
             example_id=example.example_id,
@@ -102,7 +120,14 @@ class PlannedExample(NamedTuple):
             root=source.root,
             path=os.fsencode(source.path),
             size_bytes=source.size_bytes,
-            label=label,
+            part_offset=part.offset,
+            part_row_group=part.row_group,
+            part_row=part.row,
+            part_column=part.column,
+            labels=tuple(numbers[name] for name in names if name in numbers),
+            captions=facts.captions,
+            weight=facts.weight,
+            boxes=facts.boxes,
             source_height=example.source_height,
             source_width=example.source_width,
             target_height=reference.target_height,
@@ -123,13 +148,14 @@ class PlannedExample(NamedTuple):
             time_base_den=example.time_base[1],
             random_access_pts=example.random_access_pts,
             fps=example.fps,
-            extra=example.extra,
+            extra=_joined(example.extra, facts.extra),
         )
 
     @property
     def source(self) -> Source:
         """The file that it comes from."""
-        return Source(self.key, self.root, os.fsdecode(self.path), self.size_bytes)
+        part = Part(self.part_offset, self.part_row_group, self.part_row, self.part_column)
+        return Source(self.key, self.root, os.fsdecode(self.path), self.size_bytes, part=part)
 
     @property
     def grid(self) -> Grid:
@@ -156,7 +182,19 @@ def from_table(table: pa.Table) -> list[PlannedExample]:
     rows = table.select(PLAN_SCHEMA.names).to_pylist()
     return [
         PlannedExample(
-            **row | {"frame_pts": tuple(row["frame_pts"]), "random_access_pts": tuple(row["random_access_pts"])}
+            **row
+            | {name: tuple(row[name]) for name in ("frame_pts", "random_access_pts", "labels", "captions")}
+            | {"boxes": tuple(map(tuple, row["boxes"]))}
         )
         for row in rows
     ]
+
+
+def _joined(*texts: str) -> str:
+    """Returns objects of JSON as one."""
+    objects = [json.loads(text) for text in texts if text]
+    return (
+        json.dumps({name: one[name] for one in objects for name in one}, sort_keys=True, separators=(",", ":"))
+        if objects
+        else ""
+    )

@@ -7,7 +7,9 @@ images where they are to be clips (only decoding says their times).
 import io
 import json
 from collections.abc import Sequence
+from typing import IO
 
+from patchpack.pipeline.inputs.opened import open_source
 from patchpack.pipeline.media import SNIFF_BYTES, DecodeError, described, kind_of
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.video import timeline
@@ -15,7 +17,6 @@ from patchpack.pipeline.media.video.clips import ClipRule, take_clip
 from patchpack.pipeline.sampling.draws import draw
 from patchpack.pipeline.stages.list import NO_MEDIA, is_guess
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Example, Ignored, Reject, Source, example_id, reject
-from patchpack.pipeline.storage import files
 
 
 def probe(
@@ -43,13 +44,14 @@ def probe(
     """
     examples: Sequence[Example | Reject]
     try:
-        with files.open_read(path) as file:
+        with open_source(source, path) as file:
             if is_guess(source) and kind_of(file.read(SNIFF_BYTES)) == "unknown":
                 # no reject: a README or an archive beside the photos says nothing against them
                 return [Ignored(source.key, NO_MEDIA)]
             size_bytes = file.seek(0, io.SEEK_END)
             if size_bytes > max_bytes:
                 raise DecodeError("too_large", f"{size_bytes} bytes; --max-bytes is {max_bytes}")
+            source = source._replace(size_bytes=size_bytes) if source.size_bytes < 0 else source
             file.seek(0)
             head = file.read(SNIFF_BYTES)
             file.seek(0)
@@ -65,6 +67,7 @@ def probe(
                 examples = clips_of(source, timeline.VideoHeader(*timing, (1, 1000)), rule, seed)
             elif kind == "image":
                 height, width = image.probe(file, max_pixels)
+                source = _with_upright_boxes(source, file, height, width)
                 examples = [Example(source, 0, example_id(source.key, 0), height, width)]
             else:
                 header = timeline.probe(file, max_pixels)
@@ -77,6 +80,24 @@ def probe(
         size = f"{first.source_height}x{first.source_width}"
         return [reject(source.key, "probe", "too_large", f"{size} is {pixels} pixels; --max-pixels is {max_pixels}")]
     return [*examples]
+
+
+def _with_upright_boxes(source: Source, file: IO[bytes], height: int, width: int) -> Source:
+    """Returns a source with its boxes as fractions of the upright image of (height, width) in px."""
+    boxes = source.facts.boxes
+    if not boxes:
+        return source
+    swap, rows, columns = image.turn(file)
+    tall, wide = (width, height) if swap else (height, width)
+    in_px = any(abs(number) > 1 for box in boxes for number in box)
+    upright = []
+    for x0, y0, x1, y1 in boxes:
+        across, down = [(x / wide if in_px else x) for x in (x0, x1)], [(y / tall if in_px else y) for y in (y0, y1)]
+        across, down = (down, across) if swap else (across, down)
+        across = [1 - x for x in across] if columns < 0 else across
+        down = [1 - y for y in down] if rows < 0 else down
+        upright.append((min(across), min(down), max(across), max(down)))
+    return source._replace(facts=source.facts._replace(boxes=tuple(upright)))
 
 
 def clips_of(

@@ -1,6 +1,6 @@
 """What flows between the stages. One input ends as References, a Reject or an Ignored, never as nothing.
 
-    list:   Source | Reject | Ignored | KeyConflict
+    list:   Container -> Source | Reject | Ignored | KeyConflict
     probe:  Source -> Example | Reject | Ignored
     dedupe: Example -> Example | Reject
     sample: Example -> Reference | Reject
@@ -11,17 +11,31 @@ A stage gives a next stage what it takes; Rejects leave by an output of their ow
 group, and what is ignored is only counted.
 """
 
+import re
 from typing import NamedTuple
 
 import xxhash
 
+from patchpack.pipeline.inputs.facts import Facts
 from patchpack.schemas.geometry import Box, Grid
 
 
-class Source(NamedTuple):
-    """One listed input. Its file is `path` below the root numbered `root` (_run.json holds the roots).
+class Part(NamedTuple):
+    """Where in a file a source lies: from `offset` on in a tar, or in a row and column of a table; else it is the file."""
 
-    `digest` is of the whole file, where --dedupe asks for it.
+    offset: int = -1
+    row_group: int = -1
+    row: int = -1
+    column: str = ""
+
+
+WHOLE = Part()
+
+
+class Source(NamedTuple):
+    """One listed input. Its file is `path` below the root numbered `root` (_run.json holds the roots), or a part of that.
+
+    `size_bytes` is -1 where only reading shows it. `digest` is of the whole content, where --dedupe asks for it.
     """
 
     key: str
@@ -29,6 +43,34 @@ class Source(NamedTuple):
     path: str
     size_bytes: int
     digest: str = ""
+    part: Part = WHOLE
+    facts: Facts = Facts()
+
+
+class Container(NamedTuple):
+    """A listed file that holds or names inputs: `kind` is "table" or "tar", `key` what it is called.
+
+    `row_group` is the one of a Parquet table that is listed here. `prefix` stands before the keys of what it holds.
+    """
+
+    kind: str
+    key: str
+    root: int
+    path: str
+    size_bytes: int
+    prefix: str = ""
+    row_group: int = -1
+
+    def member_key(self, name: str) -> str:
+        """Returns the key of something that it holds: its name, as Unicode."""
+        return printable(f"{self.prefix}/{name}" if self.prefix else name)
+
+
+class LabelRow(NamedTuple):
+    """A line of --labels FILE: the labels of the input of a key."""
+
+    key: str
+    labels: tuple[str, ...]
 
 
 class Ignored(NamedTuple):
@@ -104,6 +146,11 @@ class Reference(NamedTuple):
     flip: bool
 
 
+def printable(name: str) -> str:
+    """Returns a file name as Unicode: bytes that are not UTF-8 are percent-encoded."""
+    return re.sub("[\udc80-\udcff]", lambda escape: f"%{ord(escape[0]) - 0xDC00:02X}", name)
+
+
 def example_id(key: str, clip: int) -> str:
     """Returns the identity of an example: 32 hex digits of xxh3_128 over key, a zero byte and the clip number."""
     return xxhash.xxh3_128_hexdigest(f"{key}\0{clip}".encode())
@@ -112,6 +159,8 @@ def example_id(key: str, clip: int) -> str:
 # every reason a reject can have; a closed list, so that tables and dashboards can rely on it
 REASONS = {
     "not_found": "the file is not there (any more)",
+    "outside": "a name that leads out of the tar or the folder that it is to lie in",
+    "bad_row": "a row of a table, or a member beside an image, that cannot be used",
     "unreadable": "the file or folder may not be read",
     "not_a_file": "a folder, pipe, socket or device where a file was named",
     "empty": "the file has no bytes",

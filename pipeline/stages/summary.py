@@ -48,14 +48,14 @@ class Chunk:
 class LabelGaps:
     """Which of a group's planned inputs have no label.
 
-    `num_without_folder` of `num_inputs` lie in no folder, the first of them being `first_without_folder`;
-    `unknown_folders` counts those in folders that are no class.
+    `num_without_label` of `num_inputs` have none, the first of them being `first_without_label`; `unknown_labels` counts
+    those that are no class.
     """
 
     num_inputs: int
-    num_without_folder: int
-    first_without_folder: str
-    unknown_folders: dict[str, int]
+    num_without_label: int
+    first_without_label: str
+    unknown_labels: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ repacked, and the shard's metadata carries the reject. Memory: one row group, on
 
 import dataclasses
 import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -19,12 +20,14 @@ import xxhash
 from patchpack.options import output_affecting
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.execution.sandbox import isolated
+from patchpack.pipeline.inputs.opened import open_source
 from patchpack.pipeline.media import SNIFF_BYTES, DecodeError, kind_of
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.patchify import mean_colour, patchify_layout
 from patchpack.pipeline.media.shared_clips import SharedClips
 from patchpack.pipeline.media.video import decode as video
 from patchpack.pipeline.sampling.dropping import kept_tokens
+from patchpack.pipeline.sampling.framing import moved_boxes
 from patchpack.pipeline.stages.list import source_path
 from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.records import Reject, Source, reject
@@ -163,7 +166,7 @@ def _are_back(rejects: list[Reject], rows: list[PlannedExample], roots: list[str
     missing = {row.key for row in rejects if row.reason in ("not_found", "unreadable")}
     for row in (row for row in rows if row.key in missing):
         try:
-            with files.open_read(source_path(row.source, roots)) as file:
+            with open_source(row.source, source_path(row.source, roots)) as file:
                 if file.seek(0, io.SEEK_END) == row.size_bytes and file.seek(0) == 0 and file.read(1):
                     return True
         except OSError:
@@ -307,7 +310,7 @@ def decode_examples(
 def _read_frames(
     source: Source, path: str, clips: list[video.ClipTarget], config: PlanConfig
 ) -> tuple[list[np.ndarray], tuple[int, int], str]:
-    with files.open_read(path) as file:
+    with open_source(source, path) as file:
         size = file.seek(0, io.SEEK_END)
         if size != source.size_bytes:
             raise DecodeError("changed", f"{size} bytes now, {source.size_bytes} when probed")
@@ -331,6 +334,8 @@ def _read_frames(
 def _segment(row: PlannedExample, start: int, layout: Layout, warning: str) -> Segment:
     """Returns the stored record of one segment."""
     frames, down, across = layout.stride
+    source, grid = (row.source_height, row.source_width), (row.grid_h * down, row.grid_w * across)
+    valid = row.valid_height, row.valid_width
     seconds = [pts * row.time_base_num / row.time_base_den for pts in row.frame_pts]
     num_frames = max(1, len(seconds))
     return {
@@ -338,9 +343,9 @@ def _segment(row: PlannedExample, start: int, layout: Layout, warning: str) -> S
         "view": row.view,
         "source": row.key,
         "member": None,
-        "labels": [] if row.label is None else [row.label],
-        "captions": [],
-        "weight": 1.0,
+        "labels": list(row.labels),
+        "captions": list(row.captions),
+        "weight": row.weight,
         "start": start,
         "num_tokens": row.num_tokens,
         "grid_t": row.grid_t,
@@ -350,8 +355,8 @@ def _segment(row: PlannedExample, start: int, layout: Layout, warning: str) -> S
         "source_width": row.source_width,
         "target_height": row.target_height,
         "target_width": row.target_width,
-        "height": row.grid_h * down,
-        "width": row.grid_w * across,
+        "height": grid[0],
+        "width": grid[1],
         "timestamps_s": seconds,
         "clip_start_s": seconds[0] if seconds else None,
         "clip_duration_s": num_frames / row.fps if seconds else None,
@@ -359,7 +364,7 @@ def _segment(row: PlannedExample, start: int, layout: Layout, warning: str) -> S
         "num_frames": num_frames,
         "num_repeated_frames": row.grid_t * frames - (len(set(seconds)) or 1),
         "kept_fraction": row.num_tokens / row.grid.num_tokens,
-        "extra": canonical_json({"decoder_warning": warning}).decode() if warning else row.extra or None,
+        "extra": _extra(row, warning),
         "crop_top": row.box_top,
         "crop_left": row.box_left,
         "crop_height": row.box_height,
@@ -367,5 +372,13 @@ def _segment(row: PlannedExample, start: int, layout: Layout, warning: str) -> S
         "valid_height": row.valid_height,
         "valid_width": row.valid_width,
         "flipped": row.flip,
-        **measures(row.box[2:], (row.valid_height, row.valid_width)),
+        **measures(row.box[2:], valid),
+        "boxes": [list(box) for box in moved_boxes(row.boxes, source, row.box, valid, grid, row.flip)],
     }
+
+
+def _extra(row: PlannedExample, warning: str) -> str | None:
+    """Returns what else is known of an example, as JSON: of its video, the columns kept, what its decoder warned of."""
+    if not warning:
+        return row.extra or None
+    return canonical_json((json.loads(row.extra) if row.extra else {}) | {"decoder_warning": warning}).decode()

@@ -83,7 +83,14 @@ def make_row(sequence: int, key: str, grid: tuple[int, int, int], **more: Any) -
         "root": 0,
         "path": key.encode(),
         "size_bytes": 0,
-        "label": None,
+        "part_offset": -1,
+        "part_row_group": -1,
+        "part_row": -1,
+        "part_column": "",
+        "labels": (),
+        "captions": (),
+        "weight": 1.0,
+        "boxes": (),
         "source_height": PICTURE_SIZE[0],
         "source_width": PICTURE_SIZE[1],
         "target_height": 31,
@@ -146,7 +153,7 @@ class Work:
         for number, (sequence, name, grid, label) in enumerate(PLANNED):
             write_picture(self.media / name, number)
             size = (self.media / name).stat().st_size
-            self.rows.append(make_row(sequence, name, grid, label=label, size_bytes=size))
+            self.rows.append(make_row(sequence, name, grid, labels=() if label is None else (label,), size_bytes=size))
 
     @property
     def path(self) -> Path:

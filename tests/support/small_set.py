@@ -17,6 +17,7 @@ from patchpack.pipeline.stages import finish, plan, probe, sample, saved
 from patchpack.pipeline.stages import list as source
 from patchpack.pipeline.stages import write as shards
 from patchpack.pipeline.stages.group import group_of
+from patchpack.pipeline.stages.labels import with_folder_label
 from patchpack.pipeline.stages.records import Example, Ignored, Reference, Reject, Source
 from patchpack.pipeline.stages.summary import Listing
 from patchpack.schemas import Layout, Manifest, read_manifest, read_shard_table, sequence_digest
@@ -144,6 +145,7 @@ def change_manifest(folder: Path, **values: Any) -> None:
 def _outcomes(listed: Source | Reject | Ignored, root: str) -> list[Reference | Reject | Ignored]:
     if not isinstance(listed, Source):
         return [listed]
+    listed = with_folder_label(listed)
     path = source.source_path(listed, [root])
     found = probe.probe(listed, path, CONFIG.clip_rule, CONFIG.max_pixels, seed=CONFIG.seed)
     return [sample.sample(example, 0, CONFIG.policy) if isinstance(example, Example) else example for example in found]

@@ -91,6 +91,7 @@ def make_row(
                 "flipped": False,
                 "aspect_error": 0.0,
                 "scale": 1.0,
+                "boxes": [],
             }
         )
     lengths = [segment["num_tokens"] for segment in segments]

@@ -67,6 +67,16 @@ def probe(file: IO[bytes], max_pixels: int | None = None) -> tuple[int, int]:
         return _oriented_size(image, _orientation(image))
 
 
+def turn(file: IO[bytes]) -> tuple[bool, int, int]:
+    """Returns how the stored image becomes upright: whether rows and columns change places, then the step along each.
+
+    Raises:
+        DecodeError: there is no readable header.
+    """
+    with _opened(file) as image:
+        return _UPRIGHT.get(_orientation(image), (False, 1, 1))
+
+
 def probe_animation(file: IO[bytes], max_pixels: int | None = None) -> animated.Timing | None:
     """Returns size and frame times of an animated image, or None for one that stands still.
 

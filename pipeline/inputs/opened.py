@@ -1,0 +1,99 @@
+"""Opens a source wherever it lies: a file, a byte range of a tar, or a cell of a Parquet table."""
+
+import functools
+import io
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from patchpack.pipeline.media.errors import DecodeError
+from patchpack.pipeline.stages.records import Source
+from patchpack.pipeline.storage import files
+
+# a row group is read whole for one of its rows; two are kept, so that rows that lie together cost one read
+MAX_ROW_GROUP_BYTES = 2**30
+
+
+def open_source(source: Source, path: str) -> IO[bytes]:
+    """Returns a seekable binary file of a source's content.
+
+    Args:
+        source: as listed.
+        path: where its file is, see `list.source_path`.
+
+    Raises:
+        DecodeError: the table holds no such row, or too large a row group.
+        OSError: as `files.open_read`.
+    """
+    part = source.part
+    if part.column:
+        return io.BytesIO(_cell(path, part.row_group, part.row, part.column))
+    file = files.open_read(path)
+    return file if part.offset < 0 else io.BufferedReader(_Range(file, part.offset, source.size_bytes))
+
+
+class _Range(io.RawIOBase):
+    """A part of a file, as a file."""
+
+    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
+        super().__init__()
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: "memoryview") -> int:  # type: ignore[override]
+        count = max(0, min(len(buffer), self._size - self._at))
+        self._file.seek(self._start + self._at)
+        data = self._file.read(count)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _cell(path: str, row_group: int, row: int, column: str) -> bytes:
+    values = _column(path, row_group, column)
+    if not 0 <= row < len(values):
+        raise DecodeError(
+            "changed", f"row group {row_group} has {len(values)} rows now, and row {row} when it was listed"
+        )
+    data = values[row].as_py()
+    return data if isinstance(data, bytes) else b""
+
+
+@functools.lru_cache(maxsize=2)
+def _column(path: str, row_group: int, column: str) -> pa.ChunkedArray:
+    try:
+        with files.open_read(path) as file:
+            parquet = pq.ParquetFile(file)
+            if row_group >= parquet.num_row_groups:
+                raise DecodeError("changed", f"{parquet.num_row_groups} row groups now, fewer than when it was listed")
+            size = parquet.metadata.row_group(row_group).total_byte_size
+            if size > MAX_ROW_GROUP_BYTES:
+                raise DecodeError(
+                    "too_large",
+                    f"row group of {size} bytes; at most {MAX_ROW_GROUP_BYTES}, as one is read whole; write smaller ones",
+                )
+            values = parquet.read_row_group(row_group, columns=[column]).column(0)
+    except (pa.ArrowException, ValueError) as error:
+        if isinstance(error, DecodeError):
+            raise
+        raise DecodeError("broken", f"the table cannot be read: {error}") from error
+    if pa.types.is_struct(values.type):
+        values = pa.chunked_array([chunk.field(0) for chunk in values.chunks])
+    return values

@@ -39,6 +39,10 @@ def build(
     folder, options = os.fspath(output), with_recipe(options)
     # before Beam is loaded
     config = None if options.get("resume") else BuildConfig(**options)
+    if options.get("split") is not None and options.get("split_name") is None:
+        raise ValueError(
+            f"split {options['split']}: build makes one dataset, and these are several; build_splits makes them all; call that"
+        )
     with _root_logger_kept():
         with needing_beam():
             from patchpack.pipeline.execution import launch, resume, runner
@@ -46,6 +50,43 @@ def build(
         if config is None:
             config = resume.resumed(options, folder)
         return launch.build(_listed(inputs), folder, config, beam)
+
+
+def build_splits(
+    inputs: Inputs,
+    output: str | os.PathLike[str],
+    *,
+    split: str,
+    beam_options: Sequence[str] = (),
+    **options: Any,
+) -> dict[str, Report]:
+    """Builds a dataset of each split, in a folder of its name below the output, and returns their reports by name.
+
+    Inputs are listed once for each split, and read once: for the split that they belong to. Classes are those of all.
+
+    Args:
+        inputs: as for `build`.
+        output: a folder, a path or URI; each split has the rules of `build` for the folder of its own.
+        split: such as "train:0.98,val:0.02".
+        beam_options: as for `build`.
+        options: of `BuildConfig`.
+
+    Raises:
+        Error: as `build`, for the first split that fails; those before it are finished.
+    """
+    from patchpack.pipeline.inputs.split import parse_splits
+    from patchpack.pipeline.storage.files import join
+
+    names = [one.name for one in parse_splits(split)]
+    return {
+        name: build(
+            inputs,
+            join(os.fspath(output), name),
+            beam_options=beam_options,
+            **with_recipe(options) | {"split": split, "split_name": name},
+        )
+        for name in names
+    }
 
 
 def plan(
@@ -70,6 +111,11 @@ def plan(
         OSError: storage failed.
     """
     config = PlanConfig(**with_recipe(options))
+    if config.split is not None and output is not None:
+        raise ValueError(
+            f"--split {config.split} --output: a saved plan is of one dataset, and these are several; plan without --output looks at "
+            "all of them together; leave one out"
+        )
     with _root_logger_kept():
         with needing_beam():
             from patchpack.pipeline.execution import launch, runner

@@ -97,7 +97,7 @@ def make_parser() -> Parser:
         "beam,fast,heif",
     )
     setup.add_argument(
-        "extras", nargs="?", metavar="EXTRA[,EXTRA]", help="beam, aws, fast, gcp, heif, report, train, test"
+        "extras", nargs="?", metavar="EXTRA[,EXTRA]", help="beam, aws, fast, gcp, heif, report, text, train, test"
     )
     return parser
 
@@ -191,16 +191,24 @@ def _refuse(unknown: list[str], values: argparse.Namespace) -> NoReturn:
 
 
 def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
-    from patchpack.pipeline.report.text import print_report
+    from patchpack.pipeline.recipes import with_recipe
+    from patchpack.pipeline.report.text import print_report, print_reports
 
     _silence()
-    typed = typed_options(BuildConfig, values)
+    typed = with_recipe(typed_options(BuildConfig, values))
     try:
-        made = patchpack.build(values.inputs, values.output, beam_options=beam_arguments, **typed)
+        if typed.get("split") is not None and typed.get("split_name") is None:
+            made = patchpack.build_splits(values.inputs, values.output, beam_options=beam_arguments, **typed)
+            _show(made, values.json, print_reports)
+        else:
+            _show(
+                patchpack.build(values.inputs, values.output, beam_options=beam_arguments, **typed),
+                values.json,
+                print_report,
+            )
     except TooManyRejects as error:
         _show(error.report, values.json, print_report)
         raise
-    _show(made, values.json, print_report)
     return 0
 
 

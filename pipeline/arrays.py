@@ -237,6 +237,9 @@ class ShardWriter:
             "flipped": False,
             "aspect_error": 0.0,
             "scale": 1.0,
+            "text_start": 0,
+            "num_text_tokens": 0,
+            "caption": -1,
             "boxes": [],
         }
 

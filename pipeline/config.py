@@ -40,6 +40,7 @@ class PlanConfig(RunningOptions, PackingOptions, PatchOptions, SamplingOptions, 
                 grid_multiple=self.grid_multiple,
                 align_tokens=self.align_tokens,
                 keep_order=self.dropping.drops,
+                text_length=0 if self.captions == "none" else self.text_length or self.sequence_length,
             )
             for tubelet in tubelets
         )
@@ -68,6 +69,8 @@ class PlanConfig(RunningOptions, PackingOptions, PatchOptions, SamplingOptions, 
             flips=self.flip,
             drops_remainder=self.temporal_remainder == "drop",
             num_views=self.views,
+            captions=self.captions,
+            max_text_tokens=self.max_text_tokens,
         )
 
     @functools.cached_property
@@ -83,6 +86,7 @@ class PlanConfig(RunningOptions, PackingOptions, PatchOptions, SamplingOptions, 
             boxes=self.box_column,
             box_format=self.box_format,
             keep=self.keep_column,
+            split=self.split_column,
         )
 
     @property
@@ -97,8 +101,8 @@ class PlanConfig(RunningOptions, PackingOptions, PatchOptions, SamplingOptions, 
 
     @property
     def moves_sizes(self) -> bool:
-        """Whether drawn sizes may move for packing; where tokens are dropped, their number moves instead."""
-        return bool(self.resolution_slack) and not self.dropping.drops
+        """Whether drawn sizes may move for packing: not where tokens are dropped, whose number moves, or beside captions."""
+        return bool(self.resolution_slack) and not self.dropping.drops and self.captions == "none"
 
     def framing(self, reference: Reference) -> Framing:
         """Returns which part of its source an example shows, and at which size."""

@@ -6,6 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from patchpack.options import flag
+from patchpack.pipeline.inputs.split import parse_splits
+from patchpack.pipeline.inputs.text import described
 from patchpack.pipeline.sampling.dropping import Dropping
 from patchpack.pipeline.sampling.framing import Crop
 from patchpack.pipeline.sampling.resolution import Resolution
@@ -28,6 +30,7 @@ _AT_LEAST_1 = {
     "views": "nothing is written",
     "grid_multiple": "grids are empty",
     "align_tokens": "no segment starts",
+    "text_length": "no text fits",
     "limit": "nothing is taken",
     "group_size": "a group is empty",
     "shard_bytes": "a shard is empty",
@@ -49,6 +52,11 @@ def check(config: "PlanConfig") -> None:
     Raises:
         ValueError: one is broken.
     """
+    if config.recipe is not None:
+        raise ValueError(
+            f"recipe {config.recipe}: a config holds options, and no recipe; build and plan read it; give it to them, or "
+            "patchpack.pipeline.recipes.with_recipe(options) to a config"
+        )
     _check_least(config)
     Resolution.parse(config.resolution)
     Dropping.parse(config.drop_tokens)
@@ -61,12 +69,19 @@ def check(config: "PlanConfig") -> None:
     _check_timeout(config)
     _check_channels(config)
     _check_use(config)
+    _check_text(config)
+    if config.split is not None:
+        parse_splits(config.split)
+    elif config.split_column is not None:
+        raise ValueError(
+            f"--split-column {config.split_column}: there are no splits; it decides which one; add --split train:0.98,val:0.02"
+        )
 
 
 def _check_least(config: "PlanConfig") -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     defaults |= {"max_tokens_per_example": "the sequence length", "limit": "all"}
-    defaults |= {"balance_step": "none", "frame_stride": "--fps"}
+    defaults |= {"balance_step": "none", "frame_stride": "--fps", "text_length": "the sequence length"}
     for name, harm in _AT_LEAST_1.items():
         value = getattr(config, name)
         if value is not None and value < 1:
@@ -138,6 +153,27 @@ def _check_use(config: "PlanConfig") -> None:
         raise ValueError(
             f"--workers {config.workers}: each is a process of some 300 MB, and this machine has {default_workers()} "
             f"cores; at most {MAX_WORKERS_A_CORE} a core, {most} here; leave it out for {default_workers()}"
+        )
+
+
+def _check_text(config: "PlanConfig") -> None:
+    length = config.layouts[0].text_length
+    if config.captions == "none":
+        if config.text_length is not None:
+            raise ValueError(
+                f"--text-length {config.text_length}: no captions are packed; it is their room; add --captions bytes, or leave it out"
+            )
+        return
+    described(config.captions)
+    if not 1 <= config.max_text_tokens <= length:
+        raise ValueError(
+            f"--max-text-tokens {config.max_text_tokens}: a caption lies in one sequence, which has room for {length}; choose 1 to that, or "
+            "raise --text-length"
+        )
+    if config.balance_step is not None:
+        raise ValueError(
+            f"--captions {config.captions} --balance-step {config.balance_step}: steps are balanced by moving examples from sequence to "
+            "sequence, and captions would not fit where they come to; leave one out"
         )
 
 

@@ -53,6 +53,7 @@ class LayoutRecord(TypedDict):
     # where they are not 1 and false; earlier datasets have neither
     align_tokens: NotRequired[int]
     keep_order: NotRequired[bool]
+    text_length: NotRequired[int]
 
 
 class Box(NamedTuple):
@@ -81,6 +82,7 @@ class Layout:
         grid_multiple: rows and columns of every grid are multiples of it.
         align_tokens: every segment starts at a multiple of it; the tokens between two segments are padding.
         keep_order: whether tokens were dropped, and each that is left has its rank in the order to keep them.
+        text_length: text tokens beside a sequence, padding included (T); 0: no text.
     """
 
     sequence_length: int
@@ -95,6 +97,7 @@ class Layout:
     grid_multiple: int = 1
     align_tokens: int = 1
     keep_order: bool = False
+    text_length: int = 0
 
     def __post_init__(self) -> None:
         stride = tuple(step or side for step, side in zip(self.stride, self.tubelet, strict=True))
@@ -116,9 +119,8 @@ class Layout:
     @property
     def features(self) -> list[str]:
         """Names of what a reader must know to read it; none of most layouts."""
-        return [
-            name for name, used in (("align_tokens", self.align_tokens > 1), ("keep_order", self.keep_order)) if used
-        ]
+        used = {"align_tokens": self.align_tokens > 1, "keep_order": self.keep_order, "text": self.text_length > 0}
+        return [name for name, is_used in used.items() if is_used]
 
     def slots(self, num_tokens: int) -> int:
         """Returns how many tokens of a sequence an example of so many takes up."""
@@ -155,6 +157,8 @@ class Layout:
             record["align_tokens"] = self.align_tokens
         if self.keep_order:
             record["keep_order"] = True
+        if self.text_length:
+            record["text_length"] = self.text_length
         return record
 
     @classmethod
@@ -182,6 +186,7 @@ class Layout:
                 grid_multiple=int(data.get("grid_multiple", [1, 1, 1])[1]),
                 align_tokens=int(data.get("align_tokens", 1)),
                 keep_order=bool(data.get("keep_order", False)),
+                text_length=int(data.get("text_length", 0)),
             )
             known = all(1 <= step <= side for step, side in zip(layout.stride, layout.tubelet, strict=True))
             known &= data["token_width"] == layout.token_width and list(data["padding"]) == list(layout.padding)

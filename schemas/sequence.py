@@ -3,7 +3,7 @@
 A row is one sequence: `tokens`, `segment_ids` and `positions` as raw little-endian bytes of fixed
 width (a FixedSizeList of uint8 would be stored as INT32: four times larger, thirty times slower to
 read), then counts, then one struct a segment that says what the tokens are. Where tokens were dropped, `keep_order` is one
-raw column more.
+raw column more, and where captions are packed beside them `text_ids` and `text_segment_ids` are.
 """
 
 import math
@@ -19,6 +19,7 @@ from patchpack.schemas.geometry import Grid, Layout, grid_positions
 SEGMENT_DTYPE = np.dtype("<i2")
 POSITION_DTYPE = np.dtype("<i2")
 KEEP_ORDER_DTYPE = np.dtype("<i4")
+TEXT_DTYPE = np.dtype("<i4")
 PADDING_TOKEN = 0
 PADDING_SEGMENT = 0
 PADDING_POSITION = 0
@@ -65,6 +66,9 @@ SEGMENT_TYPE = pa.struct(
         pa.field("flipped", pa.bool_(), nullable=False),
         pa.field("aspect_error", pa.float32(), nullable=False),
         pa.field("scale", pa.float32(), nullable=False),
+        pa.field("text_start", pa.int32(), nullable=False),
+        pa.field("num_text_tokens", pa.int32(), nullable=False),
+        pa.field("caption", pa.int32(), nullable=False),
         pa.field(
             "boxes",
             pa.list_(pa.field("element", pa.list_(pa.field("element", pa.float32(), nullable=False)), nullable=False)),
@@ -76,7 +80,17 @@ SEGMENT_TYPE = pa.struct(
 
 # fields that datasets of earlier versions of patchpack do not have
 LATER_FIELDS = frozenset(
-    ["flipped", "aspect_error", "scale", "boxes", "valid_height", "valid_width"]
+    [
+        "flipped",
+        "aspect_error",
+        "scale",
+        "boxes",
+        "valid_height",
+        "valid_width",
+        "text_start",
+        "num_text_tokens",
+        "caption",
+    ]
     + [f"crop_{name}" for name in ("top", "left", "height", "width")]
 )
 
@@ -119,6 +133,9 @@ class Segment(TypedDict):
     flipped: bool
     aspect_error: float
     scale: float
+    text_start: int
+    num_text_tokens: int
+    caption: int
     boxes: list[list[float]]
 
 
@@ -140,6 +157,8 @@ class Sequence(Row):
     segment_ids: np.ndarray
     positions: np.ndarray
     keep_order: NotRequired[np.ndarray]
+    text_ids: NotRequired[np.ndarray]
+    text_segment_ids: NotRequired[np.ndarray]
 
 
 def sequence_schema(layout: Layout) -> pa.Schema:
@@ -168,6 +187,9 @@ def array_columns(layout: Layout) -> dict[str, tuple[np.dtype, tuple[int, ...]]]
     }
     if layout.keep_order:
         columns["keep_order"] = (KEEP_ORDER_DTYPE, (length,))
+    if layout.text_length:
+        columns["text_ids"] = (TEXT_DTYPE, (layout.text_length,))
+        columns["text_segment_ids"] = (SEGMENT_DTYPE, (layout.text_length,))
     return columns
 
 
@@ -224,16 +246,21 @@ def check_sequence(row: Sequence, layout: Layout, where: str) -> None:
     """
     segments = row["segments"]
     _check_counts(row, segments, layout, where)
-    is_padding_L = np.ones(layout.sequence_length, bool)
-    start = 0
+    is_padding_L, is_padding_T = np.ones(layout.sequence_length, bool), np.ones(layout.text_length, bool)
+    start = text_start = 0
     for number, segment in enumerate(segments, start=1):
         _check_segment(segment, number, start, row, where)
         is_padding_L[start : start + segment["num_tokens"]] = False
         start += layout.slots(segment["num_tokens"])
+        if layout.text_length:
+            text_end = text_start + segment["num_text_tokens"]
+            _check_text(segment, number, text_start, row, layout, where)
+            is_padding_T[text_start:text_end] = False
+            text_start = text_end
     arrays = raw_arrays(row, layout)
     for column, values in zip(array_columns(layout), arrays, strict=True):
-        rule = _PADDING.get(column, 0)
-        wrong_L = is_padding_L & (values.reshape(len(is_padding_L), -1) != rule).any(axis=1)
+        rule, is_padding = _PADDING.get(column, 0), is_padding_T if column.startswith("text_") else is_padding_L
+        wrong_L = is_padding & (values.reshape(len(is_padding), -1) != rule).any(axis=1)
         if wrong_L.any():
             raise FormatError(
                 f"{where}: {column} of padding is not {rule} at token {int(np.argmax(wrong_L))}; padding holds {rule}; rebuild this shard"
@@ -303,4 +330,22 @@ def _check_segment(segment: Segment, number: int, start: int, row: Sequence, whe
     ):
         raise FormatError(
             f"{where}: keep_order is no order of its {length} tokens; each has a rank of its own from 0; rebuild this shard"
+        )
+
+
+def _check_text(segment: Segment, number: int, start: int, row: Sequence, layout: Layout, where: str) -> None:
+    where = f"{where}, segment {number}, example {segment['example_id']} ({segment['source']})"
+    length = segment["num_text_tokens"]
+    if segment["text_start"] != start or length < 0 or start + length > layout.text_length:
+        raise FormatError(
+            f"{where}: {length} text tokens from {segment['text_start']} on; texts follow each other from 0, so {start} was due, up to "
+            f"{layout.text_length}; rebuild this shard"
+        )
+    if (row["text_segment_ids"][start : start + length] != number).any():
+        raise FormatError(
+            f"{where}: text_segment_ids differ inside text tokens {start} to {start + length}; all of them are {number}; rebuild this shard"
+        )
+    if length and not 0 <= segment["caption"] < len(segment["captions"]):
+        raise FormatError(
+            f"{where}: text of caption {segment['caption']}; it has {len(segment['captions'])}; rebuild this shard"
         )

@@ -11,7 +11,17 @@ import pytest
 import patchpack
 
 FACE = {
-    *("build", "plan", "report", "verify", "BuildConfig", "PlanConfig", "BuildFailed", "TooManyRejects"),
+    *(
+        "build",
+        "build_splits",
+        "plan",
+        "report",
+        "verify",
+        "BuildConfig",
+        "PlanConfig",
+        "BuildFailed",
+        "TooManyRejects",
+    ),
     *(
         "ShardWriter",
         "pack_arrays",

@@ -101,6 +101,9 @@ def test_a_segment_says_what_it_is(work: Work) -> None:
         "flipped": False,
         "aspect_error": 1.25,
         "scale": pytest.approx(1 / 3),
+        "text_start": 0,
+        "num_text_tokens": 0,
+        "caption": -1,
         "boxes": [],
     }
     labels = [segment["labels"] for row in read_rows(work.path) for segment in row["segments"]]

@@ -69,6 +69,8 @@ class PackedShards:
         positions     (B, L, 3)  int32, (t, y, x)
         keep_order    (B, L)     int32, the rank of each token of its segment in the order to keep them, from 0: where
                                  tokens were dropped, so that a model may drop more; not in other datasets
+        text_ids      (B, T)     int32, tokens of the captions, and
+        text_segment_ids (B, T)  int32, the segment of each, 0 = padding: where captions are packed; not in other datasets
         starts        (B, S)     int32, first token of each segment, 0 where there is none
         lengths       (B, S)     int32, tokens of each segment, 0 where there is none
         grids         (B, S, 3)  int32, tubelets along (t, h, w), 0 where there is none
@@ -293,7 +295,11 @@ class PackedShards:
             "tokens": ((size, length, self.layout.token_width), token_dtype),
             "segment_ids": ((size, length), torch.int32),
             "positions": ((size, length, 3), torch.int32),
-            **({"keep_order": ((size, length), torch.int32)} if self.layout.keep_order else {}),
+            **{
+                name: ((size, *shape), torch.int32)
+                for name, (_, shape) in array_columns(self.layout).items()
+                if name not in ("tokens", "segment_ids", "positions")
+            },
             "starts": ((size, segments), torch.int32),
             "lengths": ((size, segments), torch.int32),
             "grids": ((size, segments, 3), torch.int32),

@@ -15,6 +15,7 @@ from apache_beam.typehints.decorators import IOTypeHints
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.execution.sandbox import isolated
+from patchpack.pipeline.inputs.split import parse_splits, split_of
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.names import CLASSES_NAME, LISTING_NAME
 from patchpack.pipeline.stages.dedupe import keep_least, with_digest
@@ -23,6 +24,7 @@ from patchpack.pipeline.stages.labels import in_order, label_of, labels_of, read
 from patchpack.pipeline.stages.list import (
     BEYOND_LIMIT,
     LABEL_OF_NONE,
+    OF_OTHER_SPLIT,
     Input,
     excluded,
     list_container,
@@ -62,8 +64,9 @@ Grouped = tuple[tuple[int, int], tuple[Iterable[Reference], Iterable[Reject]]]
 
 
 class Listed(NamedTuple):
-    """What listing gives."""
+    """What listing gives; `named` are the sources of all splits, and `sources` those of this one."""
 
+    named: PCollection[Source]
     sources: PCollection[Source]
     rejects: PCollection[Reject]
     ignored: PCollection[Ignored]
@@ -150,7 +153,17 @@ class ListInputs(Stage[PCollection[Input], Listed]):
             | ByKind()
         )
         ignored = (ignored, spread[Ignored.__name__]) | "counted" >> beam.Flatten()
-        return Listed(spread[Source.__name__], rejects, ignored, spread[KeyConflict.__name__])
+        named, conflicts = spread[Source.__name__], spread[KeyConflict.__name__]
+        if config.split_name is None:
+            return Listed(named, named, rejects, ignored, conflicts)
+        own = (
+            (named, rejects)
+            | "of all splits" >> beam.Flatten()
+            | "split" >> beam.Map(_of_split, config)
+            | "own" >> ByKind()
+        )
+        ignored = (ignored, own[Ignored.__name__]) | "of others" >> beam.Flatten()
+        return Listed(named, own[Source.__name__], own[Reject.__name__], ignored, conflicts)
 
 
 @dataclass
@@ -304,7 +317,7 @@ class ClassNames(Stage[Listed, PCollection[tuple[str, ...]]]):
 
         if self.given is not None:
             return listed.sources.pipeline | "given" >> beam.Create([self.given]) | "save" >> beam.Map(save)
-        of_sources = listed.sources | "names" >> beam.FlatMap(labels_of)
+        of_sources = listed.named | "names" >> beam.FlatMap(labels_of)
         # a folder of nothing but what cannot be listed is a class, too
         of_rejects = listed.rejects | "folders" >> beam.FlatMap(self._folders)
         return (
@@ -392,6 +405,13 @@ def _distinct(listed: Iterable[Source | LabelRow], roots: list[str]) -> Iterator
         named = labels.pop(key, None)
         yield source if named is None else source._replace(facts=source.facts._replace(labels=named))
     yield from (Ignored(key, LABEL_OF_NONE) for key in labels)
+
+
+def _of_split(row: Source | Reject, config: PlanConfig) -> Source | Reject | Ignored:
+    """Returns what belongs to the split of this build, and of other splits that it does not."""
+    value = (row.facts.split if isinstance(row, Source) else "") or row.key
+    own = split_of(value, parse_splits(config.split or "")) == config.split_name
+    return row if own else Ignored(row.key, OF_OTHER_SPLIT)
 
 
 def _tagged(record: object) -> Iterator[object]:

@@ -24,7 +24,7 @@ def names() -> list[str]:
 
 
 def with_recipe(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns options with those of their recipe, where they have one and do not say otherwise.
+    """Returns options with those of their recipe in its place, where they have one and do not say otherwise.
 
     Raises:
         ValueError: there is no such recipe, or it has an option that is none.
@@ -63,11 +63,11 @@ def read_recipe(given: str) -> dict[str, Any]:
     known = {
         field.name: field for field in dataclasses.fields(PlanConfig) if field.metadata.get("affects_output", False)
     }
-    options: dict[str, Any] = {"recipe": os.path.basename(given).removesuffix(".toml")}
+    options: dict[str, Any] = {"recipe_name": os.path.basename(given).removesuffix(".toml")}
     for key, value in table.items():
         name = key.replace("-", "_")
         if key == "name":
-            options["recipe"] = str(value)
+            options["recipe_name"] = str(value)
         elif name not in known:
             raise ValueError(
                 f"{where}: {key} is no option of what is written; build --help-all lists them; remove or correct it"

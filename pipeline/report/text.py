@@ -31,6 +31,13 @@ def print_report(report: Report, out: TextIO) -> None:
         out.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
+def print_reports(reports: dict[str, Report], out: TextIO) -> None:
+    """Prints the reports of several splits, each under its name."""
+    for number, (name, report) in enumerate(reports.items()):
+        out.write(("\n" if number else "") + f"split {name}\n")
+        print_report(report, out)
+
+
 def fraction(value: float | None) -> str:
     """Returns a fraction with four digits; 'none' where there is nothing to divide by."""
     return "none" if value is None else f"{value:.4f}"

@@ -49,7 +49,7 @@ class Dropping:
             raise _no_rule(text, f"it is one of {', '.join(_FORMS.values())}")
         separator = _SEPARATORS[kind]
         try:
-            numbers = [float(part) for part in re.split(separator, values)] if separator else []
+            numbers = [float(part) for part in re.split(separator, values)] if separator or values else []
         except ValueError as error:
             raise _no_rule(text, f"it is {_FORMS[kind]}") from error
         ordered = kind == "schedule" or numbers == sorted(numbers)

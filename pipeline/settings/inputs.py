@@ -1,7 +1,7 @@
 """Options of what is taken: inputs, labels."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from patchpack.options import option
 from patchpack.pipeline.inputs.facts import BOX_FORMATS
@@ -120,6 +120,22 @@ class InputOptions:
     )
     # left, top, right, bottom, as torchvision has them
     box_format: str = option("xyxy", "what the four numbers of a box are", section=INPUT, choices=BOX_FORMATS)
+    split: str | None = option(
+        None,
+        "NAME:FRACTION,... makes a dataset of each, in a folder of its name, of one list of classes; each key belongs to one by its "
+        "hash, whatever is added later",
+        section=INPUT,
+        common=True,
+        metavar="SPLITS",
+    )
+    split_column: str | None = option(
+        None,
+        "column, member or JSON key whose value decides the split, so that inputs that belong together stay together",
+        section=INPUT,
+        metavar="NAME",
+    )
+    # which of them this is; a build of --split makes one after the other
+    split_name: str | None = field(default=None, metadata={"affects_output": True, "record": None, "lasting": True})
     keep_column: tuple[str, ...] = option(
         (),
         "column or JSON key that is kept with each example, as JSON in extra; may be repeated",

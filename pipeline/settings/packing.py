@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from patchpack.options import amount, option
+from patchpack.pipeline.inputs.text import described
 from patchpack.pipeline.settings.sections import OUTPUT, PACKING
 
 
@@ -32,6 +33,24 @@ class PackingOptions:
         section=PACKING,
         metavar="F",
     )
+    captions: str = option(
+        "none",
+        "pack a caption of each example beside it, as text tokens with segment ids of their own: bytes of UTF-8, or the JSON file of "
+        "a tokenizer of the tokenizers library; each view draws one of several captions",
+        section=PACKING,
+        common=True,
+        metavar="none|bytes|FILE",
+        record=described,
+    )
+    # as many as image tokens: with the default 64 of a caption, text then seldom ends a sequence
+    text_length: int | None = option(
+        None,
+        "text tokens beside a sequence, padding included; left out: the sequence length",
+        section=PACKING,
+        metavar="T",
+    )
+    # SigLIP (arXiv 2303.15343) and SigLIP 2 train with 64
+    max_text_tokens: int = option(64, "most tokens of one caption; the rest is cut off", section=PACKING, metavar="N")
     # packing gets no better above this (within 0.05 % of a global plan), and a group fits any worker
     group_size: int = option(16_384, "most examples packed together", section=PACKING)
     # off: only ranks that step together gain, and shards then hold whole steps whatever --shard-bytes

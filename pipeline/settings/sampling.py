@@ -1,6 +1,6 @@
 """Options of how large each view of an example becomes, which part and which frames and tokens of it are taken."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from patchpack.options import option
 from patchpack.pipeline.media.video.clips import PLACEMENTS, SLOW_POLICIES
@@ -21,6 +21,7 @@ class SamplingOptions:
         metavar="NAME|FILE",
         affects_output=False,
     )
+    recipe_name: str | None = field(default=None, metadata={"lasting": True})
     # NaViT (arXiv 2307.06304, section 3.2) samples the effective side from 64 to R_max = 256
     resolution: str = option(
         "side:64-256",

@@ -140,7 +140,7 @@ def finish(
         bounds=tuple(bound.entry for bound in bounds),
         config=cast(Options, output_affecting(config)),
         balance_step=config.balance_step,
-        recipe=config.recipe,
+        recipe=config.recipe_name,
     )
     return publish(folder, manifest, bounds, [result.table_row() for result in results], rejects, accepted)
 

@@ -76,6 +76,7 @@ BEYOND_LIMIT = "(beyond --limit)"
 NO_MEDIA = "(no media by content)"
 NO_SUFFIX = "(no suffix)"
 LABEL_OF_NONE = "(label of no input)"
+OF_OTHER_SPLIT = "(of another split)"
 
 if TYPE_CHECKING:
     from patchpack.pipeline.config import PlanConfig

@@ -185,7 +185,11 @@ def _pack_chunk(chunk: list[Reference], config: PlanConfig, stream: _Stream, num
     num_kept = num_in_whole_bins(all_tokens, capacity, limit) if leaves_rest else len(chunk)
     chunk, rest = chunk[:num_kept], chunk[num_kept:]
     tokens = all_tokens[:num_kept]
-    packing = pack(tokens, capacity, max_segments=limit, seed=config.seed)
+    if layout.text_length and any(reference.num_text_tokens for reference in chunk):
+        amounts = [(count, reference.num_text_tokens) for count, reference in zip(tokens, chunk, strict=True)]
+        packing = pack(amounts, (capacity, layout.text_length), max_segments=limit, seed=config.seed)
+    else:
+        packing = pack(tokens, capacity, max_segments=limit, seed=config.seed)
     planned = chunk
     if config.moves_sizes and wastes_enough(packing, sum(tokens), capacity):
         slack = Fraction(config.resolution_slack).limit_denominator(10**6)

@@ -44,6 +44,8 @@ PLAN_SCHEMA = pa.schema(
         ("valid_height", pa.int32()),
         ("valid_width", pa.int32()),
         ("flip", pa.bool_()),
+        ("caption", pa.int32()),
+        ("num_text_tokens", pa.int32()),
         ("frame_pts", pa.list_(pa.int64())),
         ("time_base_num", pa.int32()),
         ("time_base_den", pa.int32()),
@@ -61,7 +63,7 @@ class PlannedExample(NamedTuple):
     `time_base_num / time_base_den` seconds, and empty for an image. `labels` are numbers of classes. `boxes` are
     (x0, y0, x1, y1) in fractions of the upright source.
     `num_tokens` of the grid's are kept. The box is the part of the source that is taken; it is resized to `valid_height` x
-    `valid_width` px at the grid's corner, and mirrored where it is to `flip`.
+    `valid_width` px at the grid's corner, and mirrored where it is to `flip`. `caption` is the number of the one that is packed.
     """
 
     sequence: int
@@ -95,6 +97,8 @@ class PlannedExample(NamedTuple):
     valid_height: int
     valid_width: int
     flip: bool
+    caption: int
+    num_text_tokens: int
     frame_pts: tuple[int, ...]
     time_base_num: int
     time_base_den: int
@@ -143,6 +147,8 @@ class PlannedExample(NamedTuple):
             valid_height=framing.valid_height,
             valid_width=framing.valid_width,
             flip=reference.flip,
+            caption=reference.caption,
+            num_text_tokens=reference.num_text_tokens,
             frame_pts=example.frame_pts,
             time_base_num=example.time_base[0],
             time_base_den=example.time_base[1],

@@ -130,7 +130,8 @@ class Reference(NamedTuple):
     `layout` is the number of its patch size, `num_tokens` how many of the grid's are kept. `is_drawn` says that the size
     was drawn from a range, so that planned counts may depart from it; not one that was shrunk to a cap.
     `uncapped_tokens` is how many it would have had without the cap; 0 where that made nothing smaller. `box` is the part
-    of the source that it shows, mirrored where it is to `flip`.
+    of the source that it shows, mirrored where it is to `flip`. `caption` is the number of the one that is packed beside
+    it, -1 for none, and `num_text_tokens` its length.
     """
 
     example: Example
@@ -144,6 +145,8 @@ class Reference(NamedTuple):
     uncapped_tokens: int
     box: Box
     flip: bool
+    caption: int = -1
+    num_text_tokens: int = 0
 
 
 def printable(name: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from patchpack.pipeline.inputs.text import tokens_of
 from patchpack.pipeline.sampling.draws import integer, words
 from patchpack.pipeline.sampling.dropping import Dropping, most_tokens, num_kept
 from patchpack.pipeline.sampling.framing import Crop
@@ -18,8 +19,8 @@ from patchpack.pipeline.sampling.resolution import Resolution
 from patchpack.pipeline.stages.records import Example, Reference, Reject, reject
 from patchpack.schemas.geometry import MAX_GRID, Grid, Layout, ceil_div
 
-# of a view's random words: size, patch size, dropping, flip, and four of the crop
-_NUM_WORDS = 8
+# of a view's random words: size, patch size, dropping, flip, four of the crop, and the caption
+_NUM_WORDS = 9
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Policy:
         flips: whether every other view is mirrored.
         drops_remainder: whether frames that do not fill a tubelet are left out; else the last one is repeated.
         num_views: of the build.
+        captions: of --captions; "none": no text.
+        max_text_tokens: of one caption.
     """
 
     layouts: tuple[Layout, ...]
@@ -49,12 +52,16 @@ class Policy:
     flips: bool = False
     drops_remainder: bool = False
     num_views: int = 1
+    captions: str = "none"
+    max_text_tokens: int = 64
 
 
 def sample(example: Example, view: int, policy: Policy) -> Reference | Reject:
     """Returns one view of an example with its size drawn and its grid chosen, or a reject if it cannot fit."""
     example, rule = example.of_view(view), policy.resolution
-    size_word, patch_word, drop_word, flip_word, *crop_words = words(_NUM_WORDS, policy.seed, example.example_id, view)
+    size_word, patch_word, drop_word, flip_word, *crop_words, caption_word = words(
+        _NUM_WORDS, policy.seed, example.example_id, view
+    )
     number = integer(patch_word, 0, len(policy.layouts) - 1)
     layout = policy.layouts[number]
     frames, cell, multiple = layout.stride[0], layout.cell, layout.grid_multiple
@@ -97,7 +104,20 @@ def sample(example: Example, view: int, policy: Policy) -> Reference | Reject:
         uncapped_tokens=uncapped,
         box=box,
         flip=policy.flips and flip_word < 2**63,
+        **_caption(example, policy, caption_word),
     )
+
+
+def _caption(example: Example, policy: Policy, word: int) -> dict[str, int]:
+    """Returns which caption of an example a view takes, and its tokens; nothing where it has none or none are packed."""
+    captions = example.source.facts.captions
+    if policy.captions == "none" or not captions:
+        return {}
+    number = integer(word, 0, len(captions) - 1)
+    return {
+        "caption": number,
+        "num_text_tokens": len(tokens_of(captions[number], policy.captions, policy.max_text_tokens)),
+    }
 
 
 def sample_views(example: Example, policy: Policy) -> Iterable[Reference | Reject]:

@@ -21,6 +21,7 @@ from patchpack.options import output_affecting
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.execution.sandbox import isolated
 from patchpack.pipeline.inputs.opened import open_source
+from patchpack.pipeline.inputs.text import tokens_of
 from patchpack.pipeline.media import SNIFF_BYTES, DecodeError, kind_of
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.patchify import mean_colour, patchify_layout
@@ -217,7 +218,7 @@ def _add_row_groups(
         members = sequences[first : first + size]
         arrays = written.new_arrays(len(members))
         segments = [
-            list(_fill(planned, _row_of(arrays, index), layout, shared, config.seed, rejects, warned))
+            list(_fill(planned, _row_of(arrays, index), layout, shared, config, rejects, warned))
             for index, planned in enumerate(members)
         ]
         written.add_row_group(arrays, segments)
@@ -228,12 +229,12 @@ def _fill(
     arrays: dict[str, np.ndarray],
     layout: Layout,
     shared: SharedClips[PlannedExample],
-    seed: int,
+    config: PlanConfig,
     rejects: list[Reject],
     warned: dict[tuple[str, int], str],
 ) -> Iterator[Segment]:
     """Writes one sequence's examples into its row of the buffers; yields the segments that are there."""
-    start = number = 0
+    start = number = text_start = 0
     for row in planned:
         try:
             frames_THWC = shared.frames(row)
@@ -247,14 +248,19 @@ def _fill(
             patchify_layout(frames_THWC, layout, arrays["tokens"][start:end])
             arrays["positions"][start:end] = grid_positions(row.grid)
         if layout.keep_order:
-            kept, ranks = kept_tokens(row.grid.num_tokens, row.num_tokens, seed, row.example_id, row.view)
+            kept, ranks = kept_tokens(row.grid.num_tokens, row.num_tokens, config.seed, row.example_id, row.view)
             arrays["keep_order"][start:end] = ranks
             if row.num_tokens < row.grid.num_tokens:
                 arrays["tokens"][start:end] = patchify_layout(frames_THWC, layout)[kept]
                 arrays["positions"][start:end] = grid_positions(row.grid)[kept]
         arrays["segment_ids"][start:end] = number
-        yield _segment(row, start, layout, warned.get((row.example_id, row.view), ""))
+        if row.num_text_tokens:
+            text = slice(text_start, text_start + row.num_text_tokens)
+            arrays["text_ids"][text] = tokens_of(row.captions[row.caption], config.captions, config.max_text_tokens)
+            arrays["text_segment_ids"][text] = number
+        yield _segment(row, start, text_start, layout, warned.get((row.example_id, row.view), ""))
         start += layout.slots(row.num_tokens)
+        text_start += row.num_text_tokens
 
 
 def _row_of(arrays: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
@@ -331,7 +337,7 @@ def _read_frames(
     return [frames_THWC for frames_THWC, _ in decoded], decoded[0][1], ""
 
 
-def _segment(row: PlannedExample, start: int, layout: Layout, warning: str) -> Segment:
+def _segment(row: PlannedExample, start: int, text_start: int, layout: Layout, warning: str) -> Segment:
     """Returns the stored record of one segment."""
     frames, down, across = layout.stride
     source, grid = (row.source_height, row.source_width), (row.grid_h * down, row.grid_w * across)
@@ -373,6 +379,9 @@ def _segment(row: PlannedExample, start: int, layout: Layout, warning: str) -> S
         "valid_width": row.valid_width,
         "flipped": row.flip,
         **measures(row.box[2:], valid),
+        "text_start": text_start,
+        "num_text_tokens": row.num_text_tokens,
+        "caption": row.caption,
         "boxes": [list(box) for box in moved_boxes(row.boxes, source, row.box, valid, grid, row.flip)],
     }
 

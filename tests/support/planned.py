@@ -106,6 +106,8 @@ def make_row(sequence: int, key: str, grid: tuple[int, int, int], **more: Any) -
         "valid_height": grid[1] * 4,
         "valid_width": grid[2] * 4,
         "flip": False,
+        "caption": -1,
+        "num_text_tokens": 0,
         "frame_pts": (),
         "time_base_num": 1,
         "time_base_den": 1,

@@ -91,6 +91,9 @@ def make_row(
                 "flipped": False,
                 "aspect_error": 0.0,
                 "scale": 1.0,
+                "text_start": 0,
+                "num_text_tokens": 0,
+                "caption": -1,
                 "boxes": [],
             }
         )

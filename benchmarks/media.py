@@ -34,10 +34,10 @@ from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.image import jpeg
 from patchpack.pipeline.media.patchify import patchify
 from patchpack.pipeline.media.resize import Pixels, resize, resolved
+from patchpack.pipeline.sampling.grids import nearest_grid
 from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.probe import probe
 from patchpack.pipeline.stages.records import Example, Reference, Source
-from patchpack.pipeline.stages.sample import nearest_grid
 from patchpack.pipeline.stages.write import decode_example
 
 SECTIONS = ("ratios", "shared", "quality", "backends", "throughput", "memory")

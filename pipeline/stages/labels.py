@@ -51,7 +51,8 @@ def read_label_file(path: str) -> Iterator[LabelRow | Reject]:
             if len(row) < 2:
                 raise BadRow("one column; a row is a key and a label")
             (key_name, key), (label_name, label), *_ = row.items()
-            found[text_of(key, key_name)][text_of(label, label_name)] = None
+            label = text_of(label, label_name)
+            found[text_of(key, key_name)][label] = None
         except BadRow as error:
             yield reject(f"{name}#{number}", "list", "bad_row", error)
     for key, labels in found.items():

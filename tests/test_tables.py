@@ -1,10 +1,7 @@
-"""Tables and tars as inputs: the same pictures give the same tokens, and what cannot be used is a row or a line."""
+"""Tables as inputs, beside files and tars: the same pictures give the same tokens, and what cannot be used is a row or a line."""
 
-import csv
-import io
 import json
 import os
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,21 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Result
 from PIL import Image
+from support.inputs import OPTIONS, picture, rejects, segments, write_csv, write_tar
 
+from patchpack.pipeline.inputs import opened
 from patchpack.pipeline.inputs.opened import open_source
 from patchpack.pipeline.inputs.table import below_root
 from patchpack.pipeline.stages.records import Part, Source
 
 Run = Callable[..., Result]
-OPTIONS = ("--workers", 1, "--sequence-length", 256, "--resolution", "side:32-96", "--media-backend", "pillow")
 RAW = ["tokens", "segment_ids", "positions"]
-
-
-def picture(number: int, format: str = "PNG") -> bytes:
-    slope = np.linspace((0, 9 * number % 250, 200), (250, 30, 10), 6000).reshape(60, 100, 3)
-    data = io.BytesIO()
-    Image.fromarray(slope.astype(np.uint8)).save(data, format)
-    return data.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +37,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def names(folder: Path) -> list[str]:
     """Returns the pictures' paths below the folder."""
     return sorted(str(path.relative_to(folder)) for path in (folder / "photos").rglob("*.*"))
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 def as_inputs(folder: Path, kind: str) -> str:
@@ -93,19 +67,6 @@ def raw(out: Path) -> list[bytes]:
     """Returns every raw value of a dataset, in order."""
     shards = sorted((out / "sequences").iterdir())
     return [value for path in shards for name in RAW for value in pq.read_table(path)[name].to_pylist()]
-
-
-def segments(out: Path) -> dict[str, dict[str, Any]]:
-    """Returns the segments of a dataset by key."""
-    rows = [
-        row for path in sorted((out / "sequences").iterdir()) for row in pq.read_table(path)["segments"].to_pylist()
-    ]
-    return {segment["source"]: segment for row in rows for segment in row}
-
-
-def rejects(out: Path) -> list[tuple[str, str, str]]:
-    """Returns key, stage and reason of the rejects of a dataset."""
-    return [(row["key"], row["stage"], row["reason"]) for row in pq.read_table(out / "rejects.parquet").to_pylist()]
 
 
 @pytest.fixture(scope="module")
@@ -154,36 +115,6 @@ def test_a_build_of_a_table_goes_on_and_names_what_is_new(folder: Path, tmp_path
     ended = run("build", "--output", tmp_path / "out", "--resume")
     assert ended.code == 0 and "2 inputs are new" in ended.err.replace("are not in the plan", "are new"), ended.err
     assert raw(tmp_path / "out") == before
-
-
-def test_wds_samples_bring_label_caption_weight_and_more(folder: Path, tmp_path: Path, run: Run) -> None:
-    members: dict[str, bytes] = {}
-    for number in range(6):
-        members |= {f"s/{number:04}.png": picture(number), f"s/{number:04}.cls": b" %d\n" % (10 * number)}
-        members |= {f"s/{number:04}.txt": f"caf\u00e9 {number}".encode()}
-        members |= {f"s/{number:04}.json": json.dumps({"w": number / 2, "tags": ["x", number]}).encode()}
-    tar = write_tar(tmp_path / "s.tar", members)
-    options = ("--label-column", "cls", "--caption-column", "txt", "--weight-column", "w", "--keep-column", "tags")
-    assert run("build", tar, "--output", tmp_path / "out", *OPTIONS, *options).code == 0
-    # whole numbers in the order of their value
-    assert json.loads((tmp_path / "out/manifest.json").read_text())["classes"] == ["0", "10", "20", "30", "40", "50"]
-    found = segments(tmp_path / "out")
-    for number in range(6):
-        segment = found[f"s/{number:04}.png"]
-        assert (segment["labels"], segment["captions"]) == ([number], [f"caf\u00e9 {number}"])
-        assert (segment["weight"], json.loads(segment["extra"])) == (number / 2, {"tags": ["x", number]})
-    report = json.loads((tmp_path / "out/report.json").read_text())
-    assert report["totals"]["ignored"] == {".cls": 6, ".json": 6, ".txt": 6}
-
-
-def test_keys_that_repeat_from_tar_to_tar_get_their_name_in_front(tmp_path: Path, run: Run) -> None:
-    for name in ("a", "b"):
-        write_tar(tmp_path / f"{name}.tar", {"0.png": picture(ord(name)), "1.png": picture(1 + ord(name))})
-    ended = run("build", f"{tmp_path}/*.tar", "--output", tmp_path / "out", *OPTIONS)
-    assert ended.code == 2 and ended.err.count("\n") == 1
-    assert f"two inputs of this key, {tmp_path}/a.tar at byte" in ended.err and f"{tmp_path}/b.tar at byte" in ended.err
-    assert run("build", f"{tmp_path}/*.tar", "--output", tmp_path / "out", *OPTIONS, "--prefix-keys").code == 0
-    assert sorted(segments(tmp_path / "out")) == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
 
 
 def test_two_rows_of_one_key_are_one_line_that_names_both(folder: Path, tmp_path: Path, run: Run) -> None:
@@ -332,98 +263,6 @@ def test_rows_that_are_no_rows_are_rejects_by_number(folder: Path, tmp_path: Pat
     assert [key for key, _, _ in rejects(tmp_path / "two")] == ["t.csv#2", "t.csv#3"]
 
 
-def damaged(kind: str, tmp_path: Path) -> Path:
-    """Returns a tar of four pictures with one kind of damage."""
-    path = write_tar(tmp_path / "t.tar", {f"{n}.png": picture(n) for n in range(4)})
-    data = bytearray(path.read_bytes())
-    with tarfile.open(path) as archive:
-        ends = [member.offset_data + member.size for member in archive]
-    if kind == "cut in data":
-        data = data[: ends[2] - 5]
-    elif kind == "cut in header":
-        data = data[: (ends[1] + 511) // 512 * 512 + 100]
-    elif kind == "broken header":
-        at = (ends[1] + 511) // 512 * 512
-        data[at : at + 50] = b"\x77" * 50
-    elif kind == "2 GB member":
-        with tarfile.open(path, "w") as archive:
-            archive.addfile(tarfile.TarInfo("0.png"))
-        data = bytearray(path.read_bytes())
-        info = tarfile.TarInfo("1.png")
-        info.size = 2**31
-        header = info.tobuf()
-        data = (
-            bytearray(write_tar(path, {"0.png": picture(0)}).read_bytes()[: (len(picture(0)) + 1023) // 512 * 512])
-            + header
-        )
-    elif kind == "huge name":
-        info = tarfile.TarInfo("././@LongLink")
-        info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2**31
-        data = bytearray(info.tobuf()) + bytes(2048)
-    path.write_bytes(bytes(data))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("kind", "packed", "rejected"),
-    [
-        ("cut in data", 2, [("2.png", "broken"), ("t.tar", "broken")]),
-        ("cut in header", 2, [("t.tar", "broken")]),
-        ("broken header", 2, [("t.tar", "broken")]),
-        ("2 GB member", 1, [("1.png", "broken"), ("t.tar", "broken")]),
-        ("huge name", 0, [("t.tar", "broken")]),
-        ("none", 4, []),
-    ],
-)
-def test_what_is_whole_of_a_damaged_tar_is_packed(
-    kind: str, packed: int, rejected: list[tuple[str, str]], tmp_path: Path, run: Run
-) -> None:
-    path = damaged(kind, tmp_path)
-    ended = run("build", path, "--output", tmp_path / "out", *OPTIONS)
-    if not packed:
-        assert (ended.code, ended.err.count("\n")) == (1, 1) and "t.tar: broken" in ended.err
-        return
-    assert ended.code == 0, ended.err
-    assert len(segments(tmp_path / "out")) == packed
-    assert [(key, reason) for key, _, reason in rejects(tmp_path / "out")] == rejected
-
-
-def test_members_that_lead_out_links_and_twins_never_read_anything_else(tmp_path: Path, run: Run) -> None:
-    with tarfile.open(tmp_path / "t.tar", "w") as archive:
-        for name in ("../up.png", "/abs.png", "a/../../up.png", "ok.png", ".hidden.png", "note.md"):
-            info = tarfile.TarInfo(name)
-            info.size = len(picture(1))
-            archive.addfile(info, io.BytesIO(picture(1)))
-        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
-            info = tarfile.TarInfo(f"link{kind!r}.png")
-            info.type, info.linkname = kind, "/etc/passwd"
-            archive.addfile(info)
-    assert run("build", tmp_path / "t.tar", "--output", tmp_path / "out", *OPTIONS).code == 0
-    assert list(segments(tmp_path / "out")) == ["ok.png"]
-    assert {reason for _, _, reason in rejects(tmp_path / "out")} == {"outside"} and len(rejects(tmp_path / "out")) == 3
-    ignored = json.loads((tmp_path / "out/report.json").read_text())["totals"]["ignored"]
-    assert ignored == {"(link in a tar)": 3, "(hidden)": 1, ".md": 1}
-    with tarfile.open(tmp_path / "twice.tar", "w") as archive:
-        for number in range(2):
-            info = tarfile.TarInfo("a.png")
-            info.size = len(picture(number))
-            archive.addfile(info, io.BytesIO(picture(number)))
-    ended = run("build", tmp_path / "twice.tar", "--output", tmp_path / "two", *OPTIONS)
-    assert ended.code == 2 and ended.err.startswith("a.png: two inputs of this key") and ended.err.count("\n") == 1
-
-
-def test_compressed_tars_are_refused_whatever_they_are_called(tmp_path: Path, run: Run) -> None:
-    for mode, suffix in (("w:gz", "gz"), ("w:bz2", "bz2"), ("w:xz", "xz")):
-        path = tmp_path / f"{suffix}.tar"
-        with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-            archive.addfile(tarfile.TarInfo("a.png"))
-        ended = run("build", path, "--output", tmp_path / "out", *OPTIONS)
-        assert (ended.code, ended.err) == (
-            2,
-            f"{path}: it is compressed, and members are read by their place; gunzip it first\n",
-        )
-
-
 def test_kinds_are_told_from_the_name_or_by_what_stands_in_front(folder: Path, tmp_path: Path, run: Run) -> None:
     os.rename(as_inputs(folder, "tar"), folder / "all.data")
     assert run("build", f"tar:{folder}/all.data", "--output", tmp_path / "out", *OPTIONS).code == 0
@@ -432,6 +271,55 @@ def test_kinds_are_told_from_the_name_or_by_what_stands_in_front(folder: Path, t
     ended = run("build", f"table:{folder}/all.list", "--output", tmp_path / "two", *OPTIONS)
     assert ended.code == 0, ended.err
     assert len(segments(tmp_path / "two")) == 10
+    # a name that is silent: how it begins says what it is
+    for kind in ("jsonl", "parquet"):
+        os.rename(as_inputs(folder, kind), folder / f"all_{kind}")
+        ended = run("build", f"table:{folder}/all_{kind}", "--output", tmp_path / kind, *OPTIONS)
+        assert ended.code == 0, ended.err
+        assert len(segments(tmp_path / kind)) == 10
+
+
+def test_compressed_tables_are_refused_with_the_way_out(tmp_path: Path, run: Run) -> None:
+    for suffix in ("csv", "tsv", "jsonl"):
+        (tmp_path / f"t.{suffix}.gz").write_bytes(b"\x1f\x8b")
+        ended = run("build", tmp_path / f"t.{suffix}.gz", "--output", tmp_path / "out", *OPTIONS)
+        assert (ended.code, ended.err.count("\n")) == (2, 1) and "gunzip it, or write Parquet" in ended.err
+
+
+def test_a_long_cell_of_a_csv_is_a_cell(folder: Path, tmp_path: Path, run: Run) -> None:
+    rows = [{"path": name, "text": "x" * 200_000} for name in names(folder)[:2]]
+    table = write_csv(tmp_path / "t.csv", rows)
+    options = ("--media-root", folder, "--caption-column", "text")
+    ended = run("build", table, "--output", tmp_path / "out", *OPTIONS, *options)
+    assert ended.code == 0, ended.err
+    assert [segment["captions"] for segment in segments(tmp_path / "out").values()] == [["x" * 200_000]] * 2
+
+
+def test_a_table_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    cell = Source("k", 0, "t.parquet", -1, part=Part(row_group=0, row=1, column="image"))
+    for content in (b"first", b"other"):
+        pq.write_table(pa.table({"image": [b"", content]}), tmp_path / "t.parquet")
+        os.utime(tmp_path / "t.parquet", ns=(0, int.from_bytes(content, "big") % 10**15))
+        with open_source(cell, str(tmp_path / "t.parquet")) as file:
+            assert file.read() == content
+
+
+def test_row_groups_are_kept_while_they_are_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "t.parquet")
+    pq.write_table(pa.table({"image": [bytes([n]) * 1000 for n in range(8)]}), path, row_group_size=2, compression=None)
+    read: list[int] = []
+    row_group_of = pq.ParquetFile.read_row_group
+
+    def counted(self: pq.ParquetFile, number: int, columns: list[str]) -> pa.Table:
+        read.append(number)
+        return row_group_of(self, number, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    monkeypatch.setattr(opened, "KEPT_BYTES", 7000)
+    row_groups = opened.RowGroups()
+    for number in (0, 0, 1, 0, 1, 2, 1, 0):
+        assert row_groups.column(path, number, "image")[1].as_py() == bytes([2 * number + 1]) * 1000
+    assert read == [0, 1, 2, 0]
 
 
 @pytest.mark.parametrize(

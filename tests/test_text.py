@@ -1,6 +1,7 @@
 """Captions packed beside their images: token ids and segment ids of their own, never more than there is room for."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,14 @@ def test_a_tokenizer_of_ones_own_is_used_and_named_by_its_content(
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["config"]["captions"] == described(str(tokenizer)) != "words.json"
     assert manifest["config"]["captions"].startswith("words.json ") and manifest["requires"] == ["text"]
+    # a printed recipe says what it is, and where it lies is said again
+    printed = run("report", out, "--recipe").out
+    assert "# a file; say where it is with --captions FILE" in printed
+    (tmp_path / "own.toml").write_text(printed)
+    again = ("build", table, "--output", tmp_path / "again", *OPTIONS[:2], "--recipe", tmp_path / "own.toml")
+    assert run(*again).code == 2
+    assert run(*again, "--captions", tokenizer).code == 0
+    assert (tmp_path / "again/shards.parquet").read_bytes() == (out / "shards.parquet").read_bytes()
     # a build that goes on finds it again
     (out / "manifest.json").unlink()
     assert run("build", "--output", out, "--resume").code == 0
@@ -141,6 +150,14 @@ def test_a_caption_is_drawn_for_each_view() -> None:
     views = [sample(example, view, policy) for view in range(40)]
     assert {view.caption for view in views if isinstance(view, Reference)} == {0, 1, 2}
     assert {view.num_text_tokens for view in views if isinstance(view, Reference)} == {3, 5, 6}
+
+
+def test_a_tokenizer_that_was_saved_anew_is_read_anew(tmp_path: Path) -> None:
+    for number, text in enumerate(("one", "two")):
+        made = Tokenizer(models.WordLevel({text: 7, "?": 0}, unk_token="?"))
+        made.save(str(tmp_path / "words.json"))
+        os.utime(tmp_path / "words.json", (number, number))
+        assert tokens_of(text, str(tmp_path / "words.json"), 8) == [7]
 
 
 def test_what_is_no_tokenizer_is_one_line(table: Path, tmp_path: Path, run: Run) -> None:

@@ -52,16 +52,20 @@ def test_no_hidden_token_gives_zero() -> None:
     st.lists(st.lists(st.integers(1, 9), max_size=6), min_size=1, max_size=3),
     st.fractions(0, 1, max_denominator=8),
     st.integers(0, 9),
+    st.integers(1, 4),
 )
 @settings(deadline=None)
 def test_the_mask_hides_the_same_share_of_every_segment_and_no_padding(
-    lengths: list[list[int]], share: Fraction, seed: int
+    lengths: list[list[int]], share: Fraction, seed: int, align: int
 ) -> None:
-    room, slots = max(sum(each) for each in lengths) + 2, 6
+    # segments that start at multiples leave padding between them
+    room, slots = max(sum(-(-length // align) * align for length in each) for each in lengths) + 2, 6
     segment_ids = torch.zeros(len(lengths), room, dtype=torch.int32)
     lengths_BS = torch.zeros(len(lengths), slots, dtype=torch.int32)
     for b, each in enumerate(lengths):
-        ids = [number for number, length in enumerate(each, start=1) for _ in range(length)]
+        ids: list[int] = []
+        for number, length in enumerate(each, start=1):
+            ids += [number] * length + [0] * (-length % align)
         segment_ids[b, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
         lengths_BS[b, : len(each)] = torch.tensor(each, dtype=torch.int32)
     share_float = float(share)

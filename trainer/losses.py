@@ -48,7 +48,7 @@ def draw_mask(
     resumed run the ones that were next. Two stable sorts: random order, then by segment.
 
     Args:
-        segment_ids_BL: 1..S in runs from token 0, 0 = padding at the end.
+        segment_ids_BL: 1..S in runs by number, 0 = padding between and behind them.
         lengths_BS: tokens of each segment, 0 where there is none.
         share: 0..1.
         generator: moves on by B x L draws.
@@ -56,10 +56,11 @@ def draw_mask(
     padding_last_BL = torch.where(segment_ids_BL == 0, torch.iinfo(segment_ids_BL.dtype).max, segment_ids_BL)
     order_BL = torch.rand(segment_ids_BL.shape, generator=generator).argsort(dim=1, stable=True)
     order_BL = order_BL.gather(1, padding_last_BL.gather(1, order_BL).argsort(dim=1, stable=True))
-    # order_BL now holds, in the place of each segment, its own tokens in random order: hide the first few
+    # order_BL now holds the tokens of each segment in random order, one segment behind the other: hide the first few of each
+    ids_BL = segment_ids_BL.gather(1, order_BL)
     ends_BS = lengths_BS.cumsum(dim=1)
     starts_BS, hidden_BS = ends_BS - lengths_BS, (lengths_BS.double() * share).long()
-    segment_BL = (segment_ids_BL - 1).clamp(min=0).long()
+    segment_BL = (ids_BL - 1).clamp(min=0).long()
     rank_BL = torch.arange(segment_ids_BL.shape[1]) - starts_BS.gather(1, segment_BL)
-    hidden_BL = (rank_BL < hidden_BS.gather(1, segment_BL)) & (segment_ids_BL != 0)
+    hidden_BL = (rank_BL < hidden_BS.gather(1, segment_BL)) & (ids_BL != 0)
     return torch.zeros_like(hidden_BL).scatter(1, order_BL, hidden_BL)

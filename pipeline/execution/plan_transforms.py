@@ -20,7 +20,7 @@ from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.names import CLASSES_NAME, LISTING_NAME
 from patchpack.pipeline.stages.dedupe import keep_least, with_digest
 from patchpack.pipeline.stages.group import group_of, num_groups
-from patchpack.pipeline.stages.labels import in_order, label_of, labels_of, read_label_file, with_folder_label
+from patchpack.pipeline.stages.labels import in_order, label_of, read_label_file, with_folder_label
 from patchpack.pipeline.stages.list import (
     BEYOND_LIMIT,
     LABEL_OF_NONE,
@@ -317,7 +317,7 @@ class ClassNames(Stage[Listed, PCollection[tuple[str, ...]]]):
 
         if self.given is not None:
             return listed.sources.pipeline | "given" >> beam.Create([self.given]) | "save" >> beam.Map(save)
-        of_sources = listed.named | "names" >> beam.FlatMap(labels_of)
+        of_sources = listed.named | "names" >> beam.FlatMap(lambda source: source.facts.labels)
         # a folder of nothing but what cannot be listed is a class, too
         of_rejects = listed.rejects | "folders" >> beam.FlatMap(self._folders)
         return (

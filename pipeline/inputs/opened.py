@@ -1,7 +1,8 @@
 """Opens a source wherever it lies: a file, a byte range of a tar, or a cell of a Parquet table."""
 
-import functools
 import io
+import threading
+from collections import OrderedDict
 from typing import IO
 
 import pyarrow as pa
@@ -11,8 +12,10 @@ from patchpack.pipeline.media.errors import DecodeError
 from patchpack.pipeline.stages.records import Source
 from patchpack.pipeline.storage import files
 
-# a row group is read whole for one of its rows; two are kept, so that rows that lie together cost one read
+# a row group is read whole for one of its rows; the last ones are kept while they are small, and so is one that is not, so that
+# rows that lie together cost one read
 MAX_ROW_GROUP_BYTES = 2**30
+KEPT_BYTES = 2**28
 
 
 def open_source(source: Source, path: str) -> IO[bytes]:
@@ -67,7 +70,7 @@ class _Range(io.RawIOBase):
 
 
 def _cell(path: str, row_group: int, row: int, column: str) -> bytes:
-    values = _column(path, row_group, column)
+    values = _row_groups.column(path, row_group, column)
     if not 0 <= row < len(values):
         raise DecodeError(
             "changed", f"row group {row_group} has {len(values)} rows now, and row {row} when it was listed"
@@ -76,24 +79,58 @@ def _cell(path: str, row_group: int, row: int, column: str) -> bytes:
     return data if isinstance(data, bytes) else b""
 
 
-@functools.lru_cache(maxsize=2)
-def _column(path: str, row_group: int, column: str) -> pa.ChunkedArray:
-    try:
-        with files.open_read(path) as file:
-            parquet = pq.ParquetFile(file)
-            if row_group >= parquet.num_row_groups:
-                raise DecodeError("changed", f"{parquet.num_row_groups} row groups now, fewer than when it was listed")
-            size = parquet.metadata.row_group(row_group).total_byte_size
-            if size > MAX_ROW_GROUP_BYTES:
-                raise DecodeError(
-                    "too_large",
-                    f"row group of {size} bytes; at most {MAX_ROW_GROUP_BYTES}, as one is read whole; write smaller ones",
-                )
-            values = parquet.read_row_group(row_group, columns=[column]).column(0)
-    except (pa.ArrowException, ValueError) as error:
-        if isinstance(error, DecodeError):
-            raise
-        raise DecodeError("broken", f"the table cannot be read: {error}") from error
-    if pa.types.is_struct(values.type):
-        values = pa.chunked_array([chunk.field(0) for chunk in values.chunks])
-    return values
+class RowGroups:
+    """Columns of the row groups that were read last, so few that two large ones are never held."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, tuple[int, int], int, str], pa.ChunkedArray] = OrderedDict()
+        # threads of a worker share it
+        self._lock = threading.Lock()
+
+    def column(self, path: str, row_group: int, column: str) -> pa.ChunkedArray:
+        """Returns one column of one row group.
+
+        Raises:
+            DecodeError: there is none, it cannot be read, or it is too large.
+            OSError: as `files.open_read`.
+        """
+        which = path, files.version(path), row_group, column
+        with self._lock:
+            if which not in self._kept:
+                self._kept[which] = self._read(path, row_group, column)
+            self._kept.move_to_end(which)
+            return self._kept[which]
+
+    def _read(self, path: str, row_group: int, column: str) -> pa.ChunkedArray:
+        try:
+            with files.open_read(path) as file:
+                parquet = pq.ParquetFile(file)
+                self._make_room(_size(parquet, row_group))
+                values = parquet.read_row_group(row_group, columns=[column]).column(0)
+        except (pa.ArrowException, ValueError) as error:
+            if isinstance(error, DecodeError):
+                raise
+            raise DecodeError("broken", f"the table cannot be read: {error}") from error
+        if pa.types.is_struct(values.type):
+            values = pa.chunked_array([chunk.field(0) for chunk in values.chunks])
+        return values
+
+    def _make_room(self, size: int) -> None:
+        while self._kept and sum(values.nbytes for values in self._kept.values()) + size > KEPT_BYTES:
+            self._kept.popitem(last=False)
+
+
+_row_groups = RowGroups()
+
+
+def _size(parquet: pq.ParquetFile, row_group: int) -> int:
+    """Returns the bytes of a row group that is there and small enough."""
+    if row_group >= parquet.num_row_groups:
+        raise DecodeError("changed", f"{parquet.num_row_groups} row groups now, fewer than when it was listed")
+    size: int = parquet.metadata.row_group(row_group).total_byte_size
+    if size > MAX_ROW_GROUP_BYTES:
+        raise DecodeError(
+            "too_large",
+            f"row group of {size} bytes; at most {MAX_ROW_GROUP_BYTES}, as one is read whole; write smaller ones",
+        )
+    return size

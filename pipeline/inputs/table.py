@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import posixpath
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from typing import IO, NamedTuple
 
@@ -30,7 +31,16 @@ ID_NAMES = ("key", "id", "__key__")
 
 # of JSONL, the longest line; of CSV, the longest cell
 MAX_LINE_BYTES = 2**24
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_KINDS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+SUFFIXES = tuple(_KINDS)
+
+
+class MediaRoot(NamedTuple):
+    """Where the files that rows name lie: below `path`, which is the folder `below` of the root of that number."""
+
+    path: str
+    number: int
+    below: str = ""
 
 
 class Read(NamedTuple):
@@ -60,11 +70,11 @@ def check_table(path: str, name: str, columns: Columns) -> None:
 
 def row_groups(container: Container, path: str) -> Iterator[Container | Reject]:
     """Yields a table in the pieces that are listed apart: its row groups, or all of it."""
-    if not path.lower().endswith(".parquet"):
-        yield container
-        return
     try:
         with files.open_read(path) as file:
+            if _kind(file, path) != "parquet":
+                yield container
+                return
             count = pq.ParquetFile(file).num_row_groups
     except (pa.ArrowException, ValueError) as error:
         yield reject(container.key, "list", "broken", f"no Parquet file that can be read: {error}")
@@ -73,16 +83,14 @@ def row_groups(container: Container, path: str) -> Iterator[Container | Reject]:
         yield container._replace(row_group=number)
 
 
-def list_table(
-    container: Container, path: str, columns: Columns, media_root: tuple[int, str]
-) -> Iterator[Source | Reject]:
+def list_table(container: Container, path: str, columns: Columns, media_root: MediaRoot) -> Iterator[Source | Reject]:
     """Yields what each row of a table, or of one of its row groups, stands for.
 
     Args:
         container: the table, as listed.
         path: where it is.
         columns: that say something.
-        media_root: number and path of the folder or URI that files which rows name lie below.
+        media_root: of the files that rows name.
 
     Raises:
         OSError: it cannot be read.
@@ -102,20 +110,30 @@ def list_table(
 
 def _header(file: IO[bytes], path: str) -> Mapping[str, pa.DataType | None]:
     """Returns the columns of a table by name, with their types where it is Parquet."""
-    suffix = posixpath.splitext(path.lower())[1]
-    if suffix == ".parquet":
+    kind = _kind(file, path)
+    if kind == "parquet":
         schema = pq.ParquetFile(file).schema_arrow
         return {field.name: field.type for field in schema}
     line = file.readline(MAX_LINE_BYTES)
     if not line.strip():
         raise BadRow("an empty table; the first line names the columns")
-    if suffix in (".jsonl", ".ndjson"):
+    if kind == "jsonl":
         return dict.fromkeys(_object(line))
     try:
         text = line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadRow(f"the first line is no UTF-8 ({error.reason}); it names the columns") from error
     return dict.fromkeys(next(csv.reader([text], delimiter=_delimiter(path))))
+
+
+def _kind(file: IO[bytes], path: str) -> str:
+    """Returns what a table is by its name or, where that is silent (`table:NAME`), by how it begins: csv, jsonl or parquet."""
+    suffix = posixpath.splitext(path.lower())[1]
+    if suffix in _KINDS:
+        return _KINDS[suffix]
+    start = file.read(4)
+    file.seek(0)
+    return "parquet" if start == b"PAR1" else "jsonl" if start.removeprefix(BOM_UTF8).startswith(b"{") else "csv"
 
 
 def _choose(header: Mapping[str, pa.DataType | None], columns: Columns) -> Read:
@@ -157,10 +175,10 @@ def _rows(
     file: IO[bytes], path: str, row_group: int, read: Read, columns: Columns
 ) -> Iterator[tuple[int, int, Mapping[str, object] | BadRow]]:
     """Yields rows with their number in the table, from 1, and in their row group, from 0; or why one cannot be read."""
-    suffix = posixpath.splitext(path.lower())[1]
-    if suffix == ".parquet":
+    kind = _kind(file, path)
+    if kind == "parquet":
         yield from _parquet_rows(file, row_group, read, columns)
-    elif suffix in (".jsonl", ".ndjson"):
+    elif kind == "jsonl":
         yield from _json_rows(file)
     else:
         yield from _csv_rows(file, _delimiter(path))
@@ -210,6 +228,8 @@ def _object(line: bytes) -> dict[str, object]:
 def _csv_rows(file: IO[bytes], delimiter: str) -> Iterator[tuple[int, int, Mapping[str, object] | BadRow]]:
     # bytes that are not UTF-8 travel as surrogates, and are refused in the cell that they stand in
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+    # the library's own limit, of 128 KiB, is of the process
+    csv.field_size_limit(max(MAX_LINE_BYTES, csv.field_size_limit()))
     try:
         reader = csv.reader(text, delimiter=delimiter)
         header = next(reader, [])
@@ -249,7 +269,7 @@ def _source(
     row: Mapping[str, object] | BadRow,
     read: Read,
     columns: Columns,
-    media_root: tuple[int, str],
+    media_root: MediaRoot,
 ) -> Source | Reject:
     """Returns what one row stands for."""
     where = f"{container.key}#{number}"
@@ -258,9 +278,9 @@ def _source(
             raise row
         named = _named(row, read)
         if named and not read.image:
-            below = below_root(named, media_root[1])
+            below = below_root(named, media_root.path)
             if below is None:
-                detail = f"{named}: not below {media_root[1]}; what rows name lies there; see --media-root"
+                detail = f"{named}: not below {media_root.path}; what rows name lies there; see --media-root"
                 return reject(where, "list", "outside", detail)
             named = below
         name = row.get(read.id) if read.id else None
@@ -274,7 +294,8 @@ def _source(
             raise BadRow(f"column {read.path}: empty; it names a file")
     except BadRow as error:
         return reject(where, "list", "bad_row", error)
-    return Source(container.member_key(key), media_root[0], named, -1, part=Part(row=number), facts=facts)
+    file = files.join(media_root.below, named)
+    return Source(container.member_key(key), media_root.number, file, -1, part=Part(row=number), facts=facts)
 
 
 def below_root(named: str, root: str) -> str | None:

@@ -2,15 +2,15 @@
 
 import functools
 import os
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import xxhash
 
 from patchpack.extras import MissingExtra
 from patchpack.pipeline.storage import files
 
-# a caption to its token ids
-Tokeniser = Callable[[str], list[int]]
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 def tokens_of(caption: str, captions: str, most: int) -> list[int]:
@@ -21,7 +21,10 @@ def tokens_of(caption: str, captions: str, most: int) -> list[int]:
         captions: of --captions, "bytes" or the file of a tokenizer.
         most: tokens of one caption.
     """
-    return _tokeniser(captions)(caption)[:most]
+    if captions == "bytes":
+        return list(caption.encode()[:most])
+    ids: list[int] = _tokenizer(captions, files.version(captions)).encode(caption).ids
+    return ids[:most]
 
 
 def described(captions: str) -> str:
@@ -35,7 +38,6 @@ def described(captions: str) -> str:
     return f"{os.path.basename(captions)} {xxhash.xxh3_128_hexdigest(_content(captions))}"
 
 
-@functools.lru_cache(maxsize=4)
 def _content(path: str) -> bytes:
     try:
         return files.read(path)
@@ -46,15 +48,13 @@ def _content(path: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=4)
-def _tokeniser(captions: str) -> Tokeniser:
-    """Returns what makes token ids of a text.
+def _tokenizer(captions: str, version: tuple[int, int]) -> "Tokenizer":
+    """Returns what makes token ids of a text, of a file's version.
 
     Raises:
         ValueError: the file is no tokenizer's.
         MissingExtra: the library is not installed.
     """
-    if captions == "bytes":
-        return lambda text: list(text.encode())
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError as error:
@@ -68,9 +68,4 @@ def _tokeniser(captions: str) -> Tokeniser:
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-
-    def encode(text: str) -> list[int]:
-        ids: list[int] = tokenizer.encode(text).ids
-        return ids
-
-    return encode
+    return tokenizer

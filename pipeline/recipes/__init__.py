@@ -16,6 +16,9 @@ from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import Manifest
 
+# options that may name a file, with what they are otherwise: a manifest says of it what it is, and not where
+_FILES = {"labels": ("none", "folder"), "captions": ("none", "bytes")}
+
 
 def names() -> list[str]:
     """Returns the names of the recipes that are shipped."""
@@ -85,6 +88,8 @@ def recipe_of(manifest: Manifest) -> str:
     lines = [f"name = {_toml(manifest.recipe or 'dataset ' + manifest.dataset_digest)}"]
     for name, value in manifest.config.items():
         if value is not None:
+            if name in _FILES and value not in _FILES[name]:
+                lines.append(f"# a file; say where it is with {flag(name)} FILE, which wins over this")
             lines.append(f"{flag(name).removeprefix('--')} = {_toml(value)}")
     if manifest.classes is not None:
         lines.insert(0, "# a split takes the classes of this dataset with --classes; here they are the inputs' own")

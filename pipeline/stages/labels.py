@@ -31,11 +31,6 @@ def with_folder_label(source: Source) -> Source:
     return source._replace(facts=source.facts._replace(labels=() if label is None else (label,)))
 
 
-def labels_of(source: Source) -> tuple[str, ...]:
-    """Returns the names of an input's labels."""
-    return source.facts.labels
-
-
 def read_label_file(path: str) -> Iterator[LabelRow | Reject]:
     """Yields the labels of each key that a CSV file of two columns, key and label, names; several rows are several labels.
 
@@ -71,7 +66,7 @@ def _is_number(name: str) -> bool:
 
 def label_gaps(sources: Iterable[Source], classes: tuple[str, ...]) -> LabelGaps:
     """Returns which of a group's planned inputs have no label."""
-    labels = {source.key: labels_of(source) for source in sources}
+    labels = {source.key: source.facts.labels for source in sources}
     without = sorted(key for key, names in labels.items() if not names)
     known = frozenset(classes)
     unknown = Counter(name for names in labels.values() for name in names if name not in known)

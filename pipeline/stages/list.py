@@ -83,6 +83,9 @@ if TYPE_CHECKING:
 
 # what holds or lists media and is none itself, and cannot be read: what it is, and the way out
 _REFUSED = {
+    ".csv.gz": ("a compressed table", "it is read as it stands; gunzip it, or write Parquet"),
+    ".tsv.gz": ("a compressed table", "it is read as it stands; gunzip it, or write Parquet"),
+    ".jsonl.gz": ("a compressed table", "it is read as it stands; gunzip it, or write Parquet"),
     ".tar.gz": ("a compressed tar", "members are read by their place; gunzip it"),
     ".tgz": ("a compressed tar", "members are read by their place; gunzip it"),
     ".zip": ("a zip archive", "tars, tables and loose files are read; unpack it"),
@@ -221,13 +224,11 @@ def list_container(
     if container.kind == "tar":
         yield from tar.list_tar(container, path, columns, MEDIA_SUFFIXES)
         return
-    folder = path.rpartition("/")[0]
-    number, root = (container.root, folder) if media_root is None else (media_root, roots[media_root])
-    for listed in table.list_table(container, path, columns, (number, root)):
-        # a table below its root names files beside itself
-        above = container.path.rpartition("/")[0]
-        inner = isinstance(listed, Source) and media_root is None and not listed.part.column and above
-        yield listed._replace(path=f"{above}/{listed.path}") if inner and isinstance(listed, Source) else listed
+    if media_root is None:
+        where = table.MediaRoot(path.rpartition("/")[0], container.root, container.path.rpartition("/")[0])
+    else:
+        where = table.MediaRoot(roots[media_root], media_root)
+    yield from table.list_table(container, path, columns, where)
 
 
 def list_all(inputs: list[Input], config: "PlanConfig") -> Iterator[Source | Ignored | Reject]:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from patchpack.pipeline.sampling.framing import Framing
-from patchpack.pipeline.stages.labels import labels_of
 from patchpack.pipeline.stages.records import Part, Reference, Source
 from patchpack.schemas.geometry import Box, Grid
 
@@ -114,7 +113,7 @@ class PlannedExample(NamedTuple):
         example, source = reference.example, reference.example.source
         facts, part = source.facts, source.part
         numbers = {} if class_numbers is None else class_numbers
-        names = labels_of(source) if class_numbers is not None else ()
+        names = facts.labels if class_numbers is not None else ()
         return cls(
             sequence=sequence,
             example_id=example.example_id,

@@ -135,6 +135,14 @@ def read(path: str) -> bytes:
     return retried(_read, path) if is_uri(path) else _read(path)
 
 
+def version(path: str) -> tuple[int, int]:
+    """Returns what changes with a local file's content, so that what was read of it may be kept; of a URI always the same."""
+    if is_uri(path):
+        return 0, 0
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size
+
+
 def lasting(error: OSError) -> str | None:
     """Returns the reason of the reject that an error makes of a file, or None for errors of storage that may pass."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):

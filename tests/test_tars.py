@@ -13,7 +13,7 @@ from support.inputs import OPTIONS, picture, rejects, segments, write_tar
 Run = Callable[..., Result]
 
 
-def test_wds_samples_bring_label_caption_weight_and_more(folder: Path, tmp_path: Path, run: Run) -> None:
+def test_wds_samples_bring_label_caption_weight_and_more(tmp_path: Path, run: Run) -> None:
     members: dict[str, bytes] = {}
     for number in range(6):
         members |= {f"s/{number:04}.png": picture(number), f"s/{number:04}.cls": b" %d\n" % (10 * number)}

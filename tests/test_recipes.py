@@ -72,6 +72,8 @@ def test_what_is_no_recipe_is_one_line(content: bytes | None, message: str, tmp_
         path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"^--recipe {path}: .*{message}"):
         read_recipe(str(path))
+    with pytest.raises(ValueError, match="the nearest is navit$"):
+        read_recipe("navitt")
 
 
 def test_the_recipe_of_a_dataset_gives_its_very_bytes(media: Path, tmp_path: Path, run: Run) -> None:

@@ -63,6 +63,12 @@ def test_bytes_are_the_drawn_caption_cut_to_its_limit(table: Path, tmp_path: Pat
     options = ("--captions", "bytes", "--text-length", 96, "--max-text-tokens", 40, "--views", 2)
     assert run("build", table, "--output", out, *OPTIONS, *options).code == 0
     assert run("verify", out).code == 0
+    (last, *_), inspected = rows_of(out)[0]["segments"], run("inspect", out, 0).out
+    count = last["num_text_tokens"]
+    assert (
+        f"packed beside it: caption {last['caption'] + 1}, text tokens 0 to {count - 1} ({count})" in inspected
+        or not count
+    )
     seen, drawn = 0, set()
     for row in rows_of(out):
         ids, end = row["text_segment_ids"], 0

@@ -15,7 +15,7 @@ STRIP_PX = 36
 TEXT_PX = 14
 LINE_PX = 18
 # a caption has room for a file name even under a thumbnail
-LEAST_CELL_PX = 240
+LEAST_CELL_PX = 290
 _INK, _SOFT, _PAPER, _HATCH = (28, 32, 36), (96, 100, 108), (255, 255, 255), (190, 194, 200)
 
 # red, green, blue, or a name

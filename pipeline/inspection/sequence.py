@@ -264,4 +264,10 @@ def _details(segment: NamedSegment) -> list[str]:
         )
     for label, name in zip(segment["labels"], segment["label_names"], strict=True):
         lines.append(f"label {label}: {name if name is not None else 'not in the class list'}")
-    return [*lines, *(f"caption: {caption}" for caption in segment["captions"])]
+    lines += [f"caption: {caption}" for caption in segment["captions"]]
+    if segment.get("num_text_tokens"):
+        first, count = segment["text_start"], segment["num_text_tokens"]
+        lines.append(
+            f"packed beside it: caption {segment['caption'] + 1}, text tokens {first:,} to {first + count - 1:,} ({count:,})"
+        )
+    return lines

@@ -4,6 +4,7 @@ A key is an option's name as it is typed, without the dashes; `name` is what rep
 """
 
 import dataclasses
+import difflib
 import json
 import os
 import tomllib
@@ -56,8 +57,10 @@ def read_recipe(given: str) -> dict[str, Any]:
             text = files.read(given).decode()
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or error
+            near = difflib.get_close_matches(given, shipped, n=1)
+            way = f"the nearest is {near[0]}" if near else "check the name"
             raise ValueError(
-                f"{where}: {why}; it is a TOML file of options, or one of {', '.join(shipped)}; check the name"
+                f"{where}: {why}; it is a TOML file of options, or one of {', '.join(shipped)}; {way}"
             ) from error
     try:
         table = tomllib.loads(text)

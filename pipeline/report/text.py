@@ -109,12 +109,9 @@ def _packing(report: Report) -> list[str]:
             _pair("", f"{entry['num_chunks_optimal']:,} of {entry['num_chunks']:,} chunks proven optimal alone")
         )
         if entry["num_moved"]:
-            lines.append(
-                _pair(
-                    "",
-                    f"{entry['num_moved']:,} examples have other tokens than drawn, so that sequences are fewer or fuller",
-                )
-            )
+            have = "example has" if entry["num_moved"] == 1 else "examples have"
+            moved = f"{entry['num_moved']:,} {have} other tokens than drawn, so that sequences are fewer or fuller"
+            lines.append(_pair("", moved))
     cost = report["attention_cost_per_sequence"]
     lines.append(_pair("attention cost / sequence", f"mean {number(cost['mean'])}, max {number(cost['max'])} pairs"))
     if cost["mean"]:

@@ -279,6 +279,16 @@ def test_kinds_are_told_from_the_name_or_by_what_stands_in_front(folder: Path, t
         assert len(segments(tmp_path / kind)) == 10
 
 
+def test_each_table_of_a_glob_names_files_beside_itself(tmp_path: Path, run: Run) -> None:
+    for number, name in enumerate(("a", "b")):
+        (tmp_path / "in" / name / "images").mkdir(parents=True)
+        (tmp_path / "in" / name / f"images/{number}.png").write_bytes(picture(number))
+        write_csv(tmp_path / "in" / name / "t.csv", [{"path": f"images/{number}.png"}])
+    ended = run("build", f"{tmp_path}/in/*/t.csv", "--output", tmp_path / "out", *OPTIONS)
+    assert ended.code == 0, ended.err
+    assert sorted(segments(tmp_path / "out")) == ["images/0.png", "images/1.png"]
+
+
 def test_compressed_tables_are_refused_with_the_way_out(tmp_path: Path, run: Run) -> None:
     for suffix in ("csv", "tsv", "jsonl"):
         (tmp_path / f"t.{suffix}.gz").write_bytes(b"\x1f\x8b")

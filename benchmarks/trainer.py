@@ -3,7 +3,7 @@
     python benchmarks/trainer.py [LENGTHS] [--rounds 5]
 
 The same images (sides 64 to 256 px, aspects of cameras, patches of 16 px: 16 to 256 tokens) through the same model (the trainer's default
-NaViT), forward, backward and update, in float32 on one thread. Padded: batches of 32 images in the order drawn, each padded to the
+NaViT), forward, backward and update, in float32 on one thread. Padded: batches of 128 images in the order drawn, each padded to the
 longest of its batch, the padding masked. Square: images of 196 tokens, as many tokens as the packed ones, a batch without any padding or
 mask: nothing can be faster at equal tokens. CPU seconds, medians of rounds that take turns; padded = 1. Where there is a CUDA device it
 prints ViT-S, B and L in bfloat16 there, too.
@@ -34,7 +34,8 @@ ASPECTS = ((4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (1, 1))
 NUM_CLASSES = 1000
 # for 1,024 tokens and fewer; as many more for longer sequences, so that they are full
 NUM_IMAGES = 256
-PADDED_BATCH = 32
+# images of a step of 128 images or more are as long as the longest there is
+PADDED_BATCH = 128
 SQUARE = (1, 14, 14)
 
 Batch = dict[str, torch.Tensor]
@@ -46,7 +47,9 @@ def draw_grids(count: int, seed: int) -> list[tuple[int, int, int]]:
     grids = []
     for word in words(count, seed, "benchmark"):
         height, width = ASPECTS[word % len(ASPECTS)]
-        grids.append((1, *rule.request(200 * height, 200 * width, 1, (16, 16), word).grid))
+        rows, columns = rule.request(200 * height, 200 * width, 1, (16, 16), word).grid
+        # sides are those of the target, whose nearest grid may have a few tokens more
+        grids.append((1, rows, min(columns, 256 // rows)))
     return grids
 
 
@@ -69,7 +72,11 @@ def make_batch(rows: list[list[tuple[int, int, int]]], length: int, slots: int) 
             end = start + math.prod(grid)
             batch["segment_ids"][row, start:end] = slot + 1
             batch["positions"][row, start:end] = np.indices(grid).reshape(3, -1).T
-            batch["starts"][row, slot], batch["lengths"][row, slot], batch["grids"][row, slot] = start, end - start, grid
+            batch["starts"][row, slot], batch["lengths"][row, slot], batch["grids"][row, slot] = (
+                start,
+                end - start,
+                grid,
+            )
             batch["labels"][row, slot] = generator.integers(NUM_CLASSES)
             start = end
     return {name: torch.from_numpy(array) for name, array in batch.items()}

@@ -45,8 +45,13 @@ class ShardFile:
             pa.PythonFile(self._hashed, mode="w"), sequence_schema(layout), **_WRITER_OPTIONS
         )
         self.totals: ShardTotals = {
-            **{"num_sequences": 0, "num_segments": 0, "num_tokens": 0, "attention_cost": 0},
-            **{"max_segments": 0, "max_segment_tokens": 0, "max_grid": [0, 0, 0]},
+            "num_sequences": 0,
+            "num_segments": 0,
+            "num_tokens": 0,
+            "attention_cost": 0,
+            "max_segments": 0,
+            "max_segment_tokens": 0,
+            "max_grid": [0, 0, 0],
         }
 
     def __enter__(self) -> "ShardFile":
@@ -85,8 +90,8 @@ class ShardFile:
         self.totals["num_sequences"] += len(table)
         for name in _SUMMED:
             self.totals[name] += sum(table[name].to_pylist())
-        for name, column in _LARGEST.items():
-            self.totals[name] = max(self.totals[name], *table[column].to_pylist())
+        for largest, column in _LARGEST.items():
+            self.totals[largest] = max(self.totals[largest], *table[column].to_pylist())
         grids = [(segment["grid_t"], segment["grid_h"], segment["grid_w"]) for row in segments for segment in row]
         self.totals["max_grid"] = [max(sides) for sides in zip(self.totals["max_grid"], *grids, strict=True)]
 

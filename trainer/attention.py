@@ -139,20 +139,18 @@ def attend(q_BQHK: torch.Tensor, k_BLHK: torch.Tensor, v_BLHK: torch.Tensor, pla
         plan: from `make_plan`.
     """
     if plan.query_offsets is None or plan.key_offsets is None:
-        attended_BHQK = F.scaled_dot_product_attention(
-            *(part.transpose(1, 2) for part in (q_BQHK, k_BLHK, v_BLHK)), attn_mask=plan.mask_B1QK
-        )
-        return attended_BHQK.transpose(1, 2)
+        q_BHQK, k_BHLK, v_BHLK = (part.transpose(1, 2) for part in (q_BQHK, k_BLHK, v_BLHK))
+        return F.scaled_dot_product_attention(q_BHQK, k_BHLK, v_BHLK, attn_mask=plan.mask_B1QK).transpose(1, 2)
     q_NHK, k_MHK, v_MHK = (part.flatten(0, 1) for part in (q_BQHK, k_BLHK, v_BLHK))
+    offsets = plan.query_offsets, plan.key_offsets
     if plan.backend == "blocks":
-        attended_NHK = block_attention(q_NHK, k_MHK, v_MHK, plan.query_offsets, plan.key_offsets)
-    else:
-        # imported here: it asks CUDA what it can
-        from torch.nn.attention.varlen import varlen_attn
+        return block_attention(q_NHK, k_MHK, v_MHK, *offsets).view(q_BQHK.shape)
+    # imported here: it asks CUDA what it can
+    from torch.nn.attention.varlen import varlen_attn
 
-        attended_NHK = varlen_attn(
-            q_NHK, k_MHK, v_MHK, plan.query_offsets, plan.key_offsets, plan.most_queries, plan.most_keys
-        )
+    attended_NHK = varlen_attn(q_NHK, k_MHK, v_MHK, *offsets, plan.most_queries, plan.most_keys)
+    if isinstance(attended_NHK, tuple):
+        raise AssertionError("no sums were asked for")
     return attended_NHK.view(q_BQHK.shape)
 
 

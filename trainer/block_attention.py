@@ -5,6 +5,7 @@ of n^2 of the runs, and some 20 microseconds a run. Where torch lacks the kernel
 same is done by a loop over `scaled_dot_product_attention`, which does not compile whole.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -34,7 +35,7 @@ def block_attention(q_NHK: Tensor, k_MHK: Tensor, v_MHK: Tensor, query_offsets: 
 def _runs(query_offsets: Tensor, key_offsets: Tensor) -> Iterator[tuple[slice, slice]]:
     """Yields the queries and keys of each run that has both."""
     ends = list(zip(query_offsets.tolist(), key_offsets.tolist(), strict=True))
-    for (query, key), (query_end, key_end) in zip(ends, ends[1:], strict=False):
+    for (query, key), (query_end, key_end) in itertools.pairwise(ends):
         if query < query_end and key < key_end:
             yield slice(query, query_end), slice(key, key_end)
 
@@ -67,9 +68,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    q_NHK: Tensor, k_MHK: Tensor, v_MHK: Tensor, query_offsets: Tensor, key_offsets: Tensor
-) -> tuple[Tensor, Tensor]:
+def _(q_NHK: Tensor, k_MHK: Tensor, v_MHK: Tensor, query_offsets: Tensor, key_offsets: Tensor) -> tuple[Tensor, Tensor]:
     return q_NHK.new_empty(q_NHK.shape), q_NHK.new_empty(q_NHK.shape[:2], dtype=_sums_dtype(q_NHK))
 
 

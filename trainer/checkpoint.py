@@ -9,22 +9,27 @@ A checkpoint is a folder, written under a temporary name, flushed and renamed; a
       model.safetensors    the weights alone, for other programs and other versions of torch
     latest, best           links to the newest and to the one of least evaluation loss
 
-Reading runs no code: what is not a tensor is JSON.
+Reading runs no code: what is not a tensor is JSON, and torch's own index, a pickle, is looked through before torch reads it.
 """
 
 import errno
 import json
 import os
+import pickle
 import re
 import shutil
 import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypedDict, cast
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -40,6 +45,27 @@ NAME = re.compile(r"step-(\d{8})")
 CHECKPOINT_VERSION = 2
 LATEST, BEST = "latest", "best"
 RUN_NAME, WEIGHTS_NAME = "run.json", "model.safetensors"
+
+# torch's index, and what that of a checkpoint of tensors is made of
+_INDEX_NAME = ".metadata"
+_METADATA = "torch.distributed.checkpoint.metadata"
+_INDEX_CLASSES = {
+    "torch": ("Size",),
+    "torch.serialization": ("_get_layout",),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    _METADATA: (
+        *(
+            "ChunkStorageMetadata",
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorProperties",
+            "TensorStorageMetadata",
+        ),
+        "_MEM_FORMAT_ENCODING",
+    ),
+    "pathlib": ("PosixPath", "WindowsPath"),
+}
 
 
 class RunRecord(TypedDict):
@@ -91,14 +117,12 @@ def save(folder: str, record: RunRecord, weights: Weights, world: World, *, keep
     temporary = os.path.join(folder, f".{os.path.basename(path)}.{_common_name(world)}.tmp")
     try:
         os.makedirs(temporary, exist_ok=True)
-        dcp.save(_state(weights), checkpoint_id=temporary, no_dist=world.size == 1)
-        whole = get_model_state_dict(
-            weights["model"], options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-        )
+        with _quiet():
+            state_dict_saver.save(_tensors(weights), checkpoint_id=temporary, no_dist=world.size == 1)
+        whole = get_model_state_dict(weights["model"], options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         if world.rank == 0:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in whole.items()}, os.path.join(temporary, WEIGHTS_NAME)
-            )
+            tensors = {name: value.contiguous() for name, value in whole.items() if isinstance(value, torch.Tensor)}
+            save_file(tensors, os.path.join(temporary, WEIGHTS_NAME))
             with open(os.path.join(temporary, RUN_NAME), "w") as file:
                 json.dump({**record, "checkpoint_version": CHECKPOINT_VERSION}, file, indent=2)
             for name in (*os.listdir(temporary), "."):
@@ -122,13 +146,21 @@ def restore(path: str, weights: Weights, world: World) -> None:
     Raises:
         FormatError: it is broken, or of another model.
     """
-    state = _state(weights)
+    model, optimizer = weights["model"], weights["optimizer"]
+    tensors = _tensors(weights)
     try:
-        dcp.load(state, checkpoint_id=path, no_dist=world.size == 1)
+        _check_index(os.path.join(path, _INDEX_NAME))
+        with _quiet():
+            state_dict_loader.load(tensors, checkpoint_id=path, no_dist=world.size == 1)
+    except CheckpointException as error:
+        first, *_ = error.failures.values()
+        raise _unreadable(path, first[0]) from error
     except Exception as error:  # torch raises whatever its readers do
         raise _unreadable(path, error) from error
-    set_model_state_dict(weights["model"], state["model"])
-    set_optimizer_state_dict(weights["model"], weights["optimizer"], state["optimizer"])
+    set_model_state_dict(model, tensors["model"])
+    # its other options are those of the run
+    groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
+    set_optimizer_state_dict(model, optimizer, {"state": tensors["moments"], "param_groups": groups})
 
 
 def read(path: str) -> RunRecord:
@@ -144,7 +176,9 @@ def read(path: str) -> RunRecord:
         if version == CHECKPOINT_VERSION:
             record = {name: record[name] for name in RunRecord.__annotations__}
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FormatError(f"{path}: no such checkpoint; it is a folder step-NNNNNNNN or one of them; check the path") from error
+        raise FormatError(
+            f"{path}: no such checkpoint; it is a folder step-NNNNNNNN or one of them; check the path"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(path, error) from error
     if version != CHECKPOINT_VERSION:
@@ -188,13 +222,41 @@ def check_folder(folder: str) -> None:
             shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
 
 
-def _state(weights: Weights) -> dict[str, Any]:
+def _tensors(weights: Weights) -> dict[str, Any]:
+    """Returns the tensors that a run is, by names that any number of processes has."""
     model, optimizer = weights["model"], weights["optimizer"]
-    return {
-        "model": get_model_state_dict(model),
-        "optimizer": get_optimizer_state_dict(model, optimizer),
-        "average": weights["average"],
-    }
+    moments = get_optimizer_state_dict(model, optimizer)["state"]
+    return {"model": get_model_state_dict(model), "moments": moments, "average": weights["average"]}
+
+
+class _Index(pickle.Unpickler):
+    """Reads torch's index of a checkpoint of tensors, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Returns what the index is made of."""
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if not is_dtype and name not in _INDEX_CLASSES.get(module, ()):
+            raise pickle.UnpicklingError(f"{_INDEX_NAME} holds {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _check_index(path: str) -> None:
+    """Checks that torch's index holds nothing that runs when it is read.
+
+    Raises:
+        UnpicklingError: it does.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        _Index(file).load()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch from warning that a run of one process is one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
 
 
 def _common_name(world: World) -> str:
@@ -242,7 +304,7 @@ def _flush(path: str) -> None:
         os.close(descriptor)
 
 
-def _unreadable(path: str, error: Exception) -> FormatError:
+def _unreadable(path: str, error: BaseException) -> FormatError:
     reason = str(error).strip().split("\n")[0]
     return FormatError(
         f"{path}: not a readable checkpoint ({type(error).__name__}: {reason}); the trainer writes them whole or not at all; use "

@@ -66,7 +66,9 @@ class Config:
         lasting=False,
     )
     overfit: int = option(
-        0, "take the first N steps' batches again and again, to see whether a model can learn them; 0: do not", section=RUN
+        0,
+        "take the first N steps' batches again and again, to see whether a model can learn them; 0: do not",
+        section=RUN,
     )
     peak_tflops: float | None = option(
         None,
@@ -190,7 +192,6 @@ class Config:
             )
         if self.steps == 0 and self.eval is None:
             raise ValueError("--steps 0: nothing to do; it only evaluates, and needs --eval; give --eval or more steps")
-
 
     def is_bf16(self, device: torch.device) -> bool:
         """Whether matrix products are made in bfloat16: on most CPUs it is slower than float32."""

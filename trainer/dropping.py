@@ -41,7 +41,9 @@ class Kept(NamedTuple):
 
     def of(self, values_BLx: torch.Tensor) -> torch.Tensor:
         """Returns what was of all tokens, (B, L, ...), of those that are kept, (B, Q, ...)."""
-        return torch.take_along_dim(values_BLx, self.index_BQ.view(*self.index_BQ.shape, *[1] * (values_BLx.dim() - 2)), 1)
+        return torch.take_along_dim(
+            values_BLx, self.index_BQ.view(*self.index_BQ.shape, *[1] * (values_BLx.dim() - 2)), 1
+        )
 
 
 def draw_ranks(batch: Mapping[str, torch.Tensor], seed: int, step: int) -> torch.Tensor:
@@ -53,7 +55,7 @@ def draw_ranks(batch: Mapping[str, torch.Tensor], seed: int, step: int) -> torch
         step: its number.
     """
     ids_BL = batch["segment_ids"].long()
-    size, length = ids_BL.shape
+    _size, length = ids_BL.shape
     places_BL = batch["index"][:, None] * 2**24 + torch.arange(length, device=ids_BL.device)
     drawn_BL = _mixed(_mixed(places_BL) + _scalar_mixed(seed, step))
     # 40 random bits behind the segment's number; padding comes last
@@ -84,7 +86,9 @@ def keep(batch: Mapping[str, torch.Tensor], runs: Runs, ranks_BL: torch.Tensor, 
     # of n tokens at most n - share n + 1 are left
     room = min(runs.length, int(runs.length * (1 - share)) + runs.most_segments)
     starts_BS = torch.where(counts_BS > 0, counts_BS.cumsum(dim=1) - counts_BS, 0)
-    return Kept.moved(is_kept_BL, room, runs._replace(starts_BS=starts_BS, lengths_BS=counts_BS, length=room, gaps=False))
+    return Kept.moved(
+        is_kept_BL, room, runs._replace(starts_BS=starts_BS, lengths_BS=counts_BS, length=room, gaps=False)
+    )
 
 
 def _mixed(x: torch.Tensor) -> torch.Tensor:

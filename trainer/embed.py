@@ -53,7 +53,8 @@ class PixelEmbedding(nn.Module):
         """Returns (x / 255 - mean) / std of every channel, float32, same shape."""
         # inside a token the channel comes last (pt, ph, pw, C)
         pixels = tokens_BLP.unflatten(-1, (-1, self.channels)).float()
-        return ((pixels / 255 - self.mean_C) / self.std_C).flatten(-2)
+        normalised: torch.Tensor = (pixels / 255 - self.mean_C) / self.std_C
+        return normalised.flatten(-2)
 
     def forward(self, tokens_BLP: torch.Tensor) -> torch.Tensor:
         """Returns (B, L, D)."""
@@ -63,7 +64,8 @@ class PixelEmbedding(nn.Module):
         """Returns the projection of tokens of a width, (D, P)."""
         if token_width == self.widths[0]:
             return self.project.weight
-        return self.project.weight @ getattr(self, f"resize_{token_width}").T
+        resized: torch.Tensor = self.project.weight @ getattr(self, f"resize_{token_width}").T
+        return resized
 
 
 def resize_matrix(source: int, target: int) -> np.ndarray:

@@ -5,6 +5,7 @@ the result does not depend on the batch size but for rounding. A dataset of seve
 first. Masks are drawn anew from the seed, so that two evaluations hide the same tokens.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -62,11 +63,11 @@ def evaluation_dataset(trained: PackedShards | MixedShards, path: str, config: C
             raise ValueError(
                 f"{path}: {name} {actual}; the model was trained on {value}; evaluate on a dataset built alike"
             )
-    layout = {"layout": number, "shuffle": False, "verify": config.verify}
-    all_of_it = PackedShards(path, batch_size=1, **layout)
+    in_order = functools.partial(PackedShards, path, layout=number, shuffle=False, verify=config.verify)
+    all_of_it = in_order(batch_size=1)
     numbers_K = _class_numbers(trained.manifest, config.shards, all_of_it)
     size = max(1, min(config.batch_size, len(all_of_it)) // world.size)
-    shards = PackedShards(path, batch_size=size, rank=world.rank, world_size=world.size, **layout)
+    shards = in_order(batch_size=size, rank=world.rank, world_size=world.size)
     return EvaluationData(shards, shards.manifest.limits[number], numbers_K)
 
 
@@ -89,9 +90,7 @@ def _class_numbers(trained: Manifest, path: str, shards: PackedShards) -> torch.
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, net: ViT, evaluated: EvaluationData, config: Config, world: World
-) -> dict[str, object]:
+def evaluate(model: nn.Module, net: ViT, evaluated: EvaluationData, config: Config, world: World) -> dict[str, object]:
     """Returns loss, accuracy (with classes), and what was counted, over all of a dataset and all processes.
 
     Args:
@@ -150,5 +149,7 @@ def layout_of(path: str, number: int) -> Layout:
     """
     layouts = read_manifest(path).layouts
     if number >= len(layouts):
-        raise ValueError(f"{path}: no layout {number}; it has {len(layouts)}, counted from 0; evaluate on a dataset built alike")
+        raise ValueError(
+            f"{path}: no layout {number}; it has {len(layouts)}, counted from 0; evaluate on a dataset built alike"
+        )
     return layouts[number]

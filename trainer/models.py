@@ -84,7 +84,7 @@ def layouts_of(config: Config, manifest: Manifest) -> list[int]:
         return list(range(count)) if config.model == "flexivit" else [0]
     if not 0 <= config.layout < count:
         raise ValueError(
-            f"--layout {config.layout}: {config.shards} has {count}, counted from 0; choose one of them"
+            f"--layout {config.layout}: no such layout; {config.shards} has {count}, counted from 0; choose one of them"
         )
     return [config.layout]
 
@@ -97,7 +97,12 @@ def make_shape(config: Config, most_positions: int) -> Shape:
         most_positions: the largest side of a grid of the dataset, which tables of positions have as many rows as.
     """
     how = {"most_positions": most_positions} | _SHAPES[config.model]
-    typed = {"positions": config.positions, "coordinates": config.coordinates, "combine": config.combine, "pool": config.pool}
+    typed = {
+        "positions": config.positions,
+        "coordinates": config.coordinates,
+        "combine": config.combine,
+        "pool": config.pool,
+    }
     how |= {name: value for name, value in typed.items() if value is not None}
     return Shape(config.dim, config.depth, config.heads, **how)
 

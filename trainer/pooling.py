@@ -1,8 +1,8 @@
 """From tokens to one vector a segment, (B, S, D); zeros where there is no segment.
 
-    mean       of the segment's tokens: no parameters
-    attention  a learned query attends to them, then x + mlp(norm(x)): the head of NaViT (arXiv 2307.06304, section 3.1), as in Zhai et al.
-               (arXiv 2106.04560, section 2)
+mean       of the segment's tokens: no parameters
+attention  a learned query attends to them, then x + mlp(norm(x)): the head of NaViT (arXiv 2307.06304, section 3.1), as in Zhai et al.
+(arXiv 2106.04560, section 2)
 """
 
 import torch

@@ -65,11 +65,12 @@ class Positions(nn.Module):
         elif kind == "fourier":
             exponents_F = torch.arange(NUM_FREQUENCIES) / NUM_FREQUENCIES
             self.frequencies_AF = nn.Parameter(torch.exp(-math.log(MAX_PERIOD) * exponents_F).repeat(num_axes, 1))
-            self.maps = nn.ModuleList(nn.Linear(2 * NUM_FREQUENCIES, width, bias=combine == "product") for width in widths)
-            for linear in self.maps:
-                nn.init.trunc_normal_(linear.weight, std=INIT_STD)
-                if linear.bias is not None:
-                    nn.init.ones_(linear.bias)
+            self.maps = nn.ModuleList(
+                nn.Linear(2 * NUM_FREQUENCIES, width, bias=combine == "product") for width in widths
+            )
+            for linear in self.maps.children():
+                for name, parameter in linear.named_parameters():
+                    nn.init.ones_(parameter) if name == "bias" else nn.init.trunc_normal_(parameter, std=INIT_STD)
         self.widths = widths
 
     def forward(self, positions_BL3: torch.Tensor, sizes_BL3: torch.Tensor) -> torch.Tensor:
@@ -100,7 +101,8 @@ class Positions(nn.Module):
         if self.kind == "learned":
             table = self.tables[axis]
             if not self.is_fractional:
-                return table[at_BL.long().clamp(max=self.most_positions - 1)]
+                rows: torch.Tensor = table[at_BL.long().clamp(max=self.most_positions - 1)]
+                return rows
             return _interpolated(table, at_BL - 0.5)
         if self.kind == "fourier":
             angles_BLF = at_BL[..., None] * self.frequencies_AF[axis]
@@ -120,7 +122,9 @@ class Positions(nn.Module):
                 rows, columns = (
                     (low_BL2[..., axis] + step).clamp(0, side - 1).long() for axis, step in enumerate((down, across))
                 )
-                weights = [part if step else 1 - part for part, step in zip(part_BL2.unbind(-1), (down, across), strict=True)]
+                weights = [
+                    part if step else 1 - part for part, step in zip(part_BL2.unbind(-1), (down, across), strict=True)
+                ]
                 whole = whole + self.table_HWD[rows, columns] * (weights[0] * weights[1])[..., None]
         if isinstance(whole, float):
             raise AssertionError("four corners were added")

@@ -40,6 +40,8 @@ Log = Callable[[Mapping[str, object]], None]
 
 # MAE, arXiv:2111.06377, table 8
 BETAS = (0.9, 0.95)
+# examples that an error names
+_SHOWN = 8
 
 
 def train(typed: dict[str, Any], log: Log) -> dict[str, object]:
@@ -60,6 +62,8 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, object]:
         path = checkpoint.find(typed["resume"])
         saved = checkpoint.read(path)
     config = Config(**typed) if saved is None or path is None else resumed(typed, saved["config"], path)
+    if config.checkpoint and config.steps:
+        check_later_steps(config, None if saved is None else saved["step"])
     with started(config.device) as world:
         run = Run(config, world, log if world.rank == 0 else _silent)
         if saved is not None and path is not None:
@@ -90,7 +94,8 @@ class Run:
         self.optimizer = make_optimizer(self.model, config)
         # of the weights, with --ema
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()} if config.ema else {}
-        self.step, self.best_loss = 0, None
+        self.step = 0
+        self.best_loss: float | None = None
         self._saved_at: int | None = None
 
     @property
@@ -126,7 +131,6 @@ class Run:
         config, begun = self.config, self.step
         summary: dict[str, object] = {}
         if config.checkpoint and self.step < config.steps:
-            check_later_steps(config, self.step if config.resume else None)
             if self.world.rank == 0:
                 checkpoint.check_folder(config.checkpoint)
             self.world.wait()
@@ -235,10 +239,10 @@ class Run:
                 "step needs one; use a larger --batch-size, or build the dataset with labels for all inputs"
             )
         if not math.isfinite(total) or not math.isfinite(norm):
-            indices = torch.cat([batch["index"] for batch in batches])
+            indices = torch.cat([batch["index"] for batch in batches]).tolist()
             raise FloatingPointError(
-                f"step {step}: loss is {total / count}, its gradient {norm}; training needs finite ones, so the step was not made; "
-                f"lower --lr and resume an earlier checkpoint; its examples: {', '.join(self.loader.sources(indices.tolist()))}"
+                f"step {step}: loss is {total / count}, its gradient {norm}, on {_named(self.loader.sources(indices))}; training needs finite "
+                "ones, so the step was not made; lower --lr and resume an earlier checkpoint"
             )
 
     @torch.no_grad()
@@ -273,9 +277,10 @@ class Run:
             "loader": self.loader.state_dict(),
             "best_loss": self.best_loss,
         }
+        check_finite(self.model, self.step)
         self._saved_at = self.step
-        how = {"keep": self.config.keep, "best": best}
-        return checkpoint.save(self.config.checkpoint, record, self._weights(), self.world, **how)
+        folder, keep = self.config.checkpoint, self.config.keep
+        return checkpoint.save(folder, record, self._weights(), self.world, keep=keep, best=best)
 
     def _weights(self) -> checkpoint.Weights:
         return {"model": self.model, "optimizer": self.optimizer, "average": self.average}
@@ -328,7 +333,8 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
     matrices = {
         f"{name}.weight" if name else "weight"
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not any(isinstance(model.get_submodule(above), Positions) for above in _above(name))
+        if isinstance(module, nn.Linear)
+        and not any(isinstance(model.get_submodule(above), Positions) for above in _above(name))
     }
     decayed = [p for name, p in model.named_parameters() if name in matrices]
     others = [p for name, p in model.named_parameters() if name not in matrices]
@@ -371,6 +377,21 @@ def interruption(step: int, path: str | None) -> str:
     return f"interrupted: step {step} is done and {saved}"
 
 
+def check_finite(model: nn.Module, step: int) -> None:
+    """Checks weights before they are saved.
+
+    Raises:
+        FloatingPointError: one is not finite.
+    """
+    for name, parameter in model.named_parameters():
+        own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        if not torch.isfinite(own).all():
+            raise FloatingPointError(
+                f"step {step}: weights {name} are not finite, and were not saved; checkpoints hold numbers; lower --lr and resume "
+                "an earlier one"
+            )
+
+
 def check_later_steps(config: Config, resumed_step: int | None) -> None:
     """Checks that a run does not mix its checkpoints with those of another.
 
@@ -402,6 +423,11 @@ def check_same_dataset(saved: checkpoint.RunRecord, loader: PackedShards | Mixed
             f"--resume {config.resume}: trained on a dataset with digest {saved['dataset_digest']}, {config.shards} has {digest}; "
             "a run resumes on the same dataset; name that one (and --eval for another)"
         )
+
+
+def _named(keys: list[str]) -> str:
+    """Returns some names, and how many more there are."""
+    return ", ".join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
 
 
 def _silent(values: Mapping[str, object]) -> None:

@@ -195,11 +195,14 @@ class ViT(nn.Module):
             ValueError: its grids are larger than the table of positions, or it has more or longer segments than the model was made for.
         """
         shape, largest = self.shape, int(batch["grids"].max())
-        for name, values in (("max_segments", batch["num_segments"]), ("max_segment_tokens", batch["lengths"])):
-            if int(values.max()) > self.limits[name]:
+        for name, values, most in (
+            ("segments", batch["num_segments"], self.limits["max_segments"]),
+            ("tokens of one segment", batch["lengths"], self.limits["max_segment_tokens"]),
+        ):
+            if int(values.max()) > most:
                 raise ValueError(
-                    f"a batch with {name} {int(values.max())}: the model was made for {self.limits[name]}; make it with the limits of all "
-                    "datasets that it reads"
+                    f"{int(values.max())} {name} in a batch: the model was made for {most}; make it with the limits of all datasets "
+                    "that it reads"
                 )
         if shape.positions == "learned" and shape.coordinates == "absolute" and largest > shape.most_positions:
             raise ValueError(
@@ -219,7 +222,9 @@ class ViT(nn.Module):
         lengths_BS, dim = batch["lengths"].double(), self.shape.dim
         seen_BS = num_kept(batch["lengths"].long(), self.drop_share).double()
         block = 24.0 * dim**2  # 12 D^2 multiplications, and as many additions
-        total = (seen_BS * 2 * self.layout.token_width * dim + self.shape.depth * (seen_BS * block + 4 * dim * seen_BS**2)).sum()
+        total = (
+            seen_BS * 2 * self.layout.token_width * dim + self.shape.depth * (seen_BS * block + 4 * dim * seen_BS**2)
+        ).sum()
         if self.decoder is not None:
             total = total + self.shape.decoder_depth * (lengths_BS * block + 4 * dim * lengths_BS**2).sum()
             total = total + ((lengths_BS - seen_BS) * 2 * self.layout.token_width * dim).sum()
@@ -269,9 +274,7 @@ class Decoder(nn.Module):
         x_BLD = torch.take_along_dim(entered_BQD, at_BL[..., None], 1)
         return torch.where(kept.is_kept_BL[..., None], x_BLD, self.hidden_D.to(x_BLD.dtype))
 
-    def forward(
-        self, x_BLD: torch.Tensor, hidden: Kept, plan: Plan, angles_BLF: torch.Tensor | None
-    ) -> torch.Tensor:
+    def forward(self, x_BLD: torch.Tensor, hidden: Kept, plan: Plan, angles_BLF: torch.Tensor | None) -> torch.Tensor:
         """Returns normalised pixels of the hidden tokens, (B, hidden, P)."""
         for block in self.blocks:
             x_BLD = block(x_BLD, plan, angles_BLF)

@@ -257,10 +257,13 @@ def _content_problems(opened: Shard, shard: ShardRow, tables: _Tables, seen: See
         if sums[name] != own["totals"].get(name):
             yield f"{path}: its totals say {name} {own['totals'].get(name)}; its rows give {sums[name]}; rebuild this shard"
     limits = tables.manifest.limits[shard["layout"]]
-    for name, column in (("max_segments", "num_segments"), ("max_segment_tokens", "max_segment_tokens")):
+    for column, most in (
+        ("num_segments", limits["max_segments"]),
+        ("max_segment_tokens", limits["max_segment_tokens"]),
+    ):
         largest = max(table[column].to_pylist(), default=0)
-        if largest > limits[name]:
-            yield f"{path}: {column} {largest}; {MANIFEST_NAME} says that {name} is {limits[name]}; rebuild the dataset"
+        if largest > most:
+            yield f"{path}: {column} {largest}; the limit in {MANIFEST_NAME} is {most}; rebuild the dataset"
 
 
 def _column_problems(schema: pa.Schema, layout: Layout, path: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ anything is divided, so that any number of them makes the same step.
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -53,7 +54,11 @@ def started(device: str) -> Iterator[World]:
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield World(rank, size, chosen)
+        with warnings.catch_warnings():
+            # nothing here writes into what a module returns
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
+            yield World(rank, size, chosen)
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
@@ -105,6 +110,13 @@ def without_sync(model: nn.Module, last: bool) -> AbstractContextManager[object]
     if isinstance(model, DistributedDataParallel) and not last:
         return model.no_sync()
     return nullcontext()
+
+
+def gathered_no_more(model: nn.Module) -> None:
+    """Leaves each process its part of the weights, as between steps; a forward alone keeps them together."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def inner(model: nn.Module) -> nn.Module:

@@ -31,7 +31,7 @@ from patchpack.trainer.evaluate import evaluate, evaluation_dataset, to_device
 from patchpack.trainer.metrics import Meter, peak_flops
 from patchpack.trainer.mixed import MixedShards
 from patchpack.trainer.models import layouts_of, make_model
-from patchpack.trainer.parallel import World, distributed, inner, started, without_sync
+from patchpack.trainer.parallel import World, distributed, gathered_no_more, inner, started, without_sync
 from patchpack.trainer.positions import Positions
 from patchpack.trainer.stop import Interrupted, Stop, noted_signals
 from patchpack.trainer.vit import ViT
@@ -64,11 +64,21 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, object]:
     config = Config(**typed) if saved is None or path is None else resumed(typed, saved["config"], path)
     if config.checkpoint and config.steps:
         check_later_steps(config, None if saved is None else saved["step"])
+    kept = "" if saved is None else taken_over(typed, saved["config"], config)
     with started(config.device) as world:
-        run = Run(config, world, log if world.rank == 0 else _silent)
-        if saved is not None and path is not None:
-            run.go_on(saved, path, taken_over(typed, saved["config"], config))
-        return run.to_the_end()
+        # what is distributed is gone before the group of processes is
+        return _summary(config, world, log if world.rank == 0 else _silent, saved, path, kept)
+
+
+def _summary(
+    config: Config, world: World, log: Log, saved: checkpoint.RunRecord | None, path: str | None, kept: str
+) -> dict[str, object]:
+    """Returns what a run says at its end; nothing for all processes but the first."""
+    run = Run(config, world, log)
+    if saved is not None and path is not None:
+        run.go_on(saved, path, kept)
+    summary = run.to_the_end()
+    return summary if world.rank == 0 else {}
 
 
 class Run:
@@ -352,6 +362,7 @@ def _above(name: str) -> Iterator[str]:
 @contextmanager
 def averaged(model: nn.Module, average: dict[str, torch.Tensor]) -> Iterator[None]:
     """Puts the average in the place of the weights meanwhile."""
+    gathered_no_more(model)
     kept = {name: p.detach().clone() for name, p in model.named_parameters() if name in average}
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -360,6 +371,7 @@ def averaged(model: nn.Module, average: dict[str, torch.Tensor]) -> Iterator[Non
     try:
         yield
     finally:
+        gathered_no_more(model)
         with torch.no_grad():
             for name, p in model.named_parameters():
                 if name in kept:

@@ -27,7 +27,7 @@ from patchpack.schemas.manifest import Limits
 from patchpack.trainer import attention
 from patchpack.trainer.config import Config
 from patchpack.trainer.models import make_shape
-from patchpack.trainer.train import make_optimizer
+from patchpack.trainer.optimisation import make_optimizer
 from patchpack.trainer.vit import ViT
 
 ASPECTS = ((4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (1, 1))

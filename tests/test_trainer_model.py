@@ -247,8 +247,11 @@ def test_one_model_reads_patches_of_several_sizes_and_no_others() -> None:
     torch.manual_seed(0)
     model = ViT(Shape(**SIZES | VIT), layouts, LIMITS, 3, attention="blocks")
     for layout in layouts:
-        output = model(make_batch(layout, most=(1, 4, 4)))
-        assert output.logits_BSK.shape == (4, 5, 3)
+        batch = make_batch(layout, most=(1, 4, 4))
+        assert model(batch).logits_BSK.shape == (4, 5, 3)
+        hider = ViT(Shape(**SIZES | VIT), layouts, LIMITS, None, drop_share=0.5)
+        hidden = hider(ranked(batch, hider)).hidden
+        assert hidden.predicted_BQP.shape == hidden.target_BQP.shape == (4, 30, layout.token_width)
     with pytest.raises(ValueError, match="no resize makes one of the other"):
         ViT(Shape(**SIZES), [layouts[0], Layout(60, 5, (2, 4, 4))], LIMITS, 3)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from patchpack.trainer.cli import main
 from patchpack.trainer.config import Config
 from patchpack.trainer.data import PackedShards
 from patchpack.trainer.evaluate import evaluate, evaluation_dataset
+from patchpack.trainer.optimisation import averaged, follow
 from patchpack.trainer.parallel import World
 from patchpack.trainer.stop import Interrupted
 from patchpack.trainer.train import check_finite, train
@@ -225,3 +227,62 @@ def test_a_split_without_one_of_the_classes_is_judged(
     relabel(Path(part), ("light",))
     lines = run(capsys, labelled, "--steps", "60", "--lr", "0.01", "--eval", part, *SMALL)
     assert lines[-1]["eval_accuracy"] == 1
+
+
+def test_an_average_follows_the_weights_and_is_what_is_judged(labelled: str) -> None:
+    model = small_model(labelled)
+    average = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    follow(average, model, 0.75)
+    follow(average, model, 0.75)
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for name, weight in weights.items():
+        torch.testing.assert_close(average[name], weight * (0.25 + 0.75 * 0.25))
+    with averaged(model, average):
+        assert all(torch.equal(p, average[name]) for name, p in model.named_parameters())
+    assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+
+
+def test_an_average_is_resumed_and_its_evaluation_is_not_that_of_the_weights(
+    labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = ["--steps", "8", "--schedule-steps", "8", "--lr", "0.01", "--ema", "0.5", "--eval", labelled, *SMALL]
+    whole = run(capsys, labelled, *options, "--checkpoint", str(tmp_path / "whole"))
+    run(capsys, labelled, *options, "--steps", "5", "--checkpoint", str(tmp_path / "parts"))
+    parts = run(capsys, labelled, "--steps", "8", "--resume", str(tmp_path / "parts"))
+    assert parts[-1]["eval_loss"] == whole[-1]["eval_loss"]
+    plain = run(capsys, labelled, *options, "--ema", "0")
+    assert plain[-1]["loss"] == whole[-1]["loss"] and plain[-1]["eval_loss"] != whole[-1]["eval_loss"]
+
+
+def test_the_best_checkpoint_is_that_of_least_evaluation_loss(
+    labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "run")
+    options = ["--steps", "12", "--eval-every", "2", "--eval", labelled, "--keep", "1", "--lr", "0.05", *SMALL]
+    lines = run(capsys, labelled, *options, "--checkpoint", folder, "--checkpoint-every", "100")
+    judged = {line.get("step", line.get("steps")): line["eval_loss"] for line in lines if "eval_loss" in line}
+    assert sorted(judged) == [2, 4, 6, 8, 10, 12]
+    best = min(judged, key=judged.__getitem__)
+    assert os.readlink(f"{folder}/best") == f"step-{best:08}" and os.readlink(f"{folder}/latest") == "step-00000012"
+    assert checkpoint.checkpoints(folder) == sorted({f"step-{best:08}", "step-00000012"})
+
+
+def test_overfitting_sees_the_same_steps_again(labelled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--overfit", "2", "--log-every", "1", "--lr", "1e-9", "--steps", "6", *SMALL]
+    *logs, _ = run(capsys, labelled, *options)
+    fills = [line["efficiency"] for line in logs]
+    assert fills == fills[:2] * 3 and fills[0] != fills[1]
+
+
+def test_the_limits_of_what_is_judged_count_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, labelled: str
+) -> None:
+    manifest = json.loads((Path(labelled) / "manifest.json").read_text())
+    few = str(tmp_path / "few")
+    shutil.copytree(labelled, few)
+    # says that it has fewer than it has: found before it is looked at
+    limits = [{"max_segments": 1, "max_segment_tokens": 24, "max_grid": [3, 4, 4]}]
+    (Path(few) / "manifest.json").write_text(json.dumps(manifest | {"limits": limits}))
+    fails(capsys, 2, "segments in a batch: the model was made for 1", few, "--steps", "1", *SMALL)
+    # and a dataset with more is evaluated by a model that was made for both
+    assert run(capsys, few, "--steps", "0", "--eval", labelled, *SMALL)[-1]["eval_segments"] > 13

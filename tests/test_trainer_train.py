@@ -20,8 +20,8 @@ from patchpack.trainer.data import PackedShards
 from patchpack.trainer.evaluate import evaluate, evaluation_dataset
 from patchpack.trainer.losses import classification_loss
 from patchpack.trainer.models import make_model
+from patchpack.trainer.optimisation import learning_rate, make_optimizer
 from patchpack.trainer.parallel import World
-from patchpack.trainer.train import learning_rate, make_optimizer
 from patchpack.trainer.vit import Shape, ViT
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -208,12 +208,13 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="patchpack train",
         usage="%(prog)s SHARDS [OPTION ...]",
-        description="Trains a small NaViT on packed shards: classification where the dataset has classes, otherwise\n"
-        "reconstruction of masked patches. Shapes, patch size, mean, std and classes come from the dataset's manifest.",
+        description="Trains a model of the field on packed shards: classification where the dataset has classes, otherwise\n"
+        "reconstruction of hidden patches. Shapes, patch size, mean, std and classes come from the dataset's manifest.",
         epilog="""examples:
   patchpack train shards/ --steps 1000 --checkpoint runs/a
   patchpack train shards/ --resume runs/a
-  patchpack train shards/ --resume runs/a --steps 0 --eval val-shards/""",
+  patchpack train shards/ --resume runs/a --steps 0 --eval val-shards/
+  torchrun --nproc-per-node 8 -m patchpack train shards/ --batch-size 64""",
     )
     parser.add_argument("shards", metavar="SHARDS", help="folder or URI of a finished dataset")
     parser.add_options(Config)

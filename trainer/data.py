@@ -306,7 +306,8 @@ class PackedShards:
 
     def _open_number(self, number: int) -> OpenShard:
         entry, classes = self._table[number], self.manifest.classes
-        return open_shard(join(self.path, entry["path"]), self.layout, entry, None if classes is None else len(classes))
+        layout = self.manifest.layouts[entry["layout"]]
+        return open_shard(join(self.path, entry["path"]), layout, entry, None if classes is None else len(classes))
 
     def _new_batch(self) -> Batch:
         """Returns a batch that holds nothing yet, not even zeros: every byte is written once."""

@@ -7,7 +7,7 @@ where B has as many independent columns, and the nearest where it has not. The m
 Cost: one (L, P) x (P, D) product, and for another patch size one (P, P0) x (P0, D) product more a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -84,12 +84,26 @@ def weight_resize(source: Layout, target: Layout) -> np.ndarray:
     Raises:
         ValueError: the layouts differ in more than height and width of a token.
     """
+    # pinv of a Kronecker product is that of its factors
+    return _of_tokens(source, target, lambda source, target: np.linalg.pinv(resize_matrix(source, target).T))
+
+
+def pixel_resize(source: Layout, target: Layout) -> np.ndarray:
+    """Returns what makes pixels of one layout's tokens of another's, (P of the target, P of the source) float64.
+
+    Raises:
+        ValueError: as `weight_resize`.
+    """
+    return _of_tokens(source, target, resize_matrix)
+
+
+def _of_tokens(source: Layout, target: Layout, of_side: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    """Returns the map of whole tokens that a map of each side makes; frames and channels stay."""
     (frames, *sides), (target_frames, *target_sides) = source.tubelet, target.tubelet
     if frames != target_frames or source.channels != target.channels:
         raise ValueError(
             f"layouts of {source.tubelet} x {source.channels} and {target.tubelet} x {target.channels}: no resize makes one of the other; "
             "a model of several layouts has tokens of one depth and number of channels; choose one with --layout"
         )
-    # pinv of a Kronecker product is that of its factors
-    down, across = (np.linalg.pinv(resize_matrix(*pair).T) for pair in zip(sides, target_sides, strict=True))
+    down, across = (of_side(*pair) for pair in zip(sides, target_sides, strict=True))
     return np.kron(np.kron(np.eye(frames), np.kron(down, across)), np.eye(source.channels))

@@ -15,7 +15,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,15 +30,13 @@ from patchpack.trainer.evaluate import evaluate, evaluation_dataset, to_device
 from patchpack.trainer.metrics import Meter, peak_flops
 from patchpack.trainer.mixed import MixedShards
 from patchpack.trainer.models import layouts_of, make_model
-from patchpack.trainer.parallel import World, distributed, gathered_no_more, inner, started, without_sync
-from patchpack.trainer.positions import Positions
+from patchpack.trainer.optimisation import averaged, follow, learning_rate, make_optimizer
+from patchpack.trainer.parallel import World, distributed, inner, started, without_sync
 from patchpack.trainer.stop import Interrupted, Stop, noted_signals
 from patchpack.trainer.vit import ViT
 
 Log = Callable[[Mapping[str, object]], None]
 
-# MAE, arXiv:2111.06377, table 8
-BETAS = (0.9, 0.95)
 # examples that an error names
 _SHOWN = 8
 
@@ -205,7 +202,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.config)
         self.optimizer.step()
-        self._follow()
+        follow(self.average, self.model, self.config.ema)
         self.step += 1
         meter.add(total / count, norm_value, tokens, examples, flops)
         return int(stopped)
@@ -254,13 +251,6 @@ class Run:
                 f"step {step}: loss is {total / count}, its gradient {norm}, on {_named(self.loader.sources(indices))}; training needs finite "
                 "ones, so the step was not made; lower --lr and resume an earlier checkpoint"
             )
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Moves the average a little towards the weights."""
-        if self.average:
-            parameters = [p.detach() for p in self.model.parameters()]
-            torch._foreach_lerp_(list(self.average.values()), parameters, 1 - self.config.ema)
 
     def _evaluate(self) -> dict[str, object]:
         """Returns what the evaluation says, by the average where there is one, and notes whether it is the best so far."""
@@ -327,55 +317,6 @@ def open_loader(config: Config, world: World) -> PackedShards | MixedShards:
     if len(layouts) == 1:
         return PackedShards(config.shards, layout=layouts[0], **options)
     return MixedShards(config.shards, layouts, **options)
-
-
-def learning_rate(step: int, config: Config) -> float:
-    """Returns the learning rate of a step, counted from 0: warm-up over the first, then half a cosine to 0."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    end = config.steps if config.schedule_steps is None else config.schedule_steps
-    progress = (step - config.warmup_steps) / max(1, end - config.warmup_steps)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
-    """Returns AdamW that decays the matrices of linear layers, and neither norms, biases, positions nor learned vectors."""
-    matrices = {
-        f"{name}.weight" if name else "weight"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and not any(isinstance(model.get_submodule(above), Positions) for above in _above(name))
-    }
-    decayed = [p for name, p in model.named_parameters() if name in matrices]
-    others = [p for name, p in model.named_parameters() if name not in matrices]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, fused=True)
-
-
-def _above(name: str) -> Iterator[str]:
-    """Yields the names of the modules that a module is in."""
-    while name:
-        name = name.rpartition(".")[0]
-        yield name
-
-
-@contextmanager
-def averaged(model: nn.Module, average: dict[str, torch.Tensor]) -> Iterator[None]:
-    """Puts the average in the place of the weights meanwhile."""
-    gathered_no_more(model)
-    kept = {name: p.detach().clone() for name, p in model.named_parameters() if name in average}
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name in average:
-                p.copy_(average[name])
-    try:
-        yield
-    finally:
-        gathered_no_more(model)
-        with torch.no_grad():
-            for name, p in model.named_parameters():
-                if name in kept:
-                    p.copy_(kept[name])
 
 
 def absolute(path: str | None) -> str | None:

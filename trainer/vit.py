@@ -23,7 +23,7 @@ from patchpack.schemas.manifest import Limits
 from patchpack.trainer import losses
 from patchpack.trainer.attention import Plan, Runs, make_plan
 from patchpack.trainer.dropping import Kept, keep, num_kept
-from patchpack.trainer.embed import INIT_STD, PixelEmbedding
+from patchpack.trainer.embed import INIT_STD, PixelEmbedding, pixel_resize
 from patchpack.trainer.pooling import AttentionPooling, MeanPooling
 from patchpack.trainer.positions import Positions, rope_angles
 from patchpack.trainer.transformer import Block, linear
@@ -145,7 +145,7 @@ class ViT(nn.Module):
         self.classify = None if num_classes is None else linear(dim, num_classes, bias=True)
         if num_classes is None:
             self.pool: nn.Module = MeanPooling()
-            self.decoder: Decoder | None = Decoder(shape, self.layout.token_width)
+            self.decoder: Decoder | None = Decoder(shape, layouts)
         else:
             self.pool = AttentionPooling(dim, heads, bias=bias) if shape.pool == "attention" else MeanPooling()
             self.decoder = None
@@ -248,14 +248,16 @@ class ViT(nn.Module):
         hidden = Kept.moved(is_hidden_BL, max(1, int(runs.length * self.drop_share)), runs)
         x_BLD = self.decoder.scattered(features_BQD, kept)
         x_BLD, angles_BLF = self._placed(x_BLD, batch["positions"], token_sizes(batch))
-        predicted_BQP = self.decoder(x_BLD, hidden, make_plan(self.backend, runs), angles_BLF)
+        predicted_BQP = self.decoder(
+            x_BLD, hidden, make_plan(self.backend, runs), angles_BLF, batch["tokens"].shape[-1]
+        )
         return Hidden(predicted_BQP, self.embed.normalise(hidden.of(batch["tokens"])), hidden.is_there_BQ)
 
 
 class Decoder(nn.Module):
-    """From features of visible tokens to pixels of hidden ones: a few blocks over both."""
+    """From features of visible tokens to pixels of hidden ones: a few blocks over both; of several layouts, resized ones."""
 
-    def __init__(self, shape: Shape, token_width: int) -> None:
+    def __init__(self, shape: Shape, layouts: Sequence[Layout]) -> None:
         super().__init__()
         self.enter = linear(shape.dim, shape.dim, bias=shape.bias)
         self.hidden_D = nn.Parameter(torch.empty(shape.dim))
@@ -264,7 +266,10 @@ class Decoder(nn.Module):
             Block(shape.dim, shape.heads, bias=shape.bias, qk_norm=shape.qk_norm) for _ in range(shape.decoder_depth)
         )
         self.norm = nn.LayerNorm(shape.dim, bias=shape.bias)
-        self.pixels = linear(shape.dim, token_width, bias=True)
+        self.pixels = linear(shape.dim, layouts[0].token_width, bias=True)
+        for layout in layouts[1:]:
+            matrix = torch.from_numpy(pixel_resize(layouts[0], layout)).float()
+            self.register_buffer(f"resize_{layout.token_width}", matrix, persistent=False)
 
     def scattered(self, features_BQD: torch.Tensor, kept: Kept) -> torch.Tensor:
         """Returns features where they came from, and a learned vector in all other places, (B, L, D)."""
@@ -274,11 +279,15 @@ class Decoder(nn.Module):
         x_BLD = torch.take_along_dim(entered_BQD, at_BL[..., None], 1)
         return torch.where(kept.is_kept_BL[..., None], x_BLD, self.hidden_D.to(x_BLD.dtype))
 
-    def forward(self, x_BLD: torch.Tensor, hidden: Kept, plan: Plan, angles_BLF: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self, x_BLD: torch.Tensor, hidden: Kept, plan: Plan, angles_BLF: torch.Tensor | None, token_width: int
+    ) -> torch.Tensor:
         """Returns normalised pixels of the hidden tokens, (B, hidden, P)."""
         for block in self.blocks:
             x_BLD = block(x_BLD, plan, angles_BLF)
         pixels_BQP: torch.Tensor = self.pixels(self.norm(hidden.of(x_BLD)))
+        if token_width != pixels_BQP.shape[-1]:
+            pixels_BQP = pixels_BQP @ getattr(self, f"resize_{token_width}").T.to(pixels_BQP.dtype)
         return pixels_BQP
 
 

@@ -89,7 +89,7 @@ def make_parser() -> Parser:
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         command.add_argument("--debug", action="store_true", help="show tracebacks")
     # listed here and run by `entry`: it has a parser of its own, and needs no pipeline
-    commands.add_parser("train", help="train a small NaViT on a dataset", add_help=False)
+    commands.add_parser("train", help="train a model on a dataset", add_help=False)
     setup = add(
         *("setup", _setup, "install what a task needs into .venv", "Installs extras into .venv."),
         "[EXTRA[,EXTRA ...]]",

@@ -231,7 +231,7 @@ def settle(config: "DataclassInstance") -> None:
         if not _accepts(hint, value):
             raise ValueError(f"{flag(field.name)} {value!r}: {type(value).__name__}; it takes {_described(hint)}")
         choices = field.metadata["choices"]
-        if choices and value not in choices:
+        if choices and value is not None and value not in choices:
             raise ValueError(f"{flag(field.name)} {value}: no such choice; it takes {', '.join(choices)}")
         object.__setattr__(config, field.name, value)
 

@@ -63,6 +63,14 @@ class ShardRow(TypedDict):
     num_rejects: int
 
 
+class Limits(TypedDict):
+    """The most that the stored sequences of a layout have: examples in one, tokens of one example, and each side of its grid."""
+
+    max_segments: int
+    max_segment_tokens: int
+    max_grid: list[int]
+
+
 # the proof of each bound: how many examples of each length were planned, and the dual value of one
 BOUND_TABLE_SCHEMA = pa.schema(
     [
@@ -124,6 +132,7 @@ class Manifest:
         bounds: for each (view, layout) the proven least number of sequences, and how many were planned.
         config: every option of the build that affects the output.
         recipe: name of the recipe that its options come from, or None.
+        limits: of each layout, what its sequences have at most; as much as the layout allows in datasets of before.
         balance_step: how many sequences make a group of near-equal cost, or None: every shard is whole groups, but
             the last shard of a (group, view, layout) may end with less than one.
     """
@@ -136,6 +145,11 @@ class Manifest:
     config: Options
     balance_step: int | None = None
     recipe: str | None = None
+    limits: tuple[Limits, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.limits) != len(self.layouts):
+            object.__setattr__(self, "limits", tuple(map(_allowed, self.layouts)))
 
     def to_bytes(self) -> bytes:
         """Returns the content of manifest.json."""
@@ -144,6 +158,7 @@ class Manifest:
             "requires": sorted({feature for layout in self.layouts for feature in layout.features}),
             "dataset_digest": self.dataset_digest,
             "layouts": [layout.to_json() for layout in self.layouts],
+            "limits": list(self.limits),
             "classes": None if self.classes is None else list(self.classes),
             "totals": self.totals,
             "bounds": list(self.bounds),
@@ -187,6 +202,7 @@ def read_manifest(folder: str) -> Manifest:
             config=cast(Options, dict(data["config"])),
             balance_step=_balance_step(data.get("balance_step")),
             recipe=None if data.get("recipe") is None else str(data["recipe"]),
+            limits=tuple(_limits(limits) for limits in data.get("limits", ())),
         )
     except FormatError:
         raise
@@ -202,6 +218,21 @@ def _why_no_manifest(folder: str) -> str:
     except OSError:
         return f"no dataset; a dataset is a folder with {MANIFEST_NAME}; check the path"
     return f"no {MANIFEST_NAME}; the dataset is not finished, and a finished one has it; finish it with build --resume"
+
+
+def _allowed(layout: Layout) -> Limits:
+    """Returns the limits that a layout sets by itself."""
+    length = layout.sequence_length
+    return {"max_segments": layout.max_segments, "max_segment_tokens": length, "max_grid": [length] * 3}
+
+
+def _limits(data: Mapping[str, object]) -> Limits:
+    grid = data["max_grid"]
+    sides: list[object] = grid if isinstance(grid, list) and len(grid) == 3 else [None]
+    values = [data["max_segments"], data["max_segment_tokens"], *sides]
+    if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 1 for value in values):
+        raise ValueError(f"limits {dict(data)}")
+    return cast(Limits, {name: data[name] for name in Limits.__annotations__})
 
 
 def _balance_step(size: object) -> int | None:

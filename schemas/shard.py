@@ -28,12 +28,15 @@ _PAGE_HEADER_BYTES = 22
 
 
 class ShardTotals(TypedDict):
-    """Sums over the sequences of a shard."""
+    """Sums over the sequences of a shard, and the most that one has: examples, tokens of one example, each side of its grid."""
 
     num_sequences: int
     num_segments: int
     num_tokens: int
     attention_cost: int
+    max_segments: int
+    max_segment_tokens: int
+    max_grid: list[int]
 
 
 class ColumnRecord(TypedDict):

@@ -25,6 +25,8 @@ _WRITER_OPTIONS = {
 
 _SUMMED: tuple[Literal["num_segments", "num_tokens", "attention_cost"], ...]
 _SUMMED = ("num_segments", "num_tokens", "attention_cost")
+_LARGEST: dict[Literal["max_segments", "max_segment_tokens"], str]
+_LARGEST = {"max_segments": "num_segments", "max_segment_tokens": "max_segment_tokens"}
 
 
 class ShardFile:
@@ -42,7 +44,15 @@ class ShardFile:
         self._writer = pq.ParquetWriter(
             pa.PythonFile(self._hashed, mode="w"), sequence_schema(layout), **_WRITER_OPTIONS
         )
-        self.totals: ShardTotals = {"num_sequences": 0, "num_segments": 0, "num_tokens": 0, "attention_cost": 0}
+        self.totals: ShardTotals = {
+            "num_sequences": 0,
+            "num_segments": 0,
+            "num_tokens": 0,
+            "attention_cost": 0,
+            "max_segments": 0,
+            "max_segment_tokens": 0,
+            "max_grid": [0, 0, 0],
+        }
 
     def __enter__(self) -> "ShardFile":
         return self
@@ -80,6 +90,10 @@ class ShardFile:
         self.totals["num_sequences"] += len(table)
         for name in _SUMMED:
             self.totals[name] += sum(table[name].to_pylist())
+        for largest, column in _LARGEST.items():
+            self.totals[largest] = max(self.totals[largest], *table[column].to_pylist())
+        grids = [(segment["grid_t"], segment["grid_h"], segment["grid_w"]) for row in segments for segment in row]
+        self.totals["max_grid"] = [max(sides) for sides in zip(self.totals["max_grid"], *grids, strict=True)]
 
     def add_record(
         self, *, group: int, index: int, view: int, fingerprint: str, rejects: Sequence[Mapping[str, str]]

@@ -108,6 +108,11 @@ def test_the_commands_for_own_media_work(checkout: Path, media: Path) -> None:
     )
     assert spoken.returncode == 0, spoken.stderr
     assert "torch.Size([1, 1024, 768]) torch.Size([1, 64])" in spoken.stdout
+    code = block("docs/trainer.md", "model").replace("demo/shards", "shards").replace("batch_size=4", "batch_size=1")
+    spoken = subprocess.run(
+        [sys.executable, "-c", code + "    print(x_BLD.shape)\n"], cwd=checkout, capture_output=True, text=True
+    )
+    assert "torch.Size([1, 1024, 96])" in spoken.stdout, spoken.stderr
 
 
 def test_the_snippet_for_own_tokens_works(tmp_path: Path) -> None:

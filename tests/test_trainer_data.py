@@ -202,9 +202,16 @@ def test_a_saved_state_goes_on_at_the_very_next_batch(
 
 
 def test_a_state_of_other_batches_or_another_set_is_refused(labelled: tuple[str, list[Row]], tmp_path: Path) -> None:
-    state = PackedShards(labelled[0], batch_size=4).state_dict()
-    with pytest.raises(ValueError, match="batch_size is 2, the saved state has 4"):
-        PackedShards(labelled[0], batch_size=2).load_state_dict(state)
+    first = PackedShards(labelled[0], batch_size=4)
+    next(iter(first))
+    state = first.state_dict()
+    with pytest.raises(
+        ValueError,
+        match=r"stands at sequence 4 of its epoch, which is no multiple of 3 \(1 processes with batches of 3\)",
+    ):
+        PackedShards(labelled[0], batch_size=3).load_state_dict(state)
+    with pytest.raises(ValueError, match="seed is 1, the saved state has 0"):
+        PackedShards(labelled[0], batch_size=4, seed=1).load_state_dict(state)
     write_set(str(tmp_path), seed=5)
     with pytest.raises(ValueError, match="dataset_digest is .*, the saved state has"):
         PackedShards(str(tmp_path), batch_size=4).load_state_dict(state)

@@ -117,8 +117,15 @@ def test_a_state_of_one_rank_resumes_every_rank(balanced: str) -> None:
         loader.load_state_dict(state)
         for one, other in zip(whole[rank][1:], loader, strict=True):
             assert all(torch.equal(one[name], other[name]) for name in one)
-    with pytest.raises(ValueError, match="world_size is 1, the saved state has 3"):
-        PackedShards(balanced, batch_size=2).load_state_dict(state)
+    # and those of another number of ranks, at the same sequence
+    due = [index for rank in whole for batch in rank[1:] for index in batch["index"].tolist() if index >= 0]
+    for size, world_size in ((6, 1), (3, 2), (2, 1), (1, 3)):
+        found = []
+        for rank in range(world_size):
+            loader = PackedShards(balanced, batch_size=size, rank=rank, world_size=world_size)
+            loader.load_state_dict(state)
+            found += [index for batch in loader for index in batch["index"].tolist() if index >= 0]
+        assert sorted(found) == sorted(due) and len(due) == 17 - 6
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,17 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from support.synthetic_set import SMALL_LAYOUT, label_tokens, write_set
-from test_trainer_train import SMALL, fails, one_thread, run, states_equal
+from safetensors.torch import load_file
+from support.synthetic_set import label_tokens, write_set
+from test_trainer_train import SMALL, are_equal, fails, one_thread, run, small_model
 
 from patchpack.trainer import checkpoint
 from patchpack.trainer.cli import main
 from patchpack.trainer.config import Config
 from patchpack.trainer.data import PackedShards
 from patchpack.trainer.evaluate import evaluate, evaluation_dataset
+from patchpack.trainer.optimisation import averaged, follow
+from patchpack.trainer.parallel import World
 from patchpack.trainer.stop import Interrupted
 from patchpack.trainer.train import check_finite, train
-from patchpack.trainer.vit import NaViT
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ("dark", "light")
@@ -35,23 +38,6 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
-def test_several_processes_are_refused_before_anything_is_written(
-    labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    fails(
-        capsys,
-        2,
-        "WORLD_SIZE 2: each process would train on the same batches",
-        labelled,
-        "--checkpoint",
-        str(tmp_path / "run"),
-    )
-    assert os.listdir(tmp_path) == []
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    run(capsys, labelled, "--steps", "1", *SMALL)
-
-
 def test_a_resumed_run_keeps_every_option_and_says_so(
     labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -60,22 +46,21 @@ def test_a_resumed_run_keeps_every_option_and_says_so(
     run(capsys, labelled, "--steps", "9", "--checkpoint", str(tmp_path / "whole"), *options, *SMALL)
     # a run that was killed behind its sixth step, in another folder of the disk
     os.makedirs(folder)
-    os.rename(tmp_path / "whole/step-00000006.pt", f"{folder}/step-00000006.pt")
+    os.rename(tmp_path / "whole/step-00000006", f"{folder}/step-00000006")
     first, *logs, summary = run(capsys, labelled, "--resume", folder)
     assert first == {
         "event": "log",
         "step": 6,
-        "resumed": f"{folder}/step-00000006.pt",
+        "resumed": f"{folder}/step-00000006",
         "taken_over": (
             "--steps 9 --batch-size 3 --no-verify --log-every 3 --dim 16 --depth 2 --heads 2 --lr 0.01 "
             f"--checkpoint {folder} --checkpoint-every 2 --eval {labelled}"
         ),
     }
     assert [line["step"] for line in logs] == [9] and summary["steps"] == 9 and "eval_accuracy" in summary
-    assert checkpoint.checkpoints(folder) == ["step-00000006.pt", "step-00000008.pt", "step-00000009.pt"]
-    one, other = (checkpoint.load(f"{place}/step-00000009.pt") for place in (tmp_path / "whole", folder))
-    for part in ("model", "optimizer", "loader"):
-        assert states_equal(one[part], other[part]), part
+    assert checkpoint.checkpoints(folder) == ["step-00000006", "step-00000008", "step-00000009"]
+    assert are_equal(str(tmp_path / "whole"), folder)
+    one, other = (checkpoint.read(f"{place}/step-00000009") for place in (tmp_path / "whole", folder))
     # the set to judge on, too, where nothing but that is asked for
     assert run(capsys, labelled, "--resume", folder, "--steps", "0")[-1]["eval_accuracy"] == summary["eval_accuracy"]
     kept = other["config"] | {"checkpoint": one["config"]["checkpoint"], "resume": None, "device": "cpu"}
@@ -90,8 +75,8 @@ def test_a_run_that_is_done_or_goes_back_says_so(
     before = os.listdir(folder)
     told = f"--resume {folder}: done with step 4 of 4; nothing is left to do; give more --steps, or --eval"
     fails(capsys, 2, told, labelled, "--resume", folder)
-    back = f"{folder}/step-00000002.pt"
-    told = f"--resume of step 2: {folder} holds step-00000004.pt, which is later; a run that goes back has a folder of its own"
+    back = f"{folder}/step-00000002"
+    told = f"--resume of step 2: {folder} holds step-00000004, which is later; a run that goes back has a folder of its own"
     fails(capsys, 2, told, labelled, "--resume", back)
     assert os.listdir(folder) == before
     run(capsys, labelled, "--resume", back, "--checkpoint", str(tmp_path / "again"))
@@ -121,10 +106,7 @@ def test_a_signal_saves_the_last_whole_step(
     # and going on from there gives the run that nobody disturbed
     run(capsys, labelled, "--resume", folder)
     train(typed | {"checkpoint": str(tmp_path / "whole")}, lambda values: None)
-    one, other = checkpoint.load(folder), checkpoint.load(str(tmp_path / "whole"))
-    assert one["step"] == other["step"] == 9
-    for part in ("model", "optimizer", "loader", "mask_generator"):
-        assert states_equal(one[part], other[part]), part
+    assert are_equal(folder, str(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -168,17 +150,17 @@ def test_weights_that_are_no_numbers_are_never_saved(
         ("lower --lr and resume an earlier checkpoint", "resume an earlier one")
     )
     for name in checkpoint.checkpoints(folder):
-        for tensor in checkpoint.load(f"{folder}/{name}")["model"].values():
+        for tensor in load_file(f"{folder}/{name}/model.safetensors").values():
             assert torch.isfinite(tensor).all(), name
 
 
 def test_weights_that_an_update_broke_are_not_saved(labelled: str) -> None:
-    model = NaViT(SMALL_LAYOUT, 2, dim=16, depth=1, heads=2)
+    model = small_model(labelled)
     check_finite(model, 3)
     with torch.no_grad():
-        model.blocks[0].widen.weight[0, 0] = float("inf")
+        model.blocks[0].mlp.widen.weight[0, 0] = float("inf")
     with pytest.raises(
-        FloatingPointError, match=r"^step 3: weights blocks\.0\.widen\.weight are not finite, and were not saved"
+        FloatingPointError, match=r"^step 3: weights blocks\.0\.mlp\.widen\.weight are not finite, and were not saved"
     ):
         check_finite(model, 3)
 
@@ -216,15 +198,14 @@ def test_a_checkpoint_folder_that_cannot_be_is_told_before_the_training(
 
 def test_a_split_with_fewer_classes_in_another_order_is_judged_by_their_names(labelled: str, tmp_path: Path) -> None:
     trained = PackedShards(labelled, batch_size=1)
-    torch.manual_seed(0)
-    model = NaViT(SMALL_LAYOUT, 2, dim=16, depth=1, heads=2)
+    model, world = small_model(labelled), World(0, 1, torch.device("cpu"))
 
     def judged(classes: tuple[str, ...], **options: Any) -> dict[str, Any]:
         folder = tmp_path / "-".join(classes)
         write_set(str(folder), make_tokens=label_tokens, classes=CLASSES, **options)
         relabel(folder, classes)
         config = Config(str(folder))
-        found = evaluate(model, evaluation_dataset(trained, str(folder), config), config, torch.device("cpu"))
+        found = evaluate(model, model, evaluation_dataset(trained, str(folder), config, world), config, world)
         return {name: value for name, value in found.items() if name != "eval"}
 
     same, turned = judged(CLASSES), judged(CLASSES[::-1])
@@ -246,3 +227,62 @@ def test_a_split_without_one_of_the_classes_is_judged(
     relabel(Path(part), ("light",))
     lines = run(capsys, labelled, "--steps", "60", "--lr", "0.01", "--eval", part, *SMALL)
     assert lines[-1]["eval_accuracy"] == 1
+
+
+def test_an_average_follows_the_weights_and_is_what_is_judged(labelled: str) -> None:
+    model = small_model(labelled)
+    average = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    follow(average, model, 0.75)
+    follow(average, model, 0.75)
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for name, weight in weights.items():
+        torch.testing.assert_close(average[name], weight * (0.25 + 0.75 * 0.25))
+    with averaged(model, average):
+        assert all(torch.equal(p, average[name]) for name, p in model.named_parameters())
+    assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+
+
+def test_an_average_is_resumed_and_its_evaluation_is_not_that_of_the_weights(
+    labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = ["--steps", "8", "--schedule-steps", "8", "--lr", "0.01", "--ema", "0.5", "--eval", labelled, *SMALL]
+    whole = run(capsys, labelled, *options, "--checkpoint", str(tmp_path / "whole"))
+    run(capsys, labelled, *options, "--steps", "5", "--checkpoint", str(tmp_path / "parts"))
+    parts = run(capsys, labelled, "--steps", "8", "--resume", str(tmp_path / "parts"))
+    assert parts[-1]["eval_loss"] == whole[-1]["eval_loss"]
+    plain = run(capsys, labelled, *options, "--ema", "0")
+    assert plain[-1]["loss"] == whole[-1]["loss"] and plain[-1]["eval_loss"] != whole[-1]["eval_loss"]
+
+
+def test_the_best_checkpoint_is_that_of_least_evaluation_loss(
+    labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "run")
+    options = ["--steps", "12", "--eval-every", "2", "--eval", labelled, "--keep", "1", "--lr", "0.05", *SMALL]
+    lines = run(capsys, labelled, *options, "--checkpoint", folder, "--checkpoint-every", "100")
+    judged = {line.get("step", line.get("steps")): line["eval_loss"] for line in lines if "eval_loss" in line}
+    assert sorted(judged) == [2, 4, 6, 8, 10, 12]
+    best = min(judged, key=judged.__getitem__)
+    assert os.readlink(f"{folder}/best") == f"step-{best:08}" and os.readlink(f"{folder}/latest") == "step-00000012"
+    assert checkpoint.checkpoints(folder) == sorted({f"step-{best:08}", "step-00000012"})
+
+
+def test_overfitting_sees_the_same_steps_again(labelled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--overfit", "2", "--log-every", "1", "--lr", "1e-9", "--steps", "6", *SMALL]
+    *logs, _ = run(capsys, labelled, *options)
+    fills = [line["efficiency"] for line in logs]
+    assert fills == fills[:2] * 3 and fills[0] != fills[1]
+
+
+def test_the_limits_of_what_is_judged_count_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, labelled: str
+) -> None:
+    manifest = json.loads((Path(labelled) / "manifest.json").read_text())
+    few = str(tmp_path / "few")
+    shutil.copytree(labelled, few)
+    # says that it has fewer than it has: found before it is looked at
+    limits = [{"max_segments": 1, "max_segment_tokens": 24, "max_grid": [3, 4, 4]}]
+    (Path(few) / "manifest.json").write_text(json.dumps(manifest | {"limits": limits}))
+    fails(capsys, 2, "segments in a batch: the model was made for 1", few, "--steps", "1", *SMALL)
+    # and a dataset with more is evaluated by a model that was made for both
+    assert run(capsys, few, "--steps", "0", "--eval", labelled, *SMALL)[-1]["eval_segments"] > 13

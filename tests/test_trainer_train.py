@@ -19,8 +19,10 @@ from patchpack.trainer.config import Config
 from patchpack.trainer.data import PackedShards
 from patchpack.trainer.evaluate import evaluate, evaluation_dataset
 from patchpack.trainer.losses import classification_loss
-from patchpack.trainer.train import learning_rate, make_optimizer
-from patchpack.trainer.vit import NaViT
+from patchpack.trainer.models import make_model
+from patchpack.trainer.optimisation import learning_rate, make_optimizer
+from patchpack.trainer.parallel import World
+from patchpack.trainer.vit import Shape, ViT
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--dim", "16", "--depth", "2", "--heads", "2", "--batch-size", "3", "--device", "cpu"]
@@ -37,6 +39,13 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("sets") / "unlabelled")
     write_set(folder, num_views=2, make_tokens=lambda g, n, p, _: label_tokens(g, n, p, int(g.integers(2))))
     return folder
+
+
+def small_model(folder: str) -> ViT:
+    """Returns a model of a dataset's classes, as the trainer makes it."""
+    config, manifest = Config(folder, dim=16, depth=1, heads=2), PackedShards(folder, batch_size=1).manifest
+    torch.manual_seed(0)
+    return make_model(config, manifest, [0], torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)
@@ -66,14 +75,19 @@ def test_the_model_learns(
         assert lines[-1]["eval_accuracy"] == 1
 
 
-def states_equal(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(states_equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(states_equal(x, y) for x, y in zip(one, other, strict=True))
-    return one == other
+def tensors_of(path: Path) -> dict[str, bytes]:
+    """Returns the files of a checkpoint that hold tensors: weights, average and moments."""
+    files = {file.name: file.read_bytes() for file in path.iterdir() if file.suffix in (".distcp", ".safetensors")}
+    assert len(files) >= 2
+    return files
+
+
+def are_equal(one: str, other: str) -> bool:
+    """Returns whether two runs stand at the same place, to the bit."""
+    places = [Path(checkpoint.find(folder)) for folder in (one, other)]
+    records = [checkpoint.read(str(place)) for place in places]
+    assert records[0]["step"] == records[1]["step"] and records[0]["loader"] == records[1]["loader"]
+    return tensors_of(places[0]) == tensors_of(places[1])
 
 
 @pytest.mark.parametrize("kind", ["labelled", "unlabelled"])
@@ -88,35 +102,29 @@ def test_a_resumed_run_is_bit_for_bit_the_run_that_did_not_stop(
     whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
     run(capsys, folder, "--steps", "14", "--checkpoint", whole, "--checkpoint-every", "6", *options)
     if killed:  # what a run that was killed after step 6 leaves
-        start = str(Path(whole) / "step-00000006.pt")
+        start = str(Path(whole) / "step-00000006")
     else:  # a run that ended at step 6
         run(capsys, folder, "--steps", "6", "--checkpoint", parts, *options)
         start = parts
     run(
         capsys, folder, "--steps", "14", "--checkpoint", parts, "--resume", start
     )  # the options come from the checkpoint
-    one, other = checkpoint.load(whole), checkpoint.load(parts)
-    assert one["step"] == other["step"] == 14
-    for part in ("model", "optimizer", "loader", "mask_generator"):
-        assert states_equal(one[part], other[part]), part
-    middle = checkpoint.load(str(Path(whole) / "step-00000006.pt"))
-    assert not states_equal(one["model"], middle["model"])
+    assert are_equal(whole, parts) and checkpoint.read(checkpoint.find(whole))["step"] == 14
+    assert tensors_of(Path(whole) / "step-00000014") != tensors_of(Path(whole) / "step-00000006")
 
 
 def test_evaluation_counts_every_sequence_once_whatever_the_batch_size(labelled: tuple[str, list[Row]]) -> None:
     folder, rows = labelled
-    torch.manual_seed(0)
-    model = NaViT(SMALL_LAYOUT, 2, dim=16, depth=1, heads=2)
-    trained = PackedShards(folder, batch_size=1)
+    trained, world = PackedShards(folder, batch_size=1), World(0, 1, torch.device("cpu"))
+    model = small_model(folder)
     results = []
     for size in (1, 5, 13, 99):
         config = Config(folder, batch_size=size)
-        results.append(evaluate(model, evaluation_dataset(trained, folder, config), config, torch.device("cpu")))
+        results.append(evaluate(model, model, evaluation_dataset(trained, folder, config, world), config, world))
     labels = [segment["labels"] for row in rows for segment in row["segments"]]
     total = torch.zeros((), dtype=torch.float64)
     for batch in PackedShards(folder, batch_size=1, shuffle=False):
-        output = model(batch["tokens"], batch["segment_ids"], batch["positions"], SMALL_LAYOUT.max_segments)
-        total += classification_loss(output.logits_BSK, batch["labels"]).total.detach()
+        total += classification_loss(model(batch).logits_BSK, batch["labels"]).total.detach()
     for result in results:
         assert result["eval_sequences"] == len(rows) and result["eval_segments"] == len(labels)
         assert result["eval_tokens"] == sum(row["num_tokens"] for row in rows)
@@ -131,13 +139,13 @@ def test_evaluation_alone_changes_nothing_and_repeats_the_result_of_its_run(
 ) -> None:
     folder = str(tmp_path / "run")
     trained = run(capsys, unlabelled, "--steps", "4", "--checkpoint", folder, "--eval", unlabelled, *SMALL)[-1]
-    before = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    before = {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
     alone = [unlabelled, "--steps", "0", "--resume", folder, "--checkpoint", folder, "--eval", unlabelled]
     lines = run(capsys, *alone)
     assert len(lines) == 1 and lines[0]["steps"] == 4
     assert lines[0]["eval_loss"] == trained["eval_loss"]
     run(capsys, *alone, "--batch-size", "2")  # the batches of the training are not gone on with
-    assert {path.name: path.read_bytes() for path in Path(folder).iterdir()} == before
+    assert {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()} == before
 
 
 def test_the_log_counts_real_tokens_and_never_padding(
@@ -160,7 +168,7 @@ def test_log_goes_to_stderr_and_one_summary_line_to_stdout(
 ) -> None:
     assert main([labelled[0], "--steps", "4", "--log-every", "2", "--eval", labelled[0], *SMALL]) == 0
     captured = capsys.readouterr()
-    assert captured.out.count("\n") == 1 and captured.out.startswith("4 steps  loss ")
+    assert captured.out.count("\n") == 1 and captured.out.startswith("4 steps  on cpu")
     assert [line.split("  ")[0] for line in captured.err.splitlines()] == ["step 2", "step 4"]
     assert "real tokens/s" in captured.err and "efficiency" in captured.err and "lr" in captured.err
 
@@ -190,11 +198,11 @@ def test_mistakes_end_in_one_line_and_their_exit_status(
     capsys.readouterr()
 
     fails(capsys, 1, "nowhere: no dataset; a dataset is a folder with manifest.json", str(tmp_path / "nowhere"))
-    fails(capsys, 1, "no such checkpoint", folder, "--resume", str(tmp_path / "nothing.pt"))
+    fails(capsys, 1, "no such checkpoint", folder, "--resume", str(tmp_path / "nothing"))
     # before the first step, so not after hours
     fails(capsys, 1, "no dataset", folder, "--log-every", "1", "--eval", str(tmp_path / "nowhere"), *SMALL)
     fails(capsys, 2, "batch size 14: ", folder, "--batch-size", "14")
-    fails(capsys, 2, "no layout 3", folder, "--layout", "3")
+    fails(capsys, 2, "--layout 3: no such layout", folder, "--layout", "3")
     fails(capsys, 2, "--steps -1: too small", folder, "--steps", "-1")
     fails(capsys, 2, "--steps 0: nothing to do", folder, "--steps", "0")
     fails(capsys, 2, "--lr nan: not a positive number", folder, "--lr", "nan")
@@ -203,11 +211,12 @@ def test_mistakes_end_in_one_line_and_their_exit_status(
     fails(capsys, 2, "--device tpu: unknown", folder, "--device", "tpu")
     if not torch.cuda.is_available():
         fails(capsys, 2, "--device cuda: torch finds 0 CUDA devices", folder, "--device", "cuda")
-    fails(capsys, 2, "holds step-00000002.pt of another run", folder, "--checkpoint", run_folder)
+    fails(capsys, 2, "holds step-00000002 of another run", folder, "--checkpoint", run_folder)
     fails(capsys, 2, "--dim 32: the checkpoint's model has 16", folder, "--resume", run_folder, "--dim", "32")
     fails(capsys, 2, "trained on a dataset with digest", unlabelled, "--resume", run_folder)
     resumed = [folder, "--resume", run_folder]
-    fails(capsys, 2, "batch_size is 2, the saved state has 3", *resumed, "--batch-size", "2", "--steps", "4")
+    fails(capsys, 2, "the saved state stands at sequence 6 of its epoch", *resumed, "--batch-size", "4", "--steps", "4")
+    fails(capsys, 2, "it is a multiple of 2; choose one", folder, "--batch-size", "3", "--accumulate", "2")
     evaluated = [*resumed, "--steps", "0", "--eval"]
     fails(capsys, 2, "tubelet (1, 4, 1); the model was trained on (1, 2, 2)", *evaluated, other_layout)
     fails(capsys, 2, "no classes; the model has 2; build the dataset with --labels folder", *evaluated, unlabelled)
@@ -260,11 +269,18 @@ def test_it_learns_on_cuda(kind: str, request: pytest.FixtureRequest, capsys: py
 
 
 def test_weights_decay_and_norms_and_biases_do_not() -> None:
-    model = NaViT(SMALL_LAYOUT, 3, dim=16, depth=2, heads=2)
+    layout, limits = SMALL_LAYOUT, {"max_segments": 5, "max_segment_tokens": 24, "max_grid": [3, 4, 4]}
+    model = ViT(Shape(16, 2, 2, positions="learned", bias=True), [layout], limits, None)
     optimizer = make_optimizer(model, Config(shards="", weight_decay=0.3))
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     norms = [p for module in model.modules() if isinstance(module, torch.nn.LayerNorm) for p in module.parameters()]
     assert len(norms) > 8 and {decay[id(p)] for p in norms} == {0.0}
     matrices = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
     assert len(matrices) > 8 and {decay[id(p)] for p in matrices} == {0.3}
+    others = [model.decoder.hidden_D, *model.position.parameters(), *(p for p in model.parameters() if p.dim() == 1)]
+    assert {decay[id(p)] for p in others} == {0.0}
+    maps = ViT(Shape(16, 1, 2), [layout], limits, 3)
+    groups = make_optimizer(maps, Config(shards="", weight_decay=0.3)).param_groups
+    undecayed = {id(p) for p in groups[1]["params"]}
+    assert {id(p) for p in maps.position.parameters()} | {id(maps.pool.query_D)} <= undecayed
     assert len(decay) == len([p for p in model.parameters() if p.requires_grad])

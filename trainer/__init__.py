@@ -1,5 +1,6 @@
-"""Online half of patchpack: reads packed shards and trains a small NaViT on them.
+"""Online half of patchpack: reads packed shards and trains the field's models on them (docs/trainer.md).
 
-Imports schemas and torch; never the pipeline, never Beam. `data` (shards -> fixed-shape batches),
-`attention`, `embed`, `vit` (the model), `losses`, `checkpoint`, `train`, `evaluate`, `config`, `cli`.
+Imports schemas and torch; never the pipeline, never Beam. `data` and `mixed` (shards -> fixed-shape batches); `attention`, `embed`,
+`positions`, `pooling`, `dropping`, `transformer`, `vit` (parts of a model, and the model), `models` (by name); `losses`, `optimisation`,
+`parallel`, `checkpoint`, `metrics`, `train`, `evaluate`; `config`, `cli`.
 """

@@ -5,6 +5,7 @@ failure, 2 for usage, 130 for Ctrl-C, 143 for SIGTERM.
 """
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +21,12 @@ FORMATS = {
     "steps": "{} steps",
     "loss": "loss {:.4f}",
     "tokens_per_s": "{:,.0f} real tokens/s",
+    "examples_per_s": "{:,.1f} examples/s",
     "efficiency": "efficiency {:.4f}",
+    "mfu": "useful MFU {:.3f}",
+    "waiting": "waiting {:.3f}",
+    "left_s": "{:,.0f} s left",
+    "attention": "attention {}",
     "lr": "lr {:.2e}",
     "grad_norm": "gradient {:.2f}",
     "seconds": "{:.1f} s",
@@ -69,9 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         usage = isinstance(error, ValueError) and not isinstance(error, FormatError)
         ours = isinstance(error, ValueError | FloatingPointError)
-        print(
-            " ".join(str(error).split()) if ours else f"{type(error).__name__}: {error}".split("\n")[0], file=sys.stderr
-        )
+        # what was typed is wrong for every process: the first one says so
+        if not usage or os.environ.get("RANK", "0") == "0":
+            said = " ".join(str(error).split()) if ours else f"{type(error).__name__}: {error}".split("\n")[0]
+            print(said, file=sys.stderr)
         return 2 if usage else 1
-    print(json.dumps({"event": "summary", **summary}) if typed.get("json") else as_line(summary), flush=True)
+    if summary:
+        print(json.dumps({"event": "summary", **summary}) if typed.get("json") else as_line(summary), flush=True)
     return 0

@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from patchpack.options import Parser, flag, option, settle
+from patchpack.trainer.attention import BACKENDS
+from patchpack.trainer.pooling import KINDS as POOLS
+from patchpack.trainer.positions import COMBINE, COORDINATES
+from patchpack.trainer.positions import KINDS as POSITIONS
+
+MODELS = ("navit", "vit", "flexivit", "vivit", "pix2struct")
 
 # the parts of --help
 RUN, MODEL, OPTIMISATION, CHECKPOINTS = SECTIONS = ("run", "model", "optimisation", "checkpoints and evaluation")
@@ -27,7 +35,9 @@ class Config:
     )
     # a handful of sequences is what the demo set has; each holds many examples already
     batch_size: int = option(4, "sequences in a batch", section=RUN, common=True)
-    layout: int = option(0, "number of the layout to train on", section=RUN)
+    layout: int | None = option(
+        None, "number of the layout to train on; left out: all of them for flexivit, and else the first", section=RUN
+    )
     seed: int = option(0, "of weights, order and masks", section=RUN)
     device: str = option(
         "auto",
@@ -37,16 +47,71 @@ class Config:
         metavar="DEVICE",
         lasting=False,
     )
+    # a step's sequences are shared by all processes and cut into so many parts, which changes no step
+    accumulate: int = option(
+        1, "parts that a step is cut into, one after the other; a step is the same", section=RUN, lasting=False
+    )
+    precision: str = option(
+        "auto",
+        "bf16: matrix products in bfloat16; auto: on CUDA, and float32 elsewhere",
+        section=RUN,
+        choices=("auto", "bf16", "float32"),
+    )
+    compile: bool = option(False, "compile the model into one graph", section=RUN, lasting=False)
+    parallel: str = option(
+        "ddp",
+        "of several processes, which torchrun starts: ddp keeps all weights on each, fsdp a part of them",
+        section=RUN,
+        choices=("ddp", "fsdp"),
+        lasting=False,
+    )
+    overfit: int = option(
+        0,
+        "take the first N steps' batches again and again, to see whether a model can learn them; 0: do not",
+        section=RUN,
+    )
+    peak_tflops: float | None = option(
+        None,
+        "what one device can do, for the share of it that is used; left out: by the device's name",
+        section=RUN,
+        lasting=False,
+    )
     # about 0.8 of full reading speed (benchmarks/loader.py), and a changed byte is found before it is trained on
     verify: bool = option(True, "check the digest of every sequence read", section=RUN)
     log_every: int = option(10, "steps between log lines", section=RUN)
     json: bool = option(False, "log and summary as JSON lines on stdout", section=RUN, common=True, lasting=False)
     debug: bool = option(False, "show the traceback of an error", section=RUN, common=True, lasting=False)
 
+    model: str = option("navit", "which of the field's models", section=MODEL, common=True, choices=MODELS)
     # ViT-Tiny's width and heads (DeiT, arXiv:2012.12877, table 1) at a third of its depth, for CPUs
     dim: int = option(192, "width of the model", section=MODEL, common=True)
     depth: int = option(4, "transformer blocks", section=MODEL, common=True)
     heads: int = option(3, "attention heads; they divide --dim", section=MODEL, common=True)
+    positions: str | None = option(
+        None, "how tokens know where they lie; left out: as the model has it", section=MODEL, choices=POSITIONS
+    )
+    coordinates: str | None = option(
+        None,
+        "coordinates in tokens, or as parts of the sides; left out: absolute",
+        section=MODEL,
+        choices=COORDINATES,
+    )
+    combine: str | None = option(
+        None, "how the axes' embeddings are put together; left out: sum", section=MODEL, choices=COMBINE
+    )
+    pool: str | None = option(
+        None, "from tokens to one vector a segment; left out: as the model has it", section=MODEL, choices=POOLS
+    )
+    drop_tokens: float = option(
+        0.0, "fraction of each example's tokens to leave out of each step, for datasets with classes", section=MODEL
+    )
+    attention: str = option(
+        "auto",
+        "dense: a mask of L x L; blocks: for CPUs; varlen: for CUDA; auto: the fastest there is",
+        section=MODEL,
+        choices=("auto", *BACKENDS),
+        lasting=False,
+    )
     # MAE, arXiv:2111.06377, figure 5
     mask_share: float = option(
         0.75, "fraction of each example's tokens to hide, for datasets without classes", section=MODEL
@@ -66,6 +131,11 @@ class Config:
     # ViT, arXiv:2010.11929, appendix B.1
     clip_norm: float = option(1.0, "clip the norm of the gradient to this", section=OPTIMISATION)
 
+    # 0.9999 is usual for runs of 1e5 steps; an average over more steps than a run has is none
+    ema: float = option(
+        0.0, "keep a moving average of the weights by this factor, and evaluate it; 0: none", section=OPTIMISATION
+    )
+
     checkpoint: str | None = option(
         None,
         "folder for checkpoints; one is always written at the end",
@@ -74,6 +144,7 @@ class Config:
         metavar="PATH",
     )
     checkpoint_every: int = option(500, "steps between checkpoints", section=CHECKPOINTS)
+    keep: int = option(3, "newest checkpoints to keep, beside the best; 0: all", section=CHECKPOINTS)
     resume: str | None = option(
         None,
         "checkpoint file, or folder (its newest); keeps that run's options unless they are given anew, and writes its "
@@ -86,6 +157,9 @@ class Config:
     eval: str | None = option(
         None, "evaluate on this dataset at the end", section=CHECKPOINTS, common=True, metavar="PATH"
     )
+    eval_every: int = option(
+        0, "evaluate every so many steps, too, and keep the best checkpoint; 0: at the end only", section=CHECKPOINTS
+    )
 
     def __post_init__(self) -> None:
         """Checks what needs no file.
@@ -94,7 +168,8 @@ class Config:
             ValueError: an option is out of its range.
         """
         settle(self)
-        least = {"steps": 0, "batch_size": 1, "checkpoint_every": 1, "log_every": 1, "warmup_steps": 0}
+        least = {"steps": 0, "batch_size": 1, "checkpoint_every": 1, "log_every": 1, "warmup_steps": 0, "accumulate": 1}
+        least |= {"overfit": 0, "keep": 0, "eval_every": 0}
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise ValueError(
@@ -109,13 +184,23 @@ class Config:
             raise ValueError(
                 f"--mask-share {self.mask_share}: nothing to learn; a share lies between 0 and 1; leave it out"
             )
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"--ema {self.ema}: no average; it lies in 0..1, 1 left out; leave it out for none")
+        if not 0 <= self.drop_tokens < 1:
+            raise ValueError(
+                f"--drop-tokens {self.drop_tokens}: nothing to see; it lies in 0..1, 1 left out; leave it out for 0"
+            )
         if self.steps == 0 and self.eval is None:
             raise ValueError("--steps 0: nothing to do; it only evaluates, and needs --eval; give --eval or more steps")
+
+    def is_bf16(self, device: torch.device) -> bool:
+        """Whether matrix products are made in bfloat16: on most CPUs it is slower than float32."""
+        return self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
 
 
 # what a checkpoint holds of the run's options, and what a resumed run may not change: the model's shape
 KEPT = tuple(field.name for field in dataclasses.fields(Config) if field.metadata.get("lasting"))
-MODEL_OPTIONS = ("dim", "depth", "heads")
+MODEL_OPTIONS = ("model", "dim", "depth", "heads", "positions", "coordinates", "combine", "pool")
 
 
 def make_parser() -> Parser:
@@ -123,12 +208,13 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="patchpack train",
         usage="%(prog)s SHARDS [OPTION ...]",
-        description="Trains a small NaViT on packed shards: classification where the dataset has classes, otherwise\n"
-        "reconstruction of masked patches. Shapes, patch size, mean, std and classes come from the dataset's manifest.",
+        description="Trains a model of the field on packed shards: classification where the dataset has classes, otherwise\n"
+        "reconstruction of hidden patches. Shapes, patch size, mean, std and classes come from the dataset's manifest.",
         epilog="""examples:
   patchpack train shards/ --steps 1000 --checkpoint runs/a
   patchpack train shards/ --resume runs/a
-  patchpack train shards/ --resume runs/a --steps 0 --eval val-shards/""",
+  patchpack train shards/ --resume runs/a --steps 0 --eval val-shards/
+  torchrun --nproc-per-node 8 -m patchpack train shards/ --batch-size 64""",
     )
     parser.add_argument("shards", metavar="SHARDS", help="folder or URI of a finished dataset")
     parser.add_options(Config)

@@ -180,7 +180,7 @@ class PackedShards:
 
     def __len__(self) -> int:
         """Returns the number of batches in the current epoch."""
-        return self._num_batches(self.epoch)
+        return self.num_batches(self.epoch)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the rest of the epoch; errors of the reading threads are raised at the batch they belong to.
@@ -198,7 +198,7 @@ class PackedShards:
         iteration = self._iteration
         epoch, first, size = self.epoch, self._batch, self.batch_size * self._world_size
         order = self._order(epoch)
-        numbers = range(first, self._num_batches(epoch))
+        numbers = range(first, self.num_batches(epoch))
         waiting: deque[Future[Batch]] = deque()
         threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="PackedShards")
         try:
@@ -220,6 +220,17 @@ class PackedShards:
         finally:
             threads.shutdown(wait=True, cancel_futures=True)
 
+    def sources(self, indices: list[int]) -> list[str]:
+        """Returns the keys of the examples in sequences, by number in the dataset; of empty ones (-1) none. Reads their shards."""
+        keys = []
+        for index in indices:
+            if index < 0:
+                continue
+            number = int(np.searchsorted(self._first_index, index, side="right")) - 1
+            rows = self._open(number).shard.read_metadata(["segments.list.element.source"])["segments"]
+            keys += [segment["source"] for segment in rows[index - int(self._first_index[number])].as_py()]
+        return keys
+
     def set_epoch(self, epoch: int) -> None:
         """Makes the next iteration begin at the first batch of an epoch; one that is under way ends."""
         self._go_to(epoch, 0)
@@ -229,19 +240,28 @@ class PackedShards:
         return {**self._identity(), "epoch": self.epoch, "batch": self._batch}
 
     def load_state_dict(self, state: LoaderState) -> None:
-        """Makes the next iteration begin at the very batch that was next when the state was taken; one under way ends.
+        """Makes the next iteration begin at the very sequence that was next when the state was taken; one under way ends.
+
+        Other numbers of processes, and of sequences in a batch, go on where it stood.
 
         Raises:
-            ValueError: the state is of another dataset, or of a loader that cuts other batches.
+            ValueError: the state is of another dataset, or lies inside a batch.
         """
         saved = cast(dict[str, object], state)
         for name, value in self._identity().items():
-            if saved.get(name) != value:
+            # a step of as many sequences may be shared by others, or cut into other batches
+            if name not in ("batch_size", "world_size") and saved.get(name) != value:
                 raise ValueError(
                     f"{self.path}: {name} is {value}, the saved state has {saved.get(name)}; "
                     "a run resumes on the same dataset with the same batches; use the same one, or start anew"
                 )
-        self._go_to(state["epoch"], state["batch"])
+        own, done = self.batch_size * self._world_size, state["batch"] * state["batch_size"] * state["world_size"]
+        if done % own:
+            raise ValueError(
+                f"{self.path}: the saved state stands at sequence {done} of its epoch, which is no multiple of {own} ({self._world_size} "
+                f"processes with batches of {self.batch_size}); a run resumes with steps of as many sequences; choose sizes that divide it"
+            )
+        self._go_to(state["epoch"], done // own)
 
     def __reduce__(self) -> NoReturn:
         """Refuses copies in other processes, which would all read the whole epoch.
@@ -272,7 +292,8 @@ class PackedShards:
     def _shards(self, epoch: int) -> npt.NDArray[np.int64]:
         return self._shards_of_view[epoch % len(self._shards_of_view)]
 
-    def _num_batches(self, epoch: int) -> int:
+    def num_batches(self, epoch: int) -> int:
+        """Returns the number of batches of an epoch, this process' part of them."""
         shards = self._shards(epoch)
         num_sequences = int((self._first_index[shards + 1] - self._first_index[shards]).sum())
         step = self.batch_size * self._world_size
@@ -285,7 +306,8 @@ class PackedShards:
 
     def _open_number(self, number: int) -> OpenShard:
         entry, classes = self._table[number], self.manifest.classes
-        return open_shard(join(self.path, entry["path"]), self.layout, entry, None if classes is None else len(classes))
+        layout = self.manifest.layouts[entry["layout"]]
+        return open_shard(join(self.path, entry["path"]), layout, entry, None if classes is None else len(classes))
 
     def _new_batch(self) -> Batch:
         """Returns a batch that holds nothing yet, not even zeros: every byte is written once."""

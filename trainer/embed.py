@@ -1,83 +1,109 @@
-"""From stored tokens to embedded tokens: normalise on the device, project, add where the token lies.
+"""From stored tokens to embedded tokens: normalise on the device and project, for one patch size or for several.
 
-Positions are factorised (NaViT, arXiv:2307.06304, section 2.1): the embedding of (t, y, x) is the sum of
-one embedding an axis. Each axis takes sines and cosines of the absolute coordinate (Vaswani et al. 2017,
-section 3.5) through a learned linear map. Why not a learned table: the format allows coordinates up to
-32,767 and a dataset says nowhere how large its grids get, so a table would be sized by guess, and a model
-could not read a dataset with larger images. Sines are defined everywhere, and near coordinates have near
-embeddings. Why not fractions of the side: they lose the aspect ratio, which this product exists to keep.
+FlexiViT (Beyer et al., arXiv 2212.08013, section 3.4) has one projection for all patch sizes: its weights are resized so that a
+patch enlarged by a linear map B gives what the patch itself gave, <B x, W'> = <x, W>. That is W' = pinv(B^T) W, exact
+where B has as many independent columns, and the nearest where it has not. The maps are made once, in float64.
 
-Cost: one (L, P) x (P, D) product, and 3 of (L, 2F) x (2F, D) with F = 32.
+Cost: one (L, P) x (P, D) product, and for another patch size one (P, P0) x (P0, D) product more a batch.
 """
 
-import math
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
 from patchpack.schemas import Layout
 
-NUM_FREQUENCIES = 32
-# longest wavelength 2 pi x 10,000 tokens: Vaswani et al. 2017, section 3.5
-MAX_PERIOD = 10_000.0
+INIT_STD = 0.02  # ViT and MAE initialise weights so; BERT, arXiv:1810.04805, before them
 
 
-class TokenEmbedding(nn.Module):
-    """Embeds tokens as stored; padding becomes zeros whatever it holds."""
+class PixelEmbedding(nn.Module):
+    """Embeds tokens as stored. Whatever padding holds, it becomes finite; nobody looks at it."""
 
-    def __init__(self, layout: Layout, dim: int) -> None:
-        """Takes width, mean and std from the layout.
+    def __init__(self, layouts: Sequence[Layout], dim: int, *, bias: bool = False) -> None:
+        """Takes widths, mean and std from the layouts; the weights are those of the first.
 
         Raises:
-            ValueError: the tokens are not uint8.
+            ValueError: the tokens are not uint8 pixels, or of two layouts of one width.
         """
         super().__init__()
-        if layout.token_dtype != "uint8":  # noqa: S105 (no password)
-            raise ValueError(
-                f"token dtype {layout.token_dtype}: not known; this trainer reads uint8 pixels; upgrade patchpack"
-            )
-        # inside a token the channel comes last (pt, ph, pw, C), so mean and std repeat for every pixel
-        pixels = layout.token_width // layout.channels
-        self.mean_P: torch.Tensor
-        self.std_P: torch.Tensor
-        self.register_buffer("mean_P", torch.tensor(layout.mean).repeat(pixels), persistent=False)
-        self.register_buffer("std_P", torch.tensor(layout.std).repeat(pixels), persistent=False)
-        self.project = nn.Linear(layout.token_width, dim, bias=False)
-        self.position = PositionEmbedding(dim)
-        self.masked_D = nn.Parameter(torch.zeros(dim))
+        first = layouts[0]
+        for layout in layouts:
+            if layout.token_dtype != "uint8":  # noqa: S105 (no password)
+                raise ValueError(
+                    f"token dtype {layout.token_dtype}: not known; this trainer reads uint8 pixels; upgrade patchpack"
+                )
+        self.channels = first.channels
+        self.mean_C: torch.Tensor
+        self.std_C: torch.Tensor
+        self.register_buffer("mean_C", torch.tensor(first.mean), persistent=False)
+        self.register_buffer("std_C", torch.tensor(first.std), persistent=False)
+        self.project = nn.Linear(first.token_width, dim, bias=bias)
+        nn.init.trunc_normal_(self.project.weight, std=INIT_STD)
+        if bias:
+            nn.init.zeros_(self.project.bias)
+        self.widths = [layout.token_width for layout in layouts]
+        for layout in layouts[1:]:
+            matrix = torch.from_numpy(weight_resize(first, layout)).float()
+            self.register_buffer(f"resize_{layout.token_width}", matrix, persistent=False)
 
     def normalise(self, tokens_BLP: torch.Tensor) -> torch.Tensor:
         """Returns (x / 255 - mean) / std of every channel, float32, same shape."""
-        return (tokens_BLP.float() / 255 - self.mean_P) / self.std_P
+        # inside a token the channel comes last (pt, ph, pw, C)
+        pixels = tokens_BLP.unflatten(-1, (-1, self.channels)).float()
+        normalised: torch.Tensor = (pixels / 255 - self.mean_C) / self.std_C
+        return normalised.flatten(-2)
 
-    def forward(
-        self,
-        tokens_BLP: torch.Tensor,
-        segment_ids_BL: torch.Tensor,
-        positions_BL3: torch.Tensor,
-        mask_BL: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Returns (B, L, D); where `mask_BL` is true the pixels are hidden and the position is not."""
-        embedded_BLD: torch.Tensor = self.project(self.normalise(tokens_BLP))
-        if mask_BL is not None:
-            embedded_BLD = torch.where(mask_BL[..., None], self.masked_D.to(embedded_BLD.dtype), embedded_BLD)
-        embedded_BLD = embedded_BLD + self.position(positions_BL3)
-        return embedded_BLD * (segment_ids_BL != 0)[..., None]
+    def forward(self, tokens_BLP: torch.Tensor) -> torch.Tensor:
+        """Returns (B, L, D)."""
+        return F.linear(self.normalise(tokens_BLP), self.weight(tokens_BLP.shape[-1]), self.project.bias)
+
+    def weight(self, token_width: int) -> torch.Tensor:
+        """Returns the projection of tokens of a width, (D, P)."""
+        if token_width == self.widths[0]:
+            return self.project.weight
+        resized: torch.Tensor = self.project.weight @ getattr(self, f"resize_{token_width}").T
+        return resized
 
 
-class PositionEmbedding(nn.Module):
-    """Embeds (t, y, x): a learned map of sines and cosines for each axis, summed."""
+def resize_matrix(source: int, target: int) -> np.ndarray:
+    """Returns the linear map of bilinear resizing along one axis, (target, source) float64, without antialiasing."""
+    centres = (np.arange(target) + 0.5) * source / target - 0.5
+    low = np.floor(centres)
+    matrix = np.zeros((target, source))
+    for shift, part in ((0, 1 - (centres - low)), (1, centres - low)):
+        np.add.at(matrix, (np.arange(target), np.clip(low + shift, 0, source - 1).astype(int)), part)
+    return matrix
 
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        exponents_F = torch.arange(NUM_FREQUENCIES) / NUM_FREQUENCIES
-        self.frequencies_F: torch.Tensor
-        self.register_buffer("frequencies_F", torch.exp(-math.log(MAX_PERIOD) * exponents_F), persistent=False)
-        self.axes = nn.ModuleList(nn.Linear(2 * NUM_FREQUENCIES, dim, bias=False) for _ in range(3))
 
-    def forward(self, positions_BL3: torch.Tensor) -> torch.Tensor:
-        """Returns (B, L, D) for integer coordinates of any size."""
-        angles_BL3F = positions_BL3[..., None] * self.frequencies_F
-        waves_BL3W = torch.cat([angles_BL3F.sin(), angles_BL3F.cos()], dim=-1)
-        parts_BLD: list[torch.Tensor] = [axis(waves_BL3W[:, :, number]) for number, axis in enumerate(self.axes)]
-        return parts_BLD[0] + parts_BLD[1] + parts_BLD[2]
+def weight_resize(source: Layout, target: Layout) -> np.ndarray:
+    """Returns what makes weights for one layout of those for another, (P of the target, P of the source) float64.
+
+    Raises:
+        ValueError: the layouts differ in more than height and width of a token.
+    """
+    # pinv of a Kronecker product is that of its factors
+    return _of_tokens(source, target, lambda source, target: np.linalg.pinv(resize_matrix(source, target).T))
+
+
+def pixel_resize(source: Layout, target: Layout) -> np.ndarray:
+    """Returns what makes pixels of one layout's tokens of another's, (P of the target, P of the source) float64.
+
+    Raises:
+        ValueError: as `weight_resize`.
+    """
+    return _of_tokens(source, target, resize_matrix)
+
+
+def _of_tokens(source: Layout, target: Layout, of_side: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    """Returns the map of whole tokens that a map of each side makes; frames and channels stay."""
+    (frames, *sides), (target_frames, *target_sides) = source.tubelet, target.tubelet
+    if frames != target_frames or source.channels != target.channels:
+        raise ValueError(
+            f"layouts of {source.tubelet} x {source.channels} and {target.tubelet} x {target.channels}: no resize makes one of the other; "
+            "a model of several layouts has tokens of one depth and number of channels; choose one with --layout"
+        )
+    down, across = (of_side(*pair) for pair in zip(sides, target_sides, strict=True))
+    return np.kron(np.kron(np.eye(frames), np.kron(down, across)), np.eye(source.channels))

@@ -5,146 +5,151 @@ the result does not depend on the batch size but for rounding. A dataset of seve
 first. Masks are drawn anew from the seed, so that two evaluations hide the same tokens.
 """
 
+import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from patchpack.schemas import Layout, Manifest, read_manifest
+from patchpack.schemas.manifest import Limits
 from patchpack.trainer.config import Config
 from patchpack.trainer.data import Batch, PackedShards
-from patchpack.trainer.losses import Loss, classification_loss, draw_mask, reconstruction_loss
+from patchpack.trainer.dropping import draw_ranks
+from patchpack.trainer.mixed import MixedShards
 from patchpack.trainer.opened import NO_LABEL
-from patchpack.trainer.vit import NaViT, Output
+from patchpack.trainer.parallel import World
+from patchpack.trainer.vit import ViT
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> Batch:
     """Returns the batch on the device; from pinned memory the copy runs beside other work."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
-def forward_loss(
-    model: NaViT, batch: Batch, device: torch.device, mask_share: float, generator: torch.Generator
-) -> tuple[Output, Loss, Batch]:
-    """Returns what the model says of a batch, its loss, and the batch on the device.
-
-    Args:
-        model: on the device.
-        batch: on the CPU, as `PackedShards` gives it.
-        device: bf16 autocast is used on CUDA only: on most CPUs it is slower than float32.
-        mask_share: for a model without classes.
-        generator: of the masks, on the CPU.
-    """
-    mask_BL = None
-    if model.reconstruct is not None:
-        mask_BL = draw_mask(batch["segment_ids"], batch["lengths"], mask_share, generator).to(device)
-    batch = to_device(batch, device)
-    max_segments = batch["labels"].shape[1]
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        output = model(batch["tokens"], batch["segment_ids"], batch["positions"], max_segments, mask_BL)
-    if output.logits_BSK is not None:
-        return output, classification_loss(output.logits_BSK, batch["labels"]), batch
-    if mask_BL is None:
-        raise AssertionError("a model without classes reconstructs what a mask hides")
-    target_BLP = model.embed.normalise(batch["tokens"])
-    return output, reconstruction_loss(output.pixels_BLP, target_BLP, mask_BL), batch
-
-
 class EvaluationData(NamedTuple):
-    """The batches to evaluate on. `numbers_K` turns their labels into the model's, its last entry "none" into none."""
+    """The batches to evaluate on, and the most that they have. `numbers_K` turns their labels into the model's, the last into none."""
 
     shards: PackedShards
+    limits: Limits
     numbers_K: torch.Tensor | None
 
 
-def evaluation_dataset(trained: PackedShards, path: str, config: Config) -> EvaluationData:
+def evaluation_dataset(trained: PackedShards | MixedShards, path: str, config: Config, world: World) -> EvaluationData:
     """Returns what to evaluate on; checks now what would be found out only after the training.
 
     Args:
         trained: the dataset the model is trained on.
         path: the set to evaluate on; its classes are some of the trained ones, by name and in any order.
-        config: gives layout, batch size (cut to the size of the dataset) and device.
+        config: gives layout and batch size (cut to the size of the dataset).
+        world: of this process, which evaluates a part.
 
     Raises:
         ValueError: the model cannot read or judge this dataset: tubelet, channels or classes differ.
         FormatError: the dataset is unfinished or broken.
     """
-    shards = _in_order(path, 1, config)
+    number = config.layout or 0
+    own, theirs = trained.manifest.layouts[number], layout_of(path, number)
     for name, value, actual in (
-        ("tubelet", trained.layout.tubelet, shards.layout.tubelet),
-        ("stride", trained.layout.stride, shards.layout.stride),
-        ("channels", trained.layout.channels, shards.layout.channels),
-        ("token dtype", trained.layout.token_dtype, shards.layout.token_dtype),
+        ("tubelet", own.tubelet, theirs.tubelet),
+        ("stride", own.stride, theirs.stride),
+        ("channels", own.channels, theirs.channels),
+        ("token dtype", own.token_dtype, theirs.token_dtype),
     ):
         if value != actual:
             raise ValueError(
                 f"{path}: {name} {actual}; the model was trained on {value}; evaluate on a dataset built alike"
             )
-    numbers_K = _class_numbers(trained, shards)
-    return EvaluationData(_in_order(path, min(config.batch_size, len(shards)), config), numbers_K)
+    in_order = functools.partial(PackedShards, path, layout=number, shuffle=False, verify=config.verify)
+    all_of_it = in_order(batch_size=1)
+    numbers_K = _class_numbers(trained.manifest, config.shards, all_of_it)
+    size = max(1, min(config.batch_size, len(all_of_it)) // world.size)
+    shards = in_order(batch_size=size, rank=world.rank, world_size=world.size)
+    return EvaluationData(shards, shards.manifest.limits[number], numbers_K)
 
 
-def _in_order(path: str, batch_size: int, config: Config) -> PackedShards:
-    return PackedShards(path, batch_size=batch_size, layout=config.layout, shuffle=False, verify=config.verify)
-
-
-def _class_numbers(trained: PackedShards, shards: PackedShards) -> torch.Tensor | None:
-    known, actual = trained.manifest.classes, shards.manifest.classes
+def _class_numbers(trained: Manifest, path: str, shards: PackedShards) -> torch.Tensor | None:
+    known, actual = trained.classes, shards.manifest.classes
     if known is None:
         # masked patches are all there is to judge
         return None
     if actual is None:
         raise ValueError(
-            f"{shards.path}: no classes; the model has {len(known)}; build the dataset with --labels folder --classes {trained.path}"
+            f"{shards.path}: no classes; the model has {len(known)}; build the dataset with --labels folder --classes {path}"
         )
     if strange := sorted(set(actual) - set(known)):
         raise ValueError(
             f"{shards.path}: class {strange[0]}{f' and {len(strange) - 1} more' if len(strange) > 1 else ''}; the model does not know "
-            f"it; evaluate on classes of {trained.path}: build the dataset with --labels folder --classes {trained.path}"
+            f"it; evaluate on classes of {path}: build the dataset with --labels folder --classes {path}"
         )
     numbers = {name: number for number, name in enumerate(known)}
     return torch.tensor([*(numbers[name] for name in actual), NO_LABEL])
 
 
 @torch.no_grad()
-def evaluate(model: NaViT, evaluated: EvaluationData, config: Config, device: torch.device) -> dict[str, object]:
-    """Returns loss, accuracy (with classes), and what was counted, over all of a dataset.
+def evaluate(model: nn.Module, net: ViT, evaluated: EvaluationData, config: Config, world: World) -> dict[str, object]:
+    """Returns loss, accuracy (with classes), and what was counted, over all of a dataset and all processes.
 
     Args:
         model: on the device; its mode is put back.
+        net: the model itself, inside what makes it distributed.
         evaluated: from `evaluation_dataset`.
-        config: gives seed and share of the masks.
-        device: where the model is.
+        config: gives seed and precision.
+        world: of this process.
 
     Raises:
         FormatError: a shard is missing or broken.
     """
-    shards = evaluated.shards
-    generator = torch.Generator().manual_seed(config.seed)
-    total = correct = torch.zeros((), device=device, dtype=torch.float64)
-    count = torch.zeros((), device=device, dtype=torch.int64)
-    num_sequences = num_segments = num_tokens = 0
+    shards, device = evaluated.shards, world.device
+    sums = torch.zeros(6, dtype=torch.float64, device=device)
+    # distributed data parallel would wait for the others' buffers
+    called = net if isinstance(model, DistributedDataParallel) else model
     was_training = model.training
     model.eval()
     # None: a bar on a terminal and nothing elsewhere
-    for batch in tqdm(shards, total=len(shards), desc="evaluate", unit="batch", leave=False, disable=None):
-        num_sequences += int((batch["index"] >= 0).sum())
-        num_segments += int(batch["num_segments"].sum())
-        num_tokens += int(batch["num_tokens"].sum())
+    quiet = True if world.rank else None
+    for batch in tqdm(shards, total=len(shards), desc="evaluate", unit="batch", leave=False, disable=quiet):
         if evaluated.numbers_K is not None:
             # no label is -1, and so the last
             batch["labels"] = evaluated.numbers_K[batch["labels"]]
-        output, loss, batch = forward_loss(model, batch, device, config.mask_share, generator)
-        total, count = total + loss.total, count + loss.count
+        net.check(batch)
+        batch = to_device(batch, device)
+        if net.classify is None:
+            batch["ranks"] = draw_ranks(batch, config.seed, 0)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16(device)):
+            output = called(batch)
+        loss = net.loss(output, batch)
+        correct = torch.zeros((), device=device)
         if output.logits_BSK is not None:
             # label -1 equals no class number
-            correct = correct + (output.logits_BSK.argmax(dim=2) == batch["labels"]).sum()
+            correct = (output.logits_BSK.argmax(dim=2) == batch["labels"]).sum()
+        counted = ((batch["index"] >= 0).sum(), batch["num_segments"].sum(), batch["num_tokens"].sum())
+        sums += torch.stack([part.double() for part in (loss.total, loss.count, correct, *counted)])
     model.train(was_training)
-    result: dict[str, object] = {"eval": shards.path, "eval_loss": float(total / count) if count else None}
-    if model.classify is not None:
-        result["eval_accuracy"] = float(correct / count) if count else None
+    total, count, correct_sum, sequences, segments, tokens = world.summed(sums).tolist()
+    result: dict[str, object] = {"eval": shards.path, "eval_loss": total / count if count else None}
+    if net.classify is not None:
+        result["eval_accuracy"] = correct_sum / count if count else None
     return result | {
         "eval_counted": int(count),
-        "eval_sequences": num_sequences,
-        "eval_segments": num_segments,
-        "eval_tokens": num_tokens,
+        "eval_sequences": int(sequences),
+        "eval_segments": int(segments),
+        "eval_tokens": int(tokens),
     }
+
+
+def layout_of(path: str, number: int) -> Layout:
+    """Returns the layout of a number of a dataset.
+
+    Raises:
+        ValueError: there is none.
+    """
+    layouts = read_manifest(path).layouts
+    if number >= len(layouts):
+        raise ValueError(
+            f"{path}: no layout {number}; it has {len(layouts)}, counted from 0; evaluate on a dataset built alike"
+        )
+    return layouts[number]

@@ -1,76 +1,44 @@
 """The training loop, from top to bottom.
 
-    for each step: batch (from threads) -> device -> forward -> loss / count -> backward -> clip -> AdamW
+    for each step: batches (read ahead) -> device -> forward -> sum of losses -> backward -> / count -> clip -> AdamW -> average
 
-The learning rate is a pure function of the step (linear warm-up, then half a cosine to 0), so there is no
-scheduler whose state could be lost. All that a run is stands in its checkpoint: weights, AdamW's moments,
-the generator of the masks, where the loader stands, and the options. On the CPU a run that stopped and
-resumed is bit for bit the run that did not. Loss and gradient are judged before each update, which costs one wait
-for the device a step, so no weights that are not numbers are ever saved.
+Losses are sums, and gradients are divided by the number of what counted in the whole step: over all processes and all
+parts that a step is accumulated from, so that neither changes what a step is. Loss and gradient are judged before each update,
+which costs one wait for the device, so that no weights that are not numbers are ever saved.
 
-Throughput counts real tokens: padding is work, but no progress.
+The learning rate, the hidden and dropped tokens and the order of the sequences are functions of (seed, step): no state could be
+lost. All that a run is stands in its checkpoint. On one CPU a run that stopped and resumed is bit for bit the run that did not.
 """
 
 import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
 
+from patchpack.schemas import read_manifest
 from patchpack.trainer import checkpoint
 from patchpack.trainer.config import Config, resumed, taken_over
 from patchpack.trainer.data import Batch, PackedShards
-from patchpack.trainer.evaluate import evaluate, evaluation_dataset, forward_loss
-from patchpack.trainer.stop import Interrupted, noted_signals
-from patchpack.trainer.vit import NaViT
+from patchpack.trainer.dropping import draw_ranks
+from patchpack.trainer.evaluate import evaluate, evaluation_dataset, to_device
+from patchpack.trainer.metrics import Meter, peak_flops
+from patchpack.trainer.mixed import MixedShards
+from patchpack.trainer.models import layouts_of, make_model
+from patchpack.trainer.optimisation import averaged, follow, learning_rate, make_optimizer
+from patchpack.trainer.parallel import World, distributed, inner, started, without_sync
+from patchpack.trainer.stop import Interrupted, Stop, noted_signals
+from patchpack.trainer.vit import ViT
 
 Log = Callable[[Mapping[str, object]], None]
 
-# MAE, arXiv:2111.06377, table 8
-BETAS = (0.9, 0.95)
-
-
-def choose_device(name: str) -> torch.device:
-    """Returns the device of that name; "auto" is CUDA where there is one.
-
-    Raises:
-        ValueError: it is unknown, or there is no CUDA.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device {name}: unknown; it is auto, cpu, cuda or cuda:N; leave it out for auto")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices; leave it out for auto"
-        )
-    return device
-
-
-def learning_rate(step: int, config: Config) -> float:
-    """Returns the learning rate of a step, counted from 0: warm-up over the first, then half a cosine to 0."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    end = config.steps if config.schedule_steps is None else config.schedule_steps
-    progress = (step - config.warmup_steps) / max(1, end - config.warmup_steps)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def make_optimizer(model: NaViT, config: Config) -> torch.optim.AdamW:
-    """Returns AdamW that decays matrices and leaves norms, biases and the mask token alone."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=BETAS)
+# examples that an error names
+_SHOWN = 8
 
 
 def train(typed: dict[str, Any], log: Log) -> dict[str, object]:
@@ -78,7 +46,7 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, object]:
 
     Args:
         typed: options of `Config` by name; those left out have their defaults, or the resumed run's values.
-        log: called with each log line's values.
+        log: called with each log line's values, by the first process.
 
     Raises:
         ValueError: the options do not fit each other, the dataset or the checkpoint; or a step has nothing to learn from.
@@ -86,161 +54,269 @@ def train(typed: dict[str, Any], log: Log) -> dict[str, object]:
         FloatingPointError: loss, gradient or weights are no longer numbers.
         Interrupted: a signal came; the last whole step is saved.
     """
-    check_alone()
-    saved = checkpoint.load(typed["resume"]) if typed.get("resume") else None
-    config = Config(**typed) if saved is None else resumed(typed, saved["config"], checkpoint.find(typed["resume"]))
+    saved, path = None, None
+    if typed.get("resume"):
+        path = checkpoint.find(typed["resume"])
+        saved = checkpoint.read(path)
+    config = Config(**typed) if saved is None or path is None else resumed(typed, saved["config"], path)
     if config.checkpoint and config.steps:
-        check_later_steps(config, saved)
-    device = choose_device(config.device)
-    loader = PackedShards(
-        config.shards,
-        batch_size=config.batch_size,
-        layout=config.layout,
-        seed=config.seed,
-        drop_last=True,  # every step weighs the same number of sequences; another order leaves out others
-        verify=config.verify,
-        pin_memory=device.type == "cuda",
-    )
-    evaluated = evaluation_dataset(loader, config.eval, config) if config.eval else None
-    classes = loader.manifest.classes
-    torch.manual_seed(config.seed)
-    model = NaViT(
-        loader.layout, None if classes is None else len(classes), dim=config.dim, depth=config.depth, heads=config.heads
-    ).to(device)
-    optimizer = make_optimizer(model, config)
-    mask_generator = torch.Generator().manual_seed(config.seed)
-    step = 0
-    if saved is not None:
-        check_same_dataset(saved, loader, config)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        mask_generator.set_state(saved["mask_generator"])
-        step = saved["step"]
-        if step < config.steps:
-            loader.load_state_dict(saved["loader"])
-            kept = taken_over(typed, saved["config"], config)
-            log({"step": step, "resumed": checkpoint.find(typed["resume"]), "taken_over": kept or None})
-        elif evaluated is None:
+        check_later_steps(config, None if saved is None else saved["step"])
+    kept = "" if saved is None else taken_over(typed, saved["config"], config)
+    with started(config.device) as world:
+        # what is distributed is gone before the group of processes is
+        return _summary(config, world, log if world.rank == 0 else _silent, saved, path, kept)
+
+
+def _summary(
+    config: Config, world: World, log: Log, saved: checkpoint.RunRecord | None, path: str | None, kept: str
+) -> dict[str, object]:
+    """Returns what a run says at its end; nothing for all processes but the first."""
+    run = Run(config, world, log)
+    if saved is not None and path is not None:
+        run.go_on(saved, path, kept)
+    summary = run.to_the_end()
+    return summary if world.rank == 0 else {}
+
+
+class Run:
+    """A run of the trainer: what it trains, on what, and where it stands."""
+
+    def __init__(self, config: Config, world: World, log: Log) -> None:
+        """Opens the datasets and makes the model.
+
+        Raises:
+            ValueError: as `train`.
+            FormatError: as `train`.
+        """
+        self.config, self.world, self.log = config, world, log
+        self.loader = open_loader(config, world)
+        self.manifest = self.loader.manifest
+        self.evaluated = evaluation_dataset(self.loader, config.eval, config, world) if config.eval else None
+        torch.manual_seed(config.seed)
+        others = [] if self.evaluated is None else [self.evaluated.limits]
+        made = make_model(config, self.manifest, layouts_of(config, self.manifest), world.device, others)
+        if config.compile:
+            made.compile(fullgraph=True)
+        self.model = distributed(made, world, config.parallel)
+        self.optimizer = make_optimizer(self.model, config)
+        # of the weights, with --ema
+        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()} if config.ema else {}
+        self.step = 0
+        self.best_loss: float | None = None
+        self._saved_at: int | None = None
+
+    @property
+    def net(self) -> ViT:
+        """The model itself."""
+        net = inner(self.model)
+        if not isinstance(net, ViT):
+            raise AssertionError(f"{type(net)} is no model of ours")
+        return net
+
+    def go_on(self, saved: checkpoint.RunRecord, path: str, kept: str) -> None:
+        """Takes over what a checkpoint holds.
+
+        Raises:
+            ValueError: it is of another dataset, or there is nothing left to do.
+            FormatError: it is broken.
+        """
+        config = self.config
+        check_same_dataset(saved, self.loader, config)
+        checkpoint.restore(path, self._weights(), self.world)
+        self.step, self.best_loss, self._saved_at = saved["step"], saved["best_loss"], saved["step"]
+        if self.step < config.steps:
+            self.loader.load_state_dict(saved["loader"])
+            self.log({"step": self.step, "resumed": path, "taken_over": kept or None})
+        elif self.evaluated is None:
             raise ValueError(
-                f"--resume {typed['resume']}: done with step {step} of {config.steps}; nothing is left to do; give more --steps, "
+                f"--resume {config.resume}: done with step {self.step} of {config.steps}; nothing is left to do; give more --steps, "
                 "or --eval"
             )
-    if config.checkpoint and step < config.steps:
-        checkpoint.check_folder(config.checkpoint)
 
-    def save() -> str | None:
-        if not config.checkpoint:
+    def to_the_end(self) -> dict[str, object]:
+        """Trains, evaluates, and returns the summary."""
+        config, begun = self.config, self.step
+        summary: dict[str, object] = {}
+        if config.checkpoint and self.step < config.steps:
+            if self.world.rank == 0:
+                checkpoint.check_folder(config.checkpoint)
+            self.world.wait()
+        if self.step < config.steps:
+            meter = self._train()
+            summary = {"loss": meter.last_loss} | meter.whole()
+        if self.evaluated is not None:
+            summary |= self._evaluate()
+        if self.step > begun:
+            self._save()
+        return {"steps": self.step, "device": str(self.world.device), "attention": self.net.backend} | summary
+
+    def _train(self) -> Meter:
+        """Makes the steps that are left."""
+        config, peak = self.config, peak_flops(self.world.device, self.config.peak_tflops)
+        layout = self.manifest.layouts[0]
+        meter = Meter(config.batch_size * layout.sequence_length, None if peak is None else peak * self.world.size)
+        self.model.train()
+        steps = self._steps(meter)
+        with noted_signals() as stop:
+            while self.step < config.steps:
+                stopped = self._make_step(next(steps), meter, stop)
+                if self.step % config.log_every == 0 or self.step == config.steps:
+                    self._log_step(meter)
+                if stopped:
+                    raise Interrupted(interruption(self.step, self._save()), stop.number or stopped)
+                if config.eval_every and self.step % config.eval_every == 0 and self.step < config.steps:
+                    self.log({"step": self.step} | self._evaluate())
+                if self.step % config.checkpoint_every == 0 and self.step < config.steps:
+                    self._save()
+        return meter
+
+    def _steps(self, meter: Meter) -> Iterator[list[Batch]]:
+        """Yields the batches of each step, epoch after epoch, of which a step has one or --accumulate; with --overfit the same again."""
+        batches, first = self._batches(), []
+        while True:
+            begun = time.perf_counter()
+            taken = [next(batches) for _ in range(self.config.accumulate)]
+            meter.waited(time.perf_counter() - begun)
+            if not self.config.overfit:
+                yield taken
+                continue
+            first.append(taken)
+            while len(first) == self.config.overfit:
+                yield from first
+
+    def _batches(self) -> Iterator[Batch]:
+        while True:
+            yield from self.loader
+
+    def _make_step(self, batches: list[Batch], meter: Meter, stop: Stop) -> int:
+        """Makes one step; returns the number of a signal that came to any process, or 0. Waits for the device once."""
+        for batch in batches:
+            self.net.check(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = self._add_gradients([to_device(batch, self.world.device) for batch in batches], stop.number or 0)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        total, count, tokens, examples, flops, stopped, norm_value = torch.cat([sums, norm.double()[None]]).tolist()
+        self._judge(total, count, norm_value, batches)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.config)
+        self.optimizer.step()
+        follow(self.average, self.model, self.config.ema)
+        self.step += 1
+        meter.add(total / count, norm_value, tokens, examples, flops)
+        return int(stopped)
+
+    def _add_gradients(self, batches: list[Batch], signal_number: int) -> torch.Tensor:
+        """Leaves the gradients of the mean loss over all that counts in a step, and returns the step's sums over all processes.
+
+        These are: loss, what counts, real tokens, examples, FLOPs, and the signals.
+        """
+        device, config = self.world.device, self.config
+        if self.net.drop_share:
+            batches = [batch | {"ranks": draw_ranks(batch, config.seed, self.step)} for batch in batches]
+        count = self.world.summed(torch.stack([self.net.count(batch) for batch in batches]).sum())
+        # what backward leaves is the mean over processes
+        factor = self.world.size / count.clamp(min=1)
+        sums = torch.zeros(6, dtype=torch.float64, device=device)
+        for number, batch in enumerate(batches):
+            with without_sync(self.model, last=number == len(batches) - 1):
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16(device)):
+                    output = self.model(batch)
+                loss = self.net.loss(output, batch)
+                (loss.total * factor).backward()
+            real = (batch["num_tokens"].sum(), batch["num_segments"].sum(), self.net.flops(batch))
+            parts = (loss.total.detach(), loss.count, *real)
+            sums[:5] += torch.stack([part.double() for part in parts])
+        sums[5] = signal_number
+        return self.world.summed(sums)
+
+    def _judge(self, total: float, count: float, norm: float, batches: list[Batch]) -> None:
+        """Checks a step before the weights are changed.
+
+        Raises:
+            ValueError: nothing in it counts.
+            FloatingPointError: loss or gradient is not finite.
+        """
+        config, step = self.config, self.step + 1
+        if not count:
+            what = "no token is hidden" if self.net.classify is None else "no segment has a label"
+            raise ValueError(
+                f"{config.shards}: {what} in the {config.batch_size} sequences of step {step}, so there is nothing to learn; a "
+                "step needs one; use a larger --batch-size, or build the dataset with labels for all inputs"
+            )
+        if not math.isfinite(total) or not math.isfinite(norm):
+            indices = torch.cat([batch["index"] for batch in batches]).tolist()
+            raise FloatingPointError(
+                f"step {step}: loss is {total / count}, its gradient {norm}, on {_named(self.loader.sources(indices))}; training needs finite "
+                "ones, so the step was not made; lower --lr and resume an earlier checkpoint"
+            )
+
+    def _evaluate(self) -> dict[str, object]:
+        """Returns what the evaluation says, by the average where there is one, and notes whether it is the best so far."""
+        if self.evaluated is None:
+            raise AssertionError("only called with something to evaluate on")
+        with averaged(self.model, self.average):
+            found = evaluate(self.model, self.net, self.evaluated, self.config, self.world)
+        loss = found["eval_loss"]
+        if isinstance(loss, float) and (self.best_loss is None or loss < self.best_loss) and self.step:
+            self.best_loss = loss
+            self._save(best=True)
+        return found
+
+    def _save(self, best: bool = False) -> str | None:
+        """Saves the run, unless it has no folder or is saved already."""
+        if not self.config.checkpoint or not self.config.steps:
             return None
-        check_finite(model, step)
-        state: checkpoint.Checkpoint = {
-            "step": step,
-            "config": dataclasses.asdict(config) | {"eval": absolute(config.eval)},
-            "dataset_digest": loader.manifest.dataset_digest,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "loader": loader.state_dict(),
-            "mask_generator": mask_generator.get_state(),
+        if self._saved_at == self.step and not best:
+            return None
+        record: checkpoint.RunRecord = {
+            "step": self.step,
+            "config": dataclasses.asdict(self.config) | {"eval": absolute(self.config.eval)},
+            "dataset_digest": self.manifest.dataset_digest,
+            "loader": self.loader.state_dict(),
+            "best_loss": self.best_loss,
         }
-        return checkpoint.save(config.checkpoint, state)
+        check_finite(self.model, self.step)
+        self._saved_at = self.step
+        folder, keep = self.config.checkpoint, self.config.keep
+        return checkpoint.save(folder, record, self._weights(), self.world, keep=keep, best=best)
 
-    slots_in_batch = config.batch_size * loader.layout.sequence_length
-    begun = window_begun = time.perf_counter()
-    run_tokens = window_tokens = run_steps = window_steps = 0
-    window_loss, loss_value = 0.0, None
-    model.train()
-    with noted_signals() as stop:
-        while step < config.steps:
-            for batch in loader:
-                num_tokens = int(batch["num_tokens"].sum())
-                rate = learning_rate(step, config)
-                loss, norm = update(model, optimizer, batch, rate, step + 1, config, mask_generator)
-                step += 1
+    def _weights(self) -> checkpoint.Weights:
+        return {"model": self.model, "optimizer": self.optimizer, "average": self.average}
 
-                window_loss += loss
-                run_steps, window_steps = run_steps + 1, window_steps + 1
-                run_tokens, window_tokens = run_tokens + num_tokens, window_tokens + num_tokens
-                if step % config.log_every == 0 or step == config.steps:
-                    now = time.perf_counter()
-                    loss_value = window_loss / window_steps
-                    log(
-                        {
-                            "step": step,
-                            "loss": loss_value,
-                            "tokens_per_s": window_tokens / (now - window_begun),
-                            "efficiency": window_tokens / (window_steps * slots_in_batch),
-                            "lr": rate,
-                            "grad_norm": norm,
-                        }
-                    )
-                    window_loss, window_tokens, window_steps = 0.0, 0, 0
-                    window_begun = time.perf_counter()
-                if stop.number is not None:
-                    raise Interrupted(interruption(step, save()), stop.number)
-                if step == config.steps:
-                    break
-                if step % config.checkpoint_every == 0:
-                    save()
-        if run_steps:
-            save()
-    summary: dict[str, object] = {"steps": step, "loss": loss_value, "device": str(device)}
-    if run_steps:
-        seconds = time.perf_counter() - begun
-        summary |= {
-            "real_tokens": run_tokens,
-            "tokens_per_s": run_tokens / seconds,
-            "efficiency": run_tokens / (run_steps * slots_in_batch),
-            "seconds": seconds,
-        }
-    if evaluated is not None:
-        summary |= evaluate(model, evaluated, config, device)
-    return summary
+    def _log_step(self, meter: Meter) -> None:
+        rate = learning_rate(self.step - 1, self.config)
+        left = (self.config.steps - self.step) * meter.seconds_a_step()
+        self.log({"step": self.step} | meter.window() | {"lr": rate, "left_s": left})
 
 
-def update(
-    model: NaViT,
-    optimizer: torch.optim.AdamW,
-    batch: Batch,
-    rate: float,
-    step: int,
-    config: Config,
-    mask_generator: torch.Generator,
-) -> tuple[float, float]:
-    """Makes one step and returns its loss and the norm of its gradient; waits for the device once.
-
-    Args:
-        model: on its device, in training mode.
-        optimizer: of its parameters.
-        batch: on the CPU.
-        rate: learning rate.
-        step: its number, from 1, for errors.
-        config: gives share of the masks and clipping.
-        mask_generator: on the CPU.
+def open_loader(config: Config, world: World) -> PackedShards | MixedShards:
+    """Returns the loader of this process' part of each step.
 
     Raises:
-        ValueError: nothing in the batch counts; the weights are unchanged.
-        FloatingPointError: loss or gradient is not finite; the weights are unchanged.
+        ValueError: processes or --accumulate do not divide the batch, or the loader refuses it.
+        FormatError: the dataset is unfinished or broken.
     """
-    device = next(model.parameters()).device
-    _, loss, _ = forward_loss(model, batch, device, config.mask_share, mask_generator)
-    optimizer.zero_grad(set_to_none=True)
-    loss.mean.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-    loss_value, norm_value, count = torch.stack([loss.mean.detach(), norm, loss.count]).tolist()
-    if not count:
-        what = "no segment has a label" if model.reconstruct is None else "no token is hidden"
+    parts = world.size * config.accumulate
+    if config.batch_size % parts:
         raise ValueError(
-            f"{config.shards}: {what} in the {config.batch_size} sequences of step {step}, so there is nothing to learn; a "
-            "step needs one; use a larger --batch-size, or build the dataset with labels for all inputs"
+            f"--batch-size {config.batch_size}: the sequences of a step, shared by {world.size} processes and cut into --accumulate "
+            f"{config.accumulate} parts; it is a multiple of {parts}; choose one"
         )
-    if not math.isfinite(loss_value) or not math.isfinite(norm_value):
-        raise FloatingPointError(
-            f"step {step}: loss is {loss_value}, its gradient {norm_value}; training needs finite ones, so the step was not made; "
-            "lower --lr and resume an earlier checkpoint"
-        )
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    return loss_value, norm_value
+    layouts = layouts_of(config, read_manifest(config.shards))
+    options: dict[str, Any] = {
+        "batch_size": config.batch_size // parts,
+        "seed": config.seed,
+        "drop_last": True,  # every step weighs the same number of sequences; another order leaves out others
+        "verify": config.verify,
+        "pin_memory": world.device.type == "cuda",
+        "rank": world.rank,
+        "world_size": world.size,
+    }
+    if len(layouts) == 1:
+        return PackedShards(config.shards, layout=layouts[0], **options)
+    return MixedShards(config.shards, layouts, **options)
 
 
 def absolute(path: str | None) -> str | None:
@@ -254,54 +330,41 @@ def interruption(step: int, path: str | None) -> str:
     return f"interrupted: step {step} is done and {saved}"
 
 
-def check_alone() -> None:
-    """Checks that this process trains by itself.
-
-    Raises:
-        ValueError: torchrun or a scheduler started several.
-    """
-    count = os.environ.get("WORLD_SIZE", "")
-    if count.isdecimal() and int(count) > 1:
-        raise ValueError(
-            f"WORLD_SIZE {count}: each process would train on the same batches and write the same files; this trainer is one "
-            "process; start it without torchrun"
-        )
-
-
-def check_finite(model: NaViT, step: int) -> None:
+def check_finite(model: nn.Module, step: int) -> None:
     """Checks weights before they are saved.
 
     Raises:
         FloatingPointError: one is not finite.
     """
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
+    for name, parameter in model.named_parameters():
+        own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        if not torch.isfinite(own).all():
             raise FloatingPointError(
                 f"step {step}: weights {name} are not finite, and were not saved; checkpoints hold numbers; lower --lr and resume "
                 "an earlier one"
             )
 
 
-def check_later_steps(config: Config, saved: checkpoint.Checkpoint | None) -> None:
+def check_later_steps(config: Config, resumed_step: int | None) -> None:
     """Checks that a run does not mix its checkpoints with those of another.
 
     Raises:
         ValueError: the folder holds some of another run, or of later steps than the resumed one.
     """
     names = checkpoint.checkpoints(config.checkpoint or "")
-    if names and saved is None:
+    if names and resumed_step is None:
         raise ValueError(
             f"--checkpoint {config.checkpoint}: holds {names[-1]} of another run; a new run has a folder of its own; "
             "--resume it, or name another folder"
         )
-    if names and saved is not None and checkpoint.step_of(names[-1]) > saved["step"]:
+    if names and resumed_step is not None and checkpoint.step_of(names[-1]) > resumed_step:
         raise ValueError(
-            f"--resume of step {saved['step']}: {config.checkpoint} holds {names[-1]}, which is later; a run that goes back has a "
+            f"--resume of step {resumed_step}: {config.checkpoint} holds {names[-1]}, which is later; a run that goes back has a "
             "folder of its own; name it with --checkpoint"
         )
 
 
-def check_same_dataset(saved: checkpoint.Checkpoint, loader: PackedShards, config: Config) -> None:
+def check_same_dataset(saved: checkpoint.RunRecord, loader: PackedShards | MixedShards, config: Config) -> None:
     """Checks that a checkpoint is of this very set.
 
     Raises:
@@ -313,3 +376,12 @@ def check_same_dataset(saved: checkpoint.Checkpoint, loader: PackedShards, confi
             f"--resume {config.resume}: trained on a dataset with digest {saved['dataset_digest']}, {config.shards} has {digest}; "
             "a run resumes on the same dataset; name that one (and --eval for another)"
         )
+
+
+def _named(keys: list[str]) -> str:
+    """Returns some names, and how many more there are."""
+    return ", ".join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
+
+
+def _silent(values: Mapping[str, object]) -> None:
+    """Says nothing: the first process speaks for all."""

@@ -1,146 +1,297 @@
-"""A small NaViT (arXiv:2307.06304): a vision transformer over packed sequences.
+"""A vision transformer over packed sequences: ViT, NaViT, FlexiViT, ViViT and Pix2Struct's encoder, by what they differ in.
 
-    tokens -> embed -> depth x [x + attention(norm(x)), x + mlp(norm(x))] -> norm -> features (B, L, D)
-    features -> mean of each segment -> pooled (B, S, D) -> classes            where the dataset has classes
-    features -> pixels of every token                                          where it has none
+    tokens -> embed + positions -> depth x block -> norm -> features (B, L, D) -> pooled (B, S, D) -> classes
+                                                                               -> decoder -> pixels of hidden tokens
 
-Pre-norm blocks, norm of queries and keys and no biases, as NaViT takes over from ViT-22B
-(arXiv:2302.05442, section 2). Only attention and pooling look at more than one token, and both are
-block-diagonal by segment id: so an example is seen as if it were alone, wherever it was packed.
-Pooling is a mean where NaViT attends: it has no parameters, and an empty segment gives exact zeros.
+An example is seen as if it were alone, wherever it was packed: only attention and pooling look at more than one token, and
+both stay inside a segment (`attention`, `pooling`).
 
-Cost: 12 D^2 multiplications a token and block, 2 L D for attention, and S D for pooling: a product with
-the (S, L) membership matrix instead of a scatter, whose order of summation CUDA does not fix.
-Padding takes part in all of it and changes none of it.
+Dropped tokens (NaViT, arXiv 2307.06304, section 3.3) are never embedded. Without classes the model is a masked autoencoder
+(MAE, arXiv 2111.06377): it encodes what is visible, and a decoder of a block or two predicts the pixels of what is hidden,
+and of nothing else.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from patchpack.schemas import Layout
-from patchpack.trainer.attention import packed_attention, segment_mask
-from patchpack.trainer.embed import TokenEmbedding
+from patchpack.schemas.manifest import Limits
+from patchpack.trainer import losses
+from patchpack.trainer.attention import Plan, Runs, make_plan
+from patchpack.trainer.dropping import Kept, keep, num_kept
+from patchpack.trainer.embed import INIT_STD, PixelEmbedding, pixel_resize
+from patchpack.trainer.pooling import AttentionPooling, MeanPooling
+from patchpack.trainer.positions import Positions, rope_angles
+from patchpack.trainer.transformer import Block, linear
 
-MLP_RATIO = 4  # ViT, arXiv:2010.11929, table 1
-INIT_STD = 0.02  # ViT and MAE initialise weights so; BERT, arXiv:1810.04805, before them
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model of this file is.
+
+    Attributes:
+        dim: width (D).
+        depth: blocks.
+        heads: attention heads; they divide dim.
+        positions: one of `positions.KINDS`.
+        coordinates: one of `positions.COORDINATES`.
+        combine: one of `positions.COMBINE`.
+        most_positions: rows of a table of positions.
+        pool: one of `pooling.KINDS`.
+        qk_norm: whether queries and keys are normed.
+        bias: whether layers have biases.
+        decoder_depth: blocks of the decoder of a model without classes.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    positions: str = "fourier"
+    coordinates: str = "absolute"
+    combine: str = "sum"
+    most_positions: int = 256
+    pool: str = "attention"
+    qk_norm: bool = True
+    bias: bool = False
+    decoder_depth: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks the sizes.
+
+        Raises:
+            ValueError: they are below 1, or heads do not divide dim evenly.
+        """
+        if min(self.dim, self.depth, self.heads) < 1 or self.dim % self.heads:
+            raise ValueError(
+                f"--dim {self.dim} --depth {self.depth} --heads {self.heads}: no such model; "
+                "all are at least 1 and heads divide dim; change one"
+            )
+        if self.positions == "rope" and self.dim // self.heads % 2:
+            raise ValueError(
+                f"--dim {self.dim} --heads {self.heads}: heads of {self.dim // self.heads} numbers; RoPE turns pairs of them; change one"
+            )
+
+
+class Hidden(NamedTuple):
+    """What a model without classes says of the tokens that it did not see, moved to the front of each row.
+
+    Attributes:
+        predicted_BQP: normalised pixels.
+        target_BQP: what they were.
+        is_there_BQ: whether there is a token.
+    """
+
+    predicted_BQP: torch.Tensor
+    target_BQP: torch.Tensor
+    is_there_BQ: torch.Tensor
 
 
 class Output(NamedTuple):
     """What the model says of a batch.
 
     Attributes:
-        features_BLD: every token; constant in padding.
+        features_BLD: every token that it saw.
         pooled_BSD: every segment; zeros where there is none.
         logits_BSK: classes of every segment, or None for a model without classes.
-        pixels_BLP: normalised pixels of every token, or None for a model with classes.
+        hidden: of a model without classes that was given ranks, or None.
     """
 
     features_BLD: torch.Tensor
     pooled_BSD: torch.Tensor
     logits_BSK: torch.Tensor | None
-    pixels_BLP: torch.Tensor | None
+    hidden: Hidden | None
 
 
-class NaViT(nn.Module):
+class ViT(nn.Module):
     """The model; what it predicts follows from whether the dataset has classes."""
 
-    def __init__(self, layout: Layout, num_classes: int | None, *, dim: int, depth: int, heads: int) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        layouts: Sequence[Layout],
+        limits: Limits,
+        num_classes: int | None,
+        *,
+        attention: str = "dense",
+        drop_share: float = 0.0,
+    ) -> None:
         """Draws the weights from torch's global generator.
 
         Args:
-            layout: gives token width, mean and std; sequence length and max_segments are free.
-            num_classes: classes of the head, or None to reconstruct masked tokens.
-            dim: width of the model (D).
-            depth: blocks.
-            heads: attention heads; they divide dim.
+            shape: what it is.
+            layouts: that it reads; of several it has one projection that is resized.
+            limits: the most that their sequences have.
+            num_classes: classes of the head, or None to reconstruct hidden tokens.
+            attention: backend, see `attention`.
+            drop_share: of each segment's tokens that are not looked at in training; hidden ones, if there are no classes.
 
         Raises:
-            ValueError: sizes below 1, heads that do not divide dim, or tokens that are not pixels.
+            ValueError: the tokens are not pixels, or of several layouts that one projection does not fit.
         """
         super().__init__()
-        if min(dim, depth, heads) < 1 or dim % heads:
-            raise ValueError(
-                f"--dim {dim} --depth {depth} --heads {heads}: no such model; "
-                "all are at least 1 and heads divide dim; change one"
-            )
-        self.embed = TokenEmbedding(layout, dim)
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, bias=False)
-        self.classify = None if num_classes is None else nn.Linear(dim, num_classes)
-        self.reconstruct = nn.Linear(dim, layout.token_width) if num_classes is None else None
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=INIT_STD)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.shape, self.layout, self.limits = shape, layouts[0], limits
+        self.backend, self.drop_share = attention, drop_share
+        dim, heads, bias = shape.dim, shape.heads, shape.bias
+        # clips have a third axis, and so have images beside them
+        self.num_axes = 3 if self.layout.tubelet[0] > 1 else 2
+        self.embed = PixelEmbedding(layouts, dim, bias=bias)
+        self.position = self._positions()
+        self.blocks = nn.ModuleList(Block(dim, heads, bias=bias, qk_norm=shape.qk_norm) for _ in range(shape.depth))
+        self.norm = nn.LayerNorm(dim, bias=bias)
+        self.classify = None if num_classes is None else linear(dim, num_classes, bias=True)
+        if num_classes is None:
+            self.pool: nn.Module = MeanPooling()
+            self.decoder: Decoder | None = Decoder(shape, layouts)
+        else:
+            self.pool = AttentionPooling(dim, heads, bias=bias) if shape.pool == "attention" else MeanPooling()
+            self.decoder = None
 
-    def forward(
-        self,
-        tokens_BLP: torch.Tensor,
-        segment_ids_BL: torch.Tensor,
-        positions_BL3: torch.Tensor,
-        max_segments: int,
-        mask_BL: torch.Tensor | None = None,
-    ) -> Output:
+    def _positions(self) -> Positions | None:
+        shape = self.shape
+        if shape.positions == "rope":
+            return None
+        how = (shape.positions, shape.coordinates, shape.combine)
+        return Positions(*how, self.num_axes, shape.dim, shape.most_positions)
+
+    def forward(self, batch: Mapping[str, torch.Tensor]) -> Output:
         """Returns features, pooled segments and predictions.
 
         Args:
-            tokens_BLP: as stored; or already float pixels of 0..255, for gradients by the input.
-            segment_ids_BL: 1..S, 0 = padding.
-            positions_BL3: (t, y, x).
-            max_segments: S; a constant, so that every batch has the same shape.
-            mask_BL: true where a token's pixels are hidden from the model; None hides none.
+            batch: of `PackedShards`, on the model's device; with `ranks` of `dropping.draw_ranks` for a model that drops
+                tokens or hides them. Tokens may be float pixels of 0..255, for gradients by the input.
         """
-        x_BLD = self.embed(tokens_BLP, segment_ids_BL, positions_BL3, mask_BL)
-        attends_B1LL = segment_mask(segment_ids_BL)
+        runs = Runs.of(batch, self.layout, self.limits)
+        kept = keep(batch, runs, batch["ranks"], self.drop_share) if self.drop_share and "ranks" in batch else None
+        seen = runs if kept is None else kept.runs
+        tokens_BLP, positions_BL3, sizes_BL3 = batch["tokens"], batch["positions"], token_sizes(batch)
+        if kept is not None:
+            tokens_BLP, positions_BL3, sizes_BL3 = map(kept.of, (tokens_BLP, positions_BL3, sizes_BL3))
+        x_BLD, angles_BLF = self._placed(self.embed(tokens_BLP), positions_BL3, sizes_BL3)
+        plan = make_plan(self.backend, seen)
         for block in self.blocks:
-            x_BLD = block(x_BLD, attends_B1LL)
+            x_BLD = block(x_BLD, plan, angles_BLF)
         features_BLD = self.norm(x_BLD)
-        pooled_BSD = pool_segments(features_BLD, segment_ids_BL, max_segments)
+        pooled_BSD = self.pool(features_BLD, seen, self.backend)
         logits_BSK = None if self.classify is None else self.classify(pooled_BSD)
-        pixels_BLP = None if self.reconstruct is None else self.reconstruct(features_BLD)
-        return Output(features_BLD, pooled_BSD, logits_BSK, pixels_BLP)
+        hidden = None if self.decoder is None or kept is None else self._reconstructed(features_BLD, batch, runs, kept)
+        return Output(features_BLD, pooled_BSD, logits_BSK, hidden)
+
+    def _placed(
+        self, x_BLD: torch.Tensor, positions_BL3: torch.Tensor, sizes_BL3: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns tokens that know where they lie: by what is added, or by the angles of RoPE."""
+        if self.position is not None:
+            return x_BLD + self.position(positions_BL3, sizes_BL3), None
+        return x_BLD, rope_angles(positions_BL3, self.num_axes, self.shape.dim // self.shape.heads)
+
+    def check(self, batch: Mapping[str, torch.Tensor]) -> None:
+        """Checks a batch, on the CPU, before it is looked at.
+
+        Raises:
+            ValueError: its grids are larger than the table of positions, or it has more or longer segments than the model was made for.
+        """
+        shape, largest = self.shape, int(batch["grids"].max())
+        for name, values, most in (
+            ("segments", batch["num_segments"], self.limits["max_segments"]),
+            ("tokens of one segment", batch["lengths"], self.limits["max_segment_tokens"]),
+        ):
+            if int(values.max()) > most:
+                raise ValueError(
+                    f"{int(values.max())} {name} in a batch: the model was made for {most}; make it with the limits of all datasets "
+                    "that it reads"
+                )
+        if shape.positions == "learned" and shape.coordinates == "absolute" and largest > shape.most_positions:
+            raise ValueError(
+                f"a grid of {largest} tokens along a side: the table of positions has {shape.most_positions} rows; a model with a table reads "
+                "what is no larger than what it was trained on; use --positions fourier, or smaller images"
+            )
+
+    def count(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Returns how many things the loss of a batch is the sum over."""
+        if self.classify is not None:
+            return (batch["labels"] >= 0).sum()
+        lengths_BS = batch["lengths"].long()
+        return (lengths_BS - num_kept(lengths_BS, self.drop_share)).sum()
+
+    def flops(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Returns the useful FLOPs of a step on a batch, forward and backward: of real tokens, and of pairs inside segments."""
+        lengths_BS, dim = batch["lengths"].double(), self.shape.dim
+        seen_BS = num_kept(batch["lengths"].long(), self.drop_share).double()
+        block = 24.0 * dim**2  # 12 D^2 multiplications, and as many additions
+        total = (
+            seen_BS * 2 * self.layout.token_width * dim + self.shape.depth * (seen_BS * block + 4 * dim * seen_BS**2)
+        ).sum()
+        if self.decoder is not None:
+            total = total + self.shape.decoder_depth * (lengths_BS * block + 4 * dim * lengths_BS**2).sum()
+            total = total + ((lengths_BS - seen_BS) * 2 * self.layout.token_width * dim).sum()
+        return 3 * total
+
+    def loss(self, output: Output, batch: Mapping[str, torch.Tensor]) -> losses.Loss:
+        """Returns what is minimised: cross-entropy over labelled segments, or the error of hidden pixels."""
+        if output.logits_BSK is not None:
+            return losses.classification_loss(output.logits_BSK, batch["labels"])
+        if output.hidden is None:
+            raise ValueError("a model without classes learns from what it does not see; give it ranks and a drop_share")
+        return losses.reconstruction_loss(*output.hidden)
+
+    def _reconstructed(
+        self, features_BQD: torch.Tensor, batch: Mapping[str, torch.Tensor], runs: Runs, kept: Kept
+    ) -> Hidden:
+        """Returns the pixels of the tokens that were not kept, and what they were."""
+        if self.decoder is None:
+            raise AssertionError("only a model with a decoder reconstructs")
+        is_hidden_BL = (batch["segment_ids"] != 0) & ~kept.is_kept_BL
+        hidden = Kept.moved(is_hidden_BL, max(1, int(runs.length * self.drop_share)), runs)
+        x_BLD = self.decoder.scattered(features_BQD, kept)
+        x_BLD, angles_BLF = self._placed(x_BLD, batch["positions"], token_sizes(batch))
+        predicted_BQP = self.decoder(
+            x_BLD, hidden, make_plan(self.backend, runs), angles_BLF, batch["tokens"].shape[-1]
+        )
+        return Hidden(predicted_BQP, self.embed.normalise(hidden.of(batch["tokens"])), hidden.is_there_BQ)
 
 
-class Block(nn.Module):
-    """One pre-norm transformer block."""
+class Decoder(nn.Module):
+    """From features of visible tokens to pixels of hidden ones: a few blocks over both; of several layouts, resized ones."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, shape: Shape, layouts: Sequence[Layout]) -> None:
         super().__init__()
-        self.heads = heads
-        self.attention_norm = nn.LayerNorm(dim, bias=False)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.query_norm = nn.LayerNorm(dim // heads, bias=False)
-        self.key_norm = nn.LayerNorm(dim // heads, bias=False)
-        self.attended = nn.Linear(dim, dim, bias=False)
-        self.mlp_norm = nn.LayerNorm(dim, bias=False)
-        self.widen = nn.Linear(dim, MLP_RATIO * dim, bias=False)
-        self.narrow = nn.Linear(MLP_RATIO * dim, dim, bias=False)
+        self.enter = linear(shape.dim, shape.dim, bias=shape.bias)
+        self.hidden_D = nn.Parameter(torch.empty(shape.dim))
+        nn.init.trunc_normal_(self.hidden_D, std=INIT_STD)
+        self.blocks = nn.ModuleList(
+            Block(shape.dim, shape.heads, bias=shape.bias, qk_norm=shape.qk_norm) for _ in range(shape.decoder_depth)
+        )
+        self.norm = nn.LayerNorm(shape.dim, bias=shape.bias)
+        self.pixels = linear(shape.dim, layouts[0].token_width, bias=True)
+        for layout in layouts[1:]:
+            matrix = torch.from_numpy(pixel_resize(layouts[0], layout)).float()
+            self.register_buffer(f"resize_{layout.token_width}", matrix, persistent=False)
 
-    def forward(self, x_BLD: torch.Tensor, attends_B1LL: torch.Tensor) -> torch.Tensor:
-        """Returns (B, L, D)."""
-        x_BLD = x_BLD + self._attend(self.attention_norm(x_BLD), attends_B1LL)
-        narrowed_BLD: torch.Tensor = self.narrow(nn.functional.gelu(self.widen(self.mlp_norm(x_BLD))))
-        return x_BLD + narrowed_BLD
+    def scattered(self, features_BQD: torch.Tensor, kept: Kept) -> torch.Tensor:
+        """Returns features where they came from, and a learned vector in all other places, (B, L, D)."""
+        entered_BQD = self.enter(features_BQD)
+        # each kept token's place among the kept
+        at_BL = (kept.is_kept_BL.long().cumsum(dim=1) - 1).clamp(min=0)
+        x_BLD = torch.take_along_dim(entered_BQD, at_BL[..., None], 1)
+        return torch.where(kept.is_kept_BL[..., None], x_BLD, self.hidden_D.to(x_BLD.dtype))
 
-    def _attend(self, x_BLD: torch.Tensor, attends_B1LL: torch.Tensor) -> torch.Tensor:
-        size, length, dim = x_BLD.shape
-        qkv_BL3HK = self.qkv(x_BLD).view(size, length, 3, self.heads, dim // self.heads)
-        q_BHLK, k_BHLK, v_BHLK = qkv_BL3HK.permute(2, 0, 3, 1, 4)
-        # under autocast the norms return float32 and the fused kernel wants one dtype
-        q_BHLK, k_BHLK = self.query_norm(q_BHLK).to(v_BHLK.dtype), self.key_norm(k_BHLK).to(v_BHLK.dtype)
-        attended_BHLK = packed_attention(q_BHLK, k_BHLK, v_BHLK, attends_B1LL)
-        attended_BLD: torch.Tensor = self.attended(attended_BHLK.transpose(1, 2).reshape(size, length, dim))
-        return attended_BLD
+    def forward(
+        self, x_BLD: torch.Tensor, hidden: Kept, plan: Plan, angles_BLF: torch.Tensor | None, token_width: int
+    ) -> torch.Tensor:
+        """Returns normalised pixels of the hidden tokens, (B, hidden, P)."""
+        for block in self.blocks:
+            x_BLD = block(x_BLD, plan, angles_BLF)
+        pixels_BQP: torch.Tensor = self.pixels(self.norm(hidden.of(x_BLD)))
+        if token_width != pixels_BQP.shape[-1]:
+            pixels_BQP = pixels_BQP @ getattr(self, f"resize_{token_width}").T.to(pixels_BQP.dtype)
+        return pixels_BQP
 
 
-def pool_segments(features_BLD: torch.Tensor, segment_ids_BL: torch.Tensor, max_segments: int) -> torch.Tensor:
-    """Returns the mean of each segment's tokens, (B, S, D) float32; zeros where there is no segment."""
-    numbers_S1 = torch.arange(1, max_segments + 1, device=segment_ids_BL.device)[:, None]
-    # full precision under autocast too: a mean over a thousand tokens outgrows bf16's 8 bits
-    with torch.autocast(features_BLD.device.type, enabled=False):
-        member_BSL = (segment_ids_BL[:, None, :] == numbers_S1).to(torch.float32)
-        sum_BSD = member_BSL @ features_BLD.float()
-        return sum_BSD / member_BSL.sum(dim=2, keepdim=True).clamp(min=1)
+def token_sizes(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Returns the grid of each token's example, (B, L, 3) of (t, h, w); 1 in padding."""
+    slots_BL = (batch["segment_ids"].long() - 1).clamp(min=0)
+    return torch.take_along_dim(batch["grids"], slots_BL[..., None], 1).clamp(min=1)

@@ -56,6 +56,9 @@ class ShardResult:
     num_sequences: int
     num_segments: int
     num_tokens: int
+    max_segments: int
+    max_segment_tokens: int
+    max_grid: list[int]
     rejects: list[Reject] = field(default_factory=list)
     failure: str = ""
     traceback: str = ""
@@ -152,7 +155,8 @@ def _finished(path: str, shard: ShardPlan, expected: str) -> ShardResult | None:
             if error.errno is not None:
                 raise
             return None
-        if record.get("fingerprint") != expected:
+        # shards of before do not say the latter
+        if record.get("fingerprint") != expected or "max_grid" not in record["totals"]:
             return None
         file.seek(0)
         digest, size = xxhash.xxh3_128(), 0
@@ -189,6 +193,9 @@ def _result(shard: ShardPlan, record: ShardRecord, digest: str, size: int) -> Sh
         num_sequences=totals["num_sequences"],
         num_segments=totals["num_segments"],
         num_tokens=totals["num_tokens"],
+        max_segments=totals["max_segments"],
+        max_segment_tokens=totals["max_segment_tokens"],
+        max_grid=totals["max_grid"],
         rejects=[Reject(**row) for row in record["rejects"]],
     )
 

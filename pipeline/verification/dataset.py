@@ -256,6 +256,14 @@ def _content_problems(opened: Shard, shard: ShardRow, tables: _Tables, seen: See
     for name in _TOTALS:
         if sums[name] != own["totals"].get(name):
             yield f"{path}: its totals say {name} {own['totals'].get(name)}; its rows give {sums[name]}; rebuild this shard"
+    limits = tables.manifest.limits[shard["layout"]]
+    for column, most in (
+        ("num_segments", limits["max_segments"]),
+        ("max_segment_tokens", limits["max_segment_tokens"]),
+    ):
+        largest = max(table[column].to_pylist(), default=0)
+        if largest > most:
+            yield f"{path}: {column} {largest}; the limit in {MANIFEST_NAME} is {most}; rebuild the dataset"
 
 
 def _column_problems(schema: pa.Schema, layout: Layout, path: str) -> Iterator[str]:

@@ -1,0 +1,71 @@
+"""Batches of small random segments as `PackedShards` gives them, made by hand, and single segments of them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from patchpack.schemas import Layout
+from patchpack.schemas.geometry import ceil_div
+
+Batch = dict[str, torch.Tensor]
+OF_TOKENS = ("tokens", "positions", "segment_ids", "ranks")
+
+
+def make_batch(
+    layout: Layout, size: int = 4, seed: int = 0, *, num_classes: int = 3, most: tuple[int, int, int] = (3, 4, 4)
+) -> Batch:
+    """Returns sequences of at least two segments and some padding, gaps where the layout aligns."""
+    generator = np.random.default_rng(seed)
+    length, slots = layout.sequence_length, layout.max_segments
+    arrays: dict[str, Any] = {
+        "tokens": np.zeros((size, length, layout.token_width), np.uint8),
+        "segment_ids": np.zeros((size, length), np.int32),
+        "positions": np.zeros((size, length, 3), np.int32),
+        "starts": np.zeros((size, slots), np.int32),
+        "lengths": np.zeros((size, slots), np.int32),
+        "grids": np.zeros((size, slots, 3), np.int32),
+        "labels": np.full((size, slots), -1, np.int64),
+        "index": np.arange(size),
+    }
+    for row in range(size):
+        start = slot = 0
+        while slot < slots:
+            grid = generator.integers(1, [side + 1 for side in most])
+            count = int(grid.prod())
+            # two segments at least, and a token of padding at the end
+            if start + count > length - 1 - (1 if slot == 0 else 0):
+                if slot >= 2:
+                    break
+                continue
+            run = slice(start, start + count)
+            arrays["tokens"][row, run] = generator.integers(0, 256, (count, layout.token_width))
+            arrays["segment_ids"][row, run] = slot + 1
+            arrays["positions"][row, run] = np.indices(grid).reshape(3, -1).T
+            arrays["starts"][row, slot], arrays["lengths"][row, slot], arrays["grids"][row, slot] = start, count, grid
+            arrays["labels"][row, slot] = generator.integers(-1, num_classes)
+            start += ceil_div(count, layout.align_tokens) * layout.align_tokens
+            slot += 1
+            if start >= length - 1 or (slot >= 2 and generator.random() < 0.2):
+                break
+    arrays["num_segments"] = (arrays["lengths"] > 0).sum(1).astype(np.int32)
+    arrays["num_tokens"] = arrays["lengths"].sum(1).astype(np.int32)
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def segments_of(batch: Batch) -> Iterator[tuple[int, int, int, int]]:
+    """Yields row, slot, start and length of every segment."""
+    for row, slot in (batch["lengths"] > 0).nonzero().tolist():
+        yield row, slot, int(batch["starts"][row, slot]), int(batch["lengths"][row, slot])
+
+
+def alone(batch: Batch, row: int, slot: int) -> Batch:
+    """Returns one segment as the only one of a sequence without padding."""
+    start, length = int(batch["starts"][row, slot]), int(batch["lengths"][row, slot])
+    single = {name: batch[name][row : row + 1, start : start + length] for name in OF_TOKENS if name in batch}
+    single["segment_ids"] = torch.ones(1, length, dtype=torch.int32)
+    single |= {name: batch[name][row : row + 1, slot : slot + 1] for name in ("lengths", "grids", "labels")}
+    single["starts"] = torch.zeros(1, 1, dtype=torch.int32)
+    single["index"] = batch["index"][row : row + 1]
+    return single | {"num_segments": torch.ones(1), "num_tokens": single["lengths"].sum(1)}

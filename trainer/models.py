@@ -1,0 +1,120 @@
+"""The models by name: each a row of the field, and what it differs in.
+
+    navit       NaViT (arXiv 2307.06304): factorised positions, attention pooling, normed queries and keys, no biases
+    vit         ViT (arXiv 2010.11929, as DeiT and big_vision train it): one table of positions, mean of the tokens, biases
+    flexivit    FlexiViT (arXiv 2212.08013): a ViT of all patch sizes of the dataset
+    vivit       ViViT's joint space-time attention (arXiv 2103.15691, model 1): a ViT whose tables have a time axis
+    pix2struct  Pix2Struct's encoder (arXiv 2210.03347): a learned row and a learned column for each place
+
+A model takes a batch of `PackedShards` and returns what it says of it; its `loss` of both is what a step makes smaller.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from patchpack.schemas import Layout, Manifest
+from patchpack.schemas.manifest import Limits
+from patchpack.trainer.attention import choose_backend
+from patchpack.trainer.config import Config
+from patchpack.trainer.losses import Loss
+from patchpack.trainer.vit import Output, Shape, ViT
+
+# of FlexiViT, section 3.4: the weights that are resized are those of patches of 32 px, the table of positions is 7 x 7
+FLEXIVIT_PATCH, FLEXIVIT_POSITIONS = 32, 7
+
+_VIT = {"positions": "grid", "pool": "mean", "qk_norm": False, "bias": True}
+_SHAPES: dict[str, dict[str, Any]] = {
+    "navit": {},
+    "vit": _VIT,
+    "flexivit": _VIT | {"most_positions": FLEXIVIT_POSITIONS},
+    "vivit": _VIT | {"positions": "learned"},
+    "pix2struct": _VIT | {"positions": "learned"},
+}
+
+
+class Model(Protocol):
+    """What the training loop asks of a model."""
+
+    def __call__(self, batch: Mapping[str, torch.Tensor]) -> Output:
+        """Returns what it says of a batch."""
+
+    def loss(self, output: Output, batch: Mapping[str, torch.Tensor]) -> Loss:
+        """Returns what a step makes smaller."""
+
+
+def make_model(
+    config: Config, manifest: Manifest, layouts: list[int], device: torch.device, others: Sequence[Limits] = ()
+) -> ViT:
+    """Returns the model that the options name, on its device, its weights drawn from torch's global generator.
+
+    Args:
+        config: of the run.
+        manifest: of the dataset that it is trained on.
+        layouts: numbers of the layouts that it reads.
+        device: where it runs.
+        others: of what else it reads.
+
+    Raises:
+        ValueError: the options, the dataset and the device do not fit each other.
+    """
+    own = _largest([manifest.limits[number] for number in layouts])
+    shape = make_shape(config, max(own["max_grid"]))
+    read = sorted((manifest.layouts[number] for number in layouts), key=_from_flexivit)
+    num_classes = None if manifest.classes is None else len(manifest.classes)
+    return ViT(
+        shape,
+        read,
+        _largest([own, *others]),
+        num_classes,
+        attention=choose_backend(config.attention, device, shape.dim // shape.heads),
+        drop_share=config.mask_share if num_classes is None else config.drop_tokens,
+    ).to(device)
+
+
+def layouts_of(config: Config, manifest: Manifest) -> list[int]:
+    """Returns the numbers of the layouts that a run reads.
+
+    Raises:
+        ValueError: there is none of that number.
+    """
+    count = len(manifest.layouts)
+    if config.layout is None:
+        return list(range(count)) if config.model == "flexivit" else [0]
+    if not 0 <= config.layout < count:
+        raise ValueError(
+            f"--layout {config.layout}: no such layout; {config.shards} has {count}, counted from 0; choose one of them"
+        )
+    return [config.layout]
+
+
+def make_shape(config: Config, most_positions: int) -> Shape:
+    """Returns what a model is by its name and by the options that say otherwise.
+
+    Args:
+        config: of the run.
+        most_positions: the largest side of a grid of the dataset, which tables of positions have as many rows as.
+    """
+    how = {"most_positions": most_positions} | _SHAPES[config.model]
+    typed = {
+        "positions": config.positions,
+        "coordinates": config.coordinates,
+        "combine": config.combine,
+        "pool": config.pool,
+    }
+    how |= {name: value for name, value in typed.items() if value is not None}
+    return Shape(config.dim, config.depth, config.heads, **how)
+
+
+def _largest(limits: Sequence[Limits]) -> Limits:
+    """Returns limits that hold for all."""
+    return {
+        "max_segments": max(each["max_segments"] for each in limits),
+        "max_segment_tokens": max(each["max_segment_tokens"] for each in limits),
+        "max_grid": [max(sides) for sides in zip(*(each["max_grid"] for each in limits), strict=True)],
+    }
+
+
+def _from_flexivit(layout: Layout) -> int:
+    return abs(layout.tubelet[1] - FLEXIVIT_PATCH)

@@ -99,12 +99,14 @@ def test_pixels_never_give_an_empty_side_or_more_than_asked(size: tuple[int, int
 
 
 def slow_budget_grid(height: int, width: int, budget: int, limits: tuple[int, int]) -> tuple[int, int]:
-    """Returns the grid of least aspect error of 0.8 N to N tokens by looking at every grid within the limits."""
+    """Returns the grid of least aspect error of 0.8 N to N tokens by looking at every grid within the limits.
+
+    Where there is none of so many tokens: of as many as there are.
+    """
     grids = [(h, w) for h in range(1, budget + 1) for w in range(1, budget // h + 1)]
     within = [grid for grid in grids if grid[0] <= limits[0] and grid[1] <= limits[1]]
-    near = [grid for grid in within if 100 * grid[0] * grid[1] >= 80 * budget]
-    if not near:
-        return limits
+    fewest = min(math.ceil(Fraction(80 * budget, 100)), max(h * w for h, w in within))
+    near = [(h, w) for h, w in within if h * w >= fewest]
 
     def key(grid: tuple[int, int]) -> tuple[Fraction, int, int]:
         ratio = Fraction(grid[0] * width, grid[1] * height)
@@ -119,6 +121,7 @@ sides = st.integers(1, 900)
 @settings(max_examples=150, deadline=None)
 @given(height=sides, width=sides, budget=st.integers(1, 120), limits=st.tuples(st.integers(1, 12), st.integers(1, 12)))
 @example(height=1, width=900, budget=97, limits=(12, 12))
+@example(height=1, width=1, budget=8, limits=(3, 3))
 def test_no_grid_of_a_budget_is_nearer(height: int, width: int, budget: int, limits: tuple[int, int]) -> None:
     for given_limits in (limits, (10**9, 10**9)):
         found = budget_grid(height, width, budget, CELL, given_limits)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from support.synthetic_set import label_tokens, write_set
 from test_trainer_train import SMALL, are_equal, fails, one_thread, run, small_model
@@ -22,6 +23,7 @@ from patchpack.trainer.data import PackedShards
 from patchpack.trainer.evaluate import evaluate, evaluation_dataset
 from patchpack.trainer.optimisation import averaged, follow
 from patchpack.trainer.parallel import World
+from patchpack.trainer.runlog import read_log
 from patchpack.trainer.stop import Interrupted
 from patchpack.trainer.train import check_finite, train
 
@@ -178,7 +180,7 @@ def test_a_step_with_nothing_to_learn_from_is_an_error(capsys: pytest.CaptureFix
         f"{folder}: no segment has a label in the 3 sequences of step 1, so there is nothing to learn; a step needs one"
     )
     fails(capsys, 2, told, folder, "--steps", "3", "--checkpoint", str(tmp_path / "run"), *SMALL)
-    assert os.listdir(tmp_path / "run") == []
+    assert checkpoint.checkpoints(str(tmp_path / "run")) == []
     relabel(tmp_path / "set", ())
     write_set(str(tmp_path / "bare"))
     told = "no token is hidden in the 3 sequences of step 1"
@@ -286,3 +288,36 @@ def test_the_limits_of_what_is_judged_count_too(
     fails(capsys, 2, "segments in a batch: the model was made for 1", few, "--steps", "1", *SMALL)
     # and a dataset with more is evaluated by a model that was made for both
     assert run(capsys, few, "--steps", "0", "--eval", labelled, *SMALL)[-1]["eval_segments"] > 13
+
+
+def test_a_run_logs_every_line_and_one_that_goes_on_appends(
+    labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "run")
+    options = ["--steps", "6", "--log-every", "2", "--checkpoint", folder, "--checkpoint-every", "4", *SMALL]
+    lines = run(capsys, labelled, *options, "--eval", labelled, "--eval-every", "4")
+    logged = read_log(folder)
+    said = [{name: value for name, value in line.items() if name != "event"} for line in lines[:-1]]
+    assert logged[:-1] == said and logged[-1]["step"] == 6 and logged[-1]["eval_loss"] == lines[-1]["eval_loss"]
+    assert {"loss", "lr", "grad_norm", "tokens_per_s", "examples_per_s", "efficiency", "waiting", "left_s"} <= said[
+        0
+    ].keys()
+    # what a killed run leaves: lines behind its checkpoint, and half a line
+    shutil.rmtree(f"{folder}/step-00000006")
+    with open(f"{folder}/log.jsonl", "a") as file:
+        file.write('{"step": 7, "lo')
+    run(capsys, labelled, "--resume", folder)
+    assert [line["step"] for line in read_log(folder)] == [2, 4, 4, 6, 6]
+    assert main(["--plot", folder]) == 0
+    assert capsys.readouterr().out == f"{folder}/curves.png\n"
+    with Image.open(f"{folder}/curves.png") as curves:
+        assert curves.size == (1080, 720)
+
+
+def test_a_plot_of_nothing_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    fails(capsys, 1, "log.jsonl: no log (", "--plot", str(tmp_path))
+    for arguments in ([], ["shards", "--plot", str(tmp_path)]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2 and "SHARDS or --plot FOLDER: give one of them" in capsys.readouterr().err
+    fails(capsys, 2, "--tensorboard: no folder to write to", "shards", "--tensorboard")

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from patchpack.schemas import FormatError
 from patchpack.trainer.config import make_parser
+from patchpack.trainer.runlog import plot
 from patchpack.trainer.stop import Interrupted
 from patchpack.trainer.train import train
 
@@ -53,7 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: as typed after `patchpack train`; None takes them from the process.
     """
-    typed = vars(make_parser().read(arguments))
+    parser = make_parser()
+    typed = vars(parser.read(arguments))
+    folder = typed.pop("plot")
+    if (folder is None) == (typed["shards"] is None):
+        parser.error("SHARDS or --plot FOLDER: give one of them")
 
     def log(values: Mapping[str, object]) -> None:
         if typed.get("json"):
@@ -62,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(as_line(values), file=sys.stderr, flush=True)
 
     try:
+        if folder is not None:
+            print(plot(folder))
+            return 0
         summary = train(typed, log)
     except Interrupted as error:
         print(error, file=sys.stderr)

@@ -144,6 +144,9 @@ class Config:
         metavar="PATH",
     )
     checkpoint_every: int = option(500, "steps between checkpoints", section=CHECKPOINTS)
+    tensorboard: bool = option(
+        False, "write TensorBoard's events below --checkpoint, beside log.jsonl", section=CHECKPOINTS
+    )
     keep: int = option(3, "newest checkpoints to keep, beside the best; 0: all", section=CHECKPOINTS)
     resume: str | None = option(
         None,
@@ -190,6 +193,10 @@ class Config:
             raise ValueError(
                 f"--drop-tokens {self.drop_tokens}: nothing to see; it lies in 0..1, 1 left out; leave it out for 0"
             )
+        if self.tensorboard and self.checkpoint is None:
+            raise ValueError(
+                "--tensorboard: no folder to write to; events lie below --checkpoint; add it, or leave it out"
+            )
         if self.steps == 0 and self.eval is None:
             raise ValueError("--steps 0: nothing to do; it only evaluates, and needs --eval; give --eval or more steps")
 
@@ -207,7 +214,7 @@ def make_parser() -> Parser:
     """Returns the parser; options that are not typed are absent from its result."""
     parser = Parser(
         prog="patchpack train",
-        usage="%(prog)s SHARDS [OPTION ...]",
+        usage="%(prog)s SHARDS [OPTION ...]\n       %(prog)s --plot FOLDER",
         description="Trains a model of the field on packed shards: classification where the dataset has classes, otherwise\n"
         "reconstruction of hidden patches. Shapes, patch size, mean, std and classes come from the dataset's manifest.",
         epilog="""examples:
@@ -216,7 +223,10 @@ def make_parser() -> Parser:
   patchpack train shards/ --resume runs/a --steps 0 --eval val-shards/
   torchrun --nproc-per-node 8 -m patchpack train shards/ --batch-size 64""",
     )
-    parser.add_argument("shards", metavar="SHARDS", help="folder or URI of a finished dataset")
+    parser.add_argument("shards", metavar="SHARDS", nargs="?", help="folder or URI of a finished dataset")
+    parser.add_argument(
+        "--plot", metavar="FOLDER", help="instead of training: draw loss and throughput of a run to FOLDER/curves.png"
+    )
     parser.add_options(Config)
     return parser
 

@@ -32,6 +32,7 @@ from patchpack.trainer.mixed import MixedShards
 from patchpack.trainer.models import layouts_of, make_model
 from patchpack.trainer.optimisation import averaged, follow, learning_rate, make_optimizer
 from patchpack.trainer.parallel import World, distributed, inner, started, without_sync
+from patchpack.trainer.runlog import RunLog
 from patchpack.trainer.stop import Interrupted, Stop, noted_signals
 from patchpack.trainer.vit import ViT
 
@@ -104,6 +105,7 @@ class Run:
         self.step = 0
         self.best_loss: float | None = None
         self._saved_at: int | None = None
+        self._run_log: RunLog | None = None
 
     @property
     def net(self) -> ViT:
@@ -137,15 +139,21 @@ class Run:
         """Trains, evaluates, and returns the summary."""
         config, begun = self.config, self.step
         summary: dict[str, object] = {}
-        if config.checkpoint and self.step < config.steps:
-            if self.world.rank == 0:
-                checkpoint.check_folder(config.checkpoint)
-            self.world.wait()
-        if self.step < config.steps:
-            meter = self._train()
-            summary = {"loss": meter.last_loss} | meter.whole()
-        if self.evaluated is not None:
-            summary |= self._evaluate()
+        if config.checkpoint and self.step < config.steps and self.world.rank == 0:
+            checkpoint.check_folder(config.checkpoint)
+            self._run_log = RunLog(config.checkpoint, tensorboard=config.tensorboard, step=self.step)
+        self.world.wait()
+        try:
+            if self.step < config.steps:
+                meter = self._train()
+                summary = {"loss": meter.last_loss} | meter.whole()
+            if self.evaluated is not None:
+                found = self._evaluate()
+                self._note({"step": self.step} | found)
+                summary |= found
+        finally:
+            if self._run_log is not None:
+                self._run_log.close()
         if self.step > begun:
             self._save()
         return {"steps": self.step, "device": str(self.world.device), "attention": self.net.backend} | summary
@@ -165,7 +173,7 @@ class Run:
                 if stopped:
                     raise Interrupted(interruption(self.step, self._save()), stop.number or stopped)
                 if config.eval_every and self.step % config.eval_every == 0 and self.step < config.steps:
-                    self.log({"step": self.step} | self._evaluate())
+                    self._say({"step": self.step} | self._evaluate())
                 if self.step % config.checkpoint_every == 0 and self.step < config.steps:
                     self._save()
         return meter
@@ -285,10 +293,19 @@ class Run:
     def _weights(self) -> checkpoint.Weights:
         return {"model": self.model, "optimizer": self.optimizer, "average": self.average}
 
+    def _say(self, values: Mapping[str, object]) -> None:
+        self.log(values)
+        self._note(values)
+
+    def _note(self, values: Mapping[str, object]) -> None:
+        """Writes a line to the run's own log."""
+        if self._run_log is not None:
+            self._run_log.add(values)
+
     def _log_step(self, meter: Meter) -> None:
         rate = learning_rate(self.step - 1, self.config)
         left = (self.config.steps - self.step) * meter.seconds_a_step()
-        self.log({"step": self.step} | meter.window() | {"lr": rate, "left_s": left})
+        self._say({"step": self.step} | meter.window() | {"lr": rate, "left_s": left})
 
 
 def open_loader(config: Config, world: World) -> PackedShards | MixedShards:

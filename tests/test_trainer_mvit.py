@@ -191,11 +191,11 @@ def test_sizes_that_make_no_model_are_named() -> None:
         MViT(LAYOUT, LIMITS, 3, dim=8, depth=3, heads=1, most_positions=16)
 
 
-@pytest.mark.slow
-def test_a_compiled_model_is_one_graph() -> None:
+def test_the_model_is_one_graph_whatever_the_batch() -> None:
     model = make_model()
     torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True)
+    # captured and not compiled: 27 offsets a pool take a compiler minutes
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
     for rows in (GRIDS, [GRIDS[1], [(1, 8, 16)]]):
         batch = clips(rows=rows)
         torch.testing.assert_close(compiled(batch).logits_BSK, model(batch).logits_BSK, rtol=1e-4, atol=1e-4)

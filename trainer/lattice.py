@@ -11,6 +11,7 @@ from math import prod
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
 from patchpack.trainer.attention import Runs
@@ -97,10 +98,13 @@ class Pool(nn.Module):
     def forward(self, x_BLxC: torch.Tensor, lattice: Lattice) -> torch.Tensor:
         """Returns (B, Q, ..., C); the same weights for all that lies between."""
         pooled: torch.Tensor | None = None
+        size, length, *inner = x_BLxC.shape
+        rows_ND = x_BLxC.reshape(size * length, -1)
+        first_B1 = length * torch.arange(size, device=x_BLxC.device)[:, None]
         for number, (index_BQ, is_there_BQ) in enumerate(neighbours(lattice, self.kernel, self.stride)):
-            shape = (*index_BQ.shape, *[1] * (x_BLxC.dim() - 2))
-            taken = torch.take_along_dim(x_BLxC, index_BQ.view(shape), 1)
-            is_there = is_there_BQ.view(shape)
+            # rows of a table: whole rows are copied, and their gradients added, two to three times faster than by gather
+            taken = F.embedding(index_BQ + first_B1, rows_ND).unflatten(-1, inner)
+            is_there = is_there_BQ.view(*is_there_BQ.shape, *[1] * len(inner))
             if self.kind == "max":
                 taken = torch.where(is_there, taken, -torch.inf)
                 pooled = taken if pooled is None else torch.maximum(pooled, taken)

@@ -71,7 +71,6 @@ def neighbours(source: Lattice, kernel: Steps, stride: Steps) -> Iterator[Neighb
     """Yields the offsets of a kernel in raster order; it is padded by half of itself on each side."""
     target = source.pooled(stride)
     slots_BQ = target.slots()
-    is_real_BQ = target.runs.segment_ids() > 0
     starts_BQ = source.runs.starts_BS.long().gather(1, slots_BQ)
     grids_BQ3 = torch.take_along_dim(source.grids_BS3.long(), slots_BQ[..., None], 1)
     corners_BQ3 = target.places() * torch.tensor(stride, device=slots_BQ.device)
@@ -79,7 +78,7 @@ def neighbours(source: Lattice, kernel: Steps, stride: Steps) -> Iterator[Neighb
     _, h, w = grids_BQ3.unbind(-1)
     for offset in product(*map(range, kernel)):
         at_BQ3 = corners_BQ3 + torch.tensor(offset, device=slots_BQ.device)
-        is_there_BQ = ((at_BQ3 >= 0) & (at_BQ3 < grids_BQ3)).all(dim=-1) & is_real_BQ
+        is_there_BQ = ((at_BQ3 >= 0) & (at_BQ3 < grids_BQ3)).all(dim=-1)
         t, y, x = at_BQ3.unbind(-1)
         yield Neighbours(torch.where(is_there_BQ, starts_BQ + (t * h + y) * w + x, 0), is_there_BQ)
 

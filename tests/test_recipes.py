@@ -13,6 +13,7 @@ from patchpack import command
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.recipes import names, read_recipe, with_recipe
 from patchpack.trainer.cli import main as train
+from patchpack.trainer.config import MODELS
 
 Run = Callable[..., Result]
 NAMES = ["flexivit", "mvit", "naflex", "navit", "pix2struct", "sora", "vit", "vivit"]
@@ -99,9 +100,12 @@ def test_each_recipe_builds_and_trains_on_real_media(name: str, tmp_path: Path) 
     if not SHARED_MEDIA.is_dir():
         pytest.skip(f"no {SHARED_MEDIA}: real photos and clips are not in the repository")
     out = tmp_path / "out"
-    assert command.main(["build", str(SHARED_MEDIA), "--output", str(out), "--recipe", name, "--workers", "2"]) == 0
+    options = ("--recipe", name, "--workers", "2", "--labels", "folder")
+    assert command.main(["build", str(SHARED_MEDIA), "--output", str(out), *options]) == 0
     assert patchpack.verify(out) == []
     assert json.loads((out / "report.json").read_text())["recipe"] == name
-    small = ("--steps", "1", "--batch-size", "1", "--dim", "16", "--depth", "1", "--heads", "1", "--device", "cpu")
+    # by its own model, where there is one
+    model = name if name in MODELS else "navit"
+    small = ("--steps", "1", "--batch-size", "1", "--dim", "16", "--depth", "4", "--heads", "1", "--device", "cpu")
     for layout in range(len(json.loads((out / "manifest.json").read_text())["layouts"])):
-        assert train([str(out), *small, "--layout", str(layout)]) == 0
+        assert train([str(out), *small, "--model", model, "--layout", str(layout)]) == 0

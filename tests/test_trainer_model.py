@@ -13,9 +13,10 @@ from patchpack.schemas import Layout
 from patchpack.trainer.attention import Runs
 from patchpack.trainer.dropping import draw_ranks, num_kept
 from patchpack.trainer.embed import PixelEmbedding, resize_matrix, weight_resize
+from patchpack.trainer.model import Output
 from patchpack.trainer.pooling import AttentionPooling, MeanPooling
 from patchpack.trainer.positions import Positions, rope_angles, rotated
-from patchpack.trainer.vit import Output, Shape, ViT
+from patchpack.trainer.vit import Shape, ViT
 
 LAYOUT = Layout(60, 5, (1, 2, 2), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 CLIPS = Layout(60, 5, (2, 2, 2))

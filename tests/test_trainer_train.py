@@ -19,6 +19,7 @@ from patchpack.trainer.config import Config
 from patchpack.trainer.data import PackedShards
 from patchpack.trainer.evaluate import evaluate, evaluation_dataset
 from patchpack.trainer.losses import classification_loss
+from patchpack.trainer.model import Model
 from patchpack.trainer.models import make_model
 from patchpack.trainer.optimisation import learning_rate, make_optimizer
 from patchpack.trainer.parallel import World
@@ -41,7 +42,7 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
-def small_model(folder: str) -> ViT:
+def small_model(folder: str) -> Model:
     """Returns a model of a dataset's classes, as the trainer makes it."""
     config, manifest = Config(folder, dim=16, depth=1, heads=2), PackedShards(folder, batch_size=1).manifest
     torch.manual_seed(0)

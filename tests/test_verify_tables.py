@@ -182,3 +182,27 @@ def test_more_columns_and_fields_are_no_problem(own: Path, shard: str) -> None:
     pq.write_table(table, own / shard, compression="none", use_dictionary=False)
     accept_file(own, shard)
     assert verify(str(own)) == []
+
+
+def test_the_limits_are_those_of_the_stored_rows_and_smaller_ones_are_found(own: Path) -> None:
+    rows = [row for shard in table_of(own) for row in pq.read_table(own / shard["path"]).to_pylist()]
+    segments = [segment for row in rows for segment in row["segments"]]
+    (limits,) = read_manifest(str(own)).limits
+    assert limits == {
+        "max_segments": max(row["num_segments"] for row in rows),
+        "max_segment_tokens": max(segment["num_tokens"] for segment in segments),
+        "max_grid": [max(segment[f"grid_{axis}"] for segment in segments) for axis in "thw"],
+    }
+    path = own / "manifest.json"
+    data = json.loads(path.read_text())
+    for name, column in (("max_segments", "num_segments"), ("max_segment_tokens", "max_segment_tokens")):
+        path.write_text(json.dumps(data | {"limits": [dict(limits) | {name: 1}]}))
+        found = list(verify(str(own)))
+        assert found and all(f"{column} " in line and "the limit in manifest.json is 1" in line for line in found)
+    # a dataset of before has none, and is read as before
+    del data["limits"]
+    path.write_text(json.dumps(data))
+    assert list(verify(str(own))) == []
+    path.write_text(json.dumps(data | {"limits": [{"max_segments": 0}]}))
+    with pytest.raises(FormatError, match="broken manifest"):
+        read_manifest(str(own))

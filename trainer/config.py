@@ -17,7 +17,7 @@ from patchpack.trainer.pooling import KINDS as POOLS
 from patchpack.trainer.positions import COMBINE, COORDINATES
 from patchpack.trainer.positions import KINDS as POSITIONS
 
-MODELS = ("navit", "vit", "flexivit", "vivit", "pix2struct")
+MODELS = ("navit", "vit", "flexivit", "vivit", "mvit", "pix2struct")
 
 # the parts of --help
 RUN, MODEL, OPTIMISATION, CHECKPOINTS = SECTIONS = ("run", "model", "optimisation", "checkpoints and evaluation")

@@ -20,9 +20,9 @@ from patchpack.trainer.config import Config
 from patchpack.trainer.data import Batch, PackedShards
 from patchpack.trainer.dropping import draw_ranks
 from patchpack.trainer.mixed import MixedShards
+from patchpack.trainer.model import Model
 from patchpack.trainer.opened import NO_LABEL
 from patchpack.trainer.parallel import World
-from patchpack.trainer.vit import ViT
 
 
 def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> Batch:
@@ -90,7 +90,9 @@ def _class_numbers(trained: Manifest, path: str, shards: PackedShards) -> torch.
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, net: ViT, evaluated: EvaluationData, config: Config, world: World) -> dict[str, object]:
+def evaluate(
+    model: nn.Module, net: Model, evaluated: EvaluationData, config: Config, world: World
+) -> dict[str, object]:
     """Returns loss, accuracy (with classes), and what was counted, over all of a dataset and all processes.
 
     Args:

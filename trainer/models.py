@@ -4,13 +4,14 @@
     vit         ViT (arXiv 2010.11929, as DeiT and big_vision train it): one table of positions, mean of the tokens, biases
     flexivit    FlexiViT (arXiv 2212.08013): a ViT of all patch sizes of the dataset
     vivit       ViViT's joint space-time attention (arXiv 2103.15691, model 1): a ViT whose tables have a time axis
+    mvit        MViT (arXiv 2104.11227): queries, keys and values pooled inside each clip; for classes
     pix2struct  Pix2Struct's encoder (arXiv 2210.03347): a learned row and a learned column for each place
 
 A model takes a batch of `PackedShards` and returns what it says of it; its `loss` of both is what a step makes smaller.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -18,8 +19,9 @@ from patchpack.schemas import Layout, Manifest
 from patchpack.schemas.manifest import Limits
 from patchpack.trainer.attention import choose_backend
 from patchpack.trainer.config import Config
-from patchpack.trainer.losses import Loss
-from patchpack.trainer.vit import Output, Shape, ViT
+from patchpack.trainer.model import Model
+from patchpack.trainer.mvit import MViT
+from patchpack.trainer.vit import Shape, ViT
 
 # of FlexiViT, section 3.4: the weights that are resized are those of patches of 32 px, the table of positions is 7 x 7
 FLEXIVIT_PATCH, FLEXIVIT_POSITIONS = 32, 7
@@ -34,19 +36,9 @@ _SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-class Model(Protocol):
-    """What the training loop asks of a model."""
-
-    def __call__(self, batch: Mapping[str, torch.Tensor]) -> Output:
-        """Returns what it says of a batch."""
-
-    def loss(self, output: Output, batch: Mapping[str, torch.Tensor]) -> Loss:
-        """Returns what a step makes smaller."""
-
-
 def make_model(
     config: Config, manifest: Manifest, layouts: list[int], device: torch.device, others: Sequence[Limits] = ()
-) -> ViT:
+) -> Model:
     """Returns the model that the options name, on its device, its weights drawn from torch's global generator.
 
     Args:
@@ -59,10 +51,12 @@ def make_model(
     Raises:
         ValueError: the options, the dataset and the device do not fit each other.
     """
+    num_classes = None if manifest.classes is None else len(manifest.classes)
     own = _largest([manifest.limits[number] for number in layouts])
+    if config.model == "mvit":
+        return _make_mvit(config, manifest.layouts[layouts[0]], _largest([own, *others]), num_classes, device)
     shape = make_shape(config, max(own["max_grid"]))
     read = sorted((manifest.layouts[number] for number in layouts), key=_from_flexivit)
-    num_classes = None if manifest.classes is None else len(manifest.classes)
     return ViT(
         shape,
         read,
@@ -70,6 +64,25 @@ def make_model(
         num_classes,
         attention=choose_backend(config.attention, device, shape.dim // shape.heads),
         drop_share=config.mask_share if num_classes is None else config.drop_tokens,
+    ).to(device)
+
+
+def _make_mvit(config: Config, layout: Layout, limits: Limits, num_classes: int | None, device: torch.device) -> Model:
+    """Returns an MViT; raises ValueError where the dataset or the options are not for it."""
+    if num_classes is None or config.drop_tokens:
+        what = "a dataset without classes" if num_classes is None else f"--drop-tokens {config.drop_tokens}"
+        raise ValueError(
+            f"--model mvit: {what}; it pools whole grids, and has no decoder of hidden pixels; build with --labels, or leave it out"
+        )
+    return MViT(
+        layout,
+        limits,
+        num_classes,
+        dim=config.dim,
+        depth=config.depth,
+        heads=config.heads,
+        most_positions=max(limits["max_grid"]),
+        attention=choose_backend(config.attention, device, config.dim // max(1, config.heads)),
     ).to(device)
 
 

@@ -72,7 +72,7 @@ def read_log(folder: str) -> list[dict[str, Any]]:
 
 
 def plot(folder: str) -> str:
-    """Draws the loss and the throughput of a run, and returns the path of the picture.
+    """Draws the loss and the throughput of a run, and returns the path of the image.
 
     Raises:
         FormatError: there is no log.

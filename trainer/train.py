@@ -29,12 +29,12 @@ from patchpack.trainer.dropping import draw_ranks
 from patchpack.trainer.evaluate import evaluate, evaluation_dataset, to_device
 from patchpack.trainer.metrics import Meter, peak_flops
 from patchpack.trainer.mixed import MixedShards
+from patchpack.trainer.model import Model
 from patchpack.trainer.models import layouts_of, make_model
 from patchpack.trainer.optimisation import averaged, follow, learning_rate, make_optimizer
 from patchpack.trainer.parallel import World, distributed, inner, started, without_sync
 from patchpack.trainer.runlog import RunLog
 from patchpack.trainer.stop import Interrupted, Stop, noted_signals
-from patchpack.trainer.vit import ViT
 
 Log = Callable[[Mapping[str, object]], None]
 
@@ -108,10 +108,10 @@ class Run:
         self._run_log: RunLog | None = None
 
     @property
-    def net(self) -> ViT:
+    def net(self) -> Model:
         """The model itself."""
         net = inner(self.model)
-        if not isinstance(net, ViT):
+        if not isinstance(net, Model):
             raise AssertionError(f"{type(net)} is no model of ours")
         return net
 

@@ -61,13 +61,13 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Two layers with a GELU between."""
 
-    def __init__(self, dim: int, *, bias: bool) -> None:
+    def __init__(self, dim: int, *, bias: bool, dim_out: int | None = None) -> None:
         super().__init__()
         self.widen = linear(dim, MLP_RATIO * dim, bias=bias)
-        self.narrow = linear(MLP_RATIO * dim, dim, bias=bias)
+        self.narrow = linear(MLP_RATIO * dim, dim_out or dim, bias=bias)
 
     def forward(self, x_BLD: torch.Tensor) -> torch.Tensor:
-        """Returns the same shape."""
+        """Returns the same shape, or another width."""
         narrowed_BLD: torch.Tensor = self.narrow(F.gelu(self.widen(x_BLD)))
         return narrowed_BLD
 

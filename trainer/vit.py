@@ -13,17 +13,16 @@ and of nothing else.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from patchpack.schemas import Layout
 from patchpack.schemas.manifest import Limits
-from patchpack.trainer import losses
 from patchpack.trainer.attention import Plan, Runs, make_plan
 from patchpack.trainer.dropping import Kept, keep, num_kept
 from patchpack.trainer.embed import INIT_STD, PixelEmbedding, pixel_resize
+from patchpack.trainer.model import Hidden, Model, Output, token_sizes
 from patchpack.trainer.pooling import AttentionPooling, MeanPooling
 from patchpack.trainer.positions import Positions, rope_angles
 from patchpack.trainer.transformer import Block, linear
@@ -76,37 +75,7 @@ class Shape:
             )
 
 
-class Hidden(NamedTuple):
-    """What a model without classes says of the tokens that it did not see, moved to the front of each row.
-
-    Attributes:
-        predicted_BQP: normalised pixels.
-        target_BQP: what they were.
-        is_there_BQ: whether there is a token.
-    """
-
-    predicted_BQP: torch.Tensor
-    target_BQP: torch.Tensor
-    is_there_BQ: torch.Tensor
-
-
-class Output(NamedTuple):
-    """What the model says of a batch.
-
-    Attributes:
-        features_BLD: every token that it saw.
-        pooled_BSD: every segment; zeros where there is none.
-        logits_BSK: classes of every segment, or None for a model without classes.
-        hidden: of a model without classes that was given ranks, or None.
-    """
-
-    features_BLD: torch.Tensor
-    pooled_BSD: torch.Tensor
-    logits_BSK: torch.Tensor | None
-    hidden: Hidden | None
-
-
-class ViT(nn.Module):
+class ViT(Model):
     """The model; what it predicts follows from whether the dataset has classes."""
 
     def __init__(
@@ -132,9 +101,8 @@ class ViT(nn.Module):
         Raises:
             ValueError: the tokens are not pixels, or of several layouts that one projection does not fit.
         """
-        super().__init__()
-        self.shape, self.layout, self.limits = shape, layouts[0], limits
-        self.backend, self.drop_share = attention, drop_share
+        super().__init__(layouts[0], limits, attention, drop_share)
+        self.shape = shape
         dim, heads, bias = shape.dim, shape.heads, shape.bias
         # clips have a third axis, and so have images beside them
         self.num_axes = 3 if self.layout.tubelet[0] > 1 else 2
@@ -189,21 +157,13 @@ class ViT(nn.Module):
         return x_BLD, rope_angles(positions_BL3, self.num_axes, self.shape.dim // self.shape.heads)
 
     def check(self, batch: Mapping[str, torch.Tensor]) -> None:
-        """Checks a batch, on the CPU, before it is looked at.
+        """Checks a batch as any model does, and its grids.
 
         Raises:
-            ValueError: its grids are larger than the table of positions, or it has more or longer segments than the model was made for.
+            ValueError: they are larger than the table of positions, or the batch than what the model was made for.
         """
+        super().check(batch)
         shape, largest = self.shape, int(batch["grids"].max())
-        for name, values, most in (
-            ("segments", batch["num_segments"], self.limits["max_segments"]),
-            ("tokens of one segment", batch["lengths"], self.limits["max_segment_tokens"]),
-        ):
-            if int(values.max()) > most:
-                raise ValueError(
-                    f"{int(values.max())} {name} in a batch: the model was made for {most}; make it with the limits of all datasets "
-                    "that it reads"
-                )
         if shape.positions == "learned" and shape.coordinates == "absolute" and largest > shape.most_positions:
             raise ValueError(
                 f"a grid of {largest} tokens along a side: the table of positions has {shape.most_positions} rows; a model with a table reads "
@@ -211,9 +171,9 @@ class ViT(nn.Module):
             )
 
     def count(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Returns how many things the loss of a batch is the sum over."""
+        """Returns how many things the loss of a batch is the sum over: labelled segments, or hidden tokens."""
         if self.classify is not None:
-            return (batch["labels"] >= 0).sum()
+            return super().count(batch)
         lengths_BS = batch["lengths"].long()
         return (lengths_BS - num_kept(lengths_BS, self.drop_share)).sum()
 
@@ -229,14 +189,6 @@ class ViT(nn.Module):
             total = total + self.shape.decoder_depth * (lengths_BS * block + 4 * dim * lengths_BS**2).sum()
             total = total + ((lengths_BS - seen_BS) * 2 * self.layout.token_width * dim).sum()
         return 3 * total
-
-    def loss(self, output: Output, batch: Mapping[str, torch.Tensor]) -> losses.Loss:
-        """Returns what is minimised: cross-entropy over labelled segments, or the error of hidden pixels."""
-        if output.logits_BSK is not None:
-            return losses.classification_loss(output.logits_BSK, batch["labels"])
-        if output.hidden is None:
-            raise ValueError("a model without classes learns from what it does not see; give it ranks and a drop_share")
-        return losses.reconstruction_loss(*output.hidden)
 
     def _reconstructed(
         self, features_BQD: torch.Tensor, batch: Mapping[str, torch.Tensor], runs: Runs, kept: Kept
@@ -289,9 +241,3 @@ class Decoder(nn.Module):
         if token_width != pixels_BQP.shape[-1]:
             pixels_BQP = pixels_BQP @ getattr(self, f"resize_{token_width}").T.to(pixels_BQP.dtype)
         return pixels_BQP
-
-
-def token_sizes(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Returns the grid of each token's example, (B, L, 3) of (t, h, w); 1 in padding."""
-    slots_BL = (batch["segment_ids"].long() - 1).clamp(min=0)
-    return torch.take_along_dim(batch["grids"], slots_BL[..., None], 1).clamp(min=1)

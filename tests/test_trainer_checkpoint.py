@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from patchpack.schemas import FormatError
 from patchpack.trainer import checkpoint
@@ -106,6 +107,28 @@ def test_the_bytes_are_flushed_before_the_folder_has_its_name(tmp_path: Path, mo
 class Harmful:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("harmed",)
+
+
+class Attribute:
+    """Is pickled as an attribute of something, as Python before 3.11.4 pickles members of enumerations."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.of = owner, name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, self.of
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "is_good"), [(_MEM_FORMAT_ENCODING, "TORCH_PRESERVE_FORMAT", True), (torch.Size, "mro", False)]
+)
+def test_an_index_written_by_an_older_python_is_read(owner: Any, name: str, is_good: bool, tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Attribute(owner, name)))
+    if is_good:
+        checkpoint._check_index(str(tmp_path / ".metadata"))
+    else:
+        with pytest.raises(pickle.UnpicklingError, match="holds an attribute of"):
+            checkpoint._check_index(str(tmp_path / ".metadata"))
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

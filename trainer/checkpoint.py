@@ -22,6 +22,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any, TypedDict, cast
 
 import torch
@@ -234,10 +235,19 @@ class _Index(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns what the index is made of."""
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not is_dtype and name not in _INDEX_CLASSES.get(module, ()):
             raise pickle.UnpicklingError(f"{_INDEX_NAME} holds {module}.{name}")
         return super().find_class(module, name)
+
+
+def _member(kind: type, name: str) -> object:
+    """Returns a member of an enumeration, which Python before 3.11.4 writes as an attribute of it; of nothing else any attribute."""
+    if not (isinstance(kind, type) and issubclass(kind, Enum)):
+        raise pickle.UnpicklingError(f"{_INDEX_NAME} holds an attribute of {kind}")
+    return kind[name]
 
 
 def _check_index(path: str) -> None:

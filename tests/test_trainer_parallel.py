@@ -114,3 +114,27 @@ def test_what_was_typed_wrong_is_said_once(folder: str) -> None:
     )
     said = [line for line in done.stderr.splitlines() if line.startswith("--batch-size 3")]
     assert done.returncode != 0 and len(said) == 1 and "it is a multiple of 2; choose one" in said[0]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_saves_the_step_of_all(folder: str, tmp_path: Path) -> None:
+    place = str(tmp_path / "run")
+    started = subprocess.Popen(
+        command(2, folder, "--steps", "100000", *SIZES, "--checkpoint", place, "--checkpoint-every", "100000"),
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert started.stdout is not None
+    # both make steps
+    started.stdout.readline()
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+    workers = [child for child in children if "train" in Path(f"/proc/{child}/cmdline").read_text()]
+    os.kill(int(workers[-1]), signal.SIGTERM)
+    started.communicate(timeout=100)
+    (name,) = checkpoint.checkpoints(place)
+    assert started.returncode != 0 and 1 <= checkpoint.step_of(name) < 100000
+    step = checkpoint.step_of(name)
+    assert losses(run(1, folder, "--resume", place, "--steps", str(step + 1)))

@@ -17,6 +17,7 @@ from support.synthetic_set import label_tokens, write_set
 from test_trainer_train import SMALL, are_equal, fails, one_thread, run, small_model
 
 from patchpack.trainer import checkpoint
+from patchpack.trainer.checks import check_finite
 from patchpack.trainer.cli import main
 from patchpack.trainer.config import Config
 from patchpack.trainer.data import PackedShards
@@ -25,7 +26,7 @@ from patchpack.trainer.optimisation import averaged, follow
 from patchpack.trainer.parallel import World
 from patchpack.trainer.runlog import read_log
 from patchpack.trainer.stop import Interrupted
-from patchpack.trainer.train import check_finite, train
+from patchpack.trainer.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ("dark", "light")

@@ -12,7 +12,7 @@ lost. All that a run is stands in its checkpoint. On one CPU a run that stopped 
 
 import dataclasses
 import math
-import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from patchpack.schemas import read_manifest
 from patchpack.trainer import checkpoint
+from patchpack.trainer.checks import absolute, check_finite, check_later_steps, check_same_dataset, interruption, named
 from patchpack.trainer.config import Config, resumed, taken_over
 from patchpack.trainer.data import Batch, PackedShards
 from patchpack.trainer.dropping import draw_ranks
@@ -37,9 +38,6 @@ from patchpack.trainer.runlog import RunLog
 from patchpack.trainer.stop import Interrupted, Stop, noted_signals
 
 Log = Callable[[Mapping[str, object]], None]
-
-# examples that an error names
-_SHOWN = 8
 
 
 def train(typed: dict[str, Any], log: Log) -> dict[str, object]:
@@ -167,11 +165,11 @@ class Run:
         steps = self._steps(meter)
         with noted_signals() as stop:
             while self.step < config.steps:
-                stopped = self._make_step(next(steps), meter, stop)
+                is_stopped = self._make_step(next(steps), meter, stop)
                 if self.step % config.log_every == 0 or self.step == config.steps:
                     self._log_step(meter)
-                if stopped:
-                    raise Interrupted(interruption(self.step, self._save()), stop.number or stopped)
+                if is_stopped:
+                    raise Interrupted(interruption(self.step, self._save()), stop.number or signal.SIGTERM)
                 if config.eval_every and self.step % config.eval_every == 0 and self.step < config.steps:
                     self._say({"step": self.step} | self._evaluate())
                 if self.step % config.checkpoint_every == 0 and self.step < config.steps:
@@ -196,8 +194,8 @@ class Run:
         while True:
             yield from self.loader
 
-    def _make_step(self, batches: list[Batch], meter: Meter, stop: Stop) -> int:
-        """Makes one step; returns the number of a signal that came to any process, or 0. Waits for the device once."""
+    def _make_step(self, batches: list[Batch], meter: Meter, stop: Stop) -> bool:
+        """Makes one step; returns whether a signal has come to any process. Waits for the device once."""
         for batch in batches:
             self.net.check(batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -213,7 +211,7 @@ class Run:
         follow(self.average, self.model, self.config.ema)
         self.step += 1
         meter.add(total / count, norm_value, tokens, examples, flops)
-        return int(stopped)
+        return bool(stopped)
 
     def _add_gradients(self, batches: list[Batch], signal_number: int) -> torch.Tensor:
         """Leaves the gradients of the mean loss over all that counts in a step, and returns the step's sums over all processes.
@@ -256,7 +254,7 @@ class Run:
         if not math.isfinite(total) or not math.isfinite(norm):
             indices = torch.cat([batch["index"] for batch in batches]).tolist()
             raise FloatingPointError(
-                f"step {step}: loss is {total / count}, its gradient {norm}, on {_named(self.loader.sources(indices))}; training needs finite "
+                f"step {step}: loss is {total / count}, its gradient {norm}, on {named(self.loader.sources(indices))}; training needs finite "
                 "ones, so the step was not made; lower --lr and resume an earlier checkpoint"
             )
 
@@ -334,70 +332,6 @@ def open_loader(config: Config, world: World) -> PackedShards | MixedShards:
     if len(layouts) == 1:
         return PackedShards(config.shards, layout=layouts[0], **options)
     return MixedShards(config.shards, layouts, **options)
-
-
-def absolute(path: str | None) -> str | None:
-    """Returns a path or URI that means the same in another folder, where the run may go on."""
-    return path if path is None or "://" in path else os.path.abspath(path)
-
-
-def interruption(step: int, path: str | None) -> str:
-    """Returns what is said of a run that a signal ended."""
-    saved = f"saved as {path}; --resume it to go on" if path else "not saved, since no --checkpoint was given"
-    return f"interrupted: step {step} is done and {saved}"
-
-
-def check_finite(model: nn.Module, step: int) -> None:
-    """Checks weights before they are saved.
-
-    Raises:
-        FloatingPointError: one is not finite.
-    """
-    for name, parameter in model.named_parameters():
-        own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-        if not torch.isfinite(own).all():
-            raise FloatingPointError(
-                f"step {step}: weights {name} are not finite, and were not saved; checkpoints hold numbers; lower --lr and resume "
-                "an earlier one"
-            )
-
-
-def check_later_steps(config: Config, resumed_step: int | None) -> None:
-    """Checks that a run does not mix its checkpoints with those of another.
-
-    Raises:
-        ValueError: the folder holds some of another run, or of later steps than the resumed one.
-    """
-    names = checkpoint.checkpoints(config.checkpoint or "")
-    if names and resumed_step is None:
-        raise ValueError(
-            f"--checkpoint {config.checkpoint}: holds {names[-1]} of another run; a new run has a folder of its own; "
-            "--resume it, or name another folder"
-        )
-    if names and resumed_step is not None and checkpoint.step_of(names[-1]) > resumed_step:
-        raise ValueError(
-            f"--resume of step {resumed_step}: {config.checkpoint} holds {names[-1]}, which is later; a run that goes back has a "
-            "folder of its own; name it with --checkpoint"
-        )
-
-
-def check_same_dataset(saved: checkpoint.RunRecord, loader: PackedShards | MixedShards, config: Config) -> None:
-    """Checks that a checkpoint is of this very set.
-
-    Raises:
-        ValueError: it was trained on another.
-    """
-    digest = loader.manifest.dataset_digest
-    if saved["dataset_digest"] != digest:
-        raise ValueError(
-            f"--resume {config.resume}: trained on a dataset with digest {saved['dataset_digest']}, {config.shards} has {digest}; "
-            "a run resumes on the same dataset; name that one (and --eval for another)"
-        )
-
-
-def _named(keys: list[str]) -> str:
-    """Returns some names, and how many more there are."""
-    return ", ".join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
 
 
 def _silent(values: Mapping[str, object]) -> None:

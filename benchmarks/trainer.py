@@ -2,10 +2,10 @@
 
     python benchmarks/trainer.py [LENGTHS] [--rounds 5]
 
-The same images (sides 64 to 256 px, aspects of cameras, patches of 16 px: 16 to 256 tokens) through the same model (the trainer's
-NaViT of default size, mean pooling), forward, backward and update, in float32 on one thread. Padded: batches of 128 images in the order drawn, each padded to the
-longest of its batch, the padding masked. Square: images of 196 tokens, as many tokens as the packed ones, a batch without any padding or
-mask: nothing can be faster at equal tokens. CPU seconds, medians of rounds that take turns; padded = 1.
+The same images (sides 64 to 256 px, aspects of cameras, patches of 16 px: 16 to 256 tokens) through the same model (a NaViT of the trainer's
+default size, mean pooling), forward, backward and update, in float32 on one thread. Padded: batches of 128 images in the order drawn, each
+padded to the longest of its batch, the padding masked. Square: images of 196 tokens, as many tokens as the packed ones, a batch without any
+padding or mask: nothing can be faster at equal tokens. CPU seconds, medians of rounds that take turns; padded = 1.
 """
 
 import dataclasses

@@ -356,6 +356,7 @@ def test_a_batch_that_the_model_was_not_made_for_is_named() -> None:
 def test_a_compiled_model_is_one_graph_and_is_compiled_once(classes: int | None) -> None:
     model = make_model("navit", classes, drop_share=0.5)
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     compiled = torch.compile(model, fullgraph=True)
     counters = torch._dynamo.utils.counters
     for seed in range(4):

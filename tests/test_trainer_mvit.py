@@ -194,6 +194,7 @@ def test_sizes_that_make_no_model_are_named() -> None:
 def test_the_model_is_one_graph_whatever_the_batch() -> None:
     model = make_model()
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     # captured and not compiled: 27 offsets a pool take a compiler minutes
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     for rows in (GRIDS, [GRIDS[1], [(1, 8, 16)]]):

@@ -72,7 +72,7 @@ def test_a_step_is_the_same_in_parts(folder: str) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_with_another_number_of_processes(folder: str, tmp_path: Path) -> None:
-    options = [folder, "--steps", "12", "--checkpoint-every", "2", "--keep", "0", *SIZES]
+    options = [folder, "--steps", "12", "--checkpoint-every", "2", "--keep", "0", "--ema", "0.9", *SIZES]
     whole = losses(run(1, *options, "--checkpoint", str(tmp_path / "whole")))
     place = str(tmp_path / "run")
     started = subprocess.Popen(

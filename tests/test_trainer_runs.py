@@ -322,3 +322,13 @@ def test_a_plot_of_nothing_is_one_line(capsys: pytest.CaptureFixture[str], tmp_p
             main(arguments)
         assert ended.value.code == 2 and "SHARDS or --plot FOLDER: give one of them" in capsys.readouterr().err
     fails(capsys, 2, "--tensorboard: no folder to write to", "shards", "--tensorboard")
+
+
+def test_judging_a_run_that_is_done_changes_nothing_of_it(
+    labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "run")
+    run(capsys, labelled, "--steps", "3", "--checkpoint", folder, *SMALL)
+    before = {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+    assert "eval_loss" in run(capsys, labelled, "--resume", folder, "--eval", labelled)[-1]
+    assert {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()} == before

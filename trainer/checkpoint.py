@@ -221,6 +221,8 @@ def check_folder(folder: str) -> None:
         # what a run that was killed left half written
         if name.startswith(".step-") and name.endswith(".tmp"):
             shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+        elif name.startswith((f".{LATEST}.", f".{BEST}.")) and name.endswith(".tmp"):
+            os.remove(os.path.join(folder, name))
 
 
 def _tensors(weights: Weights) -> dict[str, Any]:

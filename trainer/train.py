@@ -98,9 +98,9 @@ class Run:
             made.compile(fullgraph=True)
         self.model = distributed(made, world, config.parallel)
         self.optimizer = make_optimizer(self.model, config)
-        # of the weights, with --ema
-        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()} if config.ema else {}
-        self.step = 0
+        # of the weights, with --ema; by the model's own names, which are those of any number of processes
+        self.average = {name: p.detach().clone() for name, p in self.net.named_parameters()} if config.ema else {}
+        self.step = self._begun = 0
         self.best_loss: float | None = None
         self._saved_at: int | None = None
         self._run_log: RunLog | None = None
@@ -123,7 +123,8 @@ class Run:
         config = self.config
         check_same_dataset(saved, self.loader, config)
         checkpoint.restore(path, self._weights(), self.world)
-        self.step, self.best_loss, self._saved_at = saved["step"], saved["best_loss"], saved["step"]
+        self.step = self._begun = saved["step"]
+        self.best_loss = saved["best_loss"]
         if self.step < config.steps:
             self.loader.load_state_dict(saved["loader"])
             self.log({"step": self.step, "resumed": path, "taken_over": kept or None})
@@ -135,7 +136,7 @@ class Run:
 
     def to_the_end(self) -> dict[str, object]:
         """Trains, evaluates, and returns the summary."""
-        config, begun = self.config, self.step
+        config = self.config
         summary: dict[str, object] = {}
         if config.checkpoint and self.step < config.steps and self.world.rank == 0:
             checkpoint.check_folder(config.checkpoint)
@@ -152,8 +153,7 @@ class Run:
         finally:
             if self._run_log is not None:
                 self._run_log.close()
-        if self.step > begun:
-            self._save()
+        self._save()
         return {"steps": self.step, "device": str(self.world.device), "attention": self.net.backend} | summary
 
     def _train(self) -> Meter:
@@ -208,7 +208,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.config)
         self.optimizer.step()
-        follow(self.average, self.model, self.config.ema)
+        follow(self.average, self.net, self.config.ema)
         self.step += 1
         meter.add(total / count, norm_value, tokens, examples, flops)
         return bool(stopped)
@@ -262,17 +262,17 @@ class Run:
         """Returns what the evaluation says, by the average where there is one, and notes whether it is the best so far."""
         if self.evaluated is None:
             raise AssertionError("only called with something to evaluate on")
-        with averaged(self.model, self.average):
+        with averaged(self.net, self.average):
             found = evaluate(self.model, self.net, self.evaluated, self.config, self.world)
         loss = found["eval_loss"]
-        if isinstance(loss, float) and (self.best_loss is None or loss < self.best_loss) and self.step:
+        if isinstance(loss, float) and (self.best_loss is None or loss < self.best_loss):
             self.best_loss = loss
             self._save(best=True)
         return found
 
     def _save(self, best: bool = False) -> str | None:
-        """Saves the run, unless it has no folder or is saved already."""
-        if not self.config.checkpoint or not self.config.steps:
+        """Saves the run, unless it has no folder, is saved already, or has made no step: judging alone changes nothing."""
+        if not self.config.checkpoint or self.step == self._begun:
             return None
         if self._saved_at == self.step and not best:
             return None

@@ -208,7 +208,7 @@ def test_a_split_with_fewer_classes_in_another_order_is_judged_by_their_names(la
         write_set(str(folder), make_tokens=label_tokens, classes=CLASSES, **options)
         relabel(folder, classes)
         config = Config(str(folder))
-        found = evaluate(model, model, evaluation_dataset(trained, str(folder), config, world), config, world)
+        found = evaluate(model, evaluation_dataset(trained, str(folder), config, world), config, world)
         return {name: value for name, value in found.items() if name != "eval"}
 
     same, turned = judged(CLASSES), judged(CLASSES[::-1])

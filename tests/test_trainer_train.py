@@ -121,7 +121,7 @@ def test_evaluation_counts_every_sequence_once_whatever_the_batch_size(labelled:
     results = []
     for size in (1, 5, 13, 99):
         config = Config(folder, batch_size=size)
-        results.append(evaluate(model, model, evaluation_dataset(trained, folder, config, world), config, world))
+        results.append(evaluate(model, evaluation_dataset(trained, folder, config, world), config, world))
     labels = [segment["labels"] for row in rows for segment in row["segments"]]
     total = torch.zeros((), dtype=torch.float64)
     for batch in PackedShards(folder, batch_size=1, shuffle=False):

@@ -68,7 +68,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(q_NHK: Tensor, k_MHK: Tensor, v_MHK: Tensor, query_offsets: Tensor, key_offsets: Tensor) -> tuple[Tensor, Tensor]:
+def _(q_NHK: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
     return q_NHK.new_empty(q_NHK.shape), q_NHK.new_empty(q_NHK.shape[:2], dtype=_sums_dtype(q_NHK))
 
 
@@ -100,16 +100,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    gradient_NHK: Tensor,
-    q_NHK: Tensor,
-    k_MHK: Tensor,
-    v_MHK: Tensor,
-    attended_NHK: Tensor,
-    sums_NH: Tensor,
-    query_offsets: Tensor,
-    key_offsets: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(gradient_NHK: Tensor, q_NHK: Tensor, k_MHK: Tensor, v_MHK: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q_NHK.new_empty(q_NHK.shape), k_MHK.new_empty(k_MHK.shape), v_MHK.new_empty(v_MHK.shape)
 
 

@@ -13,11 +13,10 @@ import torch
 
 from patchpack.options import Parser, flag, option, settle
 from patchpack.trainer.attention import BACKENDS
+from patchpack.trainer.models import MODELS
 from patchpack.trainer.pooling import KINDS as POOLS
 from patchpack.trainer.positions import COMBINE, COORDINATES
 from patchpack.trainer.positions import KINDS as POSITIONS
-
-MODELS = ("navit", "vit", "flexivit", "vivit", "mvit", "pix2struct")
 
 # the parts of --help
 RUN, MODEL, OPTIMISATION, CHECKPOINTS = SECTIONS = ("run", "model", "optimisation", "checkpoints and evaluation")

@@ -37,20 +37,20 @@ EMPTY = {"labels": NO_LABEL, "index": -1}
 
 
 class LoaderIdentity(TypedDict):
-    """What decides the content of every batch."""
+    """What decides the order of the sequences."""
 
     dataset_digest: str
     layout: int
     seed: int
     shuffle: bool
-    batch_size: int
-    world_size: int
     drop_last: bool
 
 
 class LoaderState(LoaderIdentity):
-    """Where a loader stands: its next batch."""
+    """Where a loader stands: its next batch, and how many sequences of an epoch the processes take together before it."""
 
+    batch_size: int
+    world_size: int
     epoch: int
     batch: int
 
@@ -237,7 +237,8 @@ class PackedShards:
 
     def state_dict(self) -> LoaderState:
         """Returns where the loader stands, as JSON values: the next batch, and all that decides its content."""
-        return {**self._identity(), "epoch": self.epoch, "batch": self._batch}
+        sizes: dict[str, int] = {"batch_size": self.batch_size, "world_size": self._world_size}
+        return cast(LoaderState, {**self._identity(), **sizes, "epoch": self.epoch, "batch": self._batch})
 
     def load_state_dict(self, state: LoaderState) -> None:
         """Makes the next iteration begin at the very sequence that was next when the state was taken; one under way ends.
@@ -249,8 +250,7 @@ class PackedShards:
         """
         saved = cast(dict[str, object], state)
         for name, value in self._identity().items():
-            # a step of as many sequences may be shared by others, or cut into other batches
-            if name not in ("batch_size", "world_size") and saved.get(name) != value:
+            if saved.get(name) != value:
                 raise ValueError(
                     f"{self.path}: {name} is {value}, the saved state has {saved.get(name)}; "
                     "a run resumes on the same dataset with the same batches; use the same one, or start anew"
@@ -284,8 +284,6 @@ class PackedShards:
             "layout": self._layout_number,
             "seed": self._seed,
             "shuffle": self.shuffle,
-            "batch_size": self.batch_size,
-            "world_size": self._world_size,
             "drop_last": self.drop_last,
         }
 

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from patchpack.schemas import Layout, Manifest, read_manifest
@@ -90,14 +88,11 @@ def _class_numbers(trained: Manifest, path: str, shards: PackedShards) -> torch.
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, net: Model, evaluated: EvaluationData, config: Config, world: World
-) -> dict[str, object]:
+def evaluate(net: Model, evaluated: EvaluationData, config: Config, world: World) -> dict[str, object]:
     """Returns loss, accuracy (with classes), and what was counted, over all of a dataset and all processes.
 
     Args:
-        model: on the device; its mode is put back.
-        net: the model itself, inside what makes it distributed.
+        net: the model itself, inside what makes it distributed, which would wait for others; its mode is put back.
         evaluated: from `evaluation_dataset`.
         config: gives seed and precision.
         world: of this process.
@@ -107,10 +102,8 @@ def evaluate(
     """
     shards, device = evaluated.shards, world.device
     sums = torch.zeros(6, dtype=torch.float64, device=device)
-    # distributed data parallel would wait for the others' buffers
-    called = net if isinstance(model, DistributedDataParallel) else model
-    was_training = model.training
-    model.eval()
+    was_training = net.training
+    net.eval()
     # None: a bar on a terminal and nothing elsewhere
     quiet = True if world.rank else None
     for batch in tqdm(shards, total=len(shards), desc="evaluate", unit="batch", leave=False, disable=quiet):
@@ -122,7 +115,7 @@ def evaluate(
         if net.classify is None:
             batch["ranks"] = draw_ranks(batch, config.seed, 0)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16(device)):
-            output = called(batch)
+            output = net(batch)
         loss = net.loss(output, batch)
         correct = torch.zeros((), device=device)
         if output.logits_BSK is not None:
@@ -130,7 +123,7 @@ def evaluate(
             correct = (output.logits_BSK.argmax(dim=2) == batch["labels"]).sum()
         counted = ((batch["index"] >= 0).sum(), batch["num_segments"].sum(), batch["num_tokens"].sum())
         sums += torch.stack([part.double() for part in (loss.total, loss.count, correct, *counted)])
-    model.train(was_training)
+    net.train(was_training)
     total, count, correct_sum, sequences, segments, tokens = world.summed(sums).tolist()
     result: dict[str, object] = {"eval": shards.path, "eval_loss": total / count if count else None}
     if net.classify is not None:

@@ -11,17 +11,19 @@ A model takes a batch of `PackedShards` and returns what it says of it; its `los
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from patchpack.schemas import Layout, Manifest
 from patchpack.schemas.manifest import Limits
 from patchpack.trainer.attention import choose_backend
-from patchpack.trainer.config import Config
 from patchpack.trainer.model import Model
 from patchpack.trainer.mvit import MViT
 from patchpack.trainer.vit import Shape, ViT
+
+if TYPE_CHECKING:
+    from patchpack.trainer.config import Config
 
 # of FlexiViT, section 3.4: the weights that are resized are those of patches of 32 px, the table of positions is 7 x 7
 FLEXIVIT_PATCH, FLEXIVIT_POSITIONS = 32, 7
@@ -34,10 +36,11 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "vivit": _VIT | {"positions": "learned"},
     "pix2struct": _VIT | {"positions": "learned"},
 }
+MODELS = (*_SHAPES, "mvit")
 
 
 def make_model(
-    config: Config, manifest: Manifest, layouts: list[int], device: torch.device, others: Sequence[Limits] = ()
+    config: "Config", manifest: Manifest, layouts: list[int], device: torch.device, others: Sequence[Limits] = ()
 ) -> Model:
     """Returns the model that the options name, on its device, its weights drawn from torch's global generator.
 
@@ -67,7 +70,9 @@ def make_model(
     ).to(device)
 
 
-def _make_mvit(config: Config, layout: Layout, limits: Limits, num_classes: int | None, device: torch.device) -> Model:
+def _make_mvit(
+    config: "Config", layout: Layout, limits: Limits, num_classes: int | None, device: torch.device
+) -> Model:
     """Returns an MViT; raises ValueError where the dataset or the options are not for it."""
     if num_classes is None or config.drop_tokens:
         what = "a dataset without classes" if num_classes is None else f"--drop-tokens {config.drop_tokens}"
@@ -86,7 +91,7 @@ def _make_mvit(config: Config, layout: Layout, limits: Limits, num_classes: int 
     ).to(device)
 
 
-def layouts_of(config: Config, manifest: Manifest) -> list[int]:
+def layouts_of(config: "Config", manifest: Manifest) -> list[int]:
     """Returns the numbers of the layouts that a run reads.
 
     Raises:
@@ -102,7 +107,7 @@ def layouts_of(config: Config, manifest: Manifest) -> list[int]:
     return [config.layout]
 
 
-def make_shape(config: Config, most_positions: int) -> Shape:
+def make_shape(config: "Config", most_positions: int) -> Shape:
     """Returns what a model is by its name and by the options that say otherwise.
 
     Args:

@@ -30,14 +30,17 @@ class RunLog:
         """
         path = os.path.join(folder, LOG_NAME)
         kept = [line for line in read_log(folder) if int(line.get("step", 0)) <= step] if os.path.exists(path) else []
-        self._file = open(path, "w")  # noqa: SIM115 (closed by `close`)
-        for line in kept:
-            self._write(line)
+        # whole or not at all, and from then on line by line
+        with open(f"{path}.tmp", "w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
+        os.replace(f"{path}.tmp", path)
+        self._file = open(path, "a")  # noqa: SIM115 (closed by `close`)
         self._events = _events(folder) if tensorboard else None
 
     def add(self, values: Mapping[str, object]) -> None:
         """Writes one line."""
-        self._write(values)
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
         if self._events is not None:
             for name, value in values.items():
                 if isinstance(value, int | float) and name != "step":
@@ -48,10 +51,6 @@ class RunLog:
         self._file.close()
         if self._events is not None:
             self._events.close()
-
-    def _write(self, values: Mapping[str, object]) -> None:
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
 
 
 def read_log(folder: str) -> list[dict[str, Any]]:

@@ -263,7 +263,7 @@ class Run:
         if self.evaluated is None:
             raise AssertionError("only called with something to evaluate on")
         with averaged(self.net, self.average):
-            found = evaluate(self.model, self.net, self.evaluated, self.config, self.world)
+            found = evaluate(self.net, self.evaluated, self.config, self.world)
         loss = found["eval_loss"]
         if isinstance(loss, float) and (self.best_loss is None or loss < self.best_loss):
             self.best_loss = loss

@@ -11,12 +11,17 @@ padding or mask: nothing can be faster at equal tokens. CPU seconds, medians of 
 import dataclasses
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from harness import read, say_where
+from harness import ROOT, read, say_where
+
+# the maker of batches is the tests'
+sys.path.append(str(ROOT / "tests"))
+
+from support.batches import Batch, batch_of
 
 from patchpack.pipeline.packing import pack
 from patchpack.pipeline.sampling.draws import words
@@ -37,8 +42,6 @@ NUM_IMAGES = 256
 PADDED_BATCH = 128
 SQUARE = (1, 14, 14)
 
-Batch = dict[str, torch.Tensor]
-
 
 def draw_grids(count: int, seed: int) -> list[tuple[int, int, int]]:
     """Returns grids of images as NaViT draws them: sides of 64 to 256 px, by a truncated normal of mean -0.5."""
@@ -52,46 +55,22 @@ def draw_grids(count: int, seed: int) -> list[tuple[int, int, int]]:
     return grids
 
 
-def make_batch(rows: list[list[tuple[int, int, int]]], length: int, slots: int) -> Batch:
+def sequences(rows: list[list[tuple[int, int, int]]], length: int) -> Batch:
     """Returns sequences of noise that hold the grids of each row."""
-    generator = np.random.default_rng(0)
-    size = len(rows)
-    batch = {
-        "tokens": generator.integers(0, 256, (size, length, 768), dtype=np.uint8),
-        "segment_ids": np.zeros((size, length), np.int32),
-        "positions": np.zeros((size, length, 3), np.int32),
-        "starts": np.zeros((size, slots), np.int32),
-        "lengths": np.zeros((size, slots), np.int32),
-        "grids": np.zeros((size, slots, 3), np.int32),
-        "labels": np.full((size, slots), -1, np.int64),
-    }
-    for row, grids in enumerate(rows):
-        start = 0
-        for slot, grid in enumerate(grids):
-            end = start + math.prod(grid)
-            batch["segment_ids"][row, start:end] = slot + 1
-            batch["positions"][row, start:end] = np.indices(grid).reshape(3, -1).T
-            batch["starts"][row, slot], batch["lengths"][row, slot], batch["grids"][row, slot] = (
-                start,
-                end - start,
-                grid,
-            )
-            batch["labels"][row, slot] = generator.integers(NUM_CLASSES)
-            start = end
-    return {name: torch.from_numpy(array) for name, array in batch.items()}
+    return batch_of(Layout(length, max(map(len, rows)), (1, 16, 16)), rows, num_classes=NUM_CLASSES)
 
 
 def packed(grids: list[tuple[int, int, int]], length: int) -> Batch:
     """Returns the images packed into sequences."""
     packing = pack([math.prod(grid) for grid in grids], length, max_segments=64)
     rows = [[grids[at] for at in members] for members in packing.members()]
-    return make_batch(rows, length, max(map(len, rows)))
+    return sequences(rows, length)
 
 
 def padded(grids: list[tuple[int, int, int]]) -> list[Batch]:
     """Returns batches of one image a row, padded to the longest."""
     parts = [grids[start : start + PADDED_BATCH] for start in range(0, len(grids), PADDED_BATCH)]
-    return [make_batch([[grid] for grid in part], max(map(math.prod, part)), 1) for part in parts]
+    return [sequences([[grid] for grid in part], max(map(math.prod, part))) for part in parts]
 
 
 def model_of(config: Config, backend: str, batches: list[Batch], device: torch.device) -> ViT:
@@ -143,7 +122,7 @@ def on_cpu(length: int, rounds: int) -> None:
     tokens = sum(map(math.prod, grids))
     together = split(packed(grids, length), max(1, 4096 // length))
     apart = padded(grids)
-    squares = split(make_batch([[SQUARE]] * round(tokens / 196), 196, 1), 21)
+    squares = split(sequences([[SQUARE]] * round(tokens / 196), 196), 21)
     device = torch.device("cpu")
     ways = {
         "dense": (steps(model_of(config, "dense", together, device), together, config), None),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.batches import Batch, alone, segments_of
+from support.batches import Batch, alone, batch_of, segments_of
 
 from patchpack.schemas import Layout
 from patchpack.trainer.attention import Runs
@@ -19,34 +19,9 @@ LIMITS: Any = {"max_segments": 4, "max_segment_tokens": 384, "max_grid": [3, 16,
 GRIDS = [[(2, 8, 8), (3, 8, 16)], [(1, 16, 16), (1, 8, 8), (2, 8, 16)]]
 
 
-def clips(layout: Layout = LAYOUT, rows: list[list[tuple[int, int, int]]] = GRIDS, width: int | None = None) -> Batch:
+def clips(layout: Layout = LAYOUT, rows: list[list[tuple[int, int, int]]] = GRIDS) -> Batch:
     """Returns sequences of clips of these grids, and padding behind them."""
-    generator = torch.Generator().manual_seed(0)
-    size, length, slots = len(rows), layout.sequence_length, layout.max_segments
-    batch = {
-        "tokens": torch.zeros(size, length, width or layout.token_width, dtype=torch.uint8),
-        "segment_ids": torch.zeros(size, length, dtype=torch.int32),
-        "positions": torch.zeros(size, length, 3, dtype=torch.int32),
-        "starts": torch.zeros(size, slots, dtype=torch.int32),
-        "lengths": torch.zeros(size, slots, dtype=torch.int32),
-        "grids": torch.zeros(size, slots, 3, dtype=torch.int32),
-        "labels": torch.full((size, slots), -1),
-        "index": torch.arange(size),
-    }
-    for row, grids in enumerate(rows):
-        start = 0
-        for slot, grid in enumerate(grids):
-            count = grid[0] * grid[1] * grid[2]
-            run = slice(start, start + count)
-            batch["tokens"][row, run] = torch.randint(
-                256, (count, batch["tokens"].shape[-1]), generator=generator
-            ).byte()
-            batch["segment_ids"][row, run] = slot + 1
-            batch["positions"][row, run] = torch.cartesian_prod(*map(torch.arange, grid)).int().view(-1, 3)
-            batch["starts"][row, slot], batch["lengths"][row, slot] = start, count
-            batch["grids"][row, slot], batch["labels"][row, slot] = torch.tensor(grid), slot % 3
-            start += count
-    return batch
+    return batch_of(layout, rows)
 
 
 def lattice_of(batch: Batch) -> Lattice:
@@ -87,7 +62,7 @@ def test_pooling_is_that_of_torch_on_each_clip(kind: str, stride: Any, kernel: A
 @settings(deadline=None, max_examples=30)
 def test_places_are_those_of_the_positions(grids: list[tuple[int, int, int]]) -> None:
     layout = Layout(3 * 3 * 256, 4, (1, 1, 1), grid_multiple=8)
-    batch = clips(layout, [grids], width=3)
+    batch = clips(layout, [grids])
     limits: Any = {"max_segments": 4, "max_segment_tokens": 768, "max_grid": [3, 16, 16]}
     lattice = Lattice(Runs.of(batch, layout, limits), batch["grids"])
     real = batch["segment_ids"] > 0

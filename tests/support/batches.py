@@ -1,24 +1,33 @@
 """Batches of small random segments as `PackedShards` gives them, made by hand, and single segments of them."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from patchpack.schemas import Layout
-from patchpack.schemas.geometry import ceil_div
 
 Batch = dict[str, torch.Tensor]
+Grid = tuple[int, int, int]
 OF_TOKENS = ("tokens", "positions", "segment_ids", "ranks")
 
 
-def make_batch(
-    layout: Layout, size: int = 4, seed: int = 0, *, num_classes: int = 3, most: tuple[int, int, int] = (3, 4, 4)
+def batch_of(
+    layout: Layout, rows: Sequence[Sequence[Grid]], *, seed: int = 0, num_classes: int = 3, unlabelled: bool = False
 ) -> Batch:
-    """Returns sequences of at least two segments and some padding, gaps where the layout aligns."""
+    """Returns sequences of noise, a segment a grid, gaps between them where the layout aligns; padding is 0.
+
+    Args:
+        layout: of the sequences.
+        rows: grids of each.
+        seed: of tokens and labels.
+        num_classes: of the labels.
+        unlabelled: whether some have none.
+    """
     generator = np.random.default_rng(seed)
-    length, slots = layout.sequence_length, layout.max_segments
+    size, length, slots = len(rows), layout.sequence_length, layout.max_segments
     arrays: dict[str, Any] = {
         "tokens": np.zeros((size, length, layout.token_width), np.uint8),
         "segment_ids": np.zeros((size, length), np.int32),
@@ -29,29 +38,39 @@ def make_batch(
         "labels": np.full((size, slots), -1, np.int64),
         "index": np.arange(size),
     }
-    for row in range(size):
-        start = slot = 0
-        while slot < slots:
-            grid = generator.integers(1, [side + 1 for side in most])
-            count = int(grid.prod())
-            # two segments at least, and a token of padding at the end
-            if start + count > length - 1 - (1 if slot == 0 else 0):
-                if slot >= 2:
-                    break
-                continue
+    for row, grids in enumerate(rows):
+        start = 0
+        for slot, grid in enumerate(grids):
+            count = math.prod(grid)
             run = slice(start, start + count)
             arrays["tokens"][row, run] = generator.integers(0, 256, (count, layout.token_width))
             arrays["segment_ids"][row, run] = slot + 1
             arrays["positions"][row, run] = np.indices(grid).reshape(3, -1).T
             arrays["starts"][row, slot], arrays["lengths"][row, slot], arrays["grids"][row, slot] = start, count, grid
-            arrays["labels"][row, slot] = generator.integers(-1, num_classes)
-            start += ceil_div(count, layout.align_tokens) * layout.align_tokens
-            slot += 1
-            if start >= length - 1 or (slot >= 2 and generator.random() < 0.2):
-                break
+            arrays["labels"][row, slot] = generator.integers(-1 if unlabelled else 0, num_classes)
+            start += layout.slots(count)
     arrays["num_segments"] = (arrays["lengths"] > 0).sum(1).astype(np.int32)
     arrays["num_tokens"] = arrays["lengths"].sum(1).astype(np.int32)
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def make_batch(layout: Layout, size: int = 4, seed: int = 0, *, most: Grid = (3, 4, 4)) -> Batch:
+    """Returns sequences of at least two random segments and some padding."""
+    generator = np.random.default_rng(seed)
+    rows: list[list[Grid]] = []
+    while len(rows) < size:
+        grids: list[Grid] = []
+        used = 0
+        while len(grids) < layout.max_segments and (len(grids) < 2 or generator.random() < 0.8):
+            t, h, w = (int(side) for side in generator.integers(1, [side + 1 for side in most]))
+            # a token of padding at the end
+            if used + t * h * w >= layout.sequence_length:
+                break
+            grids.append((t, h, w))
+            used += layout.slots(t * h * w)
+        if len(grids) >= 2:
+            rows.append(grids)
+    return batch_of(layout, rows, seed=seed, unlabelled=True)
 
 
 def segments_of(batch: Batch) -> Iterator[tuple[int, int, int, int]]:

@@ -6,6 +6,7 @@ a stride's product closer together.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -14,32 +15,68 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
-from patchpack.trainer.attention import Runs
+from patchpack.trainer.attention import Plan, Runs, make_plan
 
 Steps = tuple[int, int, int]
 
 KINDS = ("conv", "max", "average")
 
 
-class Lattice(NamedTuple):
-    """Attributes: runs, where the segments lie; grids_BS3, the (t, h, w) of each."""
+class Neighbours(NamedTuple):
+    """One offset of a kernel: where it lies for each output, and whether that is in the grid.
+
+    Attributes:
+        index_BQ: token of the input.
+        is_there_BQ: whether there is one.
+    """
+
+    index_BQ: torch.Tensor
+    is_there_BQ: torch.Tensor
+
+
+@dataclass(eq=False)
+class Lattice:
+    """Where the segments of a batch lie, and their grids; what is found out of them once serves every block.
+
+    Attributes:
+        runs: where the segments lie.
+        grids_BS3: the (t, h, w) of each.
+    """
 
     runs: Runs
     grids_BS3: torch.Tensor
+    _pooled: dict[Steps, "Lattice"] = field(default_factory=dict)
+    _neighbours: dict[tuple[Steps, Steps], list[Neighbours]] = field(default_factory=dict)
+    _plans: dict[tuple[str, Steps, Steps], Plan] = field(default_factory=dict)
 
     def pooled(self, stride: Steps) -> "Lattice":
         """Returns where the segments lie once each is pooled."""
         factor, runs = prod(stride), self.runs
-        grids_BS3 = self.grids_BS3 // torch.tensor(stride, device=self.grids_BS3.device)
-        return Lattice(
-            runs._replace(
+        if factor == 1:
+            return self
+        if stride not in self._pooled:
+            moved = runs._replace(
                 starts_BS=runs.starts_BS // factor,
                 lengths_BS=runs.lengths_BS // factor,
                 length=max(1, runs.length // factor),
                 most_tokens=max(1, runs.most_tokens // factor),
-            ),
-            grids_BS3,
-        )
+            )
+            strides = torch.tensor(stride, device=self.grids_BS3.device)
+            self._pooled[stride] = Lattice(moved, self.grids_BS3 // strides)
+        return self._pooled[stride]
+
+    def neighbours(self, kernel: Steps, stride: Steps) -> list[Neighbours]:
+        """Returns the offsets of a kernel in raster order; it is padded by half of itself on each side."""
+        if (kernel, stride) not in self._neighbours:
+            self._neighbours[kernel, stride] = list(_neighbours(self, kernel, stride))
+        return self._neighbours[kernel, stride]
+
+    def plan(self, backend: str, query_stride: Steps, key_stride: Steps) -> Plan:
+        """Returns the plan of attention of the segments to themselves, queries and keys pooled."""
+        which = backend, query_stride, key_stride
+        if which not in self._plans:
+            self._plans[which] = make_plan(backend, self.pooled(query_stride).runs, self.pooled(key_stride).runs)
+        return self._plans[which]
 
     def slots(self) -> torch.Tensor:
         """Returns the slot of each token's segment, (B, L) int64, 0 in padding."""
@@ -55,20 +92,7 @@ class Lattice(NamedTuple):
         return torch.stack([at_BL // (h * w), at_BL // w % h, at_BL % w], dim=-1)
 
 
-class Neighbours(NamedTuple):
-    """One offset of a kernel: where it lies for each output, and whether that is in the grid.
-
-    Attributes:
-        index_BQ: token of the input.
-        is_there_BQ: whether there is one.
-    """
-
-    index_BQ: torch.Tensor
-    is_there_BQ: torch.Tensor
-
-
-def neighbours(source: Lattice, kernel: Steps, stride: Steps) -> Iterator[Neighbours]:
-    """Yields the offsets of a kernel in raster order; it is padded by half of itself on each side."""
+def _neighbours(source: Lattice, kernel: Steps, stride: Steps) -> Iterator[Neighbours]:
     target = source.pooled(stride)
     slots_BQ = target.slots()
     starts_BQ = source.runs.starts_BS.long().gather(1, slots_BQ)
@@ -100,7 +124,7 @@ class Pool(nn.Module):
         size, length, *inner = x_BLxC.shape
         rows_ND = x_BLxC.reshape(size * length, -1)
         first_B1 = length * torch.arange(size, device=x_BLxC.device)[:, None]
-        for number, (index_BQ, is_there_BQ) in enumerate(neighbours(lattice, self.kernel, self.stride)):
+        for number, (index_BQ, is_there_BQ) in enumerate(lattice.neighbours(self.kernel, self.stride)):
             # rows of a table: whole rows are copied, and their gradients added, two to three times faster than by gather
             taken = F.embedding(index_BQ + first_B1, rows_ND).unflatten(-1, inner)
             is_there = is_there_BQ.view(*is_there_BQ.shape, *[1] * len(inner))

@@ -18,7 +18,7 @@ from torch import nn
 
 from patchpack.schemas import Layout
 from patchpack.schemas.manifest import Limits
-from patchpack.trainer.attention import Runs, attend, make_plan
+from patchpack.trainer.attention import Runs, attend
 from patchpack.trainer.embed import PixelEmbedding
 from patchpack.trainer.lattice import Lattice, Pool, Steps
 from patchpack.trainer.model import Model, Output, token_sizes
@@ -160,17 +160,16 @@ class PooledBlock(nn.Module):
 
     def forward(self, x_BLD: torch.Tensor, lattice: Lattice, backend: str) -> tuple[torch.Tensor, Lattice]:
         """Returns (B, Q, D) and where its segments lie."""
-        queries, keys = lattice.pooled(self.step.query_stride), lattice.pooled(self.step.key_stride)
         parts = self.qkv(self.attention_norm(x_BLD)).unflatten(-1, (3, self.step.heads, -1)).unbind(2)
         q_BQHK, k_BRHK, v_BRHK = (
             norm(pool(part, lattice)) for part, pool, norm in zip(parts, self.pools, self.norms, strict=True)
         )
-        plan = make_plan(backend, queries.runs, keys.runs)
+        plan = lattice.plan(backend, self.step.query_stride, self.step.key_stride)
         attended_BQHK = attend(q_BQHK.to(parts[0].dtype), k_BRHK.to(parts[0].dtype), v_BRHK.to(parts[0].dtype), plan)
         x_BQD = self.around(x_BLD, lattice) + self.out(attended_BQHK.flatten(2))
         normed_BQD = self.mlp_norm(x_BQD)
         kept_BQD = x_BQD if self.widen is None else self.widen(normed_BQD)
-        return kept_BQD + self.mlp(normed_BQD), queries
+        return kept_BQD + self.mlp(normed_BQD), lattice.pooled(self.step.query_stride)
 
 
 class _Whole(nn.Module):

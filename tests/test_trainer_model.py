@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.batches import Batch, alone, make_batch, segments_of
+from support.batches import Batch, alone, batch_of, make_batch, segments_of
 
 from patchpack.schemas import Layout
 from patchpack.trainer.attention import Runs
@@ -155,6 +155,15 @@ def test_no_hidden_pixel_depends_on_another_segment_or_on_itself() -> None:
     assert (jacobian[0, first:] == 0).all() and (jacobian[1] == 0).all() and (jacobian[0, :first] != 0).any()
 
 
+def test_no_hidden_token_is_lost_where_a_share_of_a_sequence_rounds_below_those_of_its_segments() -> None:
+    # 0.7 x 90 is 62.99999999999999, and 0.7 x 10 is 7.0
+    layout = Layout(90, 9, (1, 2, 2))
+    limits: Any = {"max_segments": 9, "max_segment_tokens": 10, "max_grid": [1, 2, 5]}
+    model = ViT(Shape(**SIZES), [layout], limits, None, attention="blocks", drop_share=0.7)
+    batch = ranked(batch_of(layout, [[(1, 2, 5)] * 9]), model)
+    assert int(model(batch).hidden.is_there_BQ.sum()) == int(model.count(batch)) == 63
+
+
 def test_the_order_of_segments_and_their_sequence_change_nothing() -> None:
     model = make_model("navit")
     batch = make_batch(LAYOUT)
@@ -252,7 +261,7 @@ def test_one_model_reads_patches_of_several_sizes_and_no_others() -> None:
         assert model(batch).logits_BSK.shape == (4, 5, 3)
         hider = ViT(Shape(**SIZES | VIT), layouts, LIMITS, None, drop_share=0.5)
         hidden = hider(ranked(batch, hider)).hidden
-        assert hidden.predicted_BQP.shape == hidden.target_BQP.shape == (4, 30, layout.token_width)
+        assert hidden.predicted_BQP.shape == hidden.target_BQP.shape == (4, 31, layout.token_width)
     with pytest.raises(ValueError, match="no resize makes one of the other"):
         ViT(Shape(**SIZES), [layouts[0], Layout(60, 5, (2, 4, 4))], LIMITS, 3)
 

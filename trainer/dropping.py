@@ -1,8 +1,7 @@
 """Which tokens of each segment a model sees: a random part, with exact counts and fixed shapes.
 
 Draws are a function of (seed, step, sequence, place): no generator has a state that could be lost, and a sequence has the
-same draws wherever and beside whatever it is read. Where the dataset has an order to keep tokens (`keep_order`), and no
-other is asked for, that is taken. One sort a batch.
+same draws wherever and beside whatever it is read. One sort a batch. Ranks that a dataset stores (`keep_order`) serve as well.
 """
 
 from collections.abc import Mapping
@@ -55,7 +54,7 @@ def draw_ranks(batch: Mapping[str, torch.Tensor], seed: int, step: int) -> torch
         step: its number.
     """
     ids_BL = batch["segment_ids"].long()
-    _size, length = ids_BL.shape
+    length = ids_BL.shape[1]
     places_BL = batch["index"][:, None] * 2**24 + torch.arange(length, device=ids_BL.device)
     drawn_BL = _mixed(_mixed(places_BL) + _scalar_mixed(seed, step))
     # 40 random bits behind the segment's number; padding comes last

@@ -197,7 +197,8 @@ class ViT(Model):
         if self.decoder is None:
             raise AssertionError("only a model with a decoder reconstructs")
         is_hidden_BL = (batch["segment_ids"] != 0) & ~kept.is_kept_BL
-        hidden = Kept.moved(is_hidden_BL, max(1, int(runs.length * self.drop_share)), runs)
+        # one more: of floating numbers the share of the whole may round below those of its parts
+        hidden = Kept.moved(is_hidden_BL, int(runs.length * self.drop_share) + 1, runs)
         x_BLD = self.decoder.scattered(features_BQD, kept)
         x_BLD, angles_BLF = self._placed(x_BLD, batch["positions"], token_sizes(batch))
         predicted_BQP = self.decoder(

@@ -23,7 +23,14 @@ from patchpack.pipeline.stages.plan import even_runs
 from patchpack.pipeline.stages.records import example_id
 from patchpack.pipeline.storage import files
 from patchpack.schemas.geometry import Grid, Layout, ceil_div, grid_positions
-from patchpack.schemas.manifest import FORMAT_VERSION, Limits, Manifest, ShardRow, canonical_json, dataset_digest
+from patchpack.schemas.manifest import (
+    FORMAT_VERSION,
+    Manifest,
+    ShardRow,
+    canonical_json,
+    dataset_digest,
+    largest_limits,
+)
 from patchpack.schemas.report import Bound, Report
 from patchpack.schemas.sequence import Segment, rows_per_group, sequence_digest
 from patchpack.schemas.shard_file import ShardFile
@@ -87,7 +94,7 @@ class ShardWriter:
         self._pending_bytes = 0
         self._shards: list[ShardRow] = []
         self._lengths: Counter[int] = Counter()
-        self._limits: Limits = {"max_segments": 1, "max_segment_tokens": 1, "max_grid": [1, 1, 1]}
+        self._limits = largest_limits(())
         self._chunks: list[tuple[int, int]] = []
         self._keys: set[bytes] = set()
         self.report: Report | None = None
@@ -282,12 +289,7 @@ class ShardWriter:
                     content.update(canonical_json([digest, *segments[-1]]))
                 written.add_row_group(arrays, segments)
             record = written.add_record(group=group, index=index, view=0, fingerprint=content.hexdigest(), rejects=[])
-        totals = record["totals"]
-        self._limits = {
-            "max_segments": max(self._limits["max_segments"], totals["max_segments"]),
-            "max_segment_tokens": max(self._limits["max_segment_tokens"], totals["max_segment_tokens"]),
-            "max_grid": [max(sides) for sides in zip(self._limits["max_grid"], totals["max_grid"], strict=True)],
-        }
+        self._limits = largest_limits([self._limits, record["totals"]])
         self._shards.append(
             {
                 "path": name,

@@ -71,6 +71,16 @@ class Limits(TypedDict):
     max_grid: list[int]
 
 
+def largest_limits(limits: Iterable[Limits]) -> Limits:
+    """Returns limits that hold for all; at least 1 each, as a model's shapes follow from them."""
+    found = list(limits)
+    return {
+        "max_segments": max([1, *(each["max_segments"] for each in found)]),
+        "max_segment_tokens": max([1, *(each["max_segment_tokens"] for each in found)]),
+        "max_grid": [max(sides) for sides in zip([1, 1, 1], *(each["max_grid"] for each in found), strict=True)],
+    }
+
+
 # the proof of each bound: how many examples of each length were planned, and the dual value of one
 BOUND_TABLE_SCHEMA = pa.schema(
     [

@@ -49,23 +49,20 @@ RUN_NAME, WEIGHTS_NAME = "run.json", "model.safetensors"
 
 # torch's index, and what that of a checkpoint of tensors is made of
 _INDEX_NAME = ".metadata"
-_METADATA = "torch.distributed.checkpoint.metadata"
 _INDEX_CLASSES = {
-    "torch": ("Size",),
-    "torch.serialization": ("_get_layout",),
-    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
-    _METADATA: (
-        *(
-            "ChunkStorageMetadata",
-            "Metadata",
-            "MetadataIndex",
-            "StorageMeta",
-            "TensorProperties",
-            "TensorStorageMetadata",
-        ),
+    "torch": {"Size"},
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.metadata": {
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
         "_MEM_FORMAT_ENCODING",
-    ),
-    "pathlib": ("PosixPath", "WindowsPath"),
+    },
+    "pathlib": {"PosixPath", "WindowsPath"},
 }
 
 
@@ -240,7 +237,7 @@ class _Index(pickle.Unpickler):
         if (module, name) == ("builtins", "getattr"):
             return _member
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if not is_dtype and name not in _INDEX_CLASSES.get(module, ()):
+        if not is_dtype and name not in _INDEX_CLASSES.get(module, set()):
             raise pickle.UnpicklingError(f"{_INDEX_NAME} holds {module}.{name}")
         return super().find_class(module, name)
 

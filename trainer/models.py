@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from patchpack.schemas import Layout, Manifest
-from patchpack.schemas.manifest import Limits
+from patchpack.schemas.manifest import Limits, largest_limits
 from patchpack.trainer.attention import choose_backend
 from patchpack.trainer.model import Model
 from patchpack.trainer.mvit import MViT
@@ -55,15 +55,15 @@ def make_model(
         ValueError: the options, the dataset and the device do not fit each other.
     """
     num_classes = None if manifest.classes is None else len(manifest.classes)
-    own = _largest([manifest.limits[number] for number in layouts])
+    own = largest_limits([manifest.limits[number] for number in layouts])
     if config.model == "mvit":
-        return _make_mvit(config, manifest.layouts[layouts[0]], _largest([own, *others]), num_classes, device)
+        return _make_mvit(config, manifest.layouts[layouts[0]], largest_limits([own, *others]), num_classes, device)
     shape = make_shape(config, max(own["max_grid"]))
     read = sorted((manifest.layouts[number] for number in layouts), key=_from_flexivit)
     return ViT(
         shape,
         read,
-        _largest([own, *others]),
+        largest_limits([own, *others]),
         num_classes,
         attention=choose_backend(config.attention, device, shape.dim // shape.heads),
         drop_share=config.mask_share if num_classes is None else config.drop_tokens,
@@ -123,15 +123,6 @@ def make_shape(config: "Config", most_positions: int) -> Shape:
     }
     how |= {name: value for name, value in typed.items() if value is not None}
     return Shape(config.dim, config.depth, config.heads, **how)
-
-
-def _largest(limits: Sequence[Limits]) -> Limits:
-    """Returns limits that hold for all."""
-    return {
-        "max_segments": max(each["max_segments"] for each in limits),
-        "max_segment_tokens": max(each["max_segment_tokens"] for each in limits),
-        "max_grid": [max(sides) for sides in zip(*(each["max_grid"] for each in limits), strict=True)],
-    }
 
 
 def _from_flexivit(layout: Layout) -> int:

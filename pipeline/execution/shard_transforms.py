@@ -106,9 +106,6 @@ def _failed(shard: ShardPlan, failure: str, traceback: str = "") -> ShardResult:
         num_sequences=0,
         num_segments=0,
         num_tokens=0,
-        max_segments=0,
-        max_segment_tokens=0,
-        max_grid=[],
         failure=failure,
         traceback=traceback,
     )

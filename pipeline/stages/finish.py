@@ -36,10 +36,10 @@ from patchpack.schemas.manifest import (
     REJECT_TABLE_SCHEMA,
     SHARD_TABLE_NAME,
     SHARD_TABLE_SCHEMA,
-    Limits,
     Manifest,
     ShardRow,
     dataset_digest,
+    largest_limits,
     table_bytes,
 )
 from patchpack.schemas.report import Arranged, DatasetTotals, Options, Report, Totals
@@ -142,19 +142,12 @@ def finish(
         config=cast(Options, output_affecting(config)),
         balance_step=config.balance_step,
         recipe=config.recipe_name,
-        limits=tuple(_limits(number, results) for number in range(len(layouts))),
+        limits=tuple(
+            largest_limits(result.limits for result in results if result.layout == number)
+            for number in range(len(layouts))
+        ),
     )
     return publish(folder, manifest, bounds, [result.table_row() for result in results], rejects, accepted)
-
-
-def _limits(layout: int, results: list[ShardResult]) -> Limits:
-    """Returns the most that the sequences of a layout have; at least 1 each, as a model's shapes follow from it."""
-    of_layout = [result for result in results if result.layout == layout]
-    return {
-        "max_segments": max([1, *(result.max_segments for result in of_layout)]),
-        "max_segment_tokens": max([1, *(result.max_segment_tokens for result in of_layout)]),
-        "max_grid": [max(sides) for sides in zip([1, 1, 1], *(result.max_grid for result in of_layout), strict=True)],
-    }
 
 
 def publish(

@@ -36,7 +36,7 @@ from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import read_input
 from patchpack.schemas.geometry import Layout, grid_positions
-from patchpack.schemas.manifest import FORMAT_VERSION, ShardRow, canonical_json
+from patchpack.schemas.manifest import FORMAT_VERSION, Limits, ShardRow, canonical_json, largest_limits
 from patchpack.schemas.sequence import Segment, measures, rows_per_group
 from patchpack.schemas.shard import ShardRecord, read_metadata
 from patchpack.schemas.shard_file import ShardFile
@@ -56,9 +56,7 @@ class ShardResult:
     num_sequences: int
     num_segments: int
     num_tokens: int
-    max_segments: int
-    max_segment_tokens: int
-    max_grid: list[int]
+    limits: Limits = field(default_factory=lambda: largest_limits(()))
     rejects: list[Reject] = field(default_factory=list)
     failure: str = ""
     traceback: str = ""
@@ -193,9 +191,7 @@ def _result(shard: ShardPlan, record: ShardRecord, digest: str, size: int) -> Sh
         num_sequences=totals["num_sequences"],
         num_segments=totals["num_segments"],
         num_tokens=totals["num_tokens"],
-        max_segments=totals["max_segments"],
-        max_segment_tokens=totals["max_segment_tokens"],
-        max_grid=totals["max_grid"],
+        limits=largest_limits([totals]),
         rejects=[Reject(**row) for row in record["rejects"]],
     )
 

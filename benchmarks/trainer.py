@@ -77,7 +77,7 @@ def model_of(config: Config, backend: str, batches: list[Batch], device: torch.d
     """Returns a model for batches of these shapes."""
     length, slots = (max(batch[name].shape[1] for batch in batches) for name in ("tokens", "labels"))
     longest = max(int(batch["lengths"].max()) for batch in batches)
-    limits: Limits = {"max_segments": slots, "max_segment_tokens": longest, "max_grid": [1, 64, 64]}
+    limits: Limits = {"max_segments": slots, "max_segment_tokens": longest, "max_grid": [1, 64, 64], "max_labels": 1}
     torch.manual_seed(0)
     layout = Layout(length, slots, (1, 16, 16))
     return ViT(make_shape(config, 64), [layout], limits, NUM_CLASSES, attention=backend).to(device)

@@ -64,11 +64,15 @@ class ShardRow(TypedDict):
 
 
 class Limits(TypedDict):
-    """The most that the stored sequences of a layout have: examples in one, tokens of one example, and each side of its grid."""
+    """The most that the stored sequences of a layout have: examples in one; tokens, each side of the grid and labels of one example.
+
+    Labels: 0 where a dataset of an earlier version does not say.
+    """
 
     max_segments: int
     max_segment_tokens: int
     max_grid: list[int]
+    max_labels: int
 
 
 def largest_limits(limits: Iterable[Limits]) -> Limits:
@@ -78,6 +82,7 @@ def largest_limits(limits: Iterable[Limits]) -> Limits:
         "max_segments": max([1, *(each["max_segments"] for each in found)]),
         "max_segment_tokens": max([1, *(each["max_segment_tokens"] for each in found)]),
         "max_grid": [max(sides) for sides in zip([1, 1, 1], *(each["max_grid"] for each in found), strict=True)],
+        "max_labels": max([0, *(each.get("max_labels", 0) for each in found)]),
     }
 
 
@@ -233,16 +238,23 @@ def _why_no_manifest(folder: str) -> str:
 def _allowed(layout: Layout) -> Limits:
     """Returns the limits that a layout sets by itself."""
     length = layout.sequence_length
-    return {"max_segments": layout.max_segments, "max_segment_tokens": length, "max_grid": [length] * 3}
+    return {
+        "max_segments": layout.max_segments,
+        "max_segment_tokens": length,
+        "max_grid": [length] * 3,
+        "max_labels": 0,
+    }
 
 
 def _limits(data: Mapping[str, object]) -> Limits:
     grid = data["max_grid"]
     sides: list[object] = grid if isinstance(grid, list) and len(grid) == 3 else [None]
-    values = [data["max_segments"], data["max_segment_tokens"], *sides]
+    found = {"max_labels": 0, **data}
+    values = [found["max_segments"], found["max_segment_tokens"], *sides]
+    values = [*values, 1 if found["max_labels"] == 0 else found["max_labels"]]
     if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 1 for value in values):
         raise ValueError(f"limits {dict(data)}")
-    return cast(Limits, {name: data[name] for name in Limits.__annotations__})
+    return cast(Limits, {name: found[name] for name in Limits.__annotations__})
 
 
 def _balance_step(size: object) -> int | None:

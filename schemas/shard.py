@@ -28,7 +28,7 @@ _PAGE_HEADER_BYTES = 22
 
 
 class ShardTotals(TypedDict):
-    """Sums over the sequences of a shard, and the most that one has: examples, tokens of one example, each side of its grid."""
+    """Sums over the sequences of a shard, and the most that one has: examples, and tokens, sides of the grid and labels of one."""
 
     num_sequences: int
     num_segments: int
@@ -37,6 +37,7 @@ class ShardTotals(TypedDict):
     max_segments: int
     max_segment_tokens: int
     max_grid: list[int]
+    max_labels: int
 
 
 class ColumnRecord(TypedDict):

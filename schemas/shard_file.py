@@ -52,6 +52,7 @@ class ShardFile:
             "max_segments": 0,
             "max_segment_tokens": 0,
             "max_grid": [0, 0, 0],
+            "max_labels": 0,
         }
 
     def __enter__(self) -> "ShardFile":
@@ -93,6 +94,8 @@ class ShardFile:
         for largest, column in _LARGEST.items():
             self.totals[largest] = max(self.totals[largest], *table[column].to_pylist())
         grids = [(segment["grid_t"], segment["grid_h"], segment["grid_w"]) for row in segments for segment in row]
+        labels = (len(segment["labels"]) for row in segments for segment in row)
+        self.totals["max_labels"] = max([self.totals["max_labels"], *labels])
         self.totals["max_grid"] = [max(sides) for sides in zip(self.totals["max_grid"], *grids, strict=True)]
 
     def add_record(

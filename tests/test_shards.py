@@ -127,6 +127,7 @@ def test_the_result_and_the_footer_tell_the_same(work: Work) -> None:
         "max_segments": max(len(row["segments"]) for row in read_rows(work.path)),
         "max_segment_tokens": max(lengths),
         "max_grid": [max(grid[axis] for _, _, grid, _ in PLANNED) for axis in range(3)],
+        "max_labels": max(len(segment["labels"]) for row in read_rows(work.path) for segment in row["segments"]),
     }
     assert (metadata["group"], metadata["index"], metadata["view"], metadata["rejects"]) == (2, 1, 0, [])
     assert metadata["fingerprint"] == shards.fingerprint(work.rows, CONFIG, VERSIONS)

@@ -14,7 +14,7 @@ from patchpack.schemas import Layout
 from patchpack.trainer import block_attention
 from patchpack.trainer.attention import Plan, Runs, attend, choose_backend, make_plan
 
-LIMITS = {"max_segments": 5, "max_segment_tokens": 48, "max_grid": [3, 4, 4]}
+LIMITS = {"max_segments": 5, "max_segment_tokens": 48, "max_grid": [3, 4, 4], "max_labels": 1}
 LAYOUT = Layout(60, 5, (1, 2, 2))
 ALIGNED = Layout(64, 5, (1, 2, 2), align_tokens=8)
 
@@ -84,7 +84,9 @@ def test_queries_of_other_places_find_the_keys_of_their_segment(layout: Layout) 
 def test_offsets_are_the_ends_of_all_runs(seed: int, align: int, most: int) -> None:
     layout = Layout(40, 6, (1, 1, 1), align_tokens=align)
     batch = make_batch(layout, seed=seed, most=(1, 4, 4))
-    runs = Runs.of(batch, layout, {"max_segments": 6, "max_segment_tokens": max(16, most), "max_grid": [1, 4, 4]})
+    runs = Runs.of(
+        batch, layout, {"max_segments": 6, "max_segment_tokens": max(16, most), "max_grid": [1, 4, 4], "max_labels": 1}
+    )
     offsets = runs.offsets(runs.num_pieces).tolist()
     assert offsets[0] == 0 and offsets[-1] == batch["segment_ids"].numel() and offsets == sorted(offsets)
     assert max(end - start for start, end in itertools.pairwise(offsets)) <= runs.most_tokens

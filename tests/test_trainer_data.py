@@ -84,6 +84,7 @@ def test_shapes_and_dtypes_are_those_promised(labelled: tuple[str, list[Row]]) -
         "lengths": ((size, slots), torch.int32),
         "grids": ((size, slots, 3), torch.int32),
         "labels": ((size, slots), torch.int64),
+        "weights": ((size, slots), torch.float32),
         "num_segments": ((size,), torch.int32),
         "num_tokens": ((size,), torch.int32),
         "index": ((size,), torch.int64),

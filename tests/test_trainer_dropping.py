@@ -14,7 +14,7 @@ from patchpack.trainer.attention import Runs
 from patchpack.trainer.dropping import Kept, draw_ranks, keep, num_kept
 
 LAYOUTS = [Layout(60, 5, (1, 1, 1)), Layout(64, 5, (1, 1, 1), align_tokens=8)]
-LIMITS = {"max_segments": 5, "max_segment_tokens": 48, "max_grid": [3, 4, 4]}
+LIMITS = {"max_segments": 5, "max_segment_tokens": 48, "max_grid": [3, 4, 4], "max_labels": 1}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

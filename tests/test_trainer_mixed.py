@@ -77,4 +77,9 @@ def test_one_model_is_trained_on_all_of_them(folder: str, capsys: pytest.Capture
 
 def test_a_dataset_of_before_has_the_limits_of_its_layouts(folder: str, tmp_path: Path) -> None:
     loader = opened(folder)
-    assert loader.manifest.limits[0] == {"max_segments": 5, "max_segment_tokens": 24, "max_grid": [24, 24, 24]}
+    assert loader.manifest.limits[0] == {
+        "max_segments": 5,
+        "max_segment_tokens": 24,
+        "max_grid": [24, 24, 24],
+        "max_labels": 0,
+    }

@@ -21,7 +21,7 @@ from patchpack.trainer.vit import Shape, ViT
 LAYOUT = Layout(60, 5, (1, 2, 2), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 CLIPS = Layout(60, 5, (2, 2, 2))
 ALIGNED = Layout(64, 5, (1, 2, 2), align_tokens=8)
-LIMITS: Any = {"max_segments": 5, "max_segment_tokens": 48, "max_grid": [3, 4, 4]}
+LIMITS: Any = {"max_segments": 5, "max_segment_tokens": 48, "max_grid": [3, 4, 4], "max_labels": 1}
 NUM_CLASSES = 3
 SIZES: dict[str, Any] = {"dim": 16, "depth": 2, "heads": 2, "most_positions": 6}
 VIT = {"positions": "grid", "pool": "mean", "qk_norm": False, "bias": True}
@@ -67,6 +67,18 @@ def ranked(batch: Batch, model: ViT) -> Batch:
 
 def gradients(model: ViT) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("backend", ["dense", "blocks"])
+@pytest.mark.parametrize("pool", ["mean", "attention"])
+def test_batches_of_another_dataset_may_have_fewer_slots_than_a_sequence_has_segments(backend: str, pool: str) -> None:
+    shape, batch = Shape(**SIZES, pool=pool), make_batch(LAYOUT)
+    found = []
+    for most in (5, 9):
+        torch.manual_seed(0)
+        model = ViT(shape, [LAYOUT], LIMITS | {"max_segments": most}, NUM_CLASSES, attention=backend, drop_share=0.3)
+        found.append(model(ranked(batch, model)).logits_BSK)
+    assert torch.allclose(*found, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["dense", "blocks"])
@@ -158,7 +170,7 @@ def test_no_hidden_pixel_depends_on_another_segment_or_on_itself() -> None:
 def test_no_hidden_token_is_lost_where_a_share_of_a_sequence_rounds_below_those_of_its_segments() -> None:
     # 0.7 x 90 is 62.99999999999999, and 0.7 x 10 is 7.0
     layout = Layout(90, 9, (1, 2, 2))
-    limits: Any = {"max_segments": 9, "max_segment_tokens": 10, "max_grid": [1, 2, 5]}
+    limits: Any = {"max_segments": 9, "max_segment_tokens": 10, "max_grid": [1, 2, 5], "max_labels": 1}
     model = ViT(Shape(**SIZES), [layout], limits, None, attention="blocks", drop_share=0.7)
     batch = ranked(batch_of(layout, [[(1, 2, 5)] * 9]), model)
     assert int(model(batch).hidden.is_there_BQ.sum()) == int(model.count(batch)) == 63

@@ -15,7 +15,7 @@ from patchpack.trainer.lattice import Lattice, Pool
 from patchpack.trainer.mvit import MViT, steps_of
 
 LAYOUT = Layout(640, 4, (3, 7, 7), stride=(2, 4, 4), grid_multiple=8)
-LIMITS: Any = {"max_segments": 4, "max_segment_tokens": 384, "max_grid": [3, 16, 16]}
+LIMITS: Any = {"max_segments": 4, "max_segment_tokens": 384, "max_grid": [3, 16, 16], "max_labels": 1}
 GRIDS = [[(2, 8, 8), (3, 8, 16)], [(1, 16, 16), (1, 8, 8), (2, 8, 16)]]
 
 
@@ -63,7 +63,7 @@ def test_pooling_is_that_of_torch_on_each_clip(kind: str, stride: Any, kernel: A
 def test_places_are_those_of_the_positions(grids: list[tuple[int, int, int]]) -> None:
     layout = Layout(3 * 3 * 256, 4, (1, 1, 1), grid_multiple=8)
     batch = clips(layout, [grids])
-    limits: Any = {"max_segments": 4, "max_segment_tokens": 768, "max_grid": [3, 16, 16]}
+    limits: Any = {"max_segments": 4, "max_segment_tokens": 768, "max_grid": [3, 16, 16], "max_labels": 1}
     lattice = Lattice(Runs.of(batch, layout, limits), batch["grids"])
     real = batch["segment_ids"] > 0
     assert torch.equal(lattice.places()[real], batch["positions"][real].long())

@@ -20,7 +20,7 @@ from support.synthetic_set import Row, write_set
 from patchpack.schemas import FormatError, Layout
 from patchpack.schemas.manifest import SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
 from patchpack.trainer.data import Batch, PackedShards
-from patchpack.trainer.opened import first_labels
+from patchpack.trainer.opened import label_lists
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,9 @@ def test_a_row_whose_counts_contradict_its_segments_is_named(tmp_path: Path) -> 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=3), max_size=8), st.integers(0, 3))
 def test_first_label_of_each_list(lists: list[list[int]], skipped: int) -> None:
     labels = pa.array(lists, pa.list_(pa.int32()))[skipped:]  # a slice has offsets that do not begin at 0
-    assert first_labels(labels).tolist() == [each[0] if each else -1 for each in lists[skipped:]]
+    for width in (1, 2, 3):
+        wanted = [(each + [-1] * width)[:width] for each in lists[skipped:]]
+        assert label_lists(labels, width).tolist() == wanted
 
 
 @pytest.mark.parametrize("case", ["swapped", "another seed", "another dataset", "foreign manifest"])

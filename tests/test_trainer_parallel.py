@@ -1,21 +1,18 @@
 """Promises of several processes: the same steps as one, and a run goes on with any other number of them."""
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from support.processes import ROOT, command, losses, run
 from support.synthetic_set import label_tokens, write_set
 
 from patchpack.trainer import checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZES = ["--dim", "16", "--depth", "2", "--heads", "2", "--device", "cpu", "--batch-size", "4", "--lr", "0.01"]
 STEPS = 8
 
@@ -26,26 +23,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     classes = ("dark", "light") if request.param == "labelled" else None
     write_set(place, classes=classes, make_tokens=label_tokens, rows_per_shard=(5, 7, 4))
     return place
-
-
-def command(processes: int, *arguments: str) -> list[str]:
-    """Returns the command of a run of so many processes."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-    own = start if processes > 1 else [sys.executable, "-m"]
-    return [*own, "patchpack", "train", *arguments, "--json", "--log-every", "1"]
-
-
-def run(processes: int, *arguments: str) -> list[dict[str, Any]]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command(processes, *arguments), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
-def losses(lines: list[dict[str, Any]]) -> list[float]:
-    return [line["loss"] for line in lines if line["event"] == "log" and "loss" in line]
 
 
 @pytest.mark.slow

@@ -284,7 +284,7 @@ def test_the_limits_of_what_is_judged_count_too(
     few = str(tmp_path / "few")
     shutil.copytree(labelled, few)
     # says that it has fewer than it has: found before it is looked at
-    limits = [{"max_segments": 1, "max_segment_tokens": 24, "max_grid": [3, 4, 4]}]
+    limits = [{"max_segments": 1, "max_segment_tokens": 24, "max_grid": [3, 4, 4], "max_labels": 2}]
     (Path(few) / "manifest.json").write_text(json.dumps(manifest | {"limits": limits}))
     fails(capsys, 2, "segments in a batch: the model was made for 1", few, "--steps", "1", *SMALL)
     # and a dataset with more is evaluated by a model that was made for both

@@ -125,7 +125,7 @@ def test_evaluation_counts_every_sequence_once_whatever_the_batch_size(labelled:
     labels = [segment["labels"] for row in rows for segment in row["segments"]]
     total = torch.zeros((), dtype=torch.float64)
     for batch in PackedShards(folder, batch_size=1, shuffle=False):
-        total += classification_loss(model(batch).logits_BSK, batch["labels"]).total.detach()
+        total += classification_loss(model(batch).logits_BSK, batch["labels"], batch["weights"]).total.detach()
     for result in results:
         assert result["eval_sequences"] == len(rows) and result["eval_segments"] == len(labels)
         assert result["eval_tokens"] == sum(row["num_tokens"] for row in rows)
@@ -270,7 +270,7 @@ def test_it_learns_on_cuda(kind: str, request: pytest.FixtureRequest, capsys: py
 
 
 def test_weights_decay_and_norms_and_biases_do_not() -> None:
-    layout, limits = SMALL_LAYOUT, {"max_segments": 5, "max_segment_tokens": 24, "max_grid": [3, 4, 4]}
+    layout, limits = SMALL_LAYOUT, {"max_segments": 5, "max_segment_tokens": 24, "max_grid": [3, 4, 4], "max_labels": 1}
     model = ViT(Shape(16, 2, 2, positions="learned", bias=True), [layout], limits, None)
     optimizer = make_optimizer(model, Config(shards="", weight_decay=0.3))
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}

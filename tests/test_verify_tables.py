@@ -192,6 +192,7 @@ def test_the_limits_are_those_of_the_stored_rows_and_smaller_ones_are_found(own:
         "max_segments": max(row["num_segments"] for row in rows),
         "max_segment_tokens": max(segment["num_tokens"] for segment in segments),
         "max_grid": [max(segment[f"grid_{axis}"] for segment in segments) for axis in "thw"],
+        "max_labels": 1,
     }
     path = own / "manifest.json"
     data = json.loads(path.read_text())

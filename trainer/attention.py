@@ -56,7 +56,9 @@ class Runs(NamedTuple):
         # a gap is a run, too
         most_tokens = max(limits["max_segment_tokens"], layout.align_tokens)
         gaps, length = layout.align_tokens > 1, batch["segment_ids"].shape[1]
-        return cls(batch["starts"], batch["lengths"], length, limits["max_segments"], most_tokens, gaps)
+        # of several datasets, one may have fewer slots than another has segments
+        most_segments = min(limits["max_segments"], batch["starts"].shape[1])
+        return cls(batch["starts"], batch["lengths"], length, most_segments, most_tokens, gaps)
 
     def segment_ids(self) -> torch.Tensor:
         """Returns (B, L) int64: 1..S, 0 in padding."""

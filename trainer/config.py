@@ -13,7 +13,7 @@ import torch
 
 from patchpack.options import Parser, flag, option, settle
 from patchpack.trainer.attention import BACKENDS
-from patchpack.trainer.models import MODELS
+from patchpack.trainer.models import LOSSES, MODELS
 from patchpack.trainer.pooling import KINDS as POOLS
 from patchpack.trainer.positions import COMBINE, COORDINATES
 from patchpack.trainer.positions import KINDS as POSITIONS
@@ -101,8 +101,19 @@ class Config:
     pool: str | None = option(
         None, "from tokens to one vector a segment; left out: as the model has it", section=MODEL, choices=POOLS
     )
+    loss: str = option(
+        "auto",
+        "softmax or sigmoid over classes (sigmoid: all labels of an example), reconstruction of hidden patches, or images against captions "
+        "(clip, siglip); auto: softmax where the dataset has classes, and else reconstruction",
+        section=MODEL,
+        common=True,
+        choices=("auto", *LOSSES),
+    )
+    vocabulary: int | None = option(
+        None, "tokens that the captions' tokenizer knows; left out: 256, for --captions bytes", section=MODEL
+    )
     drop_tokens: float = option(
-        0.0, "fraction of each example's tokens to leave out of each step, for datasets with classes", section=MODEL
+        0.0, "fraction of each example's tokens to leave out of each step, but of reconstruction", section=MODEL
     )
     attention: str = option(
         "auto",
@@ -112,9 +123,7 @@ class Config:
         lasting=False,
     )
     # MAE, arXiv:2111.06377, figure 5
-    mask_share: float = option(
-        0.75, "fraction of each example's tokens to hide, for datasets without classes", section=MODEL
-    )
+    mask_share: float = option(0.75, "fraction of each example's tokens to hide, for reconstruction", section=MODEL)
 
     # DeiT's 5e-4 for 512 images a batch, table 9: a few packed sequences hold some dozens
     lr: float = option(3e-4, "learning rate at its peak", section=OPTIMISATION, common=True)
@@ -186,6 +195,10 @@ class Config:
             raise ValueError(
                 f"--mask-share {self.mask_share}: nothing to learn; a share lies between 0 and 1; leave it out"
             )
+        if self.vocabulary is not None and self.vocabulary < 1:
+            raise ValueError(
+                f"--vocabulary {self.vocabulary}: no tokens; the least is 1; leave it out for --captions bytes"
+            )
         if not 0 <= self.ema < 1:
             raise ValueError(f"--ema {self.ema}: no average; it lies in 0..1, 1 left out; leave it out for none")
         if not 0 <= self.drop_tokens < 1:
@@ -206,7 +219,7 @@ class Config:
 
 # what a checkpoint holds of the run's options, and what a resumed run may not change: the model's shape
 KEPT = tuple(field.name for field in dataclasses.fields(Config) if field.metadata.get("lasting"))
-MODEL_OPTIONS = ("model", "dim", "depth", "heads", "positions", "coordinates", "combine", "pool")
+MODEL_OPTIONS = ("model", "dim", "depth", "heads", "positions", "coordinates", "combine", "pool", "loss", "vocabulary")
 
 
 def make_parser() -> Parser:
@@ -215,7 +228,8 @@ def make_parser() -> Parser:
         prog="patchpack train",
         usage="%(prog)s SHARDS [OPTION ...]\n       %(prog)s --plot FOLDER",
         description="Trains a model of the field on packed shards: classification where the dataset has classes, otherwise\n"
-        "reconstruction of hidden patches. Shapes, patch size, mean, std and classes come from the dataset's manifest.",
+        "reconstruction of hidden patches; or images against captions. Shapes, patch size, mean, std and classes come from\n"
+        "the dataset's manifest.",
         epilog="""examples:
   patchpack train shards/ --steps 1000 --checkpoint runs/a
   patchpack train shards/ --resume runs/a
@@ -244,7 +258,7 @@ def resumed(typed: dict[str, Any], saved: dict[str, Any], path: str) -> Config:
         ValueError: one typed now would change the shape of the model.
     """
     for name in MODEL_OPTIONS:
-        if name in typed and typed[name] != saved[name]:
+        if name in typed and typed[name] != saved.get(name, typed[name]):
             raise ValueError(
                 f"{flag(name)} {typed[name]}: the checkpoint's model has {saved[name]}; a resumed model keeps its shape; "
                 "leave the option out"

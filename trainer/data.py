@@ -33,7 +33,7 @@ from patchpack.trainer.order import SHUFFLE_WINDOW, epoch_order
 Batch = dict[str, torch.Tensor]
 
 # what an empty sequence or slot holds where it is not 0
-EMPTY = {"labels": NO_LABEL, "index": -1}
+EMPTY = {"labels": NO_LABEL, "all_labels": NO_LABEL, "index": -1}
 
 
 class LoaderIdentity(TypedDict):
@@ -75,6 +75,8 @@ class PackedShards:
         lengths       (B, S)     int32, tokens of each segment, 0 where there is none
         grids         (B, S, 3)  int32, tubelets along (t, h, w), 0 where there is none
         labels        (B, S)     int64, the segment's first label, -1 where there is none
+        all_labels    (B, S, M)  int64, all labels of each segment, -1 where there are fewer: where an example has several
+        weights       (B, S)     float32, of the segment's example; 0 where there is none
         num_segments  (B,)       int32
         num_tokens    (B,)       int32, real ones
         index         (B,)       int64, number of the sequence in the dataset, -1 for an empty sequence
@@ -85,6 +87,7 @@ class PackedShards:
     Attributes:
         manifest: what the dataset says of itself.
         layout: the layout that is read.
+        max_labels: the most of one example (M), or 0 where the dataset does not say.
         epoch: the epoch of the next batch.
     """
 
@@ -142,6 +145,7 @@ class PackedShards:
                 f"rank {rank}: no such process; world_size is {world_size}, counted from 0; give 0 to world_size - 1"
             )
         self.layout: Layout = self.manifest.layouts[layout]
+        self.max_labels = self.manifest.limits[layout]["max_labels"]
         self._rank, self._world_size = rank, world_size
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
         self._layout_number, self._seed, self._verify = layout, seed, verify
@@ -305,7 +309,8 @@ class PackedShards:
     def _open_number(self, number: int) -> OpenShard:
         entry, classes = self._table[number], self.manifest.classes
         layout = self.manifest.layouts[entry["layout"]]
-        return open_shard(join(self.path, entry["path"]), layout, entry, None if classes is None else len(classes))
+        num_classes = None if classes is None else len(classes)
+        return open_shard(join(self.path, entry["path"]), layout, entry, num_classes, self.max_labels)
 
     def _new_batch(self) -> Batch:
         """Returns a batch that holds nothing yet, not even zeros: every byte is written once."""
@@ -324,6 +329,8 @@ class PackedShards:
             "lengths": ((size, segments), torch.int32),
             "grids": ((size, segments, 3), torch.int32),
             "labels": ((size, segments), torch.int64),
+            "weights": ((size, segments), torch.float32),
+            **({"all_labels": ((size, segments, self.max_labels), torch.int64)} if self.max_labels > 1 else {}),
             "num_segments": ((size,), torch.int32),
             "num_tokens": ((size,), torch.int32),
             "index": ((size,), torch.int64),

@@ -17,8 +17,10 @@ from patchpack.schemas.manifest import Limits
 from patchpack.trainer.config import Config
 from patchpack.trainer.data import Batch, PackedShards
 from patchpack.trainer.dropping import draw_ranks
+from patchpack.trainer.losses import label_weights
 from patchpack.trainer.mixed import MixedShards
 from patchpack.trainer.model import Model
+from patchpack.trainer.models import OF_CLASSES, check_dataset, choose_loss
 from patchpack.trainer.opened import NO_LABEL
 from patchpack.trainer.parallel import World
 
@@ -49,7 +51,7 @@ def evaluation_dataset(trained: PackedShards | MixedShards, path: str, config: C
         ValueError: the model cannot read or judge this dataset: tubelet, channels or classes differ.
         FormatError: the dataset is unfinished or broken.
     """
-    number = config.layout or 0
+    number, loss = config.layout or 0, choose_loss(config, trained.manifest)
     own, theirs = trained.manifest.layouts[number], layout_of(path, number)
     for name, value, actual in (
         ("tubelet", own.tubelet, theirs.tubelet),
@@ -63,17 +65,17 @@ def evaluation_dataset(trained: PackedShards | MixedShards, path: str, config: C
             )
     in_order = functools.partial(PackedShards, path, layout=number, shuffle=False, verify=config.verify)
     all_of_it = in_order(batch_size=1)
-    numbers_K = _class_numbers(trained.manifest, config.shards, all_of_it)
+    numbers_K = _class_numbers(trained.manifest, config.shards, all_of_it) if loss in OF_CLASSES else None
+    check_dataset(loss, all_of_it.manifest, number, path)
     size = max(1, min(config.batch_size, len(all_of_it)) // world.size)
     shards = in_order(batch_size=size, rank=world.rank, world_size=world.size)
     return EvaluationData(shards, shards.manifest.limits[number], numbers_K)
 
 
-def _class_numbers(trained: Manifest, path: str, shards: PackedShards) -> torch.Tensor | None:
+def _class_numbers(trained: Manifest, path: str, shards: PackedShards) -> torch.Tensor:
     known, actual = trained.classes, shards.manifest.classes
     if known is None:
-        # masked patches are all there is to judge
-        return None
+        raise AssertionError("a model of classes was trained on some")
     if actual is None:
         raise ValueError(
             f"{shards.path}: no classes; the model has {len(known)}; build the dataset with --labels folder --classes {path}"
@@ -109,18 +111,23 @@ def evaluate(net: Model, evaluated: EvaluationData, config: Config, world: World
     for batch in tqdm(shards, total=len(shards), desc="evaluate", unit="batch", leave=False, disable=quiet):
         if evaluated.numbers_K is not None:
             # no label is -1, and so the last
-            batch["labels"] = evaluated.numbers_K[batch["labels"]]
+            for name in {"labels", "all_labels"} & set(batch):
+                batch[name] = evaluated.numbers_K[batch[name]]
         net.check(batch)
         batch = to_device(batch, device)
-        if net.classify is None:
+        if net.needs_ranks:
             batch["ranks"] = draw_ranks(batch, config.seed, 0)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.is_bf16(device)):
             output = net(batch)
         loss = net.loss(output, batch)
         correct = torch.zeros((), device=device)
         if output.logits_BSK is not None:
+            labels_BSM = (
+                batch["all_labels"] if net.is_multilabel and "all_labels" in batch else batch["labels"][..., None]
+            )
             # label -1 equals no class number
-            correct = (output.logits_BSK.argmax(dim=2) == batch["labels"]).sum()
+            is_right_BS = (output.logits_BSK.argmax(dim=2, keepdim=True) == labels_BSM).any(dim=2)
+            correct = (is_right_BS * label_weights(batch["labels"], batch["weights"])).sum()
         counted = ((batch["index"] >= 0).sum(), batch["num_segments"].sum(), batch["num_tokens"].sum())
         sums += torch.stack([part.double() for part in (loss.total, loss.count, correct, *counted)])
     net.train(was_training)
@@ -129,7 +136,7 @@ def evaluate(net: Model, evaluated: EvaluationData, config: Config, world: World
     if net.classify is not None:
         result["eval_accuracy"] = correct_sum / count if count else None
     return result | {
-        "eval_counted": int(count),
+        "eval_counted": round(count),
         "eval_sequences": int(sequences),
         "eval_segments": int(segments),
         "eval_tokens": int(tokens),

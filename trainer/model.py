@@ -32,13 +32,15 @@ class Output(NamedTuple):
         features_BLD: every token that it saw, or of those it was pooled to.
         pooled_BSD: every segment; zeros where there is none.
         logits_BSK: classes of every segment, or None for a model without classes.
-        hidden: of a model without classes that was given ranks, or None.
+        hidden: of a model that reconstructs and was given ranks, or None.
+        pairs: of a model of images and captions, or None.
     """
 
     features_BLD: torch.Tensor
     pooled_BSD: torch.Tensor
     logits_BSK: torch.Tensor | None
-    hidden: Hidden | None
+    hidden: Hidden | None = None
+    pairs: losses.Pairs | None = None
 
 
 class Model(nn.Module):
@@ -50,9 +52,15 @@ class Model(nn.Module):
         backend: of attention.
         drop_share: of each segment's tokens that it does not look at; batches then have `ranks` of `dropping.draw_ranks`.
         classify: from pooled segments to classes, or None.
+        is_multilabel: whether classes are judged each by itself, and a segment may have several.
+        needs_ranks: whether its loss is of tokens that it does not look at.
+        nothing: what is said of a batch in which nothing counts.
     """
 
     classify: nn.Module | None
+    is_multilabel = False
+    needs_ranks = False
+    nothing = "no segment has a label"
 
     def __init__(self, layout: Layout, limits: Limits, backend: str, drop_share: float) -> None:
         super().__init__()
@@ -75,8 +83,8 @@ class Model(nn.Module):
                 )
 
     def count(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Returns how many things the loss of a batch is the sum over: labelled segments."""
-        return (batch["labels"] >= 0).sum()
+        """Returns how many things the loss of a batch is the sum over: labelled segments, by their weights."""
+        return losses.label_weights(batch["labels"], batch["weights"]).sum()
 
     def flops(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Returns the useful FLOPs of a step on a batch, forward and backward: of real tokens, and of pairs inside segments."""
@@ -84,8 +92,11 @@ class Model(nn.Module):
 
     def loss(self, output: Output, batch: Mapping[str, torch.Tensor]) -> losses.Loss:
         """Returns what is minimised: cross-entropy over labelled segments, or the error of hidden pixels."""
+        if output.logits_BSK is not None and self.is_multilabel:
+            labels_BSM = batch.get("all_labels", batch["labels"][..., None])
+            return losses.multilabel_loss(output.logits_BSK, labels_BSM, batch["weights"])
         if output.logits_BSK is not None:
-            return losses.classification_loss(output.logits_BSK, batch["labels"])
+            return losses.classification_loss(output.logits_BSK, batch["labels"], batch["weights"])
         if output.hidden is None:
             raise ValueError("a model without classes learns from what it does not see; give it ranks and a drop_share")
         return losses.reconstruction_loss(*output.hidden)

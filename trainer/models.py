@@ -20,6 +20,8 @@ from patchpack.schemas.manifest import Limits, largest_limits
 from patchpack.trainer.attention import choose_backend
 from patchpack.trainer.model import Model
 from patchpack.trainer.mvit import MViT
+from patchpack.trainer.pairs import TwoTowers
+from patchpack.trainer.text import TextTower
 from patchpack.trainer.vit import Shape, ViT
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "pix2struct": _VIT | {"positions": "learned"},
 }
 MODELS = (*_SHAPES, "mvit")
+OF_CLASSES, OF_PAIRS = ("softmax", "sigmoid"), ("clip", "siglip")
+LOSSES = (*OF_CLASSES, "reconstruction", *OF_PAIRS)
+# of --captions bytes
+_BYTES = 256
 
 
 def make_model(
@@ -54,20 +60,81 @@ def make_model(
     Raises:
         ValueError: the options, the dataset and the device do not fit each other.
     """
-    num_classes = None if manifest.classes is None else len(manifest.classes)
+    loss = choose_loss(config, manifest)
+    num_classes = len(manifest.classes or ()) if loss in OF_CLASSES else None
     own = largest_limits([manifest.limits[number] for number in layouts])
     if config.model == "mvit":
-        return _make_mvit(config, manifest.layouts[layouts[0]], largest_limits([own, *others]), num_classes, device)
-    shape = make_shape(config, max(own["max_grid"]))
+        made: Model = _make_mvit(
+            config, manifest.layouts[layouts[0]], largest_limits([own, *others]), num_classes, device
+        )
+    else:
+        made = _make_vit(config, manifest, layouts, largest_limits([own, *others]), loss, device)
+    made.is_multilabel = loss == "sigmoid"
+    return made.to(device)
+
+
+def _make_vit(
+    config: "Config", manifest: Manifest, layouts: list[int], limits: Limits, loss: str, device: torch.device
+) -> ViT | TwoTowers:
+    """Returns a ViT, or one beside a text tower."""
+    shape = make_shape(config, max(max(manifest.limits[number]["max_grid"]) for number in layouts))
     read = sorted((manifest.layouts[number] for number in layouts), key=_from_flexivit)
-    return ViT(
+    backend = choose_backend(config.attention, device, shape.dim // shape.heads)
+    made = ViT(
         shape,
         read,
-        largest_limits([own, *others]),
-        num_classes,
-        attention=choose_backend(config.attention, device, shape.dim // shape.heads),
-        drop_share=config.mask_share if num_classes is None else config.drop_tokens,
-    ).to(device)
+        limits,
+        len(manifest.classes or ()) if loss in OF_CLASSES else None,
+        attention=backend,
+        drop_share=config.mask_share if loss == "reconstruction" else config.drop_tokens,
+        reconstructs=loss == "reconstruction",
+    )
+    if loss not in OF_PAIRS:
+        return made
+    how: dict[str, Any] = {"bias": shape.bias, "qk_norm": shape.qk_norm, "backend": backend}
+    vocabulary = config.vocabulary or _BYTES
+    text = TextTower(vocabulary, read[0].text_length, shape.dim, shape.depth, shape.heads, **how)
+    return TwoTowers(made, text, loss)
+
+
+def choose_loss(config: "Config", manifest: Manifest) -> str:
+    """Returns one of LOSSES; "auto" is softmax where the dataset has classes, and else reconstruction.
+
+    Raises:
+        ValueError: the dataset or the other options are not for it.
+    """
+    loss = config.loss
+    if loss == "auto":
+        loss = "reconstruction" if manifest.classes is None else "softmax"
+    for number in layouts_of(config, manifest):
+        check_dataset(loss, manifest, number, config.shards)
+    if loss in OF_PAIRS and config.accumulate > 1:
+        raise ValueError(
+            f"--accumulate {config.accumulate} --loss {loss}: each part would be compared with itself alone; a step compares all of "
+            "its pairs; leave --accumulate out, and use more processes"
+        )
+    if loss in OF_PAIRS and config.vocabulary is None and manifest.config.get("captions") != "bytes":
+        raise ValueError(
+            f"--loss {loss}: {config.shards} has captions by {manifest.config.get('captions')}; the model needs to know how many tokens that "
+            "knows; give --vocabulary, its get_vocab_size()"
+        )
+    return loss
+
+
+def check_dataset(loss: str, manifest: Manifest, number: int, path: str) -> None:
+    """Checks that a layout of a dataset has what a loss is of.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if loss in OF_CLASSES and manifest.classes is None:
+        raise ValueError(f"--loss {loss}: {path} has no classes; build it with --labels, or leave the option out")
+    if loss == "sigmoid" and not manifest.limits[number]["max_labels"]:
+        raise ValueError(
+            f"--loss sigmoid: {path} does not say how many labels an example has; datasets of this version do; build it again"
+        )
+    if loss in OF_PAIRS and not manifest.layouts[number].text_length:
+        raise ValueError(f"--loss {loss}: {path} has no captions; build it with --captions, or leave the option out")
 
 
 def _make_mvit(
@@ -75,9 +142,9 @@ def _make_mvit(
 ) -> Model:
     """Returns an MViT; raises ValueError where the dataset or the options are not for it."""
     if num_classes is None or config.drop_tokens:
-        what = "a dataset without classes" if num_classes is None else f"--drop-tokens {config.drop_tokens}"
+        what = "a loss without classes" if num_classes is None else f"--drop-tokens {config.drop_tokens}"
         raise ValueError(
-            f"--model mvit: {what}; it pools whole grids, and has no decoder of hidden pixels; build with --labels, or leave it out"
+            f"--model mvit: {what}; it pools whole grids, and learns classes; build with --labels, or leave it out"
         )
     return MViT(
         layout,
@@ -88,7 +155,7 @@ def _make_mvit(
         heads=config.heads,
         most_positions=max(limits["max_grid"]),
         attention=choose_backend(config.attention, device, config.dim // max(1, config.heads)),
-    ).to(device)
+    )
 
 
 def layouts_of(config: "Config", manifest: Manifest) -> list[int]:

@@ -12,7 +12,7 @@ from patchpack.schemas.manifest import ShardRow
 
 NO_LABEL = -1
 
-SEGMENT_FIELDS = ("start", "num_tokens", "grid_t", "grid_h", "grid_w", "labels")
+SEGMENT_FIELDS = ("start", "num_tokens", "grid_t", "grid_h", "grid_w", "labels", "weight")
 # parts of a nested column are read alone, so captions and timestamps are never loaded
 METADATA_COLUMNS = [
     "num_tokens",
@@ -28,8 +28,8 @@ class OpenShard:
 
     Attributes:
         shard: gives the arrays of single rows.
-        counts: `num_tokens`, `num_segments` (R,), `starts`, `lengths`, `labels` (R, S), `grids` (R, S, 3),
-            under the names and in the dtypes they have in a batch.
+        counts: `num_tokens`, `num_segments` (R,), `starts`, `lengths`, `labels`, `weights` (R, S), `grids` (R, S, 3), and
+            perhaps `all_labels` (R, S, M), under the names and in the dtypes they have in a batch.
         digests_R: stored xxh3_64 of each row.
     """
 
@@ -38,7 +38,7 @@ class OpenShard:
     digests_R: npt.NDArray[np.uint64]
 
 
-def open_shard(path: str, layout: Layout, entry: ShardRow, num_classes: int | None) -> OpenShard:
+def open_shard(path: str, layout: Layout, entry: ShardRow, num_classes: int | None, max_labels: int = 0) -> OpenShard:
     """Returns a shard with its small columns as arrays.
 
     Args:
@@ -46,6 +46,7 @@ def open_shard(path: str, layout: Layout, entry: ShardRow, num_classes: int | No
         layout: the layout the manifest gives it.
         entry: its row of the shard table.
         num_classes: labels lie below it; None where the dataset has no classes.
+        max_labels: the most of one example, if all are to be read (M).
 
     Raises:
         FormatError: the file is missing, is another than the tables say, or contradicts itself.
@@ -73,14 +74,14 @@ def open_shard(path: str, layout: Layout, entry: ShardRow, num_classes: int | No
                 "name; copy the dataset again, or finish it with build --resume"
             )
     try:
-        return _read_small_columns(shard, layout, num_classes)
+        return _read_small_columns(shard, layout, num_classes, max_labels)
     except (KeyError, TypeError, ValueError, IndexError, pa.ArrowException) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{path}: cannot be read ({error!r}); the shard is broken; rebuild it") from error
 
 
-def _read_small_columns(shard: Shard, layout: Layout, num_classes: int | None) -> OpenShard:
+def _read_small_columns(shard: Shard, layout: Layout, num_classes: int | None, max_labels: int) -> OpenShard:
     path, num_sequences = shard.path, shard.num_sequences
     table = shard.read_metadata(METADATA_COLUMNS)
     num_tokens_R, num_segments_R = table["num_tokens"].to_numpy(), table["num_segments"].to_numpy()
@@ -104,11 +105,17 @@ def _read_small_columns(shard: Shard, layout: Layout, num_classes: int | None) -
             f"{num_segments_R[row]} with {num_tokens_R[row]}; they agree and fit {layout.max_segments} segments "
             f"and {layout.sequence_length} tokens in a valid row; rebuild this shard"
         )
-    labels_M = first_labels(fields.field("labels"))
-    if num_classes is not None and (labels_M >= num_classes).any():
-        worst = int(np.argmax(labels_M))
+    labels = fields.field("labels")
+    labels_MN = label_lists(labels, max(1, max_labels))
+    if num_classes is not None and (labels_MN >= num_classes).any():
+        worst = int(np.argmax(labels_MN.max(axis=1)))
         raise FormatError(
-            f"{path} row {rows_M[worst]}: label {labels_M[worst]}; the manifest has {num_classes} classes; rebuild the dataset"
+            f"{path} row {rows_M[worst]}: label {labels_MN[worst].max()}; the manifest has {num_classes} classes; rebuild the dataset"
+        )
+    most = int(np.diff(labels.offsets.to_numpy()).max(initial=0))
+    if max_labels and most > max_labels:
+        raise FormatError(
+            f"{path}: {most} labels of a segment; the manifest's limit is {max_labels}; rebuild the dataset"
         )
 
     def by_slot(values_M: np.ndarray, dtype: type, empty: int = 0) -> np.ndarray:
@@ -125,16 +132,19 @@ def _read_small_columns(shard: Shard, layout: Layout, num_classes: int | None) -
             "starts": by_slot(fields.field("start").to_numpy(), np.int32),
             "lengths": by_slot(lengths_M, np.int32),
             "grids": by_slot(grids_M3, np.int32),
-            "labels": by_slot(labels_M, np.int64, NO_LABEL),
+            "labels": by_slot(labels_MN[:, 0], np.int64, NO_LABEL),
+            "weights": by_slot(fields.field("weight").to_numpy(), np.float32),
+            **({"all_labels": by_slot(labels_MN, np.int64, NO_LABEL)} if max_labels > 1 else {}),
         },
         table["digest"].to_numpy(),
     )
 
 
-def first_labels(labels: pa.ListArray) -> npt.NDArray[np.int64]:
-    """Returns the first label of each list, (M,) int64, or -1 where it is empty."""
+def label_lists(labels: pa.ListArray, width: int) -> npt.NDArray[np.int64]:
+    """Returns the first labels of each list, (M, width) int64; -1 where there are fewer."""
     offsets = labels.offsets.to_numpy()
-    filled_M = offsets[:-1] < offsets[1:]
-    first_M = np.full(len(labels), NO_LABEL, np.int64)
-    first_M[filled_M] = labels.values.to_numpy()[offsets[:-1][filled_M]]
-    return first_M
+    places_MN = offsets[:-1, None] + np.arange(width)
+    there_MN = places_MN < offsets[1:, None]
+    lists_MN = np.full((len(labels), width), NO_LABEL, np.int64)
+    lists_MN[there_MN] = labels.values.to_numpy()[places_MN[there_MN]]
+    return lists_MN

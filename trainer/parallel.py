@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -110,6 +111,41 @@ def without_sync(model: nn.Module, last: bool) -> AbstractContextManager[object]
     if isinstance(model, DistributedDataParallel) and not last:
         return model.no_sync()
     return nullcontext()
+
+
+def gathered(own: torch.Tensor) -> torch.Tensor:
+    """Returns the tensors of all processes, (W, ...), all of one shape; the gradient of each is the sum of what all say of it."""
+    if not dist.is_initialized():
+        return own[None]
+    whole: torch.Tensor = _Gathered.apply(own)  # type: ignore[no-untyped-call]
+    return whole
+
+
+def owned() -> list[bool]:
+    """Returns of the processes' tensors, as `gathered` puts them together, which is this one's."""
+    if not dist.is_initialized():
+        return [True]
+    return [rank == dist.get_rank() for rank in range(dist.get_world_size())]
+
+
+class _Gathered(torch.autograd.Function):
+    """Takes the tensors of all processes."""
+
+    @staticmethod
+    def forward(own: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, own.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        """Keeps nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
 
 
 def gathered_no_more(model: nn.Module) -> None:

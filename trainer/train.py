@@ -223,7 +223,7 @@ class Run:
             batches = [batch | {"ranks": draw_ranks(batch, config.seed, self.step)} for batch in batches]
         count = self.world.summed(torch.stack([self.net.count(batch) for batch in batches]).sum())
         # what backward leaves is the mean over processes
-        factor = self.world.size / count.clamp(min=1)
+        factor = self.world.size / torch.where(count > 0, count, 1)
         sums = torch.zeros(6, dtype=torch.float64, device=device)
         for number, batch in enumerate(batches):
             with without_sync(self.model, last=number == len(batches) - 1):
@@ -246,9 +246,8 @@ class Run:
         """
         config, step = self.config, self.step + 1
         if not count:
-            what = "no token is hidden" if self.net.classify is None else "no segment has a label"
             raise ValueError(
-                f"{config.shards}: {what} in the {config.batch_size} sequences of step {step}, so there is nothing to learn; a "
+                f"{config.shards}: {self.net.nothing} in the {config.batch_size} sequences of step {step}, so there is nothing to learn; a "
                 "step needs one; use a larger --batch-size, or build the dataset with labels for all inputs"
             )
         if not math.isfinite(total) or not math.isfinite(norm):

@@ -87,6 +87,7 @@ class ViT(Model):
         *,
         attention: str = "dense",
         drop_share: float = 0.0,
+        reconstructs: bool = True,
     ) -> None:
         """Draws the weights from torch's global generator.
 
@@ -94,9 +95,10 @@ class ViT(Model):
             shape: what it is.
             layouts: that it reads; of several it has one projection that is resized.
             limits: the most that their sequences have.
-            num_classes: classes of the head, or None to reconstruct hidden tokens.
+            num_classes: classes of the head, or None for a model without one.
             attention: backend, see `attention`.
-            drop_share: of each segment's tokens that are not looked at in training; hidden ones, if there are no classes.
+            drop_share: of each segment's tokens that are not looked at in training; those that it reconstructs, if it does.
+            reconstructs: whether a model without classes predicts what it does not see.
 
         Raises:
             ValueError: the tokens are not pixels, or of several layouts that one projection does not fit.
@@ -111,12 +113,13 @@ class ViT(Model):
         self.blocks = nn.ModuleList(Block(dim, heads, bias=bias, qk_norm=shape.qk_norm) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(dim, bias=bias)
         self.classify = None if num_classes is None else linear(dim, num_classes, bias=True)
-        if num_classes is None:
-            self.pool: nn.Module = MeanPooling()
-            self.decoder: Decoder | None = Decoder(shape, layouts)
-        else:
-            self.pool = AttentionPooling(dim, heads, bias=bias) if shape.pool == "attention" else MeanPooling()
-            self.decoder = None
+        self.needs_ranks = num_classes is None and reconstructs
+        self.decoder: Decoder | None = None
+        if self.needs_ranks:
+            self.nothing, self.decoder = "no token is hidden", Decoder(shape, layouts)
+        # nothing learns from what a decoder's model pools
+        is_learned = shape.pool == "attention" and not self.needs_ranks
+        self.pool: nn.Module = AttentionPooling(dim, heads, bias=bias) if is_learned else MeanPooling()
 
     def _positions(self) -> Positions | None:
         shape = self.shape
@@ -172,7 +175,7 @@ class ViT(Model):
 
     def count(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Returns how many things the loss of a batch is the sum over: labelled segments, or hidden tokens."""
-        if self.classify is not None:
+        if not self.needs_ranks:
             return super().count(batch)
         lengths_BS = batch["lengths"].long()
         return (lengths_BS - num_kept(lengths_BS, self.drop_share)).sum()

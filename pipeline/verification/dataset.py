@@ -245,6 +245,7 @@ def _content_problems(opened: Shard, shard: ShardRow, tables: _Tables, seen: See
         yield from wrong
         return
     sums: Counter[str] = Counter()
+    most_labels = 0
     for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
         for row in batch.to_pylist():
             row_index = sums["num_sequences"]
@@ -252,18 +253,20 @@ def _content_problems(opened: Shard, shard: ShardRow, tables: _Tables, seen: See
             seen.lengths[shard["view"], shard["layout"]].update(
                 opened.layout.slots(segment["num_tokens"] or 0) for segment in row["segments"] or ()
             )
+            most_labels = max([most_labels, *(len(segment["labels"] or ()) for segment in row["segments"] or ())])
             yield from row_problems(opened, row_index, row, tables.manifest.classes, own.get("view"), seen)
     for name in _TOTALS:
         if sums[name] != own["totals"].get(name):
             yield f"{path}: its totals say {name} {own['totals'].get(name)}; its rows give {sums[name]}; rebuild this shard"
     limits = tables.manifest.limits[shard["layout"]]
-    for column, most in (
-        ("num_segments", limits["max_segments"]),
-        ("max_segment_tokens", limits["max_segment_tokens"]),
+    largest = {name: max(table[name].to_pylist(), default=0) for name in ("num_segments", "max_segment_tokens")}
+    for name, value, most in (
+        ("num_segments", largest["num_segments"], limits["max_segments"]),
+        ("max_segment_tokens", largest["max_segment_tokens"], limits["max_segment_tokens"]),
+        ("labels of a segment", most_labels, limits["max_labels"] or most_labels),
     ):
-        largest = max(table[column].to_pylist(), default=0)
-        if largest > most:
-            yield f"{path}: {column} {largest}; the limit in {MANIFEST_NAME} is {most}; rebuild the dataset"
+        if value > most:
+            yield f"{path}: {name} {value}; the limit in {MANIFEST_NAME} is {most}; rebuild the dataset"
 
 
 def _column_problems(schema: pa.Schema, layout: Layout, path: str) -> Iterator[str]:

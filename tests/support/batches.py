@@ -36,6 +36,7 @@ def batch_of(
         "lengths": np.zeros((size, slots), np.int32),
         "grids": np.zeros((size, slots, 3), np.int32),
         "labels": np.full((size, slots), -1, np.int64),
+        "weights": np.zeros((size, slots), np.float32),
         "index": np.arange(size),
     }
     for row, grids in enumerate(rows):
@@ -48,6 +49,7 @@ def batch_of(
             arrays["positions"][row, run] = np.indices(grid).reshape(3, -1).T
             arrays["starts"][row, slot], arrays["lengths"][row, slot], arrays["grids"][row, slot] = start, count, grid
             arrays["labels"][row, slot] = generator.integers(-1 if unlabelled else 0, num_classes)
+            arrays["weights"][row, slot] = 1
             start += layout.slots(count)
     arrays["num_segments"] = (arrays["lengths"] > 0).sum(1).astype(np.int32)
     arrays["num_tokens"] = arrays["lengths"].sum(1).astype(np.int32)
@@ -84,7 +86,7 @@ def alone(batch: Batch, row: int, slot: int) -> Batch:
     start, length = int(batch["starts"][row, slot]), int(batch["lengths"][row, slot])
     single = {name: batch[name][row : row + 1, start : start + length] for name in OF_TOKENS if name in batch}
     single["segment_ids"] = torch.ones(1, length, dtype=torch.int32)
-    single |= {name: batch[name][row : row + 1, slot : slot + 1] for name in ("lengths", "grids", "labels")}
+    single |= {name: batch[name][row : row + 1, slot : slot + 1] for name in ("lengths", "grids", "labels", "weights")}
     single["starts"] = torch.zeros(1, 1, dtype=torch.int32)
     single["index"] = batch["index"][row : row + 1]
     return single | {"num_segments": torch.ones(1), "num_tokens": single["lengths"].sum(1)}

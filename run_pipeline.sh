@@ -2,7 +2,7 @@
 # Everything starts here. Without arguments: sets up .venv, draws sample media, builds shards, prints the report.
 #   ./run_pipeline.sh                     the first run, in demo/
 #   ./run_pipeline.sh COMMAND ...         build, plan, report, inspect, verify, train; see ./run_pipeline.sh --help
-#   ./run_pipeline.sh setup EXTRA[,...]   only sets up .venv, with these extras (beam, aws, fast, gcp, heif, report, train, test)
+#   ./run_pipeline.sh setup EXTRA[,...]   only sets up .venv, with these extras (beam, adapters, aws, fast, gcp, heif, report, train, test)
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)

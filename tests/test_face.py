@@ -118,8 +118,8 @@ for package in ("pipeline", "schemas", "trainer"):
     home = importlib.import_module("patchpack." + package)
     names += [module.name for module in pkgutil.walk_packages(home.__path__, home.__name__ + ".")]
 for name in names:
-    # Beam logs at import, and gives the root logger a handler for it: `patchpack.build` keeps that off
-    if not name.startswith("patchpack.pipeline.execution."):
+    # Beam logs at import, and gives the root logger a handler for it: `patchpack.build` keeps that off; adapters import other libraries
+    if not name.startswith(("patchpack.pipeline.execution.", "patchpack.trainer.adapters.")):
         importlib.import_module(name)
 after = state()
 print(json.dumps([len(names), [name for name in before if before[name] != after[name]]]))

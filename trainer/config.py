@@ -4,6 +4,7 @@ Shapes, patch size, mean, std and classes are no options: they stand in the data
 """
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from patchpack.options import Parser, flag, option, settle
+from patchpack.trainer.adapters import PREFIXES
 from patchpack.trainer.attention import BACKENDS
 from patchpack.trainer.models import LOSSES, MODELS
 from patchpack.trainer.pooling import KINDS as POOLS
@@ -81,7 +83,14 @@ class Config:
     json: bool = option(False, "log and summary as JSON lines on stdout", section=RUN, common=True, lasting=False)
     debug: bool = option(False, "show the traceback of an error", section=RUN, common=True, lasting=False)
 
-    model: str = option("navit", "which of the field's models", section=MODEL, common=True, choices=MODELS)
+    model: str = option(
+        "navit",
+        f"which of the field's models: {', '.join(MODELS)}; or one of another library, timm:NAME or hf:FOLDER (docs/adapters.md)",
+        section=MODEL,
+        common=True,
+        metavar="NAME",
+    )
+    pretrained: bool = option(False, "begin with the weights that the other library has for --model", section=MODEL)
     # ViT-Tiny's width and heads (DeiT, arXiv:2012.12877, table 1) at a third of its depth, for CPUs
     dim: int = option(192, "width of the model", section=MODEL, common=True)
     depth: int = option(4, "transformer blocks", section=MODEL, common=True)
@@ -191,6 +200,7 @@ class Config:
                 raise ValueError(
                     f"{flag(name)} {getattr(self, name)}: not a positive number; training needs one; leave it out"
                 )
+        self._check_model()
         if not 0 < self.mask_share < 1:
             raise ValueError(
                 f"--mask-share {self.mask_share}: nothing to learn; a share lies between 0 and 1; leave it out"
@@ -212,6 +222,30 @@ class Config:
         if self.steps == 0 and self.eval is None:
             raise ValueError("--steps 0: nothing to do; it only evaluates, and needs --eval; give --eval or more steps")
 
+    def _check_model(self) -> None:
+        """Checks the model's name, and that only options are typed that it has.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if not self.model.startswith(PREFIXES):
+            if self.model not in MODELS:
+                near = difflib.get_close_matches(self.model, MODELS, 1)
+                raise ValueError(
+                    f"--model {self.model}: unknown; it is {', '.join(MODELS)}, timm:NAME or hf:FOLDER; "
+                    + (f"the nearest is {near[0]}" if near else "leave it out for navit")
+                )
+            if self.pretrained:
+                raise ValueError(
+                    f"--pretrained --model {self.model}: has no weights anywhere; timm:NAME and hf:FOLDER may; leave it out"
+                )
+            return
+        for name in _OWN_SHAPE:
+            if getattr(self, name) != getattr(Config, name):
+                raise ValueError(
+                    f"{flag(name)} {getattr(self, name)} --model {self.model}: its shape is the other library's; leave the option out"
+                )
+
     def is_bf16(self, device: torch.device) -> bool:
         """Whether matrix products are made in bfloat16: on most CPUs it is slower than float32."""
         return self.precision == "bf16" or (self.precision == "auto" and device.type == "cuda")
@@ -219,6 +253,8 @@ class Config:
 
 # what a checkpoint holds of the run's options, and what a resumed run may not change: the model's shape
 KEPT = tuple(field.name for field in dataclasses.fields(Config) if field.metadata.get("lasting"))
+# what a model of another library does not have
+_OWN_SHAPE = ("dim", "depth", "heads", "positions", "coordinates", "combine", "pool", "drop_tokens", "compile")
 MODEL_OPTIONS = ("model", "dim", "depth", "heads", "positions", "coordinates", "combine", "pool", "loss", "vocabulary")
 
 

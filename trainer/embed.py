@@ -19,27 +19,45 @@ from patchpack.schemas import Layout
 INIT_STD = 0.02  # ViT and MAE initialise weights so; BERT, arXiv:1810.04805, before them
 
 
-class PixelEmbedding(nn.Module):
+class Pixels(nn.Module):
+    """What tokens hold, normalised."""
+
+    def __init__(self, layout: Layout) -> None:
+        """Takes mean and std from the layout.
+
+        Raises:
+            ValueError: the tokens are not uint8 pixels.
+        """
+        super().__init__()
+        if layout.token_dtype != "uint8":  # noqa: S105 (no password)
+            raise ValueError(
+                f"token dtype {layout.token_dtype}: not known; this trainer reads uint8 pixels; upgrade patchpack"
+            )
+        self.channels = layout.channels
+        self.mean_C: torch.Tensor
+        self.std_C: torch.Tensor
+        self.register_buffer("mean_C", torch.tensor(layout.mean), persistent=False)
+        self.register_buffer("std_C", torch.tensor(layout.std), persistent=False)
+
+    def normalise(self, tokens_BLP: torch.Tensor) -> torch.Tensor:
+        """Returns (x / 255 - mean) / std of every channel, float32, same shape."""
+        # inside a token the channel comes last (pt, ph, pw, C)
+        pixels = tokens_BLP.unflatten(-1, (-1, self.channels)).float()
+        normalised: torch.Tensor = (pixels / 255 - self.mean_C) / self.std_C
+        return normalised.flatten(-2)
+
+
+class PixelEmbedding(Pixels):
     """Embeds tokens as stored. Whatever padding holds, it becomes finite; nobody looks at it."""
 
     def __init__(self, layouts: Sequence[Layout], dim: int, *, bias: bool = False) -> None:
         """Takes widths, mean and std from the layouts; the weights are those of the first.
 
         Raises:
-            ValueError: the tokens are not uint8 pixels, or of two layouts of one width.
+            ValueError: the tokens are not uint8 pixels.
         """
-        super().__init__()
         first = layouts[0]
-        for layout in layouts:
-            if layout.token_dtype != "uint8":  # noqa: S105 (no password)
-                raise ValueError(
-                    f"token dtype {layout.token_dtype}: not known; this trainer reads uint8 pixels; upgrade patchpack"
-                )
-        self.channels = first.channels
-        self.mean_C: torch.Tensor
-        self.std_C: torch.Tensor
-        self.register_buffer("mean_C", torch.tensor(first.mean), persistent=False)
-        self.register_buffer("std_C", torch.tensor(first.std), persistent=False)
+        super().__init__(first)
         self.project = nn.Linear(first.token_width, dim, bias=bias)
         nn.init.trunc_normal_(self.project.weight, std=INIT_STD)
         if bias:
@@ -48,13 +66,6 @@ class PixelEmbedding(nn.Module):
         for layout in layouts[1:]:
             matrix = torch.from_numpy(weight_resize(first, layout)).float()
             self.register_buffer(f"resize_{layout.token_width}", matrix, persistent=False)
-
-    def normalise(self, tokens_BLP: torch.Tensor) -> torch.Tensor:
-        """Returns (x / 255 - mean) / std of every channel, float32, same shape."""
-        # inside a token the channel comes last (pt, ph, pw, C)
-        pixels = tokens_BLP.unflatten(-1, (-1, self.channels)).float()
-        normalised: torch.Tensor = (pixels / 255 - self.mean_C) / self.std_C
-        return normalised.flatten(-2)
 
     def forward(self, tokens_BLP: torch.Tensor) -> torch.Tensor:
         """Returns (B, L, D)."""

@@ -17,6 +17,7 @@ import torch
 
 from patchpack.schemas import Layout, Manifest
 from patchpack.schemas.manifest import Limits, largest_limits
+from patchpack.trainer.adapters import PREFIXES, make_adapted
 from patchpack.trainer.attention import choose_backend
 from patchpack.trainer.model import Model
 from patchpack.trainer.mvit import MViT
@@ -63,12 +64,13 @@ def make_model(
     loss = choose_loss(config, manifest)
     num_classes = len(manifest.classes or ()) if loss in OF_CLASSES else None
     own = largest_limits([manifest.limits[number] for number in layouts])
-    if config.model == "mvit":
-        made: Model = _make_mvit(
-            config, manifest.layouts[layouts[0]], largest_limits([own, *others]), num_classes, device
-        )
+    limits = largest_limits([own, *others])
+    if config.model.startswith(PREFIXES):
+        made: Model = _make_adapted(config, manifest.layouts[layouts[0]], limits, num_classes, device)
+    elif config.model == "mvit":
+        made = _make_mvit(config, manifest.layouts[layouts[0]], limits, num_classes, device)
     else:
-        made = _make_vit(config, manifest, layouts, largest_limits([own, *others]), loss, device)
+        made = _make_vit(config, manifest, layouts, limits, loss, device)
     made.is_multilabel = loss == "sigmoid"
     return made.to(device)
 
@@ -135,6 +137,16 @@ def check_dataset(loss: str, manifest: Manifest, number: int, path: str) -> None
         )
     if loss in OF_PAIRS and not manifest.layouts[number].text_length:
         raise ValueError(f"--loss {loss}: {path} has no captions; build it with --captions, or leave the option out")
+
+
+def _make_adapted(
+    config: "Config", layout: Layout, limits: Limits, num_classes: int | None, device: torch.device
+) -> Model:
+    """Returns a model of another library; raises ValueError where the dataset is not for it."""
+    if num_classes is None:
+        raise ValueError(f"--model {config.model}: a loss without classes; it learns classes; build with --labels")
+    # a head of 64 is what most of them have, and none of another width is known before it is made
+    return make_adapted(config, layout, limits, num_classes, choose_backend(config.attention, device, 64))
 
 
 def _make_mvit(

@@ -5,7 +5,8 @@
 The same images (sides 64 to 256 px, aspects of cameras, patches of 16 px: 16 to 256 tokens) through the same model (a NaViT of the trainer's
 default size, mean pooling), forward, backward and update, in float32 on one thread. Padded: batches of 128 images in the order drawn, each
 padded to the longest of its batch, the padding masked. Square: images of 196 tokens, as many tokens as the packed ones, a batch without any
-padding or mask: nothing can be faster at equal tokens. CPU seconds, medians of rounds that take turns; padded = 1.
+padding or mask: nothing can be faster at equal tokens. CPU seconds, medians of rounds that take turns; padded = 1. Where there is CUDA, the
+table of `benchmarks/trainer_gpu.py` follows.
 """
 
 import dataclasses
@@ -102,7 +103,7 @@ def split(batch: Batch, size: int) -> list[Batch]:
     return [{name: tensor[at : at + size] for name, tensor in batch.items()} for at in range(0, count, size)]
 
 
-class _Unmasked:
+class Unmasked:
     """Attention over whole rows, or with a mask of the keys that are there, in the place of a plan of segments."""
 
     def __init__(self, has_padding: bool) -> None:
@@ -127,8 +128,8 @@ def on_cpu(length: int, rounds: int) -> None:
     ways = {
         "dense": (steps(model_of(config, "dense", together, device), together, config), None),
         "blocks": (steps(model_of(config, "blocks", together, device), together, config), None),
-        "padded": (steps(model_of(config, "dense", apart, device), apart, config), _Unmasked(has_padding=True)),
-        "square": (steps(model_of(config, "dense", squares, device), squares, config), _Unmasked(has_padding=False)),
+        "padded": (steps(model_of(config, "dense", apart, device), apart, config), Unmasked(has_padding=True)),
+        "square": (steps(model_of(config, "dense", squares, device), squares, config), Unmasked(has_padding=False)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     plan = attention.make_plan
@@ -157,8 +158,13 @@ def main() -> None:
     say_where("torch")
     shape = dataclasses.asdict(make_shape(Config("-"), 64))
     print(", ".join(f"{name} {value}" for name, value in shape.items()), flush=True)
-    for length in map(int, options.lengths.split(",")):
+    lengths = [int(length) for length in options.lengths.split(",")]
+    for length in lengths:
         on_cpu(length, options.rounds)
+    if torch.cuda.is_available():
+        from trainer_gpu import on_gpu
+
+        on_gpu(torch.device("cuda"), [1024, 4096, 16384], ["S", "B", "L"], 65536, 10)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from patchpack.schemas import FormatError
+from patchpack.trainer.budgets import Judged, table
 from patchpack.trainer.config import make_parser
 from patchpack.trainer.runlog import plot
 from patchpack.trainer.stop import Interrupted
@@ -40,6 +42,8 @@ FORMATS = {
     "eval_sequences": "{:,} sequences",
     "eval_segments": "{:,} segments",
     "eval_tokens": "{:,} real tokens",
+    "eval_gflops": "{:,.2f} GFLOPs",
+    "drawn": "drawn to {}",
 }
 
 
@@ -88,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             said = " ".join(str(error).split()) if ours else f"{type(error).__name__}: {error}".split("\n")[0]
             print(said, file=sys.stderr)
         return 2 if usage else 1
+    budgets = [] if typed.get("json") else cast(list[Judged], summary.pop("budgets", []))
+    if budgets:
+        print("\n".join(table(budgets)))
     if summary:
         print(json.dumps({"event": "summary", **summary}) if typed.get("json") else as_line(summary), flush=True)
     return 0

@@ -177,6 +177,15 @@ class Config:
     eval: str | None = option(
         None, "evaluate on this dataset at the end", section=CHECKPOINTS, common=True, metavar="PATH"
     )
+    budget: tuple[str, ...] = option(
+        (),
+        "a dataset of another token budget, to judge the model on at the end: accuracy against cost, as a table and as budgets.png beside "
+        "the checkpoints; may be repeated",
+        section=CHECKPOINTS,
+        metavar="PATH",
+        repeat=True,
+        lasting=False,
+    )
     eval_every: int = option(
         0, "evaluate every so many steps, too, and keep the best checkpoint; 0: at the end only", section=CHECKPOINTS
     )
@@ -219,7 +228,7 @@ class Config:
             raise ValueError(
                 "--tensorboard: no folder to write to; events lie below --checkpoint; add it, or leave it out"
             )
-        if self.steps == 0 and self.eval is None:
+        if self.steps == 0 and self.eval is None and not self.budget:
             raise ValueError("--steps 0: nothing to do; it only evaluates, and needs --eval; give --eval or more steps")
 
     def _check_model(self) -> None:

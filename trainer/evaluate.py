@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from patchpack.schemas import Layout, Manifest, read_manifest
 from patchpack.schemas.manifest import Limits
+from patchpack.trainer.budgets import Judged
 from patchpack.trainer.config import Config
 from patchpack.trainer.data import Batch, PackedShards
 from patchpack.trainer.dropping import draw_ranks
@@ -103,7 +104,7 @@ def evaluate(net: Model, evaluated: EvaluationData, config: Config, world: World
         FormatError: a shard is missing or broken.
     """
     shards, device = evaluated.shards, world.device
-    sums = torch.zeros(6, dtype=torch.float64, device=device)
+    sums = torch.zeros(7, dtype=torch.float64, device=device)
     was_training = net.training
     net.eval()
     # None: a bar on a terminal and nothing elsewhere
@@ -129,9 +130,11 @@ def evaluate(net: Model, evaluated: EvaluationData, config: Config, world: World
             is_right_BS = (output.logits_BSK.argmax(dim=2, keepdim=True) == labels_BSM).any(dim=2)
             correct = (is_right_BS * label_weights(batch["labels"], batch["weights"])).sum()
         counted = ((batch["index"] >= 0).sum(), batch["num_segments"].sum(), batch["num_tokens"].sum())
-        sums += torch.stack([part.double() for part in (loss.total, loss.count, correct, *counted)])
+        # of the forward pass, a third of a step
+        parts = (loss.total, loss.count, correct, *counted, net.flops(batch) / 3)
+        sums += torch.stack([part.double() for part in parts])
     net.train(was_training)
-    total, count, correct_sum, sequences, segments, tokens = world.summed(sums).tolist()
+    total, count, correct_sum, sequences, segments, tokens, flops = world.summed(sums).tolist()
     result: dict[str, object] = {"eval": shards.path, "eval_loss": total / count if count else None}
     if net.classify is not None:
         result["eval_accuracy"] = correct_sum / count if count else None
@@ -140,6 +143,21 @@ def evaluate(net: Model, evaluated: EvaluationData, config: Config, world: World
         "eval_sequences": int(sequences),
         "eval_segments": int(segments),
         "eval_tokens": int(tokens),
+        "eval_gflops": flops / 1e9,
+    }
+
+
+def judged(net: Model, evaluated: EvaluationData, config: Config, world: World) -> Judged:
+    """Returns what `evaluate` says, by example; arguments and errors are its own."""
+    found = evaluate(net, evaluated, config, world)
+    numbers = {name: value if isinstance(value, int | float) else None for name, value in found.items()}
+    examples = max(1, numbers["eval_segments"] or 0)
+    return {
+        "eval": str(found["eval"]),
+        "tokens_per_example": (numbers["eval_tokens"] or 0) / examples,
+        "gflops_per_example": (numbers["eval_gflops"] or 0) / examples,
+        "loss": numbers["eval_loss"],
+        "accuracy": numbers.get("eval_accuracy"),
     }
 
 

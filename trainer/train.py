@@ -12,6 +12,7 @@ lost. All that a run is stands in its checkpoint. On one CPU a run that stopped 
 
 import dataclasses
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,11 +24,12 @@ from torch.distributed.tensor import DTensor
 
 from patchpack.schemas import read_manifest
 from patchpack.trainer import checkpoint
+from patchpack.trainer.budgets import draw
 from patchpack.trainer.checks import absolute, check_finite, check_later_steps, check_same_dataset, interruption, named
 from patchpack.trainer.config import Config, resumed, taken_over
 from patchpack.trainer.data import Batch, PackedShards
 from patchpack.trainer.dropping import draw_ranks
-from patchpack.trainer.evaluate import evaluate, evaluation_dataset, to_device
+from patchpack.trainer.evaluate import evaluate, evaluation_dataset, judged, to_device
 from patchpack.trainer.metrics import Meter, peak_flops
 from patchpack.trainer.mixed import MixedShards
 from patchpack.trainer.model import Model
@@ -91,8 +93,9 @@ class Run:
         self.loader = open_loader(config, world)
         self.manifest = self.loader.manifest
         self.evaluated = evaluation_dataset(self.loader, config.eval, config, world) if config.eval else None
+        self.budgets = [evaluation_dataset(self.loader, path, config, world) for path in config.budget]
         torch.manual_seed(config.seed)
-        others = [] if self.evaluated is None else [self.evaluated.limits]
+        others = [each.limits for each in (self.evaluated, *self.budgets) if each is not None]
         made = make_model(config, self.manifest, layouts_of(config, self.manifest), world.device, others)
         if config.compile:
             made.compile(fullgraph=True)
@@ -128,7 +131,7 @@ class Run:
         if self.step < config.steps:
             self.loader.load_state_dict(saved["loader"])
             self.log({"step": self.step, "resumed": path, "taken_over": kept or None})
-        elif self.evaluated is None:
+        elif self.evaluated is None and not self.budgets:
             raise ValueError(
                 f"--resume {config.resume}: done with step {self.step} of {config.steps}; nothing is left to do; give more --steps, "
                 "or --eval"
@@ -150,6 +153,8 @@ class Run:
                 found = self._evaluate()
                 self._note({"step": self.step} | found)
                 summary |= found
+            if self.budgets:
+                summary |= self._judge_budgets()
         finally:
             if self._run_log is not None:
                 self._run_log.close()
@@ -268,6 +273,14 @@ class Run:
             self.best_loss = loss
             self._save(best=True)
         return found
+
+    def _judge_budgets(self) -> dict[str, object]:
+        """Returns what is found on each dataset of --budget, and draws it beside the checkpoints, if there are any."""
+        with averaged(self.net, self.average):
+            found = [judged(self.net, each, self.config, self.world) for each in self.budgets]
+        folder = self.config.checkpoint
+        drawn = draw(found, folder) if folder and os.path.isdir(folder) and self.world.rank == 0 else None
+        return {"budgets": found, "drawn": drawn}
 
     def _save(self, best: bool = False) -> str | None:
         """Saves the run, unless it has no folder, is saved already, or has made no step: judging alone changes nothing."""

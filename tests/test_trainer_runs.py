@@ -332,3 +332,19 @@ def test_judging_a_run_that_is_done_changes_nothing_of_it(
     before = {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
     assert "eval_loss" in run(capsys, labelled, "--resume", folder, "--eval", labelled)[-1]
     assert {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()} == before
+
+
+def test_tensorboard_has_the_numbers_of_the_log(
+    labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = str(tmp_path / "run")
+    run(capsys, labelled, "--steps", "4", "--log-every", "2", "--checkpoint", folder, "--tensorboard", *SMALL)
+    events = EventAccumulator(f"{folder}/tensorboard").Reload()
+    for name in ("loss", "lr", "grad_norm", "tokens_per_s"):
+        logged = [(line["step"], line[name]) for line in read_log(folder)]
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in found] == [2, 4] == [step for step, _ in logged]
+        assert [value for _, value in found] == pytest.approx([value for _, value in logged], rel=1e-6)

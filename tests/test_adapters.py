@@ -16,7 +16,7 @@ from patchpack.schemas import Layout
 need_other_libraries()
 
 import timm
-from transformers import Siglip2VisionConfig
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel, Siglip2Config, Siglip2Model, Siglip2VisionConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionModel
@@ -31,6 +31,18 @@ IMAGES = Layout(80, 5, (1, 4, 4))
 CLIPS = Layout(160, 4, (2, 4, 4), grid_multiple=2)
 LIMITS: Any = {"max_segments": 5, "max_segment_tokens": 64, "max_grid": [2, 8, 8], "max_labels": 1}
 NUM_CLASSES = 3
+TOWER: dict[str, Any] = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_heads": 2,
+    "patch_size": 4,
+    "spatial_patch_size": 4,
+    "window_size": 16,
+    "out_hidden_size": 20,
+    "fullatt_block_indexes": [1],
+    "temporal_patch_size": 2,
+}
 SMALL = {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 4, "num_classes": NUM_CLASSES}
 TIMM = {
     "mean": ("naflexvit_base_patch16_gap", {}),
@@ -76,18 +88,7 @@ class Case:
             self.layout = CLIPS
             grids = [[(1, 2, 4), (2, 4, 6), (1, 6, 2)], [(1, 4, 4)], [(1, 2, 2), (1, 2, 4), (3, 2, 4)]]
             self.batch = batch_of(CLIPS, grids, unlabelled=True)
-            config = Qwen2_5_VLVisionConfig(
-                depth=2,
-                hidden_size=32,
-                intermediate_size=40,
-                num_heads=2,
-                patch_size=4,
-                spatial_patch_size=4,
-                window_size=16,
-                out_hidden_size=20,
-                fullatt_block_indexes=[1],
-                temporal_patch_size=2,
-            )
+            config = Qwen2_5_VLVisionConfig(**TOWER)
             self.library = Qwen2_5_VisionTransformerPretrainedModel(config)
             self.adapter = QwenTower(self.library, CLIPS, LIMITS, NUM_CLASSES, backend)
         self.name = name
@@ -234,6 +235,33 @@ def test_a_run_trains_a_model_of_another_library_and_goes_on(built: str, tmp_pat
     made = of_hub(str(tmp_path / "weights"), True, Layout(32, 64, (1, 16, 16)), LIMITS, 2, "blocks")
     saved = Siglip2VisionModel.from_pretrained(tmp_path / "weights").state_dict()
     assert all(torch.equal(tensor, made.state_dict()[f"backbone.{name}"]) for name, tensor in saved.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["siglip2", "qwen"])
+def test_of_a_model_of_images_and_text_the_part_that_sees_has_its_weights(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    text: dict[str, Any] = {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 50,
+    }
+    if name == "siglip2":
+        whole: Any = Siglip2Model(Siglip2Config(text_config=text, vision_config=SIGLIP2 | {"vision_use_head": True}))
+        part, layout = whole.vision_model, Layout(32, 64, (1, 16, 16))
+    else:
+        text |= {
+            "num_key_value_heads": 2,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 1e4},
+        }
+        whole = Qwen2_5_VLModel(Qwen2_5_VLConfig(text_config=text, vision_config=TOWER | {"out_hidden_size": 24}))
+        part, layout = whole.visual, CLIPS
+    whole.save_pretrained(tmp_path)
+    made = of_hub(str(tmp_path), True, layout, LIMITS, 2, "blocks").state_dict()
+    weights = part.state_dict()
+    assert len(weights) > 20 and all(torch.equal(tensor, made[f"backbone.{key}"]) for key, tensor in weights.items())
 
 
 @pytest.mark.slow

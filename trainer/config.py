@@ -90,7 +90,10 @@ class Config:
         common=True,
         metavar="NAME",
     )
-    pretrained: bool = option(False, "begin with the weights that the other library has for --model", section=MODEL)
+    # a run that goes on has its own
+    pretrained: bool = option(
+        False, "begin with the weights that the other library has for --model", section=MODEL, lasting=False
+    )
     # ViT-Tiny's width and heads (DeiT, arXiv:2012.12877, table 1) at a third of its depth, for CPUs
     dim: int = option(192, "width of the model", section=MODEL, common=True)
     depth: int = option(4, "transformer blocks", section=MODEL, common=True)

@@ -20,7 +20,6 @@ from patchpack.schemas.manifest import Limits
 from patchpack.trainer.attention import Plan, Runs, attend, make_plan
 from patchpack.trainer.embed import Pixels
 from patchpack.trainer.model import Model, Output
-from patchpack.trainer.transformer import linear
 
 
 class Alike(NamedTuple):
@@ -202,8 +201,3 @@ def _attended(
         )
     q_BLHK, k_BLHK, v_BLHK = (part.transpose(1, 2) for part in (query, key, value))
     return attend(q_BLHK.to(v_BLHK.dtype), k_BLHK.to(v_BLHK.dtype), v_BLHK, attn_mask.plan).transpose(1, 2)
-
-
-def head(dim: int, num_classes: int) -> nn.Module:
-    """Returns a linear layer from pooled segments to classes."""
-    return linear(dim, num_classes, bias=True)

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionModel
 
 from patchpack.schemas import Layout
 from patchpack.schemas.manifest import Limits
-from patchpack.trainer.adapters.by_example import ByExample, PlanMask, alike, head
+from patchpack.trainer.adapters.by_example import ByExample, PlanMask, alike
 from patchpack.trainer.attention import Plan
 from patchpack.trainer.model import Model, Output
+from patchpack.trainer.transformer import linear
 
 
 def of_hub(name: str, pretrained: bool, layout: Layout, limits: Limits, num_classes: int, backend: str) -> Model:
@@ -37,10 +38,21 @@ def of_hub(name: str, pretrained: bool, layout: Layout, limits: Limits, num_clas
         raise ValueError(
             f"--model hf:{name}: {own.model_type}; what is known is {', '.join(kinds)}; a model of one's own: docs/adapters.md"
         )
-    backbone = kind.from_pretrained(name, config=own) if pretrained else kind(own)
+    backbone = _weights(name, config, kind) if pretrained else kind(own)
     adapter: Any = SigLIP2 if kind is Siglip2VisionModel else QwenTower
     made: Model = adapter(backbone, layout, limits, num_classes, backend)
     return made
+
+
+def _weights(name: str, config: Any, kind: Any) -> Any:
+    """Returns the model with the library's weights: of a model of images and text the part that sees, read with the whole of it.
+
+    Its part alone would be read without an error where its names in the file differ, and be random.
+    """
+    if not hasattr(config, "vision_config"):
+        return kind.from_pretrained(name)
+    whole = AutoModel.from_pretrained(name)
+    return next(part for part in whole.modules() if isinstance(part, kind))
 
 
 class SigLIP2(ByExample):
@@ -54,7 +66,7 @@ class SigLIP2(ByExample):
         _check_tubelet(layout, (1, backbone.config.patch_size, backbone.config.patch_size))
         # fused attention, which the mask that is a plan needs
         backbone.set_attn_implementation("sdpa")
-        self.backbone, self.classify = backbone, head(backbone.config.hidden_size, num_classes)
+        self.backbone, self.classify = backbone, linear(backbone.config.hidden_size, num_classes, bias=True)
 
     def embed_examples(self, pixels_NTP: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
         """See `ByExample`."""
@@ -107,7 +119,7 @@ class QwenTower(ByExample):
                 f"a grid multiple of {layout.grid_multiple}: the model merges {self.merge} x {self.merge} patches; "
                 f"build with --grid-multiple {self.merge}"
             )
-        self.backbone, self.classify = backbone, head(own.out_hidden_size, num_classes)
+        self.backbone, self.classify = backbone, linear(own.out_hidden_size, num_classes, bias=True)
 
     def forward(self, batch: Mapping[str, torch.Tensor]) -> Output:
         """Returns the merged patches of all examples, one after the other, in a batch of one; pooled segments; and classes."""

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +291,26 @@ def test_a_model_that_is_none_is_named(built: str, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             train(options | own, print)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import not_there_either", "not_there_either: not installed; --model timm:x needs the extra adapters; "),
+        (
+            "raise RuntimeError('operator torchvision::nms does not exist')",
+            "--model timm:x: its library cannot be imported .operator torchvision::nms does not exist.; often torchvision is made for",
+        ),
+    ],
+)
+def test_a_library_that_is_not_there_or_is_broken_is_named(
+    built: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str
+) -> None:
+    (tmp_path / "timm.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [
+        name for name in sys.modules if name.partition(".")[0] == "timm" or name.endswith("adapters.naflexvit")
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(RuntimeError, match=message):
+        train({"shards": built, "steps": 1, "device": "cpu", "batch_size": 1, "model": "timm:x"}, print)

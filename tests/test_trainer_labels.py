@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from support.small_set import change_manifest, stored_rows
 
-from patchpack import PackedShards
+from patchpack import PackedShards, verify
 from patchpack.schemas import FormatError, read_manifest
 from patchpack.trainer.train import train
 
@@ -78,10 +78,15 @@ def test_datasets_of_before_do_not_say_how_many_labels_and_limits_are_held(built
     change_manifest(own, limits=[limits | {"max_labels": 2}])
     with pytest.raises(FormatError, match="3 labels of a segment; the manifest's limit is 2; rebuild the dataset"):
         list(PackedShards(str(own), batch_size=1))
+    found = list(verify(str(own)))
+    assert found and all(
+        "labels of a segment 3; the limit in manifest.json is 2; rebuild the dataset" in line for line in found
+    )
     del limits["max_labels"]
     change_manifest(own, limits=[limits])
     batch = next(iter(PackedShards(str(own), batch_size=1)))
     assert "all_labels" not in batch and "labels" in batch
+    assert list(verify(str(own))) == []
     with pytest.raises(ValueError, match="does not say how many labels an example has"):
         train(OPTIONS | {"shards": str(own), "loss": "sigmoid", "steps": 1}, print)
     assert train(OPTIONS | {"shards": str(own), "steps": 1}, print)["steps"] == 1

@@ -151,32 +151,8 @@ class PackedShards:
         self._layout_number, self._seed, self._verify = layout, seed, verify
         self._num_threads, self._prefetch, self._pin_memory = num_threads, prefetch, pin_memory
 
-        table = read_shard_table(path)
-        digest = dataset_digest(self.manifest.layouts, table["digest"].to_pylist())
-        if digest != self.manifest.dataset_digest:
-            raise FormatError(
-                f"{path}: manifest.json is of the dataset {self.manifest.dataset_digest}, shards.parquet of {digest}; a dataset has its own "
-                "tables; copy it again, or finish it with build --resume"
-            )
-        self._table: list[ShardRow] = table.to_pylist()
-        counts = table["num_sequences"].to_numpy()
-        # first_index[i] is the number of shard i's first sequence
-        self._first_index = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        views, layouts = table["view"].to_numpy(), table["layout"].to_numpy()
-        self._shards_of_view = [
-            np.flatnonzero((layouts == layout) & (views == view)) for view in np.unique(views[layouts == layout])
-        ]
-        fewest = min((int(counts[shards].sum()) for shards in self._shards_of_view), default=0)
-        if fewest < 1:
-            raise ValueError(
-                f"{path}: no sequences of layout {layout}; training needs one; choose another layout or set"
-            )
-        if batch_size * world_size > fewest:
-            every = "" if world_size == 1 else f" for each of {world_size} processes"
-            raise ValueError(
-                f"batch size {batch_size}{every}: {path} has {fewest} sequences of layout {layout} in an epoch; "
-                f"a step is at most that; use {fewest // world_size} or less"
-            )
+        self._read_table()
+        self._check_size()
         self.epoch, self._batch = epoch, 0
         self._iteration = 0
         # evicted shards are closed by their last reader's reference, never under its hands
@@ -266,6 +242,41 @@ class PackedShards:
                 f"processes with batches of {self.batch_size}); a run resumes with steps of as many sequences; choose sizes that divide it"
             )
         self._go_to(state["epoch"], done // own)
+
+    def _read_table(self) -> None:
+        """Reads which shards there are; raises FormatError where the table is that of another dataset."""
+        path, layout = self.path, self._layout_number
+        table = read_shard_table(path)
+        digest = dataset_digest(self.manifest.layouts, table["digest"].to_pylist())
+        if digest != self.manifest.dataset_digest:
+            raise FormatError(
+                f"{path}: manifest.json is of the dataset {self.manifest.dataset_digest}, shards.parquet of {digest}; a dataset has its own "
+                "tables; copy it again, or finish it with build --resume"
+            )
+        self._table: list[ShardRow] = table.to_pylist()
+        counts = table["num_sequences"].to_numpy()
+        # first_index[i] is the number of shard i's first sequence
+        self._first_index = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        views, layouts = table["view"].to_numpy(), table["layout"].to_numpy()
+        self._shards_of_view = [
+            np.flatnonzero((layouts == layout) & (views == view)) for view in np.unique(views[layouts == layout])
+        ]
+
+    def _check_size(self) -> None:
+        """Checks that an epoch has a step; raises ValueError where it has not."""
+        path, layout, batch_size, world_size = self.path, self._layout_number, self.batch_size, self._world_size
+        counts = np.diff(self._first_index)
+        fewest = min((int(counts[shards].sum()) for shards in self._shards_of_view), default=0)
+        if fewest < 1:
+            raise ValueError(
+                f"{path}: no sequences of layout {layout}; training needs one; choose another layout or set"
+            )
+        if batch_size * world_size > fewest:
+            every = "" if world_size == 1 else f" for each of {world_size} processes"
+            raise ValueError(
+                f"batch size {batch_size}{every}: {path} has {fewest} sequences of layout {layout} in an epoch; "
+                f"a step is at most that; use {fewest // world_size} or less"
+            )
 
     def __reduce__(self) -> NoReturn:
         """Refuses copies in other processes, which would all read the whole epoch.

@@ -8,6 +8,7 @@ Here examples are embedded and pooled by the library's own code, those of one gr
 (`by_example`). See docs/adapters.md.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from patchpack.extras import MissingExtra
@@ -34,15 +35,25 @@ def make_adapted(config: "Config", layout: Layout, limits: Limits, num_classes: 
     Raises:
         ValueError: there is no such model, or the layout is not for it.
         MissingExtra: the library is not installed.
+        RuntimeError: it is, and cannot be imported.
     """
     library, _, name = config.model.partition(":")
+    make: Callable[..., Model]
     try:
         if library == "timm":
             from patchpack.trainer.adapters.naflexvit import NaFlexViT
 
-            return NaFlexViT.named(name, config.pretrained, layout, limits, num_classes, backend)
-        from patchpack.trainer.adapters.hub import of_hub
+            make = NaFlexViT.named
+        else:
+            from patchpack.trainer.adapters.hub import of_hub
 
-        return of_hub(name, config.pretrained, layout, limits, num_classes, backend)
-    except ModuleNotFoundError as error:
-        raise MissingExtra(error.name, f"--model {config.model} needs", "adapters") from error
+            make = of_hub
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            raise MissingExtra(error.name, f"--model {config.model} needs", "adapters") from error
+        said = " ".join(str(error).split())
+        raise RuntimeError(
+            f"--model {config.model}: its library cannot be imported ({said}); often torchvision is made for another torch, as one for CUDA is "
+            "beside a torch for CPUs; install both from one place"
+        ) from error
+    return make(name, config.pretrained, layout, limits, num_classes, backend)

@@ -3,11 +3,13 @@
     python benchmarks/loader.py [SHARDS]
 
 Without SHARDS it writes 512 sequences of 1,024 tokens of 16x16 pixels (0.4 GB) to a temporary folder
-first. The baseline reads each file whole into memory and puts np.frombuffer over it: what the disk (here:
-the page cache) gives with no shuffling, no copy into batches and no digest. Each line is the best of three
-passes that take turns, so that a busy machine disturbs all alike; CPU time is of the whole process.
+first. The baselines: each file read whole into memory, np.frombuffer over it: what the disk (here: the page
+cache) gives with no shuffling, no copy into batches and no digest; and a memory map of the same files, its
+sequences copied in the loader's own order into batches. Each line is the best of three passes that take
+turns, so that a busy machine disturbs all alike; CPU time is of the whole process.
 """
 
+import math
 import os
 import sys
 import tempfile
@@ -22,8 +24,10 @@ sys.path.append(str(ROOT / "tests"))
 
 from support.synthetic_set import write_set
 
-from patchpack.schemas import Layout, read_shard_table
+from patchpack.schemas import Layout, Shard, read_shard_table
+from patchpack.schemas.sequence import array_columns
 from patchpack.trainer.data import PackedShards
+from patchpack.trainer.order import epoch_order
 
 BATCH_SIZE = 8
 PASSES = 3
@@ -35,6 +39,25 @@ def read_plain(folder: str) -> None:
     for name in read_shard_table(folder)["path"].to_pylist():
         with open(os.path.join(folder, name), "rb") as file:
             np.frombuffer(file.read(), np.uint8)
+
+
+def read_mapped(loader: PackedShards) -> None:
+    """Copies every sequence of an epoch, in its order, from memory maps made for it into new batches."""
+    folder, columns = loader.path, array_columns(loader.layout)
+    maps, places = [], []
+    for name in read_shard_table(folder)["path"].to_pylist():
+        maps.append(np.memmap(os.path.join(folder, name), np.uint8, "r"))
+        with Shard(os.path.join(folder, name)) as shard:
+            places += [(len(maps) - 1, shard.places(row)) for row in range(shard.num_sequences)]
+    widths = [dtype.itemsize * math.prod(shape) for dtype, shape in columns.values()]
+    order = epoch_order(np.arange(len(places) + 1), np.arange(len(places)), 1, ("order",))
+    for start in range(0, len(order), BATCH_SIZE):
+        part = order[start : start + BATCH_SIZE]
+        batch = [np.empty((len(part), width), np.uint8) for width in widths]
+        for at, index in enumerate(part):
+            number, starts = places[index]
+            for array, width, place in zip(batch, widths, starts, strict=True):
+                array[at] = maps[number][place : place + width]
 
 
 def read_batches(loader: PackedShards) -> None:
@@ -58,6 +81,7 @@ def report(folder: str) -> None:
     say_where("torch", "xxhash")
     print(f"{num_sequences} sequences, {num_bytes / 1e6:.0f} MB in {len(table)} shards, batches of {BATCH_SIZE}\n")
     ways: dict[str, Callable[[], None]] = {"plain read (baseline)": lambda: read_plain(folder)}
+    ways["memory map"] = lambda: read_mapped(PackedShards(folder, batch_size=BATCH_SIZE))
     for threads in THREADS:
         for verify in (True, False):
             loader = PackedShards(folder, batch_size=BATCH_SIZE, num_threads=threads, verify=verify)

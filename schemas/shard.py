@@ -7,7 +7,10 @@ another tool), the Parquet reader is used and one row group is kept.
 """
 
 import json
+import math
+import os
 import threading
+from collections.abc import Mapping
 from typing import TypedDict, cast
 
 import numpy as np
@@ -119,6 +122,7 @@ class Shard:
             if isinstance(error, FormatError):
                 raise
             raise FormatError(f"{path}: broken footer ({error!r}); rebuild this shard") from error
+        self._descriptor = self._file.fileno() if isinstance(self._file, pa.OSFile) else None
         self._cached_group: tuple[int, pa.Table] | None = None
         self._lock = threading.Lock()
 
@@ -144,21 +148,57 @@ class Shard:
             raise IndexError(f"{self.path}: row {row}; it has {self.num_sequences}")
         dtype, shape = self._columns[column]
         width = int(np.prod(shape)) * dtype.itemsize
-        group = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        row_in_group = row - int(self._first_rows[group])
-        start = self._direct[column][group]
+        start = self.places(row)[list(self._columns).index(column)]
         if start is None:
+            group, row_in_group = self._group_of(row)
             value = self._cached(group).column(column)[row_in_group].as_buffer()
         else:
             try:
-                value = self._file.read_at(width, start + row_in_group * width)
+                value = self._file.read_at(width, start)
             except pa.ArrowException as error:  # a place beyond what a file can have
                 raise self._broken(error) from error
         if len(value) != width:
-            raise FormatError(
-                f"{self.path} row {row}: {column} has {len(value)} bytes of {width}; the file is cut short; rebuild this shard"
-            )
+            raise self._cut_short(row, column, len(value), width)
         return np.frombuffer(value, dtype).reshape(shape)
+
+    def read_into(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Reads one row of the raw columns into memory that is there already.
+
+        Args:
+            row: its number.
+            arrays: of each column one array of its dtype and shape, contiguous; other names are not looked at.
+
+        Raises:
+            FormatError: the file ends early.
+            OSError: it cannot be read.
+        """
+        for name, start in zip(self._columns, self.places(row), strict=True):
+            out = arrays[name]
+            if start is None or self._descriptor is None:
+                out[...] = self.read_array(name, row)
+                continue
+            count = os.preadv(self._descriptor, [out.data], start)
+            if count != out.nbytes:
+                raise self._cut_short(row, name, count, out.nbytes)
+
+    def places(self, row: int) -> list[int | None]:
+        """Returns where in the file a row's values of each raw column begin; None where they are not raw, or not in one piece."""
+        group, row_in_group = self._group_of(row)
+        starts = []
+        for (dtype, shape), chunks in zip(self._columns.values(), self._direct.values(), strict=True):
+            start = chunks[group]
+            starts.append(None if start is None else start + row_in_group * dtype.itemsize * math.prod(shape))
+        return starts
+
+    def _group_of(self, row: int) -> tuple[int, int]:
+        """Returns a row's row group, and its number in it."""
+        group = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        return group, row - int(self._first_rows[group])
+
+    def _cut_short(self, row: int, column: str, count: int, width: int) -> FormatError:
+        return FormatError(
+            f"{self.path} row {row}: {column} has {count} bytes of {width}; the file is cut short; rebuild this shard"
+        )
 
     def read_metadata(self, columns: list[str] | None = None) -> pa.Table:
         """Returns the columns that are not raw arrays (counts, segments, digest), all rows."""

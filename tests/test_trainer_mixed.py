@@ -57,6 +57,8 @@ def test_a_saved_state_goes_on_at_the_very_next_batch(done: int, folder: str) ->
     assert seen(second) + seen(second) == whole[done:]
     with pytest.raises(ValueError, match="the saved state is of 3 layouts, this run reads 2"):
         MixedShards(folder, [0, 1], batch_size=2).load_state_dict(first.state_dict())
+    with pytest.raises(ValueError, match="is of steps of 2 sequences, this run's have 1; the order of several layouts"):
+        MixedShards(folder, [0, 1, 2], batch_size=1).load_state_dict(first.state_dict())
 
 
 def test_sequences_have_names(folder: str) -> None:

@@ -153,7 +153,7 @@ def test_a_new_iteration_ends_the_one_before(labelled: tuple[str, list[Row]]) ->
     with pytest.raises(RuntimeError, match="another iteration has begun"):
         next(one)
     # and has not moved where the loader stands
-    assert loader.state_dict() == state and state["batch"] == 3
+    assert loader.state_dict() == state and state["sequence"] == 6
     loader.set_epoch(0)
     with pytest.raises(RuntimeError, match="another iteration has begun, or the place was set"):
         next(other)

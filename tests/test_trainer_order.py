@@ -128,6 +128,61 @@ def test_a_state_of_one_rank_resumes_every_rank(balanced: str) -> None:
         assert sorted(found) == sorted(due) and len(due) == 17 - 6
 
 
+# processes, and sequences of each in a step
+CUTS = [(world_size, size) for world_size in (1, 2, 3, 4, 6) for size in (1, 2)]
+
+
+def rest(folder: str, cut: tuple[int, int], state: Any, **options: Any) -> list[int]:
+    """Returns the sequences that all processes read from a state to the end of its epoch, and checks that their steps are as many."""
+    found, steps = [], set()
+    for rank in range(cut[0]):
+        loader = PackedShards(folder, batch_size=cut[1], rank=rank, world_size=cut[0], verify=False, **options)
+        loader.load_state_dict(state)
+        due = len(loader)
+        batches = [batch["index"].tolist() for batch in loader]
+        assert len(batches) == due
+        steps.add(due)
+        found += [index for batch in batches for index in batch if index >= 0]
+    assert len(steps) == 1
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", CUTS)
+@pytest.mark.parametrize("is_balanced", [False, True])
+def test_every_stop_goes_on_with_every_number_of_processes(
+    before: tuple[int, int], is_balanced: bool, balanced: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def number_only(self: PackedShards, due: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        arrays["index"][:] = -1
+        arrays["index"][: len(due)] = due
+
+    # 8,000 loaders: what they would read is not looked at here
+    monkeypatch.setattr(PackedShards, "_read_batch", number_only)
+    folder = balanced
+    if not is_balanced:
+        folder = str(tmp_path / "plain")
+        write_set(folder, rows_per_shard=(4, 7, 6), num_views=2)
+    first = PackedShards(folder, batch_size=before[1], world_size=before[0])
+    whole = [index for batch in PackedShards(folder, batch_size=1) for index in batch["index"].tolist()]
+    for number, _ in enumerate(first, start=1):
+        done = number * before[0] * before[1]
+        state = json.loads(json.dumps(first.state_dict()))
+        due = whole[done:]
+        for after in CUTS:
+            if due:
+                assert sorted(rest(folder, after, state)) == sorted(due), (number, after)
+            else:
+                # the next epoch, whole
+                assert state["epoch"] == 1 and len(rest(folder, after, state)) == len(whole)
+            step = after[0] * after[1]
+            left_out = rest(folder, after, state | {"drop_last": True}, drop_last=True)
+            if len(due) >= step:
+                assert len(left_out) == len(due) // step * step and set(left_out) <= set(due)
+            else:
+                assert len(left_out) == len(whole) // step * step
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -43,7 +43,7 @@ from patchpack.schemas import FormatError
 from patchpack.trainer.parallel import World
 
 NAME = re.compile(r"step-(\d{8})")
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 LATEST, BEST = "latest", "best"
 RUN_NAME, WEIGHTS_NAME = "run.json", "model.safetensors"
 
@@ -180,9 +180,9 @@ def read(path: str) -> RunRecord:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(path, error) from error
     if version != CHECKPOINT_VERSION:
-        raise FormatError(
-            f"{path}: checkpoint version {version}; this trainer knows {CHECKPOINT_VERSION}; upgrade patchpack"
-        )
+        is_older = isinstance(version, int) and version < CHECKPOINT_VERSION
+        way = "go on with the version that wrote it, or start anew" if is_older else "upgrade patchpack"
+        raise FormatError(f"{path}: checkpoint version {version}; this trainer knows {CHECKPOINT_VERSION}; {way}")
     return cast(RunRecord, record)
 
 

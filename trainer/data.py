@@ -1,11 +1,13 @@
 """Packed shards in, batches of torch tensors of one fixed shape out.
 
 A sequence has its place in its file (docs/format.md), so any sequence of the dataset can be read alone:
-one `pread` a column, one copy into the batch, one hash over the bytes. Nothing is decoded, joined or
-padded here; that was paid for once, when the dataset was built.
+one `preadv` a column, tokens straight into the batch, one hash over the bytes. Nothing is decoded, joined
+or padded here; that was paid for once, when the dataset was built. Batches use the memory of earlier ones
+that nobody holds any more (`slots`).
 
 Order. Sequences are numbered 0, 1, ... through the shard table (`index`). Epoch e reads view e mod
-num_views and every sequence of it once, in the order that `trainer.order` draws.
+num_views and every sequence of it once, in the order that `trainer.order` draws. All processes together
+take the next sequences of it, step by step: so a place in it says nothing of batches or processes.
 
 Threads. Each of a few threads builds one whole batch; batches are handed out in their order, and no
 more than `prefetch` wait at a time. Reading, copying and hashing all leave Python's lock.
@@ -29,6 +31,7 @@ from patchpack.schemas.sequence import array_columns
 from patchpack.schemas.storage import join
 from patchpack.trainer.opened import NO_LABEL, OpenShard, open_shard
 from patchpack.trainer.order import SHUFFLE_WINDOW, epoch_order
+from patchpack.trainer.slots import Slot, Slots
 
 Batch = dict[str, torch.Tensor]
 
@@ -47,12 +50,10 @@ class LoaderIdentity(TypedDict):
 
 
 class LoaderState(LoaderIdentity):
-    """Where a loader stands: its next batch, and how many sequences of an epoch the processes take together before it."""
+    """Where a loader stands: how many sequences of its epoch all processes together have taken. It says nothing of batches."""
 
-    batch_size: int
-    world_size: int
     epoch: int
-    batch: int
+    sequence: int
 
 
 class PackedShards:
@@ -88,6 +89,7 @@ class PackedShards:
         manifest: what the dataset says of itself.
         layout: the layout that is read.
         max_labels: the most of one example (M), or 0 where the dataset does not say.
+        world_size: processes that share a step.
         epoch: the epoch of the next batch.
     """
 
@@ -146,21 +148,23 @@ class PackedShards:
             )
         self.layout: Layout = self.manifest.layouts[layout]
         self.max_labels = self.manifest.limits[layout]["max_labels"]
-        self._rank, self._world_size = rank, world_size
+        self._rank, self.world_size = rank, world_size
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
         self._layout_number, self._seed, self._verify = layout, seed, verify
-        self._num_threads, self._prefetch, self._pin_memory = num_threads, prefetch, pin_memory
+        self._num_threads, self._prefetch = num_threads, prefetch
+        self._columns = array_columns(self.layout)
+        self._slots = Slots(self._shapes(), pin_memory=pin_memory)
 
         self._read_table()
         self._check_size()
-        self.epoch, self._batch = epoch, 0
+        self.epoch, self._sequence = epoch, 0
         self._iteration = 0
         # evicted shards are closed by their last reader's reference, never under its hands
         self._open = functools.lru_cache(maxsize=2 * SHUFFLE_WINDOW)(self._open_number)
 
     def __len__(self) -> int:
-        """Returns the number of batches in the current epoch."""
-        return self.num_batches(self.epoch)
+        """Returns the number of batches that the next iteration yields: of the epoch, or of what is left of it."""
+        return self._num_steps(self._num_sequences(self.epoch) - self._sequence)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the rest of the epoch; errors of the reading threads are raised at the batch they belong to.
@@ -176,29 +180,40 @@ class PackedShards:
             )
         self._iteration += 1
         iteration = self._iteration
-        epoch, first, size = self.epoch, self._batch, self.batch_size * self._world_size
-        order = self._order(epoch)
-        numbers = range(first, self.num_batches(epoch))
-        waiting: deque[Future[Batch]] = deque()
+        epoch, first, size = self.epoch, self._sequence, self.batch_size * self.world_size
+        order = self._order(epoch)[first:]
+        numbers = range(len(self))
+        waiting: deque[tuple[Future[None], Slot]] = deque()
         threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="PackedShards")
         try:
             ahead = iter(numbers)
             for number in numbers:
                 while len(waiting) < self._prefetch and (upcoming := next(ahead, None)) is not None:
                     indices = order[upcoming * size : (upcoming + 1) * size]
-                    waiting.append(threads.submit(self._read_batch, indices[self._rank :: self._world_size]))
-                batch = waiting.popleft().result()
+                    slot = self._slots.take()
+                    reading = threads.submit(self._read_batch, indices[self._rank :: self.world_size], slot.arrays)
+                    waiting.append((reading, slot))
+                reading, slot = waiting[0]
+                reading.result()
                 if iteration != self._iteration:
                     raise RuntimeError(
                         f"{self.path}: another iteration has begun, or the place was set; both would read the same batches; "
                         "make a second PackedShards to read twice"
                     )
+                waiting.popleft()
+                batch = slot.lend()
+                self._slots.give(slot)
                 # before the yield, so that a state taken while this batch is in use names the next one
                 last = number == numbers[-1]
-                self.epoch, self._batch = (epoch + 1, 0) if last else (epoch, number + 1)
+                self.epoch, self._sequence = (epoch + 1, 0) if last else (epoch, first + (number + 1) * size)
                 yield batch
+                slot.note_copies()
+                # what is lent is held by who has it
+                del batch
         finally:
             threads.shutdown(wait=True, cancel_futures=True)
+            for _, slot in waiting:
+                self._slots.give(slot)
 
     def sources(self, indices: list[int]) -> list[str]:
         """Returns the keys of the examples in sequences, by number in the dataset; of empty ones (-1) none. Reads their shards."""
@@ -216,32 +231,26 @@ class PackedShards:
         self._go_to(epoch, 0)
 
     def state_dict(self) -> LoaderState:
-        """Returns where the loader stands, as JSON values: the next batch, and all that decides its content."""
-        sizes: dict[str, int] = {"batch_size": self.batch_size, "world_size": self._world_size}
-        return cast(LoaderState, {**self._identity(), **sizes, "epoch": self.epoch, "batch": self._batch})
+        """Returns where the loader stands, as JSON values: the next sequence, and all that decides the order."""
+        return {**self._identity(), "epoch": self.epoch, "sequence": self._sequence}
 
     def load_state_dict(self, state: LoaderState) -> None:
         """Makes the next iteration begin at the very sequence that was next when the state was taken; one under way ends.
 
-        Other numbers of processes, and of sequences in a batch, go on where it stood.
+        Other numbers of processes, and of sequences in a batch, go on where it stood: none comes twice, and none is left out but by
+        `drop_last`. Where the sequences left make no step, the next epoch begins.
 
         Raises:
-            ValueError: the state is of another dataset, or lies inside a batch.
+            ValueError: the state is of another dataset, or of another order.
         """
         saved = cast(dict[str, object], state)
         for name, value in self._identity().items():
             if saved.get(name) != value:
                 raise ValueError(
                     f"{self.path}: {name} is {value}, the saved state has {saved.get(name)}; "
-                    "a run resumes on the same dataset with the same batches; use the same one, or start anew"
+                    "a run resumes on the same dataset in the same order; use the same one, or start anew"
                 )
-        own, done = self.batch_size * self._world_size, state["batch"] * state["batch_size"] * state["world_size"]
-        if done % own:
-            raise ValueError(
-                f"{self.path}: the saved state stands at sequence {done} of its epoch, which is no multiple of {own} ({self._world_size} "
-                f"processes with batches of {self.batch_size}); a run resumes with steps of as many sequences; choose sizes that divide it"
-            )
-        self._go_to(state["epoch"], done // own)
+        self._go_to(state["epoch"], state["sequence"])
 
     def _read_table(self) -> None:
         """Reads which shards there are; raises FormatError where the table is that of another dataset."""
@@ -264,7 +273,7 @@ class PackedShards:
 
     def _check_size(self) -> None:
         """Checks that an epoch has a step; raises ValueError where it has not."""
-        path, layout, batch_size, world_size = self.path, self._layout_number, self.batch_size, self._world_size
+        path, layout, batch_size, world_size = self.path, self._layout_number, self.batch_size, self.world_size
         counts = np.diff(self._first_index)
         fewest = min((int(counts[shards].sum()) for shards in self._shards_of_view), default=0)
         if fewest < 1:
@@ -289,9 +298,11 @@ class PackedShards:
             "process, with its rank and world_size"
         )
 
-    def _go_to(self, epoch: int, batch: int) -> None:
+    def _go_to(self, epoch: int, sequence: int) -> None:
         self._iteration += 1
-        self.epoch, self._batch = epoch, batch
+        if sequence and not self._num_steps(self._num_sequences(epoch) - sequence):
+            epoch, sequence = epoch + 1, 0
+        self.epoch, self._sequence = epoch, sequence
 
     def _identity(self) -> LoaderIdentity:
         return {
@@ -306,10 +317,15 @@ class PackedShards:
         return self._shards_of_view[epoch % len(self._shards_of_view)]
 
     def num_batches(self, epoch: int) -> int:
-        """Returns the number of batches of an epoch, this process' part of them."""
+        """Returns the number of batches of a whole epoch, this process' part of them."""
+        return self._num_steps(self._num_sequences(epoch))
+
+    def _num_sequences(self, epoch: int) -> int:
         shards = self._shards(epoch)
-        num_sequences = int((self._first_index[shards + 1] - self._first_index[shards]).sum())
-        step = self.batch_size * self._world_size
+        return int((self._first_index[shards + 1] - self._first_index[shards]).sum())
+
+    def _num_steps(self, num_sequences: int) -> int:
+        step = self.batch_size * self.world_size
         return num_sequences // step if self.drop_last else -(-num_sequences // step)
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
@@ -323,19 +339,13 @@ class PackedShards:
         num_classes = None if classes is None else len(classes)
         return open_shard(join(self.path, entry["path"]), layout, entry, num_classes, self.max_labels)
 
-    def _new_batch(self) -> Batch:
-        """Returns a batch that holds nothing yet, not even zeros: every byte is written once."""
+    def _shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Returns shape and dtype of every tensor of a batch."""
         size, length, segments = self.batch_size, self.layout.sequence_length, self.layout.max_segments
         token_dtype = torch.from_numpy(np.empty(0, self.layout.token_dtype)).dtype
-        shapes = {
+        return {
             "tokens": ((size, length, self.layout.token_width), token_dtype),
-            "segment_ids": ((size, length), torch.int32),
-            "positions": ((size, length, 3), torch.int32),
-            **{
-                name: ((size, *shape), torch.int32)
-                for name, (_, shape) in array_columns(self.layout).items()
-                if name not in ("tokens", "segment_ids", "positions")
-            },
+            **{name: ((size, *shape), torch.int32) for name, (_, shape) in self._columns.items() if name != "tokens"},
             "starts": ((size, segments), torch.int32),
             "lengths": ((size, segments), torch.int32),
             "grids": ((size, segments, 3), torch.int32),
@@ -346,31 +356,28 @@ class PackedShards:
             "num_tokens": ((size,), torch.int32),
             "index": ((size,), torch.int64),
         }
-        return {
-            name: torch.empty(shape, dtype=dtype, pin_memory=self._pin_memory)
-            for name, (shape, dtype) in shapes.items()
-        }
 
-    def _read_batch(self, indices: npt.NDArray[np.int64]) -> Batch:
-        batch = self._new_batch()
-        arrays = {name: tensor.numpy() for name, tensor in batch.items()}  # views: what is written here is the batch
+    def _read_batch(self, indices: npt.NDArray[np.int64], arrays: dict[str, np.ndarray]) -> None:
+        """Writes sequences into the memory of a batch, and empty ones behind them."""
+        # as they are stored; the batch has wider integers
+        stored = {name: np.empty(shape, dtype) for name, (dtype, shape) in self._columns.items() if name != "tokens"}
         numbers = np.searchsorted(self._first_index, indices, side="right") - 1
-        for slot, (index, number) in enumerate(zip(indices.tolist(), numbers.tolist(), strict=True)):
+        for at, (index, number) in enumerate(zip(indices.tolist(), numbers.tolist(), strict=True)):
             opened = self._open(number)
             row = index - int(self._first_index[number])
-            columns = {name: opened.shard.read_array(name, row) for name in array_columns(self.layout)}
+            columns = {"tokens": arrays["tokens"][at], **stored}
+            opened.shard.read_into(row, columns)
             if self._verify:
-                digest, stored = sequence_digest(*columns.values()), int(opened.digests_R[row])
-                if digest != stored:
+                digest, due = sequence_digest(*columns.values()), int(opened.digests_R[row])
+                if digest != due:
                     raise FormatError(
-                        f"{opened.shard.path} row {row}: digest is {digest:016x}, stored {stored:016x}; "
+                        f"{opened.shard.path} row {row}: digest is {digest:016x}, stored {due:016x}; "
                         "its tokens, segment ids or positions changed after it was written; rebuild or copy again this shard"
                     )
-            for name, values in columns.items():
-                arrays[name][slot] = values
+            for name, values in stored.items():
+                arrays[name][at] = values
             for name, values in opened.counts.items():
-                arrays[name][slot] = values[row]
-            arrays["index"][slot] = index
+                arrays[name][at] = values[row]
+            arrays["index"][at] = index
         for name, array in arrays.items():  # empty sequences, where the last batch is not full
             array[len(indices) :] = EMPTY.get(name, 0)
-        return batch

@@ -14,10 +14,11 @@ from patchpack.trainer.order import random_words
 
 
 class MixedState(TypedDict):
-    """Where a mixed loader stands: its epoch, its next batch, and where each of its loaders is."""
+    """Where a mixed loader stands: its epoch, its next batch, sequences of a step, and where each of its loaders is."""
 
     epoch: int
     batch: int
+    step: int
     loaders: list[LoaderState]
 
 
@@ -75,7 +76,13 @@ class MixedShards:
 
     def state_dict(self) -> MixedState:
         """Returns where the loader stands, as JSON values."""
-        return {"epoch": self.epoch, "batch": self._batch, "loaders": [loader.state_dict() for loader in self.loaders]}
+        states = [loader.state_dict() for loader in self.loaders]
+        return {"epoch": self.epoch, "batch": self._batch, "step": self._step, "loaders": states}
+
+    @property
+    def _step(self) -> int:
+        """Sequences that all processes take together."""
+        return self.loaders[0].batch_size * self.loaders[0].world_size
 
     def load_state_dict(self, state: MixedState) -> None:
         """Makes the next iteration begin at the very batch that was next when the state was taken.
@@ -87,6 +94,11 @@ class MixedShards:
             raise ValueError(
                 f"{self.loaders[0].path}: the saved state is of {len(state['loaders'])} layouts, this run reads {len(self.loaders)}; "
                 "a run resumes on the same ones; name them with --layout, or start anew"
+            )
+        if state["step"] != self._step:
+            raise ValueError(
+                f"{self.loaders[0].path}: the saved state is of steps of {state['step']} sequences, this run's have {self._step}; the order of "
+                "several layouts is one of their steps; use as many, by any number of processes, or name one layout with --layout"
             )
         for loader, own in zip(self.loaders, state["loaders"], strict=True):
             loader.load_state_dict(own)

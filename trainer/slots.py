@@ -1,0 +1,78 @@
+"""Memory of batches, used again when nobody holds a batch that was made of it.
+
+A fresh batch costs more in page faults than in copying: tens of megabytes that the system has to zero first. A slot is lent out as tensors;
+it is free again when they, and whatever was sliced from them, are gone. Who keeps batches keeps them: then there are more slots, and nothing
+is ever overwritten.
+
+Copies to CUDA that still run hold nothing. A slot is written again only after all that was queued when the batch behind its own was asked for.
+"""
+
+import weakref
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+class Slot:
+    """Memory of one batch.
+
+    Attributes:
+        arrays: to write to, by name.
+    """
+
+    def __init__(self, shapes: Shapes, *, pin_memory: bool) -> None:
+        self.arrays: dict[str, np.ndarray] = {
+            name: torch.empty(shape, dtype=dtype, pin_memory=pin_memory).numpy()
+            for name, (shape, dtype) in shapes.items()
+        }
+        self._lent: list[weakref.ref[np.ndarray]] = []
+        self._pinned = pin_memory
+        self._queued: torch.cuda.Event | None = None
+
+    def lend(self) -> dict[str, torch.Tensor]:
+        """Returns tensors over the memory; all that shares their memory keeps the slot from being used."""
+        views = {name: array.view() for name, array in self.arrays.items()}
+        self._lent = [weakref.ref(view) for view in views.values()]
+        # a tensor of an array holds the array, and so do all its slices
+        return {name: torch.from_numpy(view) for name, view in views.items()}
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody holds what was lent."""
+        return all(view() is None for view in self._lent)
+
+    def note_copies(self) -> None:
+        """Notes what is queued on the device: a copy of this slot may be among it."""
+        if self._pinned:
+            self._queued = torch.cuda.Event()
+            self._queued.record()
+
+    def wait(self) -> None:
+        """Waits for the copies that were noted."""
+        if self._queued is not None:
+            self._queued.synchronize()
+            self._queued = None
+
+
+class Slots:
+    """As many slots as batches are held at a time."""
+
+    def __init__(self, shapes: Shapes, *, pin_memory: bool) -> None:
+        self._shapes, self._pin_memory = shapes, pin_memory
+        self._slots: list[Slot] = []
+
+    def take(self) -> Slot:
+        """Returns a slot that is free, and is given to nobody else before it is lent."""
+        for at, slot in enumerate(self._slots):
+            if slot.is_free:
+                del self._slots[at]
+                slot.wait()
+                return slot
+        return Slot(self._shapes, pin_memory=self._pin_memory)
+
+    def give(self, slot: Slot) -> None:
+        """Takes a slot back, lent or not: it is used again once it is free."""
+        self._slots.append(slot)

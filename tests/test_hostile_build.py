@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from support.hostile_case import PACKED, PARTIAL, Case
 from support.hostile_files import corpus, write_corpus, write_places
 from support.media_files import hostile_contents, photo, write_files
+from support.memory import peak_bytes_of
 
 from patchpack.pipeline.execution import launch
 from patchpack.pipeline.stages.list import printable
@@ -27,10 +29,13 @@ MAX_BYTES = 10**9
 def built(*arguments: object) -> tuple[int, int]:
     """Builds in a process of its own with one worker inside; returns its exit code and its peak memory in bytes."""
     process = start("build", *arguments, "--workers", 1, "--max-reject-fraction", 1)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    peak = 0
+    while process.poll() is None:
+        # what the system says of an ended process includes the memory of the one that started it
+        peak = max(peak, peak_bytes_of(process.pid))
+        time.sleep(0.02)
     process.communicate()
-    return process.returncode, usage.ru_maxrss * 1024
+    return process.returncode, peak
 
 
 def stored_pictures(folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:

@@ -133,7 +133,7 @@ def other_count(rows: Rows) -> None:
 
 
 def label_out_of_range(rows: Rows) -> None:
-    rows[1]["segments"][1]["labels"] = [0, len(CLASSES)]
+    rows[1]["segments"][1]["labels"] = [len(CLASSES)]
 
 
 def other_view(rows: Rows) -> None:

@@ -1,16 +1,20 @@
 """Promises of labels and weights: all of an example's labels and its weight reach the batch and the loss."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.small_set import change_manifest, stored_rows
 
 from patchpack import PackedShards, verify
 from patchpack.schemas import FormatError, read_manifest
+from patchpack.trainer.config import Config
+from patchpack.trainer.models import make_model
 from patchpack.trainer.train import train
 
 OPTIONS: dict[str, Any] = {
@@ -58,6 +62,19 @@ def test_a_batch_has_all_labels_and_the_weights(built: str) -> None:
                 assert first == (labels[0] if labels else -1)
                 seen.add(len(labels))
     assert seen == {0, 1, 2, 3}
+
+
+def test_every_label_counts_in_the_loss(built: str) -> None:
+    config, manifest = Config(built, loss="sigmoid", dim=16, depth=1, heads=2), read_manifest(built)
+    model = make_model(config, manifest, [0], torch.device("cpu"))
+    batch = next(iter(PackedShards(built, batch_size=3)))
+    output = model(batch)
+    total = 0.0
+    for row, slot in (batch["labels"] >= 0).nonzero().tolist():
+        yes = set(batch["all_labels"][row, slot].tolist())
+        for number, x in enumerate(output.logits_BSK[row, slot].tolist()):
+            total += float(batch["weights"][row, slot]) * math.log1p(math.exp(-x if number in yes else x))
+    assert float(model.loss(output, batch).total.detach()) == pytest.approx(total, rel=1e-4)
 
 
 def test_a_model_learns_every_label(built: str) -> None:

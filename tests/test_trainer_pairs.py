@@ -61,6 +61,8 @@ def make_model(loss: str, backend: str = "blocks") -> TwoTowers:
 def test_captions_are_seen_as_if_each_were_alone(loss: str, backend: str) -> None:
     model, batch = make_model(loss, backend), captioned()
     pairs = model(batch).pairs
+    # what a step is divided by is known before it is made
+    assert model.count(batch) == model.loss(model(batch), batch).count == pairs.is_pair_N.sum()
     text = pairs.text_ND.view(len(batch["tokens"]), 5, 16)
     seen = 0
     for row, slot, _, _ in segments_of(batch):

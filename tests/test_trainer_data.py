@@ -1,6 +1,7 @@
 """Promises of patchpack.trainer.data: what was stored comes out, once an epoch, in an order that a run can take up again."""
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -281,6 +282,18 @@ def test_memory_is_used_again_when_nobody_holds_what_was_made_of_it(labelled: tu
     list(loader)
     check_rows(kept, rows, SMALL_LAYOUT)
     assert len(held) > 5 and all(np.array_equal(tokens, rows[index]["tokens"][1:]) for index, tokens in held)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
+    write_set(str(tmp_path), rows_per_shard=(9,))
+    (path,) = tmp_path.glob("sequences/part-*.parquet")
+    batches = iter(PackedShards(str(tmp_path), batch_size=1, shuffle=False, prefetch=1, verify=False))
+    next(batches)
+    os.truncate(path, path.stat().st_size // 3)
+    with pytest.raises(
+        FormatError, match=r"part-000-00000-00000.parquet row \d: tokens has \d+ bytes of 288; the file is cut short"
+    ):
+        list(batches)
 
 
 def test_a_shard_rewritten_by_another_tool_reads_the_same(tmp_path: Path) -> None:

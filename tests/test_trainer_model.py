@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from support.batches import Batch, alone, batch_of, make_batch, segments_of
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from patchpack.schemas import Layout
 from patchpack.trainer.attention import Runs
@@ -370,6 +372,26 @@ def test_a_batch_that_the_model_was_not_made_for_is_named() -> None:
     batch["grids"][0, 0, 1] = 7
     with pytest.raises(ValueError, match="a grid of 7 tokens along a side: the table of positions has 6 rows"):
         model.check(batch)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_useful_flops_are_those_of_each_segment_alone(share: float) -> None:
+    model, batch = make_model("vit", backend="dense", drop_share=share), make_batch(LAYOUT)
+    for seen in (batch, ranked(batch, model)):
+        total = 0
+        for row, slot, _, _ in segments_of(batch):
+            length = int(batch["lengths"][row, slot])
+            count = int(num_kept(torch.tensor([length]), share if "ranks" in seen else 0.0))
+            single = alone(batch, row, slot)
+            for name in ("tokens", "segment_ids", "positions"):
+                single[name] = single[name][:, :count]
+            single["lengths"] = torch.full_like(single["lengths"], count)
+            # torch counts the products of plain attention, and not those of its fused kernel for CPUs
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+                model(single)
+            # pooling and the head are left out
+            total += counter.get_total_flops() - 2 * count * 16 - 2 * 16 * NUM_CLASSES
+        assert float(model.flops(seen)) == 3 * total
 
 
 @pytest.mark.slow

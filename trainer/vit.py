@@ -183,7 +183,9 @@ class ViT(Model):
     def flops(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Returns the useful FLOPs of a step on a batch, forward and backward: of real tokens, and of pairs inside segments."""
         lengths_BS, dim = batch["lengths"].double(), self.shape.dim
-        seen_BS = num_kept(batch["lengths"].long(), self.drop_share).double()
+        # all are seen where none was drawn to be left out: in evaluation
+        share = self.drop_share if "ranks" in batch else 0.0
+        seen_BS = num_kept(batch["lengths"].long(), share).double()
         block = 24.0 * dim**2  # 12 D^2 multiplications, and as many additions
         total = (
             seen_BS * 2 * self.layout.token_width * dim + self.shape.depth * (seen_BS * block + 4 * dim * seen_BS**2)

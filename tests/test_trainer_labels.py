@@ -77,6 +77,7 @@ def test_every_label_counts_in_the_loss(built: str) -> None:
     assert float(model.loss(output, batch).total.detach()) == pytest.approx(total, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_learns_every_label(built: str) -> None:
     lines: list[Any] = []
     run = OPTIONS | {"shards": built, "loss": "sigmoid", "eval": built, "steps": 150, "log_every": 1}

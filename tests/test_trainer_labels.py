@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.processes import TINY_RUN
 from support.small_set import change_manifest, stored_rows
 
 from patchpack import PackedShards, verify
@@ -17,15 +18,6 @@ from patchpack.trainer.config import Config
 from patchpack.trainer.models import make_model
 from patchpack.trainer.train import train
 
-OPTIONS: dict[str, Any] = {
-    "dim": 16,
-    "depth": 1,
-    "heads": 2,
-    "device": "cpu",
-    "batch_size": 2,
-    "lr": 3e-3,
-    "warmup_steps": 0,
-}
 NAMES = ("red", "green", "blue")
 
 
@@ -80,7 +72,7 @@ def test_every_label_counts_in_the_loss(built: str) -> None:
 @pytest.mark.slow
 def test_a_model_learns_every_label(built: str) -> None:
     lines: list[Any] = []
-    run = OPTIONS | {"shards": built, "loss": "sigmoid", "eval": built, "steps": 150, "log_every": 1}
+    run = TINY_RUN | {"shards": built, "loss": "sigmoid", "eval": built, "steps": 150, "log_every": 1}
     summary = train(run, lines.append)
     weights = [float(s["weight"]) for row in stored_rows(Path(built)) for s in row["segments"] if s["labels"]]
     assert summary["eval_counted"] == round(sum(weights)) and summary["eval_accuracy"] > 0.9
@@ -106,5 +98,5 @@ def test_datasets_of_before_do_not_say_how_many_labels_and_limits_are_held(built
     assert "all_labels" not in batch and "labels" in batch
     assert list(verify(str(own))) == []
     with pytest.raises(ValueError, match="does not say how many labels an example has"):
-        train(OPTIONS | {"shards": str(own), "loss": "sigmoid", "steps": 1}, print)
-    assert train(OPTIONS | {"shards": str(own), "steps": 1}, print)["steps"] == 1
+        train(TINY_RUN | {"shards": str(own), "loss": "sigmoid", "steps": 1}, print)
+    assert train(TINY_RUN | {"shards": str(own), "steps": 1}, print)["steps"] == 1

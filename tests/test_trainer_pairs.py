@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
 from support.batches import Batch, make_batch, segments_of
-from support.processes import losses, run
+from support.processes import TINY_RUN, losses, run
 
 from patchpack import PackedShards
 from patchpack.schemas import Layout
@@ -191,22 +191,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> str:
     return out
 
 
-OPTIONS: dict[str, Any] = {
-    "dim": 16,
-    "depth": 1,
-    "heads": 2,
-    "device": "cpu",
-    "batch_size": 2,
-    "lr": 3e-3,
-    "warmup_steps": 0,
-}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_model_learns_which_caption_is_whose(built: str, loss: str, tmp_path: Path) -> None:
     lines: list[Any] = []
-    how = OPTIONS | {"shards": built, "loss": loss, "eval": built, "log_every": 1, "checkpoint": str(tmp_path / "run")}
+    how = TINY_RUN | {"shards": built, "loss": loss, "eval": built, "log_every": 1, "checkpoint": str(tmp_path / "run")}
     summary = train(how | {"steps": 60}, lines.append)
     assert np.mean([line["loss"] for line in lines[-9:]]) < 0.8 * np.mean([line["loss"] for line in lines[:3]])
     assert summary["eval_counted"] == 48 and "eval_accuracy" not in summary
@@ -245,7 +234,7 @@ def test_any_number_of_processes_makes_the_same_steps(built: str, loss: str) -> 
 
 
 def test_what_a_loss_cannot_be_of_is_named(built: str) -> None:
-    how = OPTIONS | {"shards": built, "steps": 1}
+    how = TINY_RUN | {"shards": built, "steps": 1}
     for options, message in (
         ({"loss": "softmax"}, "--loss softmax: .* has no classes; build it with --labels"),
         ({"loss": "sigmoid"}, "--loss sigmoid: .* has no classes; build it with --labels"),

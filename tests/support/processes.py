@@ -8,6 +8,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+# a run of seconds
+TINY_RUN: dict[str, Any] = {
+    "dim": 16,
+    "depth": 1,
+    "heads": 2,
+    "device": "cpu",
+    "batch_size": 2,
+    "lr": 3e-3,
+    "warmup_steps": 0,
+}
 
 
 def command(processes: int, *arguments: str) -> list[str]:

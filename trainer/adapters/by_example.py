@@ -43,11 +43,14 @@ class ByExample(Model):
 
     Attributes:
         num_own: tokens of an example that are no patches.
+        blocks_at: name of the module that holds the blocks.
+        width: numbers of a token in the blocks (D).
     """
 
     num_own = 0
+    blocks_at = "backbone.blocks"
 
-    def __init__(self, layout: Layout, limits: Limits, backend: str) -> None:
+    def __init__(self, layout: Layout, limits: Limits, backend: str, width: int) -> None:
         """Checks the layout.
 
         Raises:
@@ -58,7 +61,7 @@ class ByExample(Model):
                 "shards with dropped tokens: the library's positions are of whole grids; build without --drop-tokens"
             )
         super().__init__(layout, limits, backend, 0.0)
-        self.pixels = Pixels(layout)
+        self.pixels, self.width = Pixels(layout), width
 
     def embed_examples(self, pixels_NTP: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
         """Returns the library's embedding of examples of one grid, (N, M, D), its own tokens first."""
@@ -114,14 +117,12 @@ class ByExample(Model):
         return 3 * (2 * weights * lengths_BS + len(self.blocks) * 4 * self.width * lengths_BS**2).sum()
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> nn.ModuleList | nn.Sequential:
         """The library's blocks."""
-        raise NotImplementedError
-
-    @property
-    def width(self) -> int:
-        """Numbers of a token in the blocks (D)."""
-        raise NotImplementedError
+        blocks = self.get_submodule(self.blocks_at)
+        if not isinstance(blocks, nn.ModuleList | nn.Sequential):
+            raise AssertionError(f"{self.blocks_at} is a {type(blocks).__name__}")
+        return blocks
 
 
 def alike(batch: Mapping[str, torch.Tensor], runs: Runs, num_own: int) -> Iterator[Alike]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionModel
@@ -58,11 +57,13 @@ def _weights(name: str, config: Any, kind: Any) -> Any:
 class SigLIP2(ByExample):
     """A `Siglip2VisionModel` and a linear layer to the classes."""
 
+    blocks_at = "backbone.encoder.layers"
+
     def __init__(
         self, backbone: Siglip2VisionModel, layout: Layout, limits: Limits, num_classes: int, backend: str
     ) -> None:
         """Takes the model over; raises ValueError where the tokens of the layout are not its patches."""
-        super().__init__(layout, limits, backend)
+        super().__init__(layout, limits, backend, int(backbone.config.hidden_size))
         _check_tubelet(layout, (1, backbone.config.patch_size, backbone.config.patch_size))
         # fused attention, which the mask that is a plan needs
         backbone.set_attn_implementation("sdpa")
@@ -87,17 +88,6 @@ class SigLIP2(ByExample):
         pooled: torch.Tensor = self.backbone.head(x_NMD) if self.backbone.use_head else x_NMD.mean(dim=1)
         return pooled
 
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """See `ByExample`."""
-        blocks: nn.ModuleList = self.backbone.encoder.layers
-        return blocks
-
-    @property
-    def width(self) -> int:
-        """See `ByExample`."""
-        return int(self.backbone.config.hidden_size)
-
 
 class QwenTower(ByExample):
     """A `Qwen2_5_VisionTransformerPretrainedModel`, the mean of an example's merged patches, and a linear layer to the classes."""
@@ -111,7 +101,7 @@ class QwenTower(ByExample):
         backend: str,
     ) -> None:
         """Takes the model over; raises ValueError where the tokens of the layout are not its patches, or grids cannot be merged."""
-        super().__init__(layout, limits, backend)
+        super().__init__(layout, limits, backend, int(backbone.config.hidden_size))
         own, self.merge = backbone.config, int(backbone.spatial_merge_size)
         _check_tubelet(layout, (own.temporal_patch_size, own.patch_size, own.patch_size))
         if layout.grid_multiple % self.merge:
@@ -151,17 +141,6 @@ class QwenTower(ByExample):
         pixels_NTP = self.pixels.normalise(tokens_NTP)[:, order.permute(0, 1, 3, 2, 4).flatten()]
         channels_first: torch.Tensor = pixels_NTP.unflatten(-1, (-1, self.layout.channels)).transpose(-1, -2)
         return channels_first.flatten(-2)
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """See `ByExample`."""
-        blocks: nn.ModuleList = self.backbone.blocks
-        return blocks
-
-    @property
-    def width(self) -> int:
-        """See `ByExample`."""
-        return int(self.backbone.config.hidden_size)
 
 
 def _check_tubelet(layout: Layout, patch: tuple[int, int, int]) -> None:

@@ -23,7 +23,7 @@ class NaFlexViT(ByExample):
         Raises:
             ValueError: the tokens of the layout are not its patches, or it turns queries and keys (RoPE).
         """
-        super().__init__(layout, limits, backend)
+        super().__init__(layout, limits, backend, int(backbone.embed_dim))
         (t, h, w), patch = layout.tubelet, tuple(backbone.embeds.patch_size)
         if t != 1 or (h, w) != patch:
             raise ValueError(
@@ -81,14 +81,3 @@ class NaFlexViT(ByExample):
         """See `ByExample`."""
         pooled: torch.Tensor = self.backbone.forward_head(x_NMD, pre_logits=True)
         return pooled
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """See `ByExample`."""
-        blocks: nn.ModuleList = self.backbone.blocks
-        return blocks
-
-    @property
-    def width(self) -> int:
-        """See `ByExample`."""
-        return int(self.backbone.embed_dim)

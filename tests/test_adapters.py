@@ -148,6 +148,16 @@ def test_packed_equals_the_library_s_own_model_on_each_image_alone(name: str, ba
     assert float(case.adapter.flops(batch)) > 0
 
 
+@pytest.mark.parametrize("name", ["mean", "siglip2", "qwen"])
+def test_a_batch_of_empty_sequences_counts_nothing(name: str) -> None:
+    case = Case(name, "blocks")
+    empty = {each: torch.zeros_like(tensor) for each, tensor in case.batch.items()} | {
+        "labels": torch.full_like(case.batch["labels"], -1)
+    }
+    loss = case.adapter.loss(case.adapter(empty), empty)
+    assert float(loss.count) == 0 and float(loss.mean.detach()) == 0
+
+
 def test_rows_handed_straight_to_a_model_of_one_image_a_row_are_wrong() -> None:
     case = Case("registers", "dense")
     batch = case.batch

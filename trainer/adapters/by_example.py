@@ -80,6 +80,8 @@ class ByExample(Model):
         size, slots = batch["lengths"].shape
         runs = self._runs(batch)
         groups = list(alike(batch, runs, self.num_own))
+        if not groups:
+            return self._of_nothing(batch)
         tokens_NP = batch["tokens"].flatten(0, 1)
         x_ND: torch.Tensor | None = None
         for group in groups:
@@ -88,7 +90,7 @@ class ByExample(Model):
                 x_ND = embedded_NMD.new_zeros(size * runs.length, embedded_NMD.shape[-1])
             x_ND = x_ND.index_copy(0, group.to_NM.flatten(), embedded_NMD.flatten(0, 1))
         if x_ND is None:
-            raise ValueError("a batch without any segment; a batch has at least one; use a larger --batch-size")
+            raise AssertionError("there are groups")
         features_BLD = self.encode(x_ND.view(size, runs.length, -1), make_plan(self.backend, runs))
         pooled_ND: torch.Tensor | None = None
         for group in groups:
@@ -100,6 +102,14 @@ class ByExample(Model):
             raise AssertionError("there are groups, and classes")
         pooled_BSD = pooled_ND.view(size, slots, -1)
         return Output(features_BLD, pooled_BSD, self.classify(pooled_BSD))
+
+    def _of_nothing(self, batch: Mapping[str, torch.Tensor]) -> Output:
+        """Returns what is said of a batch of empty sequences, as a process may have at the end of an evaluation."""
+        if not isinstance(self.classify, nn.Linear):
+            raise AssertionError("the head is a linear layer")
+        weight = self.classify.weight
+        pooled_BSD = weight.new_zeros(*batch["lengths"].shape, weight.shape[1])
+        return Output(weight.new_zeros(*batch["segment_ids"].shape, self.width), pooled_BSD, self.classify(pooled_BSD))
 
     def _runs(self, batch: Mapping[str, torch.Tensor]) -> Runs:
         """Returns where segments and the library's own tokens lie, without gaps."""

@@ -115,6 +115,8 @@ class QwenTower(ByExample):
         """Returns the merged patches of all examples, one after the other, in a batch of one; pooled segments; and classes."""
         size, slots = batch["lengths"].shape
         groups = list(alike(batch, self._runs(batch), 0))
+        if not groups:
+            return self._of_nothing(batch)
         tokens_NP = batch["tokens"].flatten(0, 1)
         parts = [self._prepared(tokens_NP[group.from_NT], group.grid).flatten(0, 1) for group in groups]
         grids = [group.grid for group in groups for _ in range(len(group.slots_N))]

@@ -6,8 +6,9 @@ The public face. Names are looked up when they are first used, so that `import p
     ShardWriter, pack_arrays        tokens of your own in, the same shards out, without Beam
     pack, check_packing, ...        token counts in, bins out, with a proof
     pack_stream                     the same for a stream, window by window
-    PackedShards                    batches of torch tensors from a dataset
-    read_manifest, Shard, ...       a dataset without torch
+    PackedShards                    batches of torch tensors from a dataset; Mixture: from several; StreamedShards: for torch's DataLoader
+    Dataset                         single sequences as numpy arrays, without torch
+    read_manifest, Shard, ...       the files of a dataset
 
 The rooms behind it: `schemas` (what is written), `pipeline` (offline: writes it), `trainer` (online: reads it).
 """
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from patchpack.pipeline.media.errors import DecodeError
     from patchpack.pipeline.packing import Packing, check_certificate, check_packing, pack, pack_stream
     from patchpack.schemas import (
+        Dataset,
         FormatError,
         Layout,
         Manifest,
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
         read_shard_table,
         sequence_schema,
     )
-    from patchpack.trainer.data import Batch, PackedShards
+    from patchpack.trainer.data import PackedShards
+    from patchpack.trainer.dataloader import StreamedShards
+    from patchpack.trainer.mixture import Mixture
+    from patchpack.trainer.slots import Batch
     from patchpack.version import __version__
 
 _HOMES = {
@@ -42,6 +47,7 @@ _HOMES = {
     "patchpack.pipeline.media.errors": ("DecodeError",),
     "patchpack.pipeline.packing": ("Packing", "check_certificate", "check_packing", "pack", "pack_stream"),
     "patchpack.schemas": (
+        "Dataset",
         "FormatError",
         "Layout",
         "Manifest",
@@ -50,7 +56,10 @@ _HOMES = {
         "read_shard_table",
         "sequence_schema",
     ),
-    "patchpack.trainer.data": ("Batch", "PackedShards"),
+    "patchpack.trainer.data": ("PackedShards",),
+    "patchpack.trainer.dataloader": ("StreamedShards",),
+    "patchpack.trainer.mixture": ("Mixture",),
+    "patchpack.trainer.slots": ("Batch",),
     "patchpack.version": ("__version__",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -59,15 +68,18 @@ __all__ = [
     "Batch",
     "BuildConfig",
     "BuildFailed",
+    "Dataset",
     "DecodeError",
     "FormatError",
     "Layout",
     "Manifest",
+    "Mixture",
     "PackedShards",
     "Packing",
     "PlanConfig",
     "Shard",
     "ShardWriter",
+    "StreamedShards",
     "TooManyRejects",
     "__version__",
     "build",

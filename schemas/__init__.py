@@ -4,6 +4,7 @@ Imports numpy, pyarrow and xxhash; nothing of the pipeline and nothing of the tr
 `docs/format.md` says the same in words, for readers without this code.
 """
 
+from patchpack.schemas.dataset import Dataset
 from patchpack.schemas.errors import FormatError
 from patchpack.schemas.geometry import Layout
 from patchpack.schemas.manifest import Manifest, read_manifest, read_shard_table
@@ -11,6 +12,7 @@ from patchpack.schemas.sequence import check_sequence, sequence_digest, sequence
 from patchpack.schemas.shard import Shard
 
 __all__ = [
+    "Dataset",
     "FormatError",
     "Layout",
     "Manifest",

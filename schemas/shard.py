@@ -169,15 +169,17 @@ class Shard:
             arrays: of each column one array of its dtype and shape, contiguous; other names are not looked at.
 
         Raises:
-            FormatError: the file ends early.
-            OSError: it cannot be read.
+            FormatError: the file ends early, or cannot be read there.
         """
         for name, start in zip(self._columns, self.places(row), strict=True):
             out = arrays[name]
             if start is None or self._descriptor is None:
                 out[...] = self.read_array(name, row)
                 continue
-            count = os.preadv(self._descriptor, [out.data], start)
+            try:
+                count = os.preadv(self._descriptor, [out.data], start)
+            except OSError as error:  # of a bad place of the disk, as of a bad file
+                raise self._broken(error) from error
             if count != out.nbytes:
                 raise self._cut_short(row, name, count, out.nbytes)
 
@@ -189,6 +191,11 @@ class Shard:
             start = chunks[group]
             starts.append(None if start is None else start + row_in_group * dtype.itemsize * math.prod(shape))
         return starts
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether all values lie as they were written, so that one sequence is read without its row group."""
+        return all(start is not None for starts in self._direct.values() for start in starts)
 
     def _group_of(self, row: int) -> tuple[int, int]:
         """Returns a row's row group, and its number in it."""

@@ -34,7 +34,7 @@ FACE = {
         "FormatError",
     ),
     *("Layout", "Manifest", "Shard", "read_manifest", "read_shard_table", "sequence_schema"),
-    *("PackedShards", "Batch", "__version__"),
+    *("Dataset", "PackedShards", "Mixture", "StreamedShards", "Batch", "__version__"),
 }
 
 # what a program may find changed, as text

@@ -18,7 +18,8 @@ from support.synthetic_set import SMALL_LAYOUT, Row, write_set
 import patchpack.trainer.data
 import patchpack.trainer.order
 from patchpack.schemas import FormatError, Layout
-from patchpack.trainer.data import Batch, PackedShards
+from patchpack.trainer.data import PackedShards
+from patchpack.trainer.slots import Batch
 
 NUM_ROWS = 13
 
@@ -115,8 +116,8 @@ def test_the_last_batch_is_filled_with_empty_sequences(labelled: tuple[str, list
         assert (tensor[3:] == (-1 if name in ("labels", "index") else 0)).all(), name
 
 
-def test_drop_last_leaves_out_other_sequences_every_epoch(labelled: tuple[str, list[Row]]) -> None:
-    loader = PackedShards(labelled[0], batch_size=5, drop_last=True)
+def test_last_drop_leaves_out_other_sequences_every_epoch(labelled: tuple[str, list[Row]]) -> None:
+    loader = PackedShards(labelled[0], batch_size=5, last="drop")
     epochs = [indices(list(loader)) for _ in range(6)]
     assert all(len(set(found)) == 10 and -1 not in found for found in epochs)
     assert len({frozenset(found) for found in epochs}) > 1
@@ -178,11 +179,9 @@ def test_only_sequences_of_the_chosen_layout_are_read(tmp_path: Path) -> None:
         check_rows(batches, rows, layout)
 
 
-@given(done=st.integers(0, 11), drop_last=st.booleans())
+@given(done=st.integers(0, 11), last=st.sampled_from(["pad", "drop"]))
 @settings(deadline=None, max_examples=12)
-def test_a_saved_state_goes_on_at_the_very_next_batch(
-    labelled: tuple[str, list[Row]], done: int, drop_last: bool
-) -> None:
+def test_a_saved_state_goes_on_at_the_very_next_batch(labelled: tuple[str, list[Row]], done: int, last: str) -> None:
     def stream(loader: PackedShards, count: int) -> list[Batch]:
         batches: list[Batch] = []
         while len(batches) < count:
@@ -192,7 +191,7 @@ def test_a_saved_state_goes_on_at_the_very_next_batch(
                     break
         return batches
 
-    options = {"batch_size": 4, "seed": 3, "drop_last": drop_last}
+    options = {"batch_size": 4, "seed": 3, "last": last}
     whole = stream(PackedShards(labelled[0], **options), done + 5)
     first = PackedShards(labelled[0], **options)
     stream(first, done)
@@ -243,13 +242,13 @@ def test_a_loader_left_in_the_middle_ends_its_threads_and_reads_no_more_than_pre
     labelled: tuple[str, list[Row]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    original = PackedShards._read_batch
+    original = PackedShards._read
 
-    def counting(self: PackedShards, due: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+    def counting(self: PackedShards, due: list[int], arrays: dict[str, np.ndarray]) -> None:
         read.append(1)
         original(self, due, arrays)
 
-    monkeypatch.setattr(PackedShards, "_read_batch", counting)
+    monkeypatch.setattr(PackedShards, "_read", counting)
     batches = iter(PackedShards(labelled[0], batch_size=1, prefetch=3, num_threads=2))
     next(batches)
     time.sleep(0.2)  # long enough for idle threads to read all 13, if they were let

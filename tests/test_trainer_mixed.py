@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def opened(folder: str, **options: Any) -> MixedShards:
-    return MixedShards(folder, [0, 1, 2], batch_size=2, drop_last=True, **options)
+    return MixedShards(folder, [0, 1, 2], batch_size=2, last="drop", **options)
 
 
 def seen(loader: MixedShards) -> list[tuple[int, list[int]]]:

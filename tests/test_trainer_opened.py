@@ -19,8 +19,9 @@ from support.synthetic_set import Row, write_set
 
 from patchpack.schemas import FormatError, Layout
 from patchpack.schemas.manifest import SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
-from patchpack.trainer.data import Batch, PackedShards
-from patchpack.trainer.opened import label_lists
+from patchpack.schemas.opened import label_lists
+from patchpack.trainer.data import PackedShards
+from patchpack.trainer.slots import Batch
 
 
 @pytest.fixture(scope="module")

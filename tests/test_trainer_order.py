@@ -80,10 +80,10 @@ def test_every_order_has_each_sequence_once_and_keeps_groups(
     assert sorted(found) == whole
 
 
-@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("last", ["pad", "drop"])
 @pytest.mark.parametrize(("size", "world_size"), [(2, 2), (5, 2), (2, 3), (2, 4)])
-def test_ranks_share_each_step_of_one_process(balanced: str, size: int, world_size: int, drop_last: bool) -> None:
-    options = {"seed": 1, "drop_last": drop_last}
+def test_ranks_share_each_step_of_one_process(balanced: str, size: int, world_size: int, last: str) -> None:
+    options = {"seed": 1, "last": last}
     alone = indices(PackedShards(balanced, batch_size=size * world_size, **options))
     loaders = [
         PackedShards(balanced, batch_size=size, rank=rank, world_size=world_size, **options)
@@ -153,12 +153,12 @@ def rest(folder: str, cut: tuple[int, int], state: Any, **options: Any) -> list[
 def test_every_stop_goes_on_with_every_number_of_processes(
     before: tuple[int, int], is_balanced: bool, balanced: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def number_only(self: PackedShards, due: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+    def number_only(self: PackedShards, due: list[int], arrays: dict[str, np.ndarray]) -> None:
         arrays["index"][:] = -1
         arrays["index"][: len(due)] = due
 
     # 8,000 loaders: what they would read is not looked at here
-    monkeypatch.setattr(PackedShards, "_read_batch", number_only)
+    monkeypatch.setattr(PackedShards, "_read", number_only)
     folder = balanced
     if not is_balanced:
         folder = str(tmp_path / "plain")
@@ -176,7 +176,7 @@ def test_every_stop_goes_on_with_every_number_of_processes(
                 # the next epoch, whole
                 assert state["epoch"] == 1 and len(rest(folder, after, state)) == len(whole)
             step = after[0] * after[1]
-            left_out = rest(folder, after, state | {"drop_last": True}, drop_last=True)
+            left_out = rest(folder, after, state | {"last": "drop"}, last="drop")
             if len(due) >= step:
                 assert len(left_out) == len(due) // step * step and set(left_out) <= set(due)
             else:

@@ -154,7 +154,7 @@ def test_the_log_counts_real_tokens_and_never_padding(
 ) -> None:
     folder, rows = labelled
     *logs, summary = run(capsys, folder, "--steps", "4", "--log-every", "1", *SMALL)
-    loader = PackedShards(folder, batch_size=3, drop_last=True)
+    loader = PackedShards(folder, batch_size=3, last="drop")
     real = [sum(rows[index]["num_tokens"] for index in batch["index"].tolist()) for batch in loader]
     assert len(real) == len(logs) == 4
     slots = 3 * SMALL_LAYOUT.sequence_length

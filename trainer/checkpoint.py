@@ -43,7 +43,7 @@ from patchpack.schemas import FormatError
 from patchpack.trainer.parallel import World
 
 NAME = re.compile(r"step-(\d{8})")
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
 LATEST, BEST = "latest", "best"
 RUN_NAME, WEIGHTS_NAME = "run.json", "model.safetensors"
 

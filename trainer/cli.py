@@ -7,6 +7,7 @@ failure, 2 for usage, 130 for Ctrl-C, 143 for SIGTERM.
 import json
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -30,6 +31,7 @@ FORMATS = {
     "waiting": "waiting {:.3f}",
     "left_s": "{:,.0f} s left",
     "attention": "attention {}",
+    "skipped": "{:,} broken sequences skipped",
     "lr": "lr {:.2e}",
     "grad_norm": "gradient {:.2f}",
     "seconds": "{:.1f} s",
@@ -74,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if folder is not None:
             print(plot(folder))
             return 0
-        summary = train(typed, log)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr, flush=True)
+            summary = train(typed, log)
     except Interrupted as error:
         print(error, file=sys.stderr)
         return error.status

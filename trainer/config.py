@@ -79,6 +79,13 @@ class Config:
     )
     # about 0.8 of full reading speed (benchmarks/loader.py), and a changed byte is found before it is trained on
     verify: bool = option(True, "check the digest of every sequence read", section=RUN)
+    on_corrupt: str = option(
+        "raise",
+        "a broken sequence: raise ends the run; skip trains on an empty one in its place, and says which",
+        section=RUN,
+        choices=("raise", "skip"),
+        lasting=False,
+    )
     log_every: int = option(10, "steps between log lines", section=RUN)
     json: bool = option(False, "log and summary as JSON lines on stdout", section=RUN, common=True, lasting=False)
     debug: bool = option(False, "show the traceback of an error", section=RUN, common=True, lasting=False)

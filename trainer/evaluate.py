@@ -14,16 +14,17 @@ from tqdm import tqdm
 
 from patchpack.schemas import Layout, Manifest, read_manifest
 from patchpack.schemas.manifest import Limits
+from patchpack.schemas.opened import NO_LABEL
 from patchpack.trainer.budgets import Judged
 from patchpack.trainer.config import Config
-from patchpack.trainer.data import Batch, PackedShards
+from patchpack.trainer.data import PackedShards
 from patchpack.trainer.dropping import draw_ranks
 from patchpack.trainer.losses import label_weights
 from patchpack.trainer.mixed import MixedShards
 from patchpack.trainer.model import Model
 from patchpack.trainer.models import OF_CLASSES, check_dataset, choose_loss
-from patchpack.trainer.opened import NO_LABEL
 from patchpack.trainer.parallel import World
+from patchpack.trainer.slots import Batch
 
 
 def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> Batch:

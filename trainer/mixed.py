@@ -9,8 +9,9 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from patchpack.trainer.data import Batch, LoaderState, PackedShards
+from patchpack.trainer.data import LoaderState, PackedShards
 from patchpack.trainer.order import random_words
+from patchpack.trainer.slots import Batch
 
 
 class MixedState(TypedDict):
@@ -70,6 +71,11 @@ class MixedShards:
         order: list[int] = layouts[np.argsort(words, kind="stable")].tolist()
         return order
 
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Broken sequences that came as empty ones, by their numbers, and what was wrong."""
+        return {index: why for loader in self.loaders for index, why in loader.skipped.items()}
+
     def sources(self, indices: list[int]) -> list[str]:
         """Returns the keys of the examples in sequences, by number in the dataset."""
         return self.loaders[0].sources(indices)
@@ -77,12 +83,7 @@ class MixedShards:
     def state_dict(self) -> MixedState:
         """Returns where the loader stands, as JSON values."""
         states = [loader.state_dict() for loader in self.loaders]
-        return {"epoch": self.epoch, "batch": self._batch, "step": self._step, "loaders": states}
-
-    @property
-    def _step(self) -> int:
-        """Sequences that all processes take together."""
-        return self.loaders[0].batch_size * self.loaders[0].world_size
+        return {"epoch": self.epoch, "batch": self._batch, "step": self.loaders[0].step_size, "loaders": states}
 
     def load_state_dict(self, state: MixedState) -> None:
         """Makes the next iteration begin at the very batch that was next when the state was taken.
@@ -95,9 +96,9 @@ class MixedShards:
                 f"{self.loaders[0].path}: the saved state is of {len(state['loaders'])} layouts, this run reads {len(self.loaders)}; "
                 "a run resumes on the same ones; name them with --layout, or start anew"
             )
-        if state["step"] != self._step:
+        if state["step"] != (size := self.loaders[0].step_size):
             raise ValueError(
-                f"{self.loaders[0].path}: the saved state is of steps of {state['step']} sequences, this run's have {self._step}; the order of "
+                f"{self.loaders[0].path}: the saved state is of steps of {state['step']} sequences, this run's have {size}; the order of "
                 "several layouts is one of their steps; use as many, by any number of processes, or name one layout with --layout"
             )
         for loader, own in zip(self.loaders, state["loaders"], strict=True):

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from patchpack.schemas import Dataset
+
 # shards whose sequences are shuffled together: two windows of open files stay far below the usual
 # limit of 1,024, and 64 shards of 256 MB hold some 20,000 sequences of 1,024 tokens
 SHUFFLE_WINDOW = 64
@@ -25,6 +27,28 @@ def random_words(count: int, *key: object) -> npt.NDArray[np.uint64]:
     """Returns `count` raw words of the counter-based generator Philox, a pure function of the key."""
     seed = xxhash.xxh3_128_intdigest("/".join(str(part) for part in key).encode())
     return np.random.Philox(key=seed).random_raw(count)
+
+
+class Epochs:
+    """What each epoch of a dataset reads, and in which order: epoch e is view e mod num_views."""
+
+    def __init__(self, dataset: Dataset, *, seed: int, shuffle: bool) -> None:
+        self._dataset, self._seed, self._shuffle = dataset, seed, shuffle
+
+    def num_sequences(self, epoch: int) -> int:
+        """Returns how many sequences an epoch reads."""
+        shards, first_index = self._shards(epoch), self._dataset.first_index
+        return int((first_index[shards + 1] - first_index[shards]).sum())
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Returns the numbers of an epoch's sequences in their order."""
+        manifest = self._dataset.manifest
+        key = (manifest.dataset_digest, self._seed, epoch) if self._shuffle else None
+        return epoch_order(self._dataset.first_index, self._shards(epoch), manifest.balance_step or 1, key)
+
+    def _shards(self, epoch: int) -> npt.NDArray[np.int64]:
+        views = self._dataset.shards_of_view
+        return views[epoch % len(views)]
 
 
 def epoch_order(

@@ -8,12 +8,13 @@ Copies to CUDA that still run hold nothing. A slot is written again only after a
 """
 
 import weakref
-from collections.abc import Mapping
 
 import numpy as np
 import torch
 
-Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+from patchpack.schemas.dataset import Shapes
+
+Batch = dict[str, torch.Tensor]
 
 
 class Slot:
@@ -25,14 +26,14 @@ class Slot:
 
     def __init__(self, shapes: Shapes, *, pin_memory: bool) -> None:
         self.arrays: dict[str, np.ndarray] = {
-            name: torch.empty(shape, dtype=dtype, pin_memory=pin_memory).numpy()
+            name: torch.empty(shape, dtype=_torch_dtype(dtype), pin_memory=pin_memory).numpy()
             for name, (shape, dtype) in shapes.items()
         }
         self._lent: list[weakref.ref[np.ndarray]] = []
         self._pinned = pin_memory
         self._queued: torch.cuda.Event | None = None
 
-    def lend(self) -> dict[str, torch.Tensor]:
+    def lend(self) -> Batch:
         """Returns tensors over the memory; all that shares their memory keeps the slot from being used."""
         views = {name: array.view() for name, array in self.arrays.items()}
         self._lent = [weakref.ref(view) for view in views.values()]
@@ -55,6 +56,11 @@ class Slot:
         if self._queued is not None:
             self._queued.synchronize()
             self._queued = None
+
+
+def _torch_dtype(dtype: np.dtype) -> torch.dtype:
+    """Returns torch's dtype of numpy's."""
+    return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
 class Slots:

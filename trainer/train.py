@@ -27,9 +27,9 @@ from patchpack.trainer import checkpoint
 from patchpack.trainer.budgets import draw
 from patchpack.trainer.checks import absolute, check_finite, check_later_steps, check_same_dataset, interruption, named
 from patchpack.trainer.config import Config, resumed, taken_over
-from patchpack.trainer.data import Batch, PackedShards
+from patchpack.trainer.data import PackedShards
 from patchpack.trainer.dropping import draw_ranks
-from patchpack.trainer.evaluate import evaluate, evaluation_dataset, judged, to_device
+from patchpack.trainer.evaluate import evaluate, evaluation_dataset, judged
 from patchpack.trainer.metrics import Meter, peak_flops
 from patchpack.trainer.mixed import MixedShards
 from patchpack.trainer.model import Model
@@ -37,6 +37,7 @@ from patchpack.trainer.models import layouts_of, make_model
 from patchpack.trainer.optimisation import averaged, follow, learning_rate, make_optimizer
 from patchpack.trainer.parallel import World, distributed, inner, started, without_sync
 from patchpack.trainer.runlog import RunLog
+from patchpack.trainer.slots import Batch
 from patchpack.trainer.stop import Interrupted, Stop, noted_signals
 
 Log = Callable[[Mapping[str, object]], None]
@@ -90,7 +91,7 @@ class Run:
             FormatError: as `train`.
         """
         self.config, self.world, self.log = config, world, log
-        self.loader = open_loader(config, world)
+        self.loader = open_loader(config, world, lambda batch: self.net.check(batch))
         self.manifest = self.loader.manifest
         self.evaluated = evaluation_dataset(self.loader, config.eval, config, world) if config.eval else None
         self.budgets = [evaluation_dataset(self.loader, path, config, world) for path in config.budget]
@@ -159,6 +160,8 @@ class Run:
             if self._run_log is not None:
                 self._run_log.close()
         self._save()
+        skipped = int(self.world.summed(torch.tensor(float(len(self.loader.skipped)), device=self.world.device)))
+        summary |= {"skipped": skipped} if skipped else {}
         return {"steps": self.step, "device": str(self.world.device), "attention": self.net.backend} | summary
 
     def _train(self) -> Meter:
@@ -201,10 +204,8 @@ class Run:
 
     def _make_step(self, batches: list[Batch], meter: Meter, stop: Stop) -> bool:
         """Makes one step; returns whether a signal has come to any process. Waits for the device once."""
-        for batch in batches:
-            self.net.check(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        sums = self._add_gradients([to_device(batch, self.world.device) for batch in batches], stop.number or 0)
+        sums = self._add_gradients(batches, stop.number or 0)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
@@ -318,8 +319,8 @@ class Run:
         self._say({"step": self.step} | meter.window() | {"lr": rate, "left_s": left})
 
 
-def open_loader(config: Config, world: World) -> PackedShards | MixedShards:
-    """Returns the loader of this process' part of each step.
+def open_loader(config: Config, world: World, check: Callable[[Batch], None]) -> PackedShards | MixedShards:
+    """Returns the loader of this process' part of each step, whose batches are checked, and on the device when they are taken.
 
     Raises:
         ValueError: processes or --accumulate do not divide the batch, or the loader refuses it.
@@ -335,9 +336,11 @@ def open_loader(config: Config, world: World) -> PackedShards | MixedShards:
     options: dict[str, Any] = {
         "batch_size": config.batch_size // parts,
         "seed": config.seed,
-        "drop_last": True,  # every step weighs the same number of sequences; another order leaves out others
+        "last": "drop",  # every step weighs the same number of sequences; another order leaves out others
         "verify": config.verify,
-        "pin_memory": world.device.type == "cuda",
+        "on_corrupt": config.on_corrupt,
+        "device": world.device,
+        "check": check,
         "rank": world.rank,
         "world_size": world.size,
     }

@@ -7,8 +7,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from patchpack.schemas import FormatError, Layout, Shard
+from patchpack.schemas.errors import FormatError
+from patchpack.schemas.geometry import Layout
 from patchpack.schemas.manifest import ShardRow
+from patchpack.schemas.shard import Shard
 
 NO_LABEL = -1
 

@@ -1,0 +1,183 @@
+"""Batches read ahead: on a few threads into memory that is used again, and one step ahead onto the device."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypedDict, TypeVar
+
+import numpy as np
+import torch
+
+from patchpack.schemas import Layout
+from patchpack.schemas.dataset import Shapes
+from patchpack.trainer.ready import Ready
+from patchpack.trainer.slots import Batch, Slot, Slots
+
+Job = TypeVar("Job")
+
+
+class ReaderOptions(TypedDict, total=False):
+    """What readers of batches take, see `PackedShards`."""
+
+    num_threads: int
+    prefetch: int
+    pin_memory: bool
+    device: torch.device | str | None
+    also: Sequence[str]
+    dtype: torch.dtype
+    check: Callable[[Batch], None] | None
+
+
+class Reader:
+    """Makes batches of one shape, for as many iterations as there are, out of memory that is used again."""
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        layout: Layout,
+        *,
+        num_threads: int = 1,
+        prefetch: int = 4,
+        pin_memory: bool = False,
+        device: torch.device | str | None = None,
+        also: Sequence[str] = (),
+        dtype: torch.dtype = torch.float32,
+        check: Callable[[Batch], None] | None = None,
+    ) -> None:
+        """Takes the shapes of a batch, and what `PackedShards` says of the others.
+
+        Raises:
+            ValueError: a number is too small, or there is nothing of a name in `also`.
+        """
+        check_counts({"num_threads": num_threads, "prefetch": prefetch})
+        self._num_threads, self._prefetch, self._check = num_threads, prefetch, check
+        self._device = torch.device("cpu" if device is None else device)
+        self._ready = Ready(also, layout, self._device, dtype)
+        self._slots = Slots(shapes, pin_memory=pin_memory or self._device.type == "cuda")
+
+    def read(
+        self, jobs: Iterable[Job], fill: Callable[[Job, Mapping[str, np.ndarray]], None]
+    ) -> Generator[tuple[Job, Batch]]:
+        """Yields each job and its batch, in order, where and as it was asked for; closing it ends its threads.
+
+        Args:
+            jobs: what to read.
+            fill: writes what a job reads into the memory of a batch; called on the threads.
+        """
+        read = read_ahead(jobs, fill, self._slots, num_threads=self._num_threads, prefetch=self._prefetch)
+        ready = on_device(read, self._device, self._check, self._ready)
+        try:
+            yield from ready
+        finally:
+            ready.close()
+            read.close()
+
+
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Checks numbers that are at least 1; raises ValueError where one is not."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} {value}: too small; the least is 1; give 1 or more")
+
+
+def read_ahead(
+    jobs: Iterable[Job],
+    fill: Callable[[Job, Mapping[str, np.ndarray]], None],
+    slots: Slots,
+    *,
+    num_threads: int,
+    prefetch: int,
+) -> Generator[tuple[Job, Batch]]:
+    """Yields each job and its batch, in order; an error of a thread is raised at the job it belongs to.
+
+    Args:
+        jobs: what to read.
+        fill: writes what a job reads into the memory of a batch; called on the threads.
+        slots: gives the memory, and has it back when nobody holds the batch.
+        num_threads: batches made at a time.
+        prefetch: most batches made ahead and not yet taken.
+    """
+    owner, upcoming = os.getpid(), iter(jobs)
+    waiting: deque[tuple[Job, Future[None], Slot]] = deque()
+    threads = ThreadPoolExecutor(num_threads, thread_name_prefix="PackedShards")
+    try:
+        while True:
+            if os.getpid() != owner:
+                raise RuntimeError(
+                    "an iteration in a process that was forked from its own: its threads stayed there; each process has its loader; make one "
+                    "here, with its rank and world_size"
+                )
+            while len(waiting) < prefetch and (due := next(upcoming, None)) is not None:
+                free = slots.take()
+                waiting.append((due, threads.submit(fill, due, free.arrays), free))
+            if not waiting:
+                return
+            job, reading, slot = waiting[0]
+            reading.result()
+            waiting.popleft()
+            batch = slot.lend()
+            slots.give(slot)
+            yield job, batch
+            slot.note_copies()
+            # what is lent is held by who has it
+            del batch
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+        for _, _, slot in waiting:
+            slots.give(slot)
+
+
+def on_device(
+    batches: Iterator[tuple[Job, Batch]],
+    device: torch.device,
+    check: Callable[[Batch], None] | None,
+    prepare: Callable[[Batch], Batch],
+) -> Generator[tuple[Job, Batch]]:
+    """Yields the batches on a device, prepared there; on CUDA the next one is copied while this one is worked on.
+
+    Args:
+        batches: in page-locked memory, where the device is CUDA.
+        device: where to.
+        check: called with each batch before it is copied.
+        prepare: adds what is asked for to a batch of the device.
+    """
+    check = check or _nothing
+    if device.type != "cuda":
+        for job, batch in batches:
+            check(batch)
+            yield job, prepare({name: tensor.to(device) for name, tensor in batch.items()})
+            del batch
+        return
+    side = torch.cuda.Stream(device)
+
+    def copied() -> tuple[Job, Batch, torch.cuda.Event] | Exception | None:
+        # whoever lent the last batch notes, in here, what is queued on this stream
+        with torch.cuda.stream(side):
+            try:
+                found = next(batches, None)
+                if found is None:
+                    return None
+                check(found[1])
+            except Exception as error:  # noqa: BLE001 (belongs to the next batch: raised when that is asked for)
+                return error
+            moved = prepare({name: tensor.to(device, non_blocking=True) for name, tensor in found[1].items()})
+            return found[0], moved, side.record_event()
+
+    upcoming = copied()
+    while upcoming is not None:
+        if isinstance(upcoming, Exception):
+            raise upcoming
+        job, batch, done = upcoming
+        upcoming = copied()
+        work = torch.cuda.current_stream(device)
+        work.wait_event(done)
+        for tensor in batch.values():
+            # its memory is not given away on the side stream before the work on it is done
+            tensor.record_stream(work)
+        yield job, batch
+        del batch
+
+
+def _nothing(batch: Batch) -> None:
+    """Checks nothing."""

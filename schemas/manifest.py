@@ -168,7 +168,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Returns the content of manifest.json."""
-        data = {
+        data: dict[str, object] = {
             "format_version": FORMAT_VERSION,
             "requires": sorted({feature for layout in self.layouts for feature in layout.features}),
             "dataset_digest": self.dataset_digest,
@@ -183,6 +183,7 @@ class Manifest:
             data["balance_step"] = self.balance_step
         if self.recipe is not None:
             data["recipe"] = self.recipe
+        data["manifest_digest"] = _content_digest(json.loads(json.dumps(data)))
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
@@ -208,6 +209,7 @@ def read_manifest(folder: str) -> Manifest:
         raise FormatError(f"{path}: no format_version; a manifest of patchpack has one; check the path")
     try:
         check_version(data["format_version"], data.get("requires", ()), path)
+        _check_content(data, path)
         return Manifest(
             dataset_digest=data["dataset_digest"],
             layouts=tuple(Layout.from_json(layout, path) for layout in data["layouts"]),
@@ -225,6 +227,23 @@ def read_manifest(folder: str) -> Manifest:
         raise FormatError(
             f"{path}: broken manifest ({error!r}); it holds what docs/format.md lists; write it again with build --resume"
         ) from error
+
+
+def _content_digest(data: Mapping[str, object]) -> str:
+    """Returns xxh3_128, 32 hex digits, over canonical JSON of a manifest, but of its own digest."""
+    return xxhash.xxh3_128_hexdigest(
+        canonical_json({name: value for name, value in data.items() if name != "manifest_digest"})
+    )
+
+
+def _check_content(data: Mapping[str, object], path: str) -> None:
+    """Checks a manifest against its own digest; those of before have none. Raises FormatError where they differ."""
+    due = data.get("manifest_digest")
+    if due is not None and due != (digest := _content_digest(data)):
+        raise FormatError(
+            f"{path}: manifest_digest is {due}, its content gives {digest}; it changed after it was written; copy it again, or write it again "
+            "with build --resume"
+        )
 
 
 def _why_no_manifest(folder: str) -> str:
@@ -272,7 +291,7 @@ def read_table(folder: str, name: str, schema: pa.Schema) -> pa.Table:
     path = join(folder, name)
     try:
         with open_file(path) as file:
-            return pq.read_table(file).select(schema.names).cast(schema)
+            return pq.read_table(file, page_checksum_verification=True).select(schema.names).cast(schema)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise FormatError(
             f"{path}: cannot be read ({error}); a finished dataset has this table; write it again with build --resume"
@@ -287,6 +306,6 @@ def read_shard_table(folder: str) -> pa.Table:
 def table_bytes(rows: Iterable[Mapping[str, object]], schema: pa.Schema) -> bytes:
     """Returns a small table as the bytes of a Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink, compression="zstd", write_page_checksum=True)
     data: bytes = sink.getvalue().to_pybytes()
     return data

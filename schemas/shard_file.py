@@ -21,6 +21,8 @@ _WRITER_OPTIONS = {
     "write_statistics": False,
     "write_page_checksum": True,
     "data_page_size": 2**31 - 1,
+    # Arrow's own schema beside Parquet's would hide the shard's record from who reads the file and writes it again
+    "store_schema": False,
 }
 
 _SUMMED: tuple[Literal["num_segments", "num_tokens", "attention_cost"], ...]

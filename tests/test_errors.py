@@ -1,7 +1,6 @@
 """One line for everything that goes wrong: what it is, the value, the rule, the way out."""
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL, Result
 from PIL import Image
+from support.manifests import change_manifest
 
 from patchpack.pipeline.versions import library_versions
 
@@ -99,8 +99,7 @@ def test_resume_refuses_other_options_and_other_inputs(reference: Path, media: P
 
 def test_verify_of_a_broken_or_missing_set_is_one_line(reference: Path, tmp_path: Path, run: Run) -> None:
     shutil.copytree(reference, tmp_path / "shards")
-    manifest = json.loads((reference / "manifest.json").read_text())
-    (tmp_path / "shards/manifest.json").write_text(json.dumps(manifest | {"config": None}))
+    change_manifest(tmp_path / "shards", config=None)
     for command in (("verify",), ("report",), ("inspect",)):
         number = (0,) if command == ("inspect",) else ()
         for folder in (tmp_path / "shards", tmp_path / "nowhere"):

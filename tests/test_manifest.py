@@ -47,7 +47,9 @@ SHARD = {
 def stored(folder: Path, **changes: Any) -> Path:
     """Writes the manifest with some keys changed, and returns its path."""
     path = folder / "manifest.json"
-    path.write_bytes(json.dumps(json.loads(MANIFEST.to_bytes()) | changes).encode())
+    unsigned = json.loads(MANIFEST.to_bytes())
+    del unsigned["manifest_digest"]
+    path.write_bytes(json.dumps(unsigned | changes).encode())
     return path
 
 

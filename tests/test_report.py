@@ -20,7 +20,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.small_set import CONFIG, accept_file, build_small_set, change_manifest, stored_rows
+from support.manifests import change_manifest
+from support.small_set import CONFIG, accept_file, build_small_set, stored_rows
 
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report

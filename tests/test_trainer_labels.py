@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.manifests import change_manifest
 from support.processes import TINY_RUN
-from support.small_set import change_manifest, stored_rows
+from support.small_set import stored_rows
 
 from patchpack import PackedShards, verify
 from patchpack.schemas import FormatError, read_manifest

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.manifests import change_manifest
 from support.synthetic_set import Row, write_set
 
 from patchpack.schemas import Layout
@@ -158,11 +159,8 @@ def test_weights_that_are_none_are_named(weights: list[float], sets: tuple[list[
 def test_the_most_labels_are_those_of_all(tmp_path: Path) -> None:
     for name, most in (("a", 1), ("b", 2)):
         write_set(str(tmp_path / name), classes=("cat", "dog"), seed=most)
-        path = tmp_path / name / "manifest.json"
-        data = json.loads(path.read_text())
-        data["limits"] = [{"max_segments": 5, "max_segment_tokens": 24, "max_grid": [4, 4, 4], "max_labels": 2}]
-        data["limits"][0]["max_labels"] = most if name == "b" else 2
-        path.write_text(json.dumps(data))
+        limits = {"max_segments": 5, "max_segment_tokens": 24, "max_grid": [4, 4, 4], "max_labels": most}
+        change_manifest(tmp_path / name, limits=[limits])
     batch = next(iter(Mixture([str(tmp_path / "a"), str(tmp_path / "b")], batch_size=8)))
     assert batch["all_labels"].shape == (8, 5, 2) and set(batch["dataset"].tolist()) == {0, 1}
     assert torch.equal(batch["all_labels"][..., 0], batch["labels"])

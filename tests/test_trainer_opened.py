@@ -1,6 +1,5 @@
 """Promises of opening shards: they are those of the dataset, they agree with themselves, and nobody reads them twice unawares."""
 
-import json
 import os
 import pickle
 import shutil
@@ -15,6 +14,7 @@ import torch
 import torch.utils.data
 from hypothesis import given
 from hypothesis import strategies as st
+from support.manifests import unsigned, write_unsigned
 from support.synthetic_set import Row, write_set
 
 from patchpack.schemas import FormatError, Layout
@@ -48,8 +48,6 @@ def test_a_set_that_is_not_whole_is_named(tmp_path: Path) -> None:
 def test_shards_that_contradict_the_tables_are_named(tmp_path: Path) -> None:
     write_set(str(tmp_path), classes=("a", "b"))
     table = pq.read_table(tmp_path / "shards.parquet")
-    manifest = (tmp_path / "manifest.json").read_text()
-
     rows = table.to_pylist()
     rows[1]["num_sequences"] = 3
     (tmp_path / "shards.parquet").write_bytes(table_bytes(rows, SHARD_TABLE_SCHEMA))
@@ -57,14 +55,14 @@ def test_shards_that_contradict_the_tables_are_named(tmp_path: Path) -> None:
         list(PackedShards(str(tmp_path), batch_size=1))
     (tmp_path / "shards.parquet").write_bytes(table_bytes(table.to_pylist(), SHARD_TABLE_SCHEMA))
 
-    data = json.loads(manifest)
+    data = unsigned(tmp_path)
     other = data["layouts"][0] | {"max_segments": 6}
     digest = dataset_digest([Layout.from_json(other, "")], table["digest"].to_pylist())
-    (tmp_path / "manifest.json").write_text(json.dumps(data | {"layouts": [other], "dataset_digest": digest}))
+    write_unsigned(tmp_path, data | {"layouts": [other], "dataset_digest": digest})
     with pytest.raises(FormatError, match="its layout is not the manifest's"):
         list(PackedShards(str(tmp_path), batch_size=1))
 
-    (tmp_path / "manifest.json").write_text(json.dumps(data | {"classes": ["a"]}))
+    write_unsigned(tmp_path, data | {"classes": ["a"]})
     with pytest.raises(FormatError, match=r"row \d: label 1; the manifest has 1 classes"):
         list(PackedShards(str(tmp_path), batch_size=1))
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.manifests import change_manifest
 from support.synthetic_set import write_set
 
 import patchpack.trainer.order
@@ -32,8 +33,7 @@ def balanced(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def set_group(folder: Path, size: Any) -> None:
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"balance_step": size}))
+    change_manifest(folder, balance_step=size)
 
 
 def indices(loader: PackedShards) -> list[list[int]]:

@@ -1,6 +1,5 @@
 """Promises about a run as a whole: what it is reported it keeps, what it did it saves, and nothing that is no number."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from support.manifests import change_manifest
 from support.synthetic_set import label_tokens, write_set
 from test_trainer_train import SMALL, are_equal, fails, one_thread, run, small_model
 
@@ -169,8 +169,7 @@ def test_weights_that_an_update_broke_are_not_saved(labelled: str) -> None:
 
 
 def relabel(folder: Path, classes: tuple[str, ...]) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"classes": list(classes)}))
+    change_manifest(folder, classes=list(classes))
 
 
 def test_a_step_with_nothing_to_learn_from_is_an_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -280,12 +279,11 @@ def test_overfitting_sees_the_same_steps_again(labelled: str, capsys: pytest.Cap
 def test_the_limits_of_what_is_judged_count_too(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, labelled: str
 ) -> None:
-    manifest = json.loads((Path(labelled) / "manifest.json").read_text())
     few = str(tmp_path / "few")
     shutil.copytree(labelled, few)
     # says that it has fewer than it has: found before it is looked at
     limits = [{"max_segments": 1, "max_segment_tokens": 24, "max_grid": [3, 4, 4], "max_labels": 2}]
-    (Path(few) / "manifest.json").write_text(json.dumps(manifest | {"limits": limits}))
+    change_manifest(few, limits=limits)
     fails(capsys, 2, "segments in a batch: the model was made for 1", few, "--steps", "1", *SMALL)
     # and a dataset with more is evaluated by a model that was made for both
     assert run(capsys, few, "--steps", "0", "--eval", labelled, *SMALL)[-1]["eval_segments"] > 13

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.small_set import CLASSES, CONFIG, accept_file, change_manifest, read_rows, rewrite_shard
+from support.manifests import change_manifest
+from support.small_set import CLASSES, CONFIG, accept_file, read_rows, rewrite_shard
 from support.verify_set import check, damaged_shard, edit_file, shard_of_another_group, table_of
 
 from patchpack.pipeline.verification.dataset import verify

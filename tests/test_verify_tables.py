@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.small_set import CHANGED_KEY, accept_file, change_manifest, write_shard_table
+from support.manifests import change_manifest, unsigned, write_unsigned
+from support.small_set import CHANGED_KEY, accept_file, write_shard_table
 from support.verify_set import check, damaged_shard, table_of
 
 from patchpack import FormatError, report
@@ -46,11 +47,11 @@ def test_a_reject_that_the_reject_table_lacks_is_found(own: Path) -> None:
     ],
 )
 def test_an_edited_manifest_is_found(own: Path, section: str, name: str) -> None:
-    data = json.loads((own / "manifest.json").read_text())
+    data = unsigned(own)
     place = data["totals"] if name != "dataset_digest" else data
     place = place[section] if section else place
     place[name] = place[name] + 1 if isinstance(place[name], int) else "0" * 32
-    (own / "manifest.json").write_text(json.dumps(data))
+    write_unsigned(own, data)
     found = verify(str(own))
     assert found
     assert all(line.startswith((f"{own}/manifest.json: ", f"{own}/bounds.parquet: ")) for line in found)
@@ -127,8 +128,7 @@ def test_a_shard_that_cuts_a_step_is_found(own: Path) -> None:
     sizes = {row["path"]: row["num_sequences"] for row in rows}
     last = {row["group"]: row["path"] for row in rows}
     for size in (1, 2, 3, 50):
-        record = json.loads((own / "manifest.json").read_text()) | {"balance_step": size}
-        (own / "manifest.json").write_text(json.dumps(record))
+        change_manifest(own, balance_step=size)
         cut = [path for path, number in sizes.items() if number % size and path not in last.values()]
         check(own, *((path, f"sequences, balance_step is {size}", "whole steps") for path in cut))
         assert bool(cut) == (size > 1)
@@ -194,16 +194,15 @@ def test_the_limits_are_those_of_the_stored_rows_and_smaller_ones_are_found(own:
         "max_grid": [max(segment[f"grid_{axis}"] for segment in segments) for axis in "thw"],
         "max_labels": 1,
     }
-    path = own / "manifest.json"
-    data = json.loads(path.read_text())
     for name, column in (("max_segments", "num_segments"), ("max_segment_tokens", "max_segment_tokens")):
-        path.write_text(json.dumps(data | {"limits": [dict(limits) | {name: 1}]}))
+        change_manifest(own, limits=[dict(limits) | {name: 1}])
         found = list(verify(str(own)))
         assert found and all(f"{column} " in line and "the limit in manifest.json is 1" in line for line in found)
     # a dataset of before has none, and is read as before
+    data = unsigned(own)
     del data["limits"]
-    path.write_text(json.dumps(data))
+    write_unsigned(own, data)
     assert list(verify(str(own))) == []
-    path.write_text(json.dumps(data | {"limits": [{"max_segments": 0}]}))
+    change_manifest(own, limits=[{"max_segments": 0}])
     with pytest.raises(FormatError, match="broken manifest"):
         read_manifest(str(own))

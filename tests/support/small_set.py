@@ -20,9 +20,10 @@ from patchpack.pipeline.stages.group import group_of
 from patchpack.pipeline.stages.labels import with_folder_label
 from patchpack.pipeline.stages.records import Example, Ignored, Reference, Reject, Source
 from patchpack.pipeline.stages.summary import Listing
-from patchpack.schemas import Layout, Manifest, read_manifest, read_shard_table, sequence_digest
+from patchpack.schemas import Layout, read_manifest, read_shard_table, sequence_digest
 from patchpack.schemas.manifest import SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
 from patchpack.schemas.sequence import array_columns
+from support.manifests import change_manifest
 
 NUM_GROUPS = 2
 NUM_IMAGES = 22
@@ -131,15 +132,6 @@ def write_shard_table(folder: Path, rows: list[dict[str, Any]]) -> None:
     stored = {name: sum(row[name] for row in rows) for name in ("num_sequences", "num_segments", "num_tokens", "bytes")}
     digest = dataset_digest(manifest.layouts, [row["digest"] for row in rows])
     change_manifest(folder, dataset_digest=digest, stored=stored | {"num_shards": len(rows)})
-
-
-def change_manifest(folder: Path, **values: Any) -> None:
-    """Replaces entries of the manifest: its own by name, or those of its totals."""
-    manifest: Manifest = read_manifest(str(folder))
-    data = json.loads(manifest.to_bytes())
-    for name, value in values.items():
-        (data if name in data else data["totals"])[name] = value
-    (folder / "manifest.json").write_text(json.dumps(data))
 
 
 def _outcomes(listed: Source | Reject | Ignored, root: str) -> list[Reference | Reject | Ignored]:

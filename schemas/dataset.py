@@ -99,6 +99,7 @@ class Dataset:
         self._again = functools.partial(Dataset, path, layout=layout, view=view, verify=verify, on_corrupt=on_corrupt)
         self._verify, self._on_corrupt, self._warned = verify, on_corrupt, False
         self.skipped: dict[int, str] = {}
+        self._broken: set[int] = set()
         self._max_open, self._lock = max_open(), threading.Lock()
         # the last used last; one that is let go is closed with its last reader's reference, never under its hands
         self._opened: dict[int, OpenShard] = {}
@@ -203,8 +204,18 @@ class Dataset:
             if self._on_corrupt == "raise":
                 raise
             fill_empty(arrays, at)
-            self.skipped[index] = str(error)
-            warnings.warn(f"sequence {index} comes as an empty one: {error}", stacklevel=2)
+            self._note_skipped(index, error)
+
+    def _note_skipped(self, index: int, error: FormatError) -> None:
+        """Notes a broken sequence, and warns of the first of each shard."""
+        number = self._shard_of(index)
+        self.skipped[index] = str(error)
+        if number not in self._broken:
+            self._broken.add(number)
+            warnings.warn(
+                f"sequence {index} comes as an empty one, and so do others of its shard that are broken: {error}",
+                stacklevel=3,
+            )
 
     def _read(self, index: int, arrays: Mapping[str, np.ndarray], at: int) -> None:
         number = self._shard_of(index)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from support.manifests import change_manifest
 from support.synthetic_set import write_set
 
-import patchpack.trainer.order
 from patchpack.schemas import FormatError, read_manifest
 from patchpack.trainer.data import PackedShards
 from patchpack.trainer.order import SHUFFLE_WINDOW, epoch_order
@@ -68,9 +67,7 @@ def test_every_order_has_each_sequence_once_and_keeps_groups(
     counts: list[int], size: int, window: int, seed: int
 ) -> None:
     first_index = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(patchpack.trainer.order, "SHUFFLE_WINDOW", window)
-        order = epoch_order(first_index, np.arange(len(counts)), size, ("digest", seed)).tolist()
+    order = epoch_order(first_index, np.arange(len(counts)), size, ("digest", seed), window).tolist()
     assert sorted(order) == list(range(sum(counts)))
     whole = [
         list(range(first + size * number, first + size * (number + 1)))

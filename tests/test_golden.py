@@ -1,7 +1,7 @@
 """Golden datasets of every version stay readable for ever: the same tokens, positions, names and labels, by every reader.
 
-`tests/golden/NAME` is a dataset as one version wrote it, and `expected.json` what it holds, noted when it was made (`tests/support/golden.py`). None is
-ever changed; a version that writes other bytes adds its own.
+`tests/golden/NAME` is a dataset as one version wrote it, and `expected.json` what it holds, noted when it was made
+(`tests/support/golden.py`). None is ever changed; a version that writes other bytes adds its own.
 """
 
 import json

@@ -196,10 +196,6 @@ class Layout:
         Raises:
             FormatError: a key is missing, or the values contradict each other.
         """
-        if data.get("codec", NO_CODEC) not in CODECS:
-            raise FormatError(
-                f"{where}: codec {data['codec']!r}; this reader knows {', '.join(CODECS)}; upgrade patchpack"
-            )
         try:
             layout = cls(
                 sequence_length=int(data["sequence_length"]),
@@ -215,10 +211,12 @@ class Layout:
                 align_tokens=int(data.get("align_tokens", 1)),
                 keep_order=bool(data.get("keep_order", False)),
                 text_length=int(data.get("text_length", 0)),
-                codec=data.get("codec", NO_CODEC),
+                codec=_known_codec(data.get("codec", NO_CODEC), where),
             )
             known = all(1 <= step <= side for step, side in zip(layout.stride, layout.tubelet, strict=True))
             known &= data["token_width"] == layout.token_width and list(data["padding"]) == list(layout.padding)
+        except FormatError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(
                 f"{where}: broken layout ({error!r}); it holds what docs/format.md lists; rebuild the dataset"
@@ -257,6 +255,12 @@ def grid_of(num_frames: int, height: int, width: int, stride: Tubelet) -> Grid:
 def grid_positions(grid: Grid) -> np.ndarray:
     """Returns the positions of a grid's tokens in raster order, (N, 3) int16 as (t, y, x)."""
     return np.indices(grid, dtype=np.int16).reshape(3, -1).T
+
+
+def _known_codec(codec: str, where: str) -> str:
+    if codec not in CODECS:
+        raise FormatError(f"{where}: codec {codec!r}; this reader knows {', '.join(CODECS)}; upgrade patchpack")
+    return codec
 
 
 def _three(values: Sequence[int]) -> Tubelet:

@@ -70,7 +70,7 @@ class PackingOptions:
         parse=amount,
         metavar="BYTES",
     )
-    # off: a core that decodes reads a quarter as fast or less (benchmarks/codec.py), which pays where storage is slow or far
+    # off: a core reads about a fifth as fast (docs/decisions.md), which pays where storage is slow or far
     codec: str = option(
         NO_CODEC,
         "gradient-zstd: store tokens compressed without loss, about half as large or less, for object storage; the trainer decodes "

@@ -1,6 +1,7 @@
 """Encoded tokens: by the rule of docs/format.md, the same bytes again, and one line for whatever is no frame of them."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -394,6 +395,8 @@ def test_build_encodes_resumes_and_shows_it(run: Run, photos: Path, tmp_path: Pa
     sorted((encoded / "sequences").iterdir())[0].unlink()
     assert run("build", "--output", encoded, "--resume").code == 0
     assert {path.name: path.read_bytes() for path in (encoded / "sequences").iterdir()} == before
+    for codec, shown_size in (("none", r"about \d+ MB\n"), (GRADIENT_ZSTD, r"about \d+ MB before gradient-zstd\n")):
+        assert re.search(shown_size, run("plan", photos, "--codec", codec, *options).out)
     refused = run("build", photos, "--output", tmp_path / "x", "--codec", "gradient-zst", *options)
     assert refused.code == 2 and "gradient-zstd" in refused.err
 

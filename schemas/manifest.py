@@ -19,7 +19,7 @@ from patchpack.schemas.storage import join, open_file, read_bytes
 
 FORMAT_VERSION = 1
 # names of optional features this reader understands
-UNDERSTOOD = frozenset({"align_tokens", "keep_order", "text"})
+UNDERSTOOD = frozenset({"align_tokens", "codec", "keep_order", "text"})
 
 MANIFEST_NAME = "manifest.json"
 # sequences alone, so that other readers of Parquet can be given the folder

@@ -15,6 +15,7 @@ from support.golden import content
 
 from patchpack.pipeline.verification.dataset import verify
 from patchpack.schemas import Dataset, read_manifest
+from patchpack.schemas.geometry import NO_CODEC
 from patchpack.schemas.manifest import FORMAT_VERSION, UNDERSTOOD
 from patchpack.schemas.sequence import array_columns
 from patchpack.trainer.data import PackedShards
@@ -56,7 +57,7 @@ def test_it_is_sound_and_itself(folder: Path) -> None:
     assert verify(str(folder)) == []
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["format_version"] <= FORMAT_VERSION and set(manifest["requires"]) <= UNDERSTOOD
-    if not getattr(read_manifest(str(folder)).layouts[0], "codec", ""):
+    if read_manifest(str(folder)).layouts[0].codec == NO_CODEC:
         # nobody has changed it: by pyarrow alone
         assert content(folder) == expected(folder)
 

@@ -285,7 +285,7 @@ class Ahead:
             upcoming = self._shards[len(self._fetched) : (number // self._window + 2) * self._window]
             if not upcoming:
                 return
-            self._pool.submit(self._cache.keep, upcoming)
+            self._cache.keep(upcoming)
             fetch, stopped = self._cache.fetch, self._stop.is_set
             self._fetched += [self._pool.submit(fetch, *shard, stopped) for shard in upcoming]
 
@@ -299,6 +299,8 @@ def _copied(shard: RemoteShard, handle: int, stopped: Callable[[], bool]) -> tup
     """Returns digest and size of what the store gave, written to a file; reading ends soon after what it should have."""
     digest, size = xxhash.xxh3_128(), 0
     with open(handle, "r+b", closefd=False) as file:
+        # a descriptor stays where the attempt before has left it
+        file.seek(0)
         for block in read_blocks(shard.uri):
             digest.update(block)
             # more than it should have has no place

@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs
@@ -24,8 +24,8 @@ from patchpack.schemas.errors import FormatError
 
 Result = TypeVar("Result")
 
-# how long the first call to a store may take; a start that fails should say so within ten seconds
-FIRST_ANSWER_S = 8.0
+# how long the first call to a store may take; a start that fails should say so within ten seconds, of which Python and torch take three
+FIRST_ANSWER_S = 7.0
 # a request each: 256 MB are eight, and a stream that breaks off loses no more
 BLOCK_BYTES = 2**25
 
@@ -67,11 +67,7 @@ def open_file(path: str) -> pa.NativeFile:
     if not is_uri(path):
         return pa.OSFile(path)
 
-    def opened() -> pa.NativeFile:
-        filesystem, inner = _resolved(path)
-        return filesystem.open_input_file(inner)
-
-    return _called(path, opened)
+    return _called(path, lambda: _opened(path))
 
 
 def read_bytes(path: str) -> bytes:
@@ -83,12 +79,7 @@ def read_bytes(path: str) -> bytes:
 
 def read_blocks(path: str) -> Iterator[bytes]:
     """Yields the content of a file from its begin to its end, `BLOCK_BYTES` at a time; raises as `open_file` does."""
-
-    def opened() -> pa.NativeFile:
-        filesystem, inner = _resolved(path)
-        return filesystem.open_input_stream(inner)
-
-    with _called(path, opened) if is_uri(path) else pa.OSFile(path) as file:
+    with _called(path, lambda: _opened(path, as_stream=True)) if is_uri(path) else pa.OSFile(path) as file:
         while block := _called(path, lambda: file.read(BLOCK_BYTES)):
             yield block
 
@@ -104,24 +95,37 @@ def list_names(folder: str) -> list[str]:
         return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
     def listed() -> list[str]:
-        # a name below it resolves options and the folder alike
-        filesystem, inner = _resolved(join(folder, "_"))
-        selector = pyarrow.fs.FileSelector(inner.rpartition("/")[0], allow_not_found=True)
-        return sorted(found.base_name for found in filesystem.get_file_info(selector))
+        if _scheme(folder) in _NATIVE:
+            filesystem, inner = _native(folder)
+            found = filesystem.get_file_info(pyarrow.fs.FileSelector(inner, allow_not_found=True))
+            return sorted(info.base_name for info in found)
+        remote, inner = _from_fsspec(folder)
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in remote.ls(inner, detail=False))
 
-    with contextlib.suppress(NotADirectoryError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return _called(folder, listed)
     return []
 
 
-def _resolved(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """Returns the filesystem of a file's URI, and the file's path in it."""
-    scheme = path.partition("://")[0]
-    if scheme in _NATIVE:
-        base, mark, options = path.partition("?")
-        folder, _, name = base.rpartition("/")
-        filesystem, inner = _native(folder + mark + options)
-        return filesystem, f"{inner.rstrip('/')}/{name}"
+def _scheme(path: str) -> str:
+    return path.partition("://")[0]
+
+
+def _opened(path: str, as_stream: bool = False) -> pa.NativeFile:
+    if _scheme(path) not in _NATIVE:
+        remote, inner = _from_fsspec(path)
+        # not by pyarrow.fs.FSSpecHandler: it takes whatever fails for a missing file
+        return pa.PythonFile(remote.open(inner, "rb"), mode="r")
+    base, mark, options = path.partition("?")
+    folder, _, name = base.rpartition("/")
+    filesystem, inner = _native(folder + mark + options)
+    place = f"{inner.rstrip('/')}/{name}"
+    return filesystem.open_input_stream(place) if as_stream else filesystem.open_input_file(place)
+
+
+def _from_fsspec(path: str) -> tuple[Any, str]:
+    """Returns fsspec's filesystem of a URI, and the path in it."""
+    scheme = _scheme(path)
     try:
         import fsspec
     except ImportError as error:
@@ -135,22 +139,24 @@ def _resolved(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
             f"{path}: {scheme}:// needs a driver of fsspec; it is not installed; {_line(error)}"
         ) from error
     except ValueError as error:
-        raise FormatError(
-            f"{path}: cannot be opened ({_line(error)}); sets lie in folders, gs://, s3://, hdfs:// or what fsspec reads; check the URI"
-        ) from error
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(remote)), inner
+        raise _unreadable(path, error) from error
+    return remote, inner
 
 
 # a client of its own for every file would log in for each
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=0)
 def _native(folder: str) -> tuple[pyarrow.fs.FileSystem, str]:
     try:
         filesystem, inner = pyarrow.fs.FileSystem.from_uri(folder)
     except pa.ArrowInvalid as error:
-        raise FormatError(
-            f"{folder}: cannot be opened ({_line(error)}); sets lie in folders, gs://, s3://, hdfs:// or what fsspec reads; check the URI"
-        ) from error
+        raise _unreadable(folder, error) from error
     return filesystem, inner
+
+
+def _unreadable(path: str, error: Exception) -> FormatError:
+    return FormatError(
+        f"{path}: cannot be opened ({_line(error)}); sets lie in folders, gs://, s3://, hdfs:// or what fsspec reads; check the URI"
+    )
 
 
 def _called(path: str, call: Callable[[], Result]) -> Result:
@@ -199,6 +205,10 @@ def _as_os_error(error: Exception, path: str) -> OSError:
     """Returns an error as an OSError with a number, one line and a path."""
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return error
+    cause = error.__cause__
+    # fsspec's http calls every failure a missing file, and has the failure as its cause
+    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and not _is_missing(cause):
+        error = cause
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return type(error)(errno.ENOENT, "no such file", path)
     text = _line(error)
@@ -209,8 +219,14 @@ def _as_os_error(error: Exception, path: str) -> OSError:
     return OSError(getattr(error, "errno", None) or errno.EIO, text, path)
 
 
+def _is_missing(cause: Exception) -> bool:
+    if isinstance(cause, OSError) and cause.errno not in (None, errno.ENOENT):
+        return False
+    return getattr(cause, "status", 404) == 404
+
+
 def _login(path: str) -> str:
-    return _LOGINS.get(path.partition("://")[0], "as its driver says")
+    return _LOGINS.get(_scheme(path), "as its driver says")
 
 
 def _line(error: Exception) -> str:

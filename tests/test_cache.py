@@ -2,9 +2,11 @@
 
 import gc
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +53,21 @@ def kept(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
+def until(condition: Callable[[], object]) -> None:
+    """Waits for something that another thread or process does; fails where it never comes."""
+    for _ in range(4000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError("never came")
+
+
+def waits_for_a_lock() -> bool:
+    """Returns whether some thread here waits for a lock of a file; Linux lists who waits behind an arrow."""
+    own = str(os.getpid())
+    return any("->" in line and own in line.split() for line in Path("/proc/locks").read_text().splitlines())
+
+
 def digests(shards: list[RemoteShard]) -> set[str]:
     return {f"{shard.digest}.parquet" for shard in shards}
 
@@ -86,14 +103,11 @@ def test_the_least_recently_used_go_first_and_the_bound_always_holds(store: Obje
         local.fetch(*shards[number])
     assert set(kept(tmp_path)) == digests([shards[0], shards[2], shards[3]])
     # while one is downloaded its room is taken already
-    store.gate.clear()
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, store.held():
         fetched = pool.submit(local.fetch, *shards[4])
-        while not store.downloads("b/set/4.parquet"):
-            pass
+        until(lambda: store.downloads("b/set/4.parquet"))
         assert kept(tmp_path) == dict.fromkeys([*digests([shards[0], shards[3]]), f"{shards[4].digest}.tmp"], SIZE)
-        store.gate.set()
-        fetched.result()
+    fetched.result()
     assert set(kept(tmp_path)) == digests([shards[0], shards[3], shards[4]])
 
 
@@ -195,6 +209,20 @@ def test_another_content_in_the_store_is_an_error_that_names_it(
     assert downloads(store) == [2]
 
 
+def test_who_waited_for_a_download_that_failed_does_it_anew(store: ObjectStore, tmp_path: Path) -> None:
+    (shard,) = put(store, 1)
+    store.spoils["b/set/0.parquet"] = [lambda body: body[::-1]] * 2
+    local = ShardCache(str(tmp_path), SIZE)
+    with ThreadPoolExecutor() as pool, store.held():
+        first = pool.submit(local.fetch, *shard)
+        until(lambda: store.downloads("b/set/0.parquet"))
+        second = pool.submit(local.fetch, *shard)
+        until(waits_for_a_lock)
+    with pytest.raises(FormatError):
+        first.result(20)
+    assert Path(second.result(20)).read_bytes() == store.objects["b/set/0.parquet"]
+
+
 def test_errors_of_the_store_are_tried_again_and_then_named(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,20 +314,17 @@ ShardCache(sys.argv[1], int(sys.argv[2])).fetch(sys.argv[3], sys.argv[4], int(sy
 @pytest.mark.parametrize("next_one", ["the same shard", "another shard"])
 def test_a_killed_download_blocks_nobody_and_leaves_nothing(next_one: str, store: ObjectStore, tmp_path: Path) -> None:
     shards = put(store, 2)
-    store.gate.clear()
-    killed = subprocess.Popen([sys.executable, "-c", _KILLED, str(tmp_path), str(SIZE), *map(str, shards[0])])
-    while not store.downloads("b/set/0.parquet"):
-        assert killed.poll() is None
     local = ShardCache(str(tmp_path), SIZE)
-    with ThreadPoolExecutor() as pool:
-        shard = shards[0] if next_one == "the same shard" else shards[1]
+    shard = shards[0] if next_one == "the same shard" else shards[1]
+    with ThreadPoolExecutor() as pool, store.held():
+        killed = subprocess.Popen([sys.executable, "-c", _KILLED, str(tmp_path), str(SIZE), *map(str, shards[0])])
+        until(lambda: store.downloads("b/set/0.parquet"))
         # it waits for the lock, or for the room, of what is being downloaded
         waiting = pool.submit(local.fetch, *shard)
         assert kept(tmp_path)[f"{shards[0].digest}.tmp"] == SIZE
         killed.kill()
         killed.wait()
-        store.gate.set()
-        waiting.result()
+    waiting.result(20)
     assert kept(tmp_path) == {f"{shard.digest}.parquet": SIZE}
 
 
@@ -362,32 +387,35 @@ def test_errors_come_at_the_shard_they_belong_to(store: ObjectStore, tmp_path: P
 
 def test_a_shard_that_is_needed_now_does_not_wait_for_its_turn(store: ObjectStore, tmp_path: Path) -> None:
     shards = put(store, 4)
-    store.gate.clear()
-    with Ahead(ShardCache(str(tmp_path), 4 * SIZE), shards, 2) as ahead, ThreadPoolExecutor() as pool:
-        while not store.downloads("b/set/0.parquet"):
-            pass
+    with (
+        Ahead(ShardCache(str(tmp_path), 4 * SIZE), shards, 2) as ahead,
+        ThreadPoolExecutor() as pool,
+        store.held(),
+    ):
+        until(lambda: store.downloads("b/set/0.parquet"))
         needed = pool.submit(ahead.path, 3)
-        while not store.downloads("b/set/3.parquet"):
-            pass
+        until(lambda: store.downloads("b/set/3.parquet"))
         assert downloads(store) == [1, 0, 0, 1]
-        store.gate.set()
-        needed.result()
+    needed.result()
 
 
 @pytest.mark.parametrize("end", ["close", "dropped"])
-def test_an_abandoned_epoch_leaves_no_thread_and_no_torn_file(end: str, store: ObjectStore, tmp_path: Path) -> None:
+def test_an_abandoned_epoch_downloads_nothing_more(end: str, store: ObjectStore, tmp_path: Path) -> None:
     shards = put(store, 6)
-    ahead = Ahead(ShardCache(str(tmp_path), 6 * SIZE), shards, 3)
-    ahead.path(0)
-    if end == "close":
-        ahead.close()
-    else:
-        thread = next(each for each in threading.enumerate() if each.name.startswith("ShardCache"))
+    with ThreadPoolExecutor() as pool, store.held():
+        ahead = Ahead(ShardCache(str(tmp_path), 6 * SIZE), shards, 3)
+        until(lambda: store.downloads("b/set/0.parquet"))
+        if end == "close":
+            closing = pool.submit(ahead.close)
+            until(ahead._stop.is_set)
+            store.gate.set()
+            closing.result(20)
+            assert threads() == 0
         del ahead
         gc.collect()
-        thread.join(10)
-    assert threads() == 0
-    assert not [name for name in kept(tmp_path) if name.endswith(".tmp")]
+    until(lambda: threads() == 0)
+    assert downloads(store) == [1, 0, 0, 0, 0, 0]
+    assert kept(tmp_path) == {}
 
 
 def test_shards_read_by_way_of_the_cache_are_those_of_the_store(store: ObjectStore, tmp_path: Path) -> None:

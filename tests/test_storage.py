@@ -94,8 +94,10 @@ def test_verify_report_and_inspect_read_stores(
 
 def test_a_table_is_one_request_and_a_client_serves_all_files(store: ObjectStore) -> None:
     store.objects |= {"b/set/a": b"a" * 1000, "b/set/c": b"c" * 1000}
+    storage._native.cache_clear()
     for name in "ac":
         assert storage.read_bytes(store.uri(f"b/set/{name}")) == store.objects[f"b/set/{name}"]
+    assert storage._native.cache_info().misses == 1
     assert store.requests == {
         ("HEAD", "b/set/a"): 1,
         ("GET", "b/set/a"): 1,
@@ -163,3 +165,44 @@ def test_errors_that_may_pass_are_tried_again_by_the_client_of_the_store(store: 
     store.errors["b/set/a"] = 3
     assert storage.read_bytes(store.uri("b/set/a")) == b"content"
     assert store.requests["HEAD", "b/set/a"] == 4
+
+
+class Refused(Exception):
+    """What a driver of fsspec raises for an answer of a server."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{status} of the server")
+        self.status = status
+
+
+def missing(cause: Exception | None) -> FileNotFoundError:
+    error = FileNotFoundError("memory://b/a")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("raised", "is_missing"),
+    [
+        (missing(None), True),
+        (missing(Refused(404)), True),
+        # fsspec's http raises FileNotFoundError whatever happens
+        (missing(Refused(503)), False),
+        (missing(ConnectionRefusedError(111, "refused")), False),
+        (Refused(503), False),
+        (ConnectionRefusedError(111, "refused"), False),
+    ],
+    ids=["missing", "404", "called missing: 503", "called missing: no connection", "503", "no connection"],
+)
+def test_a_store_that_fails_is_not_taken_for_a_missing_file(
+    raised: Exception, is_missing: bool, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(type(memory), "_open", failing)
+    for read in (storage.read_bytes, lambda path: next(storage.read_blocks(path))):
+        with pytest.raises(OSError) as caught:
+            read("memory://b/a")
+        assert isinstance(caught.value, FileNotFoundError) == is_missing
+        assert caught.value.filename == "memory://b/a" and caught.value.errno

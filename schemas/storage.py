@@ -25,7 +25,7 @@ from patchpack.schemas.errors import FormatError
 Result = TypeVar("Result")
 
 # how long the first call to a store may take; a start that fails should say so within ten seconds, of which Python and torch take three
-FIRST_ANSWER_S = 7.0
+FIRST_ANSWER_S = 6.5
 # a request each: 256 MB are eight, and a stream that breaks off loses no more
 BLOCK_BYTES = 2**25
 
@@ -144,7 +144,7 @@ def _from_fsspec(path: str) -> tuple[Any, str]:
 
 
 # a client of its own for every file would log in for each
-@functools.lru_cache(maxsize=0)
+@functools.lru_cache(maxsize=64)
 def _native(folder: str) -> tuple[pyarrow.fs.FileSystem, str]:
     try:
         filesystem, inner = pyarrow.fs.FileSystem.from_uri(folder)
@@ -195,7 +195,7 @@ def _soon(store: str, call: Callable[[], Result]) -> Result:
             raise
         raise TimeoutError(
             errno.ETIMEDOUT,
-            f"no answer within {FIRST_ANSWER_S:.0f} s; a store must be in reach and know who asks; check the network and the name, "
+            f"no answer within {FIRST_ANSWER_S:g} s; a store must be in reach and know who asks; check the network and the name, "
             f"and log in ({_login(store)})",
             store,
         ) from error

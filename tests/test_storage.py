@@ -143,7 +143,8 @@ def test_a_store_that_never_answers_is_one_line(run: Run, monkeypatch: pytest.Mo
         ended = run("verify", folder)
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert (
-        "no answer within 0.2 s; a store must be in reach and know who asks; check the network and the name" in ended.err
+        "no answer within 0.2 s; a store must be in reach and know who asks; check the network and the name"
+        in ended.err
     )
 
 

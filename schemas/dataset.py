@@ -9,18 +9,20 @@ more than a quarter of what the process may open. A shard that is let go is clos
 Cost: opening a shard reads its footer and its small columns, some milliseconds; `benchmarks/loader.py` measures the reading.
 """
 
+import contextlib
 import errno
 import functools
 import resource
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from patchpack.schemas.cache import Ahead, RemoteShard, ShardCache
 from patchpack.schemas.errors import FormatError
 from patchpack.schemas.geometry import Layout
 from patchpack.schemas.manifest import Manifest, ShardRow, dataset_digest, read_manifest, read_shard_table
@@ -63,6 +65,7 @@ class Dataset:
         layout: int = 0,
         view: int | None = None,
         verify: bool = True,
+        cache: ShardCache | None = None,
         on_corrupt: OnCorrupt = "raise",
     ) -> None:
         """Reads manifest and shard table; shards are opened when their turn comes.
@@ -72,6 +75,7 @@ class Dataset:
             layout: number of the layout in the manifest; sequences of other layouts are not read.
             view: count of the view for `len` and `dataset[i]`; None for all of them.
             verify: check the stored digest of every sequence read.
+            cache: where to keep local copies of its shards; None: shards are read where they are.
             on_corrupt: whether a broken sequence is an error ("raise"), or comes as an empty one, counted and named in `skipped` ("skip").
 
         Raises:
@@ -96,8 +100,13 @@ class Dataset:
         self._shards = np.sort(_joined(self.shards_of_view if view is None else self.shards_of_view[view : view + 1]))
         if on_corrupt not in ("raise", "skip"):
             raise ValueError(f"on_corrupt {on_corrupt!r}: not known; it is 'raise' or 'skip'; choose one")
-        self._again = functools.partial(Dataset, path, layout=layout, view=view, verify=verify, on_corrupt=on_corrupt)
+        self._again = functools.partial(
+            Dataset, path, layout=layout, view=view, verify=verify, cache=cache, on_corrupt=on_corrupt
+        )
         self._verify, self._on_corrupt, self._warned = verify, on_corrupt, False
+        self._cache = cache
+        self._ahead: Ahead | None = None
+        self._ahead_places: dict[int, int] = {}
         self.skipped: dict[int, str] = {}
         self._broken: set[int] = set()
         self._max_open, self._lock = max_open(), threading.Lock()
@@ -131,7 +140,7 @@ class Dataset:
             IndexError: there is none, or it is of another layout.
             FormatError: it is broken.
         """
-        if not 0 <= index < self.first_index[-1] or self._table[self._shard_of(index)]["layout"] != self.layout_number:
+        if not 0 <= index < self.first_index[-1] or self._table[self.shard_of(index)]["layout"] != self.layout_number:
             raise IndexError(
                 f"{self.path}: no sequence {index} of layout {self.layout_number}; the dataset has {self.first_index[-1]}, counted from 0"
             )
@@ -163,7 +172,7 @@ class Dataset:
         for index in indices:
             if index < 0:
                 continue
-            number = self._shard_of(index)
+            number = self.shard_of(index)
             rows = self._open(number).shard.read_metadata(["segments.list.element.source"])["segments"]
             keys += [segment["source"] for segment in rows[index - int(self.first_index[number])].as_py()]
         return keys
@@ -208,7 +217,7 @@ class Dataset:
 
     def _note_skipped(self, index: int, error: FormatError) -> None:
         """Notes a broken sequence, and warns of the first of each shard."""
-        number = self._shard_of(index)
+        number = self.shard_of(index)
         self.skipped[index] = str(error)
         if number not in self._broken:
             self._broken.add(number)
@@ -218,7 +227,7 @@ class Dataset:
             )
 
     def _read(self, index: int, arrays: Mapping[str, np.ndarray], at: int) -> None:
-        number = self._shard_of(index)
+        number = self.shard_of(index)
         opened = self._open(number)
         row = index - int(self.first_index[number])
         # as they are stored; the batch has wider integers
@@ -238,7 +247,8 @@ class Dataset:
             arrays[name][at] = values[row]
         arrays["index"][at] = index
 
-    def _shard_of(self, index: int) -> int:
+    def shard_of(self, index: int) -> int:
+        """Returns the number of the shard that a sequence is in."""
         return int(np.searchsorted(self.first_index, index, side="right")) - 1
 
     def _read_table(self) -> None:
@@ -257,6 +267,34 @@ class Dataset:
         self.shards_of_view: list[npt.NDArray[np.int64]] = [
             np.flatnonzero((layouts == layout) & (views == view)) for view in np.unique(views[layouts == layout])
         ]
+
+    @contextlib.contextmanager
+    def fetched_ahead(self, shards: Sequence[int], window: int) -> Iterator[None]:
+        """As long as this context lasts, shards of a store are fetched into the cache in this order, up to the window after that in use."""
+        if self._cache is None:
+            yield
+            return
+        with Ahead(self._cache, [self._remote(number) for number in shards], window) as ahead:
+            self._ahead, self._ahead_places = ahead, {number: place for place, number in enumerate(shards)}
+            try:
+                yield
+            finally:
+                self._ahead, self._ahead_places = None, {}
+
+    def sizes(self) -> list[int]:
+        """Returns the bytes of each shard of this layout and view."""
+        return [self._table[number]["bytes"] for number in self._shards.tolist()]
+
+    def _remote(self, number: int) -> RemoteShard:
+        entry = self._table[number]
+        return RemoteShard(join(self.path, entry["path"]), entry["digest"], entry["bytes"])
+
+    def _copy(self, number: int) -> str | None:
+        """Returns where the local copy of a shard is, once it is there; None where there is no cache."""
+        ahead, place = self._ahead, self._ahead_places.get(number)
+        if ahead is not None and place is not None:
+            return ahead.path(place)
+        return None if self._cache is None else self._cache.fetch(*self._remote(number))
 
     def _open(self, number: int) -> OpenShard:
         """Returns a shard of those that are open, or opens it and lets go of the one that was not used for longest."""
@@ -278,7 +316,7 @@ class Dataset:
         num_classes = None if classes is None else len(classes)
         path = join(self.path, entry["path"])
         try:
-            opened = open_shard(path, layout, entry, num_classes, self.max_labels)
+            opened = open_shard(path, layout, entry, num_classes, self.max_labels, self._copy(number))
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise

@@ -40,7 +40,9 @@ class OpenShard:
     digests_R: npt.NDArray[np.uint64]
 
 
-def open_shard(path: str, layout: Layout, entry: ShardRow, num_classes: int | None, max_labels: int = 0) -> OpenShard:
+def open_shard(
+    path: str, layout: Layout, entry: ShardRow, num_classes: int | None, max_labels: int = 0, copy: str | None = None
+) -> OpenShard:
     """Returns a shard with its small columns as arrays.
 
     Args:
@@ -49,12 +51,13 @@ def open_shard(path: str, layout: Layout, entry: ShardRow, num_classes: int | No
         entry: its row of the shard table.
         num_classes: labels lie below it; None where the dataset has no classes.
         max_labels: the most of one example, if all are to be read (M).
+        copy: where to read it, if not there.
 
     Raises:
         FormatError: the file is missing, is another than the tables say, or contradicts itself.
     """
     try:
-        shard = Shard(path)
+        shard = Shard(path if copy is None else copy, path)
     except FileNotFoundError as error:
         raise FormatError(
             f"{path}: no such file; every shard of the shard table is there in a finished dataset; "

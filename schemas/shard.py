@@ -94,21 +94,25 @@ class Shard:
     """One open shard.
 
     Attributes:
-        path: as given.
+        path: how it is named.
         metadata: the shard's own record: format_version, layout, view, group, index, fingerprint, rejects, totals.
         layout: its layout.
         num_sequences: its rows.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, file: str, path: str | None = None) -> None:
         """Reads the footer.
+
+        Args:
+            file: its file.
+            path: how messages name it, where that is a copy of it; None: as it is.
 
         Raises:
             FileNotFoundError: there is no such file.
             FormatError: it is not a shard, is broken, or is newer than this reader.
         """
-        self.path = path
-        self._file = open_file(path)
+        self.path = path = file if path is None else path
+        self._file = open_file(file)
         try:
             self._parquet = self._open()
             self.metadata = read_metadata(self._parquet, path)

@@ -1,5 +1,7 @@
 """The code of docs/loader.md runs as it stands, and gives what the page says."""
 
+import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,8 @@ from pathlib import Path
 import pytest
 from support.synthetic_set import write_set
 from test_readme import block
+
+from patchpack.trainer.data import PackedShards
 
 SAID = {
     # one step of two processes with two sequences each has gone
@@ -18,6 +22,12 @@ SAID = {
     "mixture": ("print(state['position'], len(epochs), set(source.tolist()) <= {0, 1})", "40 2 True"),
     "dataloader": ("print(*tokens.shape, sequence['tokens'].dtype, len(dataset))", "24 12 uint8 13"),
 }
+
+
+def test_the_code_for_a_store_names_arguments_that_there_are() -> None:
+    code = block("docs/loader.md", "store")
+    (call,) = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    assert {keyword.arg for keyword in call.keywords} <= set(inspect.signature(PackedShards).parameters)
 
 
 @pytest.mark.parametrize("name", SAID)

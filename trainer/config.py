@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
-from patchpack.options import Parser, flag, option, settle
+from patchpack.options import Parser, amount, flag, option, settle
 from patchpack.trainer.adapters import PREFIXES
 from patchpack.trainer.attention import BACKENDS
+from patchpack.trainer.data import CACHE_BYTES
 from patchpack.trainer.models import LOSSES, MODELS
+from patchpack.trainer.order import SHUFFLE_WINDOW
 from patchpack.trainer.pooling import KINDS as POOLS
 from patchpack.trainer.positions import COMBINE, COORDINATES
 from patchpack.trainer.positions import KINDS as POSITIONS
@@ -79,6 +81,22 @@ class Config:
     )
     # about 0.8 of full reading speed (benchmarks/loader.py), and a changed byte is found before it is trained on
     verify: bool = option(True, "check the digest of every sequence read", section=RUN)
+    cache: str | None = option(
+        None,
+        "folder for local copies of the shards of a store, which runs and processes may share; left out: read where they are",
+        section=RUN,
+        metavar="FOLDER",
+        lasting=False,
+    )
+    cache_bytes: int = option(
+        CACHE_BYTES,
+        "the most that all copies have together, which hold twice --window shards",
+        section=RUN,
+        parse=amount,
+        metavar="BYTES",
+        lasting=False,
+    )
+    window: int = option(SHUFFLE_WINDOW, "shards that are shuffled together; fewer need a smaller cache", section=RUN)
     on_corrupt: str = option(
         "raise",
         "a broken sequence: raise ends the run; skip trains on an empty one in its place, and says which",

@@ -12,18 +12,25 @@ Reading, copying and hashing all leave Python's lock; one thread reads more than
 Cost: `benchmarks/loader.py` measures the reading.
 """
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NoReturn, TypedDict, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from patchpack.schemas import Dataset, Layout, Manifest
+from patchpack.schemas.cache import ShardCache
 from patchpack.schemas.dataset import OnCorrupt, fill_empty
+from patchpack.schemas.storage import is_uri
 from patchpack.trainer.ahead import Reader, check_counts
 from patchpack.trainer.order import SHUFFLE_WINDOW, Epochs
 from patchpack.trainer.slots import Batch
+
+# two windows of 64 shards of the usual 256 MB are 33 GB
+CACHE_BYTES = 50 * 10**9
 
 Last = Literal["pad", "drop"]
 
@@ -98,6 +105,8 @@ class PackedShards:
         epoch: int = 0,
         last: Last = "pad",
         verify: bool = True,
+        cache: str | None = None,
+        cache_bytes: int = CACHE_BYTES,
         on_corrupt: OnCorrupt = "raise",
         num_threads: int = 1,
         prefetch: int = 4,
@@ -122,6 +131,8 @@ class PackedShards:
             last: the last batch of an epoch, where it is not full: filled with empty sequences ("pad"), so that every sequence comes once, or
                 left out ("drop"; another order leaves out others).
             verify: check the stored digest of every sequence read (a fifth of the speed, benchmarks/loader.py).
+            cache: a local folder for copies of the shards of a store, which processes and runs may share; None: read where they are.
+            cache_bytes: the most that all copies have together; two windows at least.
             on_corrupt: what a broken sequence does: it ends the iteration ("raise"), or comes as an empty one, named in `skipped` ("skip").
             num_threads: batches made at a time; one thread reads 2-3 GB/s from memory, so more are for slow storage.
             prefetch: most batches made ahead and not yet taken.
@@ -139,7 +150,8 @@ class PackedShards:
             FormatError: the dataset is unfinished, broken or too new.
         """
         self.path = path
-        self.dataset = Dataset(path, layout=layout, verify=verify, on_corrupt=on_corrupt)
+        kept = open_cache(path, cache, cache_bytes)
+        self.dataset = Dataset(path, layout=layout, verify=verify, cache=kept, on_corrupt=on_corrupt)
         self.manifest: Manifest = self.dataset.manifest
         self.layout: Layout = self.dataset.layout
         self.max_labels = self.dataset.max_labels
@@ -164,6 +176,8 @@ class PackedShards:
             check=check,
         )
         self._epochs = Epochs(self.dataset, seed=seed, shuffle=shuffle, window=window)
+        if kept is not None:
+            kept.check_fits(self.dataset.sizes(), window)
         self._check_size()
         self._check_groups(0)
         self.epoch, self._sequence = epoch, 0
@@ -198,7 +212,8 @@ class PackedShards:
             self._read(order[step * size : (step + 1) * size][self._rank :: self.world_size].tolist(), arrays)
 
         batches = self._reader.read(range(first, count, every), fill)
-        try:
+        fetching = self.dataset.fetched_ahead(self._shards_from(epoch, order), self._epochs.window)
+        with fetching, contextlib.closing(batches):
             for step, batch in batches:
                 if iteration != self._iteration:
                     raise RuntimeError(
@@ -210,8 +225,6 @@ class PackedShards:
                 self.epoch, self._sequence = (epoch + 1, 0) if is_last else (epoch, start + (step + 1) * size)
                 yield batch
                 del batch
-        finally:
-            batches.close()
 
     @property
     def skipped(self) -> dict[int, str]:
@@ -252,6 +265,14 @@ class PackedShards:
         check_identity(self.path, cast(Mapping[str, object], state), self._identity())
         self._go_to(state["epoch"], state["sequence"])
         self._check_groups(self._sequence)
+
+    def _shards_from(self, epoch: int, order: npt.NDArray[np.int64]) -> list[int]:
+        """Returns the shards of an epoch, from the window on in which the rest of its order begins."""
+        shards, window = self._epochs.shards(epoch), self._epochs.window
+        if not len(order):
+            return []
+        first = int(np.flatnonzero(shards == self.dataset.shard_of(int(order[0])))[0])
+        return [int(number) for number in shards[first // window * window :]]
 
     def _read(self, indices: Sequence[int], arrays: Mapping[str, np.ndarray]) -> None:
         """Writes sequences into the memory of a batch, and empty ones behind them."""
@@ -316,6 +337,16 @@ class PackedShards:
 
     def _num_steps(self, num_sequences: int) -> int:
         return num_sequences // self.step_size if self.last == "drop" else -(-num_sequences // self.step_size)
+
+
+def open_cache(path: str, cache: str | None, max_bytes: int) -> ShardCache | None:
+    """Returns the cache for a dataset, None where none is asked for; warns where a store is read without one."""
+    if cache is None and is_uri(path) and not path.startswith("file://"):
+        warnings.warn(
+            f"{path}: read in its store, three requests a sequence in every epoch; a cache asks for a shard once; give cache=FOLDER (--cache)",
+            stacklevel=3,
+        )
+    return None if cache is None else ShardCache(cache, max_bytes)
 
 
 def check_rank(rank: int, world_size: int) -> None:

@@ -7,7 +7,7 @@ first. Masks are drawn anew from the seed, so that two evaluations hide the same
 
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -65,7 +65,8 @@ def evaluation_dataset(trained: PackedShards | MixedShards, path: str, config: C
             raise ValueError(
                 f"{path}: {name} {actual}; the model was trained on {value}; evaluate on a dataset built alike"
             )
-    in_order = functools.partial(PackedShards, path, layout=number, shuffle=False, verify=config.verify)
+    kept: dict[str, Any] = {"cache": config.cache, "cache_bytes": config.cache_bytes, "window": config.window}
+    in_order = functools.partial(PackedShards, path, layout=number, shuffle=False, verify=config.verify, **kept)
     all_of_it = in_order(batch_size=1)
     numbers_K = _class_numbers(trained.manifest, config.shards, all_of_it) if loss in OF_CLASSES else None
     check_dataset(loss, all_of_it.manifest, number, path)

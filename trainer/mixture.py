@@ -18,7 +18,7 @@ import numpy.typing as npt
 from patchpack.schemas import Dataset, Layout
 from patchpack.schemas.dataset import OnCorrupt
 from patchpack.trainer.ahead import Reader, ReaderOptions, check_counts
-from patchpack.trainer.data import check_identity, check_rank
+from patchpack.trainer.data import CACHE_BYTES, check_identity, check_rank, open_cache
 from patchpack.trainer.order import SHUFFLE_WINDOW, Epochs, random_words
 from patchpack.trainer.slots import Batch
 
@@ -69,6 +69,8 @@ class Mixture:
         seed: int = 0,
         window: int = SHUFFLE_WINDOW,
         verify: bool = True,
+        cache: str | None = None,
+        cache_bytes: int = CACHE_BYTES,
         on_corrupt: OnCorrupt = "raise",
         rank: int = 0,
         world_size: int = 1,
@@ -85,6 +87,8 @@ class Mixture:
             seed: likewise.
             window: likewise.
             verify: likewise.
+            cache: likewise; a shard is fetched when its first sequence is read.
+            cache_bytes: likewise, for a window of each dataset.
             on_corrupt: likewise.
             rank: likewise.
             world_size: likewise.
@@ -96,8 +100,15 @@ class Mixture:
         """
         check_counts({"batch_size": batch_size})
         check_rank(rank, world_size)
-        self.datasets = [Dataset(path, layout=layout, verify=verify, on_corrupt=on_corrupt) for path in paths]
+        caches = [open_cache(path, cache, cache_bytes) for path in paths]
+        self.datasets = [
+            Dataset(path, layout=layout, verify=verify, cache=kept, on_corrupt=on_corrupt)
+            for path, kept in zip(paths, caches, strict=True)
+        ]
         _check_alike(self.datasets)
+        if caches[0] is not None:
+            largest = [sorted(dataset.sizes(), reverse=True)[:window] for dataset in self.datasets]
+            caches[0].check_fits([size for own in largest for size in own], window * len(paths))
         self._epochs = [Epochs(dataset, seed=seed, shuffle=shuffle, window=window) for dataset in self.datasets]
         sizes = [float(each.num_sequences(0)) for each in self._epochs]
         self.weights = _checked_weights(sizes if weights is None else weights, len(self.datasets))

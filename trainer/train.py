@@ -338,6 +338,9 @@ def open_loader(config: Config, world: World, check: Callable[[Batch], None]) ->
         "seed": config.seed,
         "last": "drop",  # every step weighs the same number of sequences; another order leaves out others
         "verify": config.verify,
+        "cache": config.cache,
+        "cache_bytes": config.cache_bytes,
+        "window": config.window,
         "on_corrupt": config.on_corrupt,
         "device": world.device,
         "check": check,

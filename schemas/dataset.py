@@ -26,7 +26,7 @@ from patchpack.schemas.cache import Ahead, RemoteShard, ShardCache
 from patchpack.schemas.errors import FormatError
 from patchpack.schemas.geometry import Layout
 from patchpack.schemas.manifest import Manifest, ShardRow, dataset_digest, read_manifest, read_shard_table
-from patchpack.schemas.opened import NO_LABEL, OpenShard, open_shard
+from patchpack.schemas.opened import NO_LABEL, OpenShard, missing, open_shard
 from patchpack.schemas.sequence import array_columns, sequence_digest
 from patchpack.schemas.storage import join
 
@@ -291,10 +291,14 @@ class Dataset:
 
     def _copy(self, number: int) -> str | None:
         """Returns where the local copy of a shard is, once it is there; None where there is no cache."""
+        if self._cache is None:
+            return None
         ahead, place = self._ahead, self._ahead_places.get(number)
-        if ahead is not None and place is not None:
-            return ahead.path(place)
-        return None if self._cache is None else self._cache.fetch(*self._remote(number))
+        remote = self._remote(number)
+        try:
+            return self._cache.fetch(*remote) if ahead is None or place is None else ahead.path(place)
+        except FileNotFoundError as error:
+            raise missing(remote.uri) from error
 
     def _open(self, number: int) -> OpenShard:
         """Returns a shard of those that are open, or opens it and lets go of the one that was not used for longest."""

@@ -59,10 +59,7 @@ def open_shard(
     try:
         shard = Shard(path if copy is None else copy, path)
     except FileNotFoundError as error:
-        raise FormatError(
-            f"{path}: no such file; every shard of the shard table is there in a finished dataset; "
-            "copy it again or finish the dataset with build --resume"
-        ) from error
+        raise missing(path) from error
     if shard.layout != layout:
         raise FormatError(f"{path}: its layout is not the manifest's; one dataset has one manifest; rebuild this shard")
     own = shard.metadata
@@ -84,6 +81,14 @@ def open_shard(
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{path}: cannot be read ({error!r}); the shard is broken; rebuild it") from error
+
+
+def missing(path: str) -> FormatError:
+    """Returns what is said of a shard that is not there."""
+    return FormatError(
+        f"{path}: no such file; every shard of the shard table is there in a finished dataset; "
+        "copy it again or finish the dataset with build --resume"
+    )
 
 
 def _read_small_columns(shard: Shard, layout: Layout, num_classes: int | None, max_labels: int) -> OpenShard:

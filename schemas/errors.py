@@ -1,4 +1,8 @@
-"""The one error of the format."""
+"""The one error of the format, and what no message says."""
+
+import re
+
+_SECRET = re.compile(r"(?<=://)[^/\s@:]+:[^/\s@]+@")
 
 
 class FormatError(ValueError):
@@ -8,4 +12,9 @@ class FormatError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(without_secrets(" ".join(message.splitlines())))
+
+
+def without_secrets(text: str) -> str:
+    """Returns a text with the user and password of its URIs left out."""
+    return _SECRET.sub("", text)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.fs
 
-from patchpack.schemas.errors import FormatError
+from patchpack.schemas.errors import FormatError, without_secrets
 
 Result = TypeVar("Result")
 
@@ -197,12 +197,13 @@ def _soon(store: str, call: Callable[[], Result]) -> Result:
             errno.ETIMEDOUT,
             f"no answer within {FIRST_ANSWER_S:g} s; a store must be in reach and know who asks; check the network and the name, "
             f"and log in ({_login(store)})",
-            store,
+            without_secrets(store),
         ) from error
 
 
 def _as_os_error(error: Exception, path: str) -> OSError:
-    """Returns an error as an OSError with a number, one line and a path."""
+    """Returns an error as an OSError with a number, one line and a path, whose secrets are left out."""
+    path = without_secrets(path)
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return error
     cause = error.__cause__
@@ -230,5 +231,5 @@ def _login(path: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = without_secrets(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}..."

@@ -111,7 +111,8 @@ def test_what_a_store_breaks_is_named_or_empty(store: ObjectStore, tmp_path: Pat
     store.objects[key] = content[:100] + bytes([content[100] ^ 1]) + content[101:]
     loader = PackedShards(store.uri("b/set"), batch_size=1, shuffle=False, cache=str(tmp_path), cache_bytes=ENOUGH)
     with pytest.raises(
-        FormatError, match=rf"s3://.*{name}.*: \d+ bytes of digest \w+, read 2 times; the shard table says"
+        FormatError,
+        match=rf"^s3://b/set/sequences/{name}.*: \d+ bytes of digest \w+, read 2 times; the shard table says",
     ):
         list(loader)
     skipping = PackedShards(
@@ -121,12 +122,16 @@ def test_what_a_store_breaks_is_named_or_empty(store: ObjectStore, tmp_path: Pat
         found = [int(batch["index"][0]) for batch in skipping]
     assert found.count(-1) == len(skipping.skipped) == 3 and len(found) == 28
     del store.objects[key]
-    with pytest.raises(FormatError, match=rf"{name}.*no such file"):
+    with pytest.raises(FormatError, match=rf"^s3://b/set/sequences/{name}.*no such file"):
         list(PackedShards(store.uri("b/set"), batch_size=1, shuffle=False, cache=str(tmp_path / "new")))
+    store.refused = True
+    with pytest.raises(OSError) as refused:
+        PackedShards(store.uri("b/set"), batch_size=1, cache=str(tmp_path / "new"))
+    assert "secret" not in str(refused.value) and "b/set" in str(refused.value)
 
 
 def test_without_a_cache_it_is_read_where_it_is_and_says_so(store: ObjectStore, local: Path) -> None:
-    with pytest.warns(UserWarning, match=r"s3://.*: read in its store, three requests a sequence in every epoch"):
+    with pytest.warns(UserWarning, match=r"^s3://b/set.*: read in its store, three requests a sequence in every epoch"):
         loader = PackedShards(store.uri("b/set"), batch_size=7)
     assert same(list(loader), list(PackedShards(str(local), batch_size=7)))
     with warnings.catch_warnings():

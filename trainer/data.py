@@ -24,6 +24,7 @@ import torch
 from patchpack.schemas import Dataset, Layout, Manifest
 from patchpack.schemas.cache import ShardCache
 from patchpack.schemas.dataset import OnCorrupt, fill_empty
+from patchpack.schemas.errors import without_secrets
 from patchpack.schemas.storage import is_uri
 from patchpack.trainer.ahead import Reader, check_counts
 from patchpack.trainer.order import SHUFFLE_WINDOW, Epochs
@@ -343,7 +344,8 @@ def open_cache(path: str, cache: str | None, max_bytes: int) -> ShardCache | Non
     """Returns the cache for a dataset, None where none is asked for; warns where a store is read without one."""
     if cache is None and is_uri(path) and not path.startswith("file://"):
         warnings.warn(
-            f"{path}: read in its store, three requests a sequence in every epoch; a cache asks for a shard once; give cache=FOLDER (--cache)",
+            f"{without_secrets(path)}: read in its store, three requests a sequence in every epoch; a cache asks for a shard once; "
+            "give cache=FOLDER (--cache)",
             stacklevel=3,
         )
     return None if cache is None else ShardCache(cache, max_bytes)

@@ -138,7 +138,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         "text": "hello",
         "foreign": "{}",
         "newer": json.dumps({"checkpoint_version": 99}),
-        "bare": json.dumps({"checkpoint_version": 3, "step": 1}),
+        "bare": json.dumps({"checkpoint_version": 4, "step": 1}),
         "older": json.dumps({"checkpoint_version": 2}),
     }.items():
         shutil.copytree(whole, tmp_path / name)
@@ -148,8 +148,8 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         ("text", "not a readable checkpoint"),
         ("foreign", "not a readable checkpoint"),
         ("bare", "not a readable checkpoint"),
-        ("newer", "checkpoint version 99; this trainer knows 3; upgrade patchpack"),
-        ("older", "checkpoint version 2; this trainer knows 3; go on with the version that wrote it, or start anew"),
+        ("newer", "checkpoint version 99; this trainer knows 4; upgrade patchpack"),
+        ("older", "checkpoint version 2; this trainer knows 4; go on with the version that wrote it, or start anew"),
         ("empty", "no checkpoint in this folder"),
         ("nowhere", "no such checkpoint"),
     ]:

@@ -6,6 +6,8 @@ one `pread` a column instead of a row group of 32 MiB. Where it does not (a shar
 another tool), the Parquet reader is used and one row group is kept.
 """
 
+import bisect
+import itertools
 import json
 import math
 import os
@@ -16,6 +18,7 @@ from typing import TypedDict, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from patchpack.schemas.errors import FormatError
 from patchpack.schemas.geometry import Layout, LayoutRecord, ceil_div
@@ -28,6 +31,10 @@ METADATA_KEY = b"patchpack"
 # The fixed part of one data page's Thrift header with a checksum and empty statistics (parquet.thrift,
 # PageHeader); its two sizes and its row count follow as varints.
 _PAGE_HEADER_BYTES = 22
+
+# what is read is hashed while it is still in a core's own cache: whole sequences of 3 MB cost four times as much to hash
+# (benchmarks/loader.py)
+_HASHED_BYTES = 1 << 18
 
 
 class ShardTotals(TypedDict):
@@ -115,8 +122,11 @@ class Shard:
             footer = self._parquet.metadata
             self.num_sequences: int = footer.num_rows
             rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-            self._first_rows = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+            self._first_rows = [0, *itertools.accumulate(rows)]
             self._direct = {name: self._chunk_starts(name) for name in self._columns}
+            self._widths = [dtype.itemsize * math.prod(shape) for dtype, shape in self._columns.values()]
+            # of each row group, where each column begins
+            self._starts = list(zip(*self._direct.values(), strict=True))
         except Exception as error:  # a flipped bit of the footer makes pyarrow and numpy raise anything
             self._file.close()
             if isinstance(error, FormatError):
@@ -147,11 +157,11 @@ class Shard:
         if not 0 <= row < self.num_sequences:
             raise IndexError(f"{self.path}: row {row}; it has {self.num_sequences}")
         dtype, shape = self._columns[column]
-        width = int(np.prod(shape)) * dtype.itemsize
-        start = self.places(row)[list(self._columns).index(column)]
+        number = list(self._columns).index(column)
+        start, width = self.places(row)[number], self._widths[number]
         if start is None:
-            group, row_in_group = self._group_of(row)
-            value = self._cached(group).column(column)[row_in_group].as_buffer()
+            group = self._group_of(row)
+            value = self._cached(group).column(column)[row - self._first_rows[group]].as_buffer()
         else:
             try:
                 value = self._file.read_at(width, start)
@@ -161,46 +171,51 @@ class Shard:
             raise self._cut_short(row, column, len(value), width)
         return np.frombuffer(value, dtype).reshape(shape)
 
-    def read_into(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def read_into(self, row: int, arrays: Mapping[str, np.ndarray], digest: xxhash.xxh3_64 | None = None) -> None:
         """Reads one row of the raw columns into memory that is there already.
 
         Args:
             row: its number.
             arrays: of each column one array of its dtype and shape, contiguous; other names are not looked at.
+            digest: is updated with what is read, column after column (`sequence_digest`).
 
         Raises:
             FormatError: the file ends early, or cannot be read there.
         """
-        for name, start in zip(self._columns, self.places(row), strict=True):
+        for name, start, width in zip(self._columns, self.places(row), self._widths, strict=True):
             out = arrays[name]
             if start is None or self._descriptor is None:
                 out[...] = self.read_array(name, row)
+                if digest is not None:
+                    digest.update(out.data)
                 continue
-            try:
-                count = os.preadv(self._descriptor, [out.data], start)
-            except OSError as error:  # of a bad place of the disk, as of a bad file
-                raise self._broken(error) from error
-            if count != out.nbytes:
-                raise self._cut_short(row, name, count, out.nbytes)
+            memory, step = out.data.cast("B"), width if digest is None else _HASHED_BYTES
+            for first in range(0, width, step):
+                piece = memory[first : first + step]
+                try:
+                    count = os.preadv(self._descriptor, [piece], start + first)
+                except OSError as error:  # of a bad place of the disk, as of a bad file
+                    raise self._broken(error) from error
+                if count != len(piece):
+                    raise self._cut_short(row, name, first + count, width)
+                if digest is not None:
+                    digest.update(piece)
 
     def places(self, row: int) -> list[int | None]:
         """Returns where in the file a row's values of each raw column begin; None where they are not raw, or not in one piece."""
-        group, row_in_group = self._group_of(row)
-        starts = []
-        for (dtype, shape), chunks in zip(self._columns.values(), self._direct.values(), strict=True):
-            start = chunks[group]
-            starts.append(None if start is None else start + row_in_group * dtype.itemsize * math.prod(shape))
-        return starts
+        group = self._group_of(row)
+        row_in_group = row - self._first_rows[group]
+        starts = zip(self._starts[group], self._widths, strict=True)
+        return [None if start is None else start + row_in_group * width for start, width in starts]
 
     @property
     def is_direct(self) -> bool:
         """Whether all values lie as they were written, so that one sequence is read without its row group."""
         return all(start is not None for starts in self._direct.values() for start in starts)
 
-    def _group_of(self, row: int) -> tuple[int, int]:
-        """Returns a row's row group, and its number in it."""
-        group = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        return group, row - int(self._first_rows[group])
+    def _group_of(self, row: int) -> int:
+        """Returns a row's row group."""
+        return bisect.bisect_right(self._first_rows, row) - 1
 
     def _cut_short(self, row: int, column: str, count: int, width: int) -> FormatError:
         return FormatError(

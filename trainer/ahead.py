@@ -99,7 +99,18 @@ def read_ahead(
         prefetch: most batches made ahead and not yet taken.
     """
     owner, upcoming = os.getpid(), iter(jobs)
-    waiting: deque[tuple[Job, Future[None], Slot]] = deque()
+    waiting: deque[tuple[Job, Future[Slot]]] = deque()
+
+    def read(job: Job) -> Slot:
+        # not before its turn: fewer slots are in use where batches are taken at once, and those stay in the processor's cache
+        slot = slots.take()
+        try:
+            fill(job, slot.arrays)
+        except BaseException:
+            slots.give(slot)
+            raise
+        return slot
+
     threads = ThreadPoolExecutor(num_threads, thread_name_prefix="PackedShards")
     try:
         while True:
@@ -109,13 +120,11 @@ def read_ahead(
                     "here, with its rank and world_size"
                 )
             while len(waiting) < prefetch and (due := next(upcoming, None)) is not None:
-                free = slots.take()
-                waiting.append((due, threads.submit(fill, due, free.arrays), free))
+                waiting.append((due, threads.submit(read, due)))
             if not waiting:
                 return
-            job, reading, slot = waiting[0]
-            reading.result()
-            waiting.popleft()
+            job, reading = waiting.popleft()
+            slot = reading.result()
             batch = slot.lend()
             slots.give(slot)
             yield job, batch
@@ -124,8 +133,9 @@ def read_ahead(
             del batch
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
-        for _, _, slot in waiting:
-            slots.give(slot)
+        for _, reading in waiting:
+            if not reading.cancelled() and reading.exception() is None:
+                slots.give(reading.result())
 
 
 def on_device(
@@ -146,7 +156,7 @@ def on_device(
     if device.type != "cuda":
         for job, batch in batches:
             check(batch)
-            yield job, prepare({name: tensor.to(device) for name, tensor in batch.items()})
+            yield job, prepare(batch if device.type == "cpu" else {name: tensor.to(device) for name, tensor in batch.items()})
             del batch
         return
     side = torch.cuda.Stream(device)

@@ -252,8 +252,7 @@ class PackedShards:
 
     def _read(self, indices: Sequence[int], arrays: Mapping[str, np.ndarray]) -> None:
         """Writes sequences into the memory of a batch, and empty ones behind them."""
-        for at, index in enumerate(indices):
-            self.dataset.read_into(index, arrays, at)
+        self.dataset.read_batch(indices, arrays)
         fill_empty(arrays, slice(len(indices), None))
 
     def _check_size(self) -> None:

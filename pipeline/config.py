@@ -41,6 +41,7 @@ class PlanConfig(RunningOptions, PackingOptions, PatchOptions, SamplingOptions, 
                 align_tokens=self.align_tokens,
                 keep_order=self.dropping.drops,
                 text_length=0 if self.captions == "none" else self.text_length or self.sequence_length,
+                codec=self.codec,
             )
             for tubelet in tubelets
         )

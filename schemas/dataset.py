@@ -101,6 +101,7 @@ class Dataset:
         self._again = functools.partial(Dataset, path, layout=layout, view=view, verify=verify, on_corrupt=on_corrupt)
         self._verify, self._on_corrupt, self._warned = verify, on_corrupt, False
         self.skipped: dict[int, str] = {}
+        self._broken: set[int] = set()
         self._max_open, self._lock = max_open(), threading.Lock()
         # the last used last; one that is let go is closed with its last reader's reference, never under its hands
         self._opened: dict[int, OpenShard] = {}
@@ -172,13 +173,18 @@ class Dataset:
     def shapes(self, size: int) -> Shapes:
         """Returns shape and dtype of every array of a batch of so many sequences; `PackedShards` says what each is."""
         counts = counts_dtype(self.layout, self.max_labels)
-        found = {
-            "tokens": ((size, self.layout.sequence_length, self.layout.token_width), self.layout.token_dtype),
-            **{name: ((size, *shape), "int32") for name, (_, shape) in self._columns.items() if name != "tokens"},
-            **{name: ((size, *counts[name].shape), counts[name].base) for name in counts.names or ()},
-            "index": ((size,), "int64"),
+        # numpy gives fields of several values as their dtype and shape
+        fields = {name: counts[name].subdtype or (counts[name], ()) for name in counts.names or ()}
+        return {
+            "tokens": ((size, self.layout.sequence_length, self.layout.token_width), np.dtype(self.layout.token_dtype)),
+            **{
+                name: ((size, *shape), np.dtype(np.int32))
+                for name, (_, shape) in self._columns.items()
+                if name != "tokens"
+            },
+            **{name: ((size, *shape), dtype) for name, (dtype, shape) in fields.items()},
+            "index": ((size,), np.dtype(np.int64)),
         }
-        return {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in found.items()}
 
     def read_into(self, index: int, arrays: Mapping[str, np.ndarray], at: int) -> None:
         """Writes a sequence into a row of a batch; takes and raises as `read_batch`."""
@@ -207,8 +213,7 @@ class Dataset:
                 if self._on_corrupt == "raise":
                     raise
                 broken.append(at)
-                self.skipped[index] = str(error)
-                warnings.warn(f"sequence {index} comes as an empty one: {error}", stacklevel=2)
+                self._note_skipped(index, error)
             for name, values in stored.items():
                 arrays[name][at] = values
         for name in counts_N.dtype.names or ():
@@ -216,6 +221,17 @@ class Dataset:
         arrays["index"][: len(indices)] = indices
         for at in broken:
             fill_empty(arrays, at)
+
+    def _note_skipped(self, index: int, error: FormatError) -> None:
+        """Notes a broken sequence, and warns of the first of each shard."""
+        number = self._shard_of(index)
+        self.skipped[index] = str(error)
+        if number not in self._broken:
+            self._broken.add(number)
+            warnings.warn(
+                f"sequence {index} comes as an empty one, and so do others of its shard that are broken: {error}",
+                stacklevel=3,
+            )
 
     def _read(self, index: int, columns: Mapping[str, np.ndarray]) -> npt.NDArray[np.uint8]:
         """Reads the raw columns of a sequence, as they are stored, and returns the bytes of its record of counts."""
@@ -229,7 +245,8 @@ class Dataset:
                 f"{opened.shard.path} row {row}: digest is {digest.intdigest():016x}, stored {opened.digests[row]:016x}; "
                 "its tokens, segment ids or positions changed after it was written; rebuild or copy again this shard"
             )
-        return opened.counts_RB[row]
+        record: npt.NDArray[np.uint8] = opened.counts[row]
+        return record
 
     def _shard_of(self, index: int) -> int:
         return bisect.bisect_right(self._first_index, index) - 1

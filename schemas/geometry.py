@@ -20,6 +20,8 @@ MAX_GRID = 2**15 - 1
 # wider fixed_size_binary columns are written by pyarrow (25) and refused when they are read: "byte width of
 # FixedSizeBinaryType too large", at 2^28 and not at one byte less
 MAX_ROW_BYTES = 2**28 - 1
+# how tokens are stored, see schemas/codec.py
+NO_CODEC, GRADIENT_ZSTD = CODECS = ("none", "gradient-zstd")
 
 
 class Grid(NamedTuple):
@@ -50,10 +52,11 @@ class LayoutRecord(TypedDict):
     resize: str
     mean: list[float]
     std: list[float]
-    # where they are not 1 and false; earlier datasets have neither
+    # only where they are not the default; earlier datasets have none of them
     align_tokens: NotRequired[int]
     keep_order: NotRequired[bool]
     text_length: NotRequired[int]
+    codec: NotRequired[str]
 
 
 class Box(NamedTuple):
@@ -83,6 +86,10 @@ class Layout:
         align_tokens: every segment starts at a multiple of it; the tokens between two segments are padding.
         keep_order: whether tokens were dropped, and each that is left has its rank in the order to keep them.
         text_length: text tokens beside a sequence, padding included (T); 0: no text.
+        codec: how the tokens of a sequence are stored, one of CODECS; those that are encoded are uint8.
+
+    Raises:
+        ValueError: there is no such codec, or it cannot store tokens of that type.
     """
 
     sequence_length: int
@@ -98,10 +105,20 @@ class Layout:
     align_tokens: int = 1
     keep_order: bool = False
     text_length: int = 0
+    codec: str = NO_CODEC
 
     def __post_init__(self) -> None:
         stride = tuple(step or side for step, side in zip(self.stride, self.tubelet, strict=True))
         object.__setattr__(self, "stride", stride)
+        if self.codec not in CODECS:
+            raise ValueError(
+                f"codec {self.codec}: no such codec; it is {' or '.join(CODECS)}; correct it, or leave it out for {NO_CODEC}"
+            )
+        if self.codec != NO_CODEC and np.dtype(self.token_dtype) != np.uint8:
+            raise ValueError(
+                f"codec {self.codec}: tokens are {self.token_dtype}; it takes differences of pixels, which are uint8; leave it out for "
+                f"{NO_CODEC}"
+            )
 
     @property
     def padding(self) -> Tubelet:
@@ -119,7 +136,12 @@ class Layout:
     @property
     def features(self) -> list[str]:
         """Names of what a reader must know to read it; none of most layouts."""
-        used = {"align_tokens": self.align_tokens > 1, "keep_order": self.keep_order, "text": self.text_length > 0}
+        used = {
+            "align_tokens": self.align_tokens > 1,
+            "keep_order": self.keep_order,
+            "text": self.text_length > 0,
+            "codec": self.codec != NO_CODEC,
+        }
         return [name for name, is_used in used.items() if is_used]
 
     def slots(self, num_tokens: int) -> int:
@@ -159,6 +181,8 @@ class Layout:
             record["keep_order"] = True
         if self.text_length:
             record["text_length"] = self.text_length
+        if self.codec != NO_CODEC:
+            record["codec"] = self.codec
         return record
 
     @classmethod
@@ -187,9 +211,12 @@ class Layout:
                 align_tokens=int(data.get("align_tokens", 1)),
                 keep_order=bool(data.get("keep_order", False)),
                 text_length=int(data.get("text_length", 0)),
+                codec=_known_codec(data.get("codec", NO_CODEC), where),
             )
             known = all(1 <= step <= side for step, side in zip(layout.stride, layout.tubelet, strict=True))
             known &= data["token_width"] == layout.token_width and list(data["padding"]) == list(layout.padding)
+        except FormatError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(
                 f"{where}: broken layout ({error!r}); it holds what docs/format.md lists; rebuild the dataset"
@@ -228,6 +255,12 @@ def grid_of(num_frames: int, height: int, width: int, stride: Tubelet) -> Grid:
 def grid_positions(grid: Grid) -> np.ndarray:
     """Returns the positions of a grid's tokens in raster order, (N, 3) int16 as (t, y, x)."""
     return np.indices(grid, dtype=np.int16).reshape(3, -1).T
+
+
+def _known_codec(codec: str, where: str) -> str:
+    if codec not in CODECS:
+        raise FormatError(f"{where}: codec {codec!r}; this reader knows {', '.join(CODECS)}; upgrade patchpack")
+    return codec
 
 
 def _three(values: Sequence[int]) -> Tubelet:

@@ -15,11 +15,11 @@ import xxhash
 from patchpack.schemas.errors import FormatError
 from patchpack.schemas.geometry import Layout
 from patchpack.schemas.report import Bound, DatasetTotals, Options
-from patchpack.schemas.storage import join, open_file, read_bytes
+from patchpack.schemas.storage import join, read_bytes
 
 FORMAT_VERSION = 1
 # names of optional features this reader understands
-UNDERSTOOD = frozenset({"align_tokens", "keep_order", "text"})
+UNDERSTOOD = frozenset({"align_tokens", "codec", "keep_order", "text"})
 
 MANIFEST_NAME = "manifest.json"
 # sequences alone, so that other readers of Parquet can be given the folder
@@ -290,8 +290,9 @@ def read_table(folder: str, name: str, schema: pa.Schema) -> pa.Table:
     """
     path = join(folder, name)
     try:
-        with open_file(path) as file:
-            return pq.read_table(file, page_checksum_verification=True).select(schema.names).cast(schema)
+        # whole: parts would be a request each
+        file = pa.BufferReader(read_bytes(path))
+        return pq.read_table(file, page_checksum_verification=True).select(schema.names).cast(schema)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise FormatError(
             f"{path}: cannot be read ({error}); a finished dataset has this table; write it again with build --resume"

@@ -1,7 +1,6 @@
 """Opens a shard for reading: what its small columns say, as arrays, and whether it is the one that the tables mean."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -31,19 +30,13 @@ class OpenShard:
 
     Attributes:
         shard: gives the arrays of single rows.
-        counts_R: (R,) records of all that a row has, one behind the other in memory: `num_tokens`, `num_segments`, `starts`, `lengths`,
-            `labels`, `weights` (S,), `grids` (S, 3), and perhaps `all_labels` (S, M), under the names and in the dtypes they have in a batch.
+        counts: (R, bytes of a record) uint8, of each row all that it has beside its raw columns in one piece: records of `counts_dtype`.
         digests: stored xxh3_64 of each row.
     """
 
     shard: Shard
-    counts_R: np.ndarray
+    counts: npt.NDArray[np.uint8]
     digests: list[int]
-
-    @cached_property
-    def counts_RB(self) -> npt.NDArray[np.uint8]:
-        """The records as their bytes, (R, bytes of one)."""
-        return self.counts_R.view(np.uint8).reshape(len(self.counts_R), -1)
 
 
 def open_shard(path: str, layout: Layout, entry: ShardRow, num_classes: int | None, max_labels: int = 0) -> OpenShard:
@@ -140,11 +133,15 @@ def _read_small_columns(shard: Shard, layout: Layout, num_classes: int | None, m
         if values_M.dtype == np.int64:
             counts_R[name] = NO_LABEL
         counts_R[name][rows_M, slots_M] = values_M
-    return OpenShard(shard, counts_R, table["digest"].to_pylist())
+    return OpenShard(shard, counts_R.view(np.uint8).reshape(num_sequences, -1), table["digest"].to_pylist())
 
 
 def counts_dtype(layout: Layout, max_labels: int) -> np.dtype:
-    """Returns what a batch has of each sequence but its raw columns, as the dtype of a record; the widest first, so that all lie aligned."""
+    """Returns the dtype of a record of what a sequence has beside its raw columns, under the names of a batch, of S segments and M labels.
+
+    `starts`, `lengths`, `labels`, `weights` (S,), `grids` (S, 3), where M is over 1 `all_labels` (S, M), `num_segments` and `num_tokens`;
+    the widest come first, so that all lie aligned.
+    """
     slots = (layout.max_segments,)
     return np.dtype(
         [

@@ -30,6 +30,7 @@ class Options(TypedDict, total=False):
     tubelet: list[int]
     clip_frames: int
     fps: float
+    codec: str
 
 
 class Distribution(TypedDict):
@@ -301,7 +302,7 @@ class Report(Arranged, Distributions):
 
 
 class Prediction(Totals, Arranged):
-    """What `plan` says of a build that was not made; `rejects` counts them by stage and reason."""
+    """What `plan` says of a build that was not made; `rejects` counts them by stage and reason; bytes are those before a codec."""
 
     num_rejected_inputs: int
     efficiency: float

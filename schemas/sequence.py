@@ -3,7 +3,8 @@
 A row is one sequence: `tokens`, `segment_ids` and `positions` as raw little-endian bytes of fixed
 width (a FixedSizeList of uint8 would be stored as INT32: four times larger, thirty times slower to
 read), then counts, then one struct a segment that says what the tokens are. Where tokens were dropped, `keep_order` is one
-raw column more, and where captions are packed beside them `text_ids` and `text_segment_ids` are.
+raw column more, and where captions are packed beside them `text_ids` and `text_segment_ids` are. Where the layout has a codec,
+`tokens` are as many bytes as it made of them, and `tokens_bytes` says how many.
 """
 
 import math
@@ -14,12 +15,14 @@ import pyarrow as pa
 import xxhash
 
 from patchpack.schemas.errors import FormatError
-from patchpack.schemas.geometry import Grid, Layout, grid_positions
+from patchpack.schemas.geometry import NO_CODEC, Grid, Layout, grid_positions
 
 SEGMENT_DTYPE = np.dtype("<i2")
 POSITION_DTYPE = np.dtype("<i2")
 KEEP_ORDER_DTYPE = np.dtype("<i4")
 TEXT_DTYPE = np.dtype("<i4")
+# the column of how many bytes encoded tokens are
+TOKENS_BYTES = "tokens_bytes"
 PADDING_TOKEN = 0
 PADDING_SEGMENT = 0
 PADDING_POSITION = 0
@@ -163,10 +166,14 @@ class Sequence(Row):
 
 def sequence_schema(layout: Layout) -> pa.Schema:
     """Returns the Arrow schema of a shard of this layout; one row is one sequence."""
-    raw = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in array_columns(layout).items()}
+    raw = {name: pa.binary(width) for name, width in array_bytes(layout).items()}
+    encoded = [] if layout.codec == NO_CODEC else [pa.field(TOKENS_BYTES, pa.int32(), nullable=False)]
+    if encoded:
+        raw["tokens"] = pa.binary()
     return pa.schema(
         [
-            *(pa.field(name, pa.binary(width), nullable=False) for name, width in raw.items()),
+            *(pa.field(name, kind, nullable=False) for name, kind in raw.items()),
+            *encoded,
             pa.field("num_tokens", pa.int32(), nullable=False),
             pa.field("num_segments", pa.int32(), nullable=False),
             pa.field("max_segment_tokens", pa.int32(), nullable=False),
@@ -191,6 +198,11 @@ def array_columns(layout: Layout) -> dict[str, tuple[np.dtype, tuple[int, ...]]]
         columns["text_ids"] = (TEXT_DTYPE, (layout.text_length,))
         columns["text_segment_ids"] = (SEGMENT_DTYPE, (layout.text_length,))
     return columns
+
+
+def array_bytes(layout: Layout) -> dict[str, int]:
+    """Returns the bytes of one row of each raw column, before it is encoded."""
+    return {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in array_columns(layout).items()}
 
 
 def rows_per_group(layout: Layout) -> int:

@@ -3,13 +3,13 @@
 The raw columns are written so that their values are the last bytes of each column chunk, in one
 page (docs/format.md). Where that holds, a sequence is read straight from its place in the file:
 one `pread` a column instead of a row group of 32 MiB. Where it does not (a shard rewritten by
-another tool), the Parquet reader is used and one row group is kept.
+another tool), the Parquet reader is used and one row group is kept. Tokens that are encoded (`schemas.codec`) are read
+in the same two ways, and decoded by the thread that reads them.
 """
 
 import bisect
 import itertools
 import json
-import math
 import os
 import threading
 from collections.abc import Mapping
@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from patchpack.schemas.codec import decode, most_bytes
 from patchpack.schemas.errors import FormatError
-from patchpack.schemas.geometry import Layout, LayoutRecord, ceil_div
+from patchpack.schemas.geometry import MAX_ROW_BYTES, NO_CODEC, Layout, LayoutRecord, ceil_div
 from patchpack.schemas.manifest import check_version
-from patchpack.schemas.sequence import array_columns
+from patchpack.schemas.sequence import TOKENS_BYTES, array_bytes, array_columns
 from patchpack.schemas.storage import open_file
 
 METADATA_KEY = b"patchpack"
@@ -31,7 +32,8 @@ METADATA_KEY = b"patchpack"
 # The fixed part of one data page's Thrift header with a checksum and empty statistics (parquet.thrift,
 # PageHeader); its two sizes and its row count follow as varints.
 _PAGE_HEADER_BYTES = 22
-
+# before a value of variable width: its length
+_LENGTH_BYTES = 4
 # what is read is hashed while it is still in a core's own cache: whole sequences of 3 MB cost four times as much to hash
 # (benchmarks/loader.py)
 _HASHED_BYTES = 1 << 18
@@ -117,14 +119,15 @@ class Shard:
             self._parquet = self._open()
             self.metadata = read_metadata(self._parquet, path)
             self.layout = Layout.from_json(self.metadata["layout"], path)
-            self._columns = array_columns(self.layout)
+            self._columns, self._row_bytes = array_columns(self.layout), array_bytes(self.layout)
             self._check_columns()
             footer = self._parquet.metadata
             self.num_sequences: int = footer.num_rows
             rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+            # lists: they are asked for single numbers
             self._first_rows = [0, *itertools.accumulate(rows)]
+            self._frame_ends_R = self._read_frame_ends()
             self._direct = {name: self._chunk_starts(name) for name in self._columns}
-            self._widths = [dtype.itemsize * math.prod(shape) for dtype, shape in self._columns.values()]
             # of each row group, where each column begins
             self._starts = list(zip(*self._direct.values(), strict=True))
         except Exception as error:  # a flipped bit of the footer makes pyarrow and numpy raise anything
@@ -151,25 +154,19 @@ class Shard:
         """Returns one row of `tokens` (L, P), `segment_ids` (L,) or `positions` (L, 3), read-only.
 
         Raises:
-            FormatError: the file ends early.
+            FormatError: the file ends early, or its tokens cannot be decoded.
             OSError: it cannot be read.
         """
         if not 0 <= row < self.num_sequences:
             raise IndexError(f"{self.path}: row {row}; it has {self.num_sequences}")
         dtype, shape = self._columns[column]
-        number = list(self._columns).index(column)
-        start, width = self.places(row)[number], self._widths[number]
-        if start is None:
-            group = self._group_of(row)
-            value = self._cached(group).column(column)[row - self._first_rows[group]].as_buffer()
-        else:
-            try:
-                value = self._file.read_at(width, start)
-            except pa.ArrowException as error:  # a place beyond what a file can have
-                raise self._broken(error) from error
-        if len(value) != width:
-            raise self._cut_short(row, column, len(value), width)
-        return np.frombuffer(value, dtype).reshape(shape)
+        value = self._read_value(column, row, self.places(row)[list(self._columns).index(column)])
+        if not self._is_encoded(column):
+            return np.frombuffer(value, dtype).reshape(shape)
+        array = np.empty(shape, dtype)
+        decode(value, self.layout, array, f"{self.path} row {row}")
+        array.flags.writeable = False
+        return array
 
     def read_into(self, row: int, arrays: Mapping[str, np.ndarray], digest: xxhash.xxh3_64 | None = None) -> None:
         """Reads one row of the raw columns into memory that is there already.
@@ -180,16 +177,18 @@ class Shard:
             digest: is updated with what is read, column after column (`sequence_digest`).
 
         Raises:
-            FormatError: the file ends early, or cannot be read there.
+            FormatError: the file ends early, cannot be read there, or its tokens cannot be decoded.
         """
-        for name, start, width in zip(self._columns, self.places(row), self._widths, strict=True):
+        for name, start in zip(self._columns, self.places(row), strict=True):
             out = arrays[name]
-            if start is None or self._descriptor is None:
-                out[...] = self.read_array(name, row)
+            memory = out.data.cast("B")
+            if start is None or self._descriptor is None or self._is_encoded(name):
+                self._read_otherwise(name, row, start, out)
                 if digest is not None:
-                    digest.update(out.data)
+                    digest.update(memory)
                 continue
-            memory, step = out.data.cast("B"), width if digest is None else _HASHED_BYTES
+            width = len(memory)
+            step = width if digest is None else _HASHED_BYTES
             for first in range(0, width, step):
                 piece = memory[first : first + step]
                 try:
@@ -201,17 +200,70 @@ class Shard:
                 if digest is not None:
                     digest.update(piece)
 
+    def _read_otherwise(self, column: str, row: int, start: int | None, out: np.ndarray) -> None:
+        """Writes one row of a raw column that is encoded, that lies in pages, or in no file of this machine."""
+        if self._is_encoded(column):
+            decode(self._read_value(column, row, start), self.layout, out, f"{self.path} row {row}")
+        else:
+            out[...] = self.read_array(column, row)
+
     def places(self, row: int) -> list[int | None]:
         """Returns where in the file a row's values of each raw column begin; None where they are not raw, or not in one piece."""
         group = self._group_of(row)
-        row_in_group = row - self._first_rows[group]
-        starts = zip(self._starts[group], self._widths, strict=True)
-        return [None if start is None else start + row_in_group * width for start, width in starts]
+        first = self._first_rows[group]
+        starts: list[int | None] = []
+        for (name, width), start in zip(self._row_bytes.items(), self._starts[group], strict=True):
+            if start is None:
+                starts.append(None)
+            elif self._is_encoded(name):
+                starts.append(start + self._stored_bytes(name, first, row) + _LENGTH_BYTES)
+            else:
+                starts.append(start + (row - first) * width)
+        return starts
 
     @property
     def is_direct(self) -> bool:
         """Whether all values lie as they were written, so that one sequence is read without its row group."""
         return all(start is not None for starts in self._direct.values() for start in starts)
+
+    def _is_encoded(self, column: str) -> bool:
+        return column == "tokens" and self.layout.codec != NO_CODEC
+
+    def _stored_bytes(self, column: str, first: int, end: int) -> int:
+        """Returns what the values of a raw column take up in rows from `first` to before `end`, of one row group."""
+        if self._is_encoded(column):
+            return int(self._frame_ends_R[end] - self._frame_ends_R[first])
+        return (end - first) * self._row_bytes[column]
+
+    def _read_value(self, column: str, row: int, start: int | None) -> pa.Buffer:
+        """Returns the stored bytes of one row of a raw column, which begin at `start` unless that is None."""
+        if start is None:
+            group = self._group_of(row)
+            return self._cached(group).column(column)[row - self._first_rows[group]].as_buffer()
+        width = self._stored_bytes(column, row, row + 1) - (_LENGTH_BYTES if self._is_encoded(column) else 0)
+        try:
+            value = self._file.read_at(width, start)
+        except pa.ArrowException as error:  # a place beyond what a file can have
+            raise self._broken(error) from error
+        if len(value) != width:
+            raise self._cut_short(row, column, len(value), width)
+        return value
+
+    def _read_frame_ends(self) -> np.ndarray:
+        """Returns where the frame of each row ends, in bytes from the end of the last row's, (R + 1,) int64; zeros without a codec."""
+        ends_R = np.zeros(self.num_sequences + 1, np.int64)
+        if self.layout.codec == NO_CODEC:
+            return ends_R
+        frame_bytes_R = self.read_metadata([TOKENS_BYTES])[TOKENS_BYTES].to_numpy().astype(np.int64)
+        most = most_bytes(self.layout)
+        wrong_R = (frame_bytes_R < 1) | (frame_bytes_R > most)
+        if wrong_R.any():
+            row = int(np.argmax(wrong_R))
+            raise FormatError(
+                f"{self.path} row {row}: {TOKENS_BYTES} is {frame_bytes_R[row]}; a frame has 1 to {most}; rebuild this shard"
+            )
+        np.cumsum(frame_bytes_R + _LENGTH_BYTES, out=ends_R[1:])
+        return ends_R
 
     def _group_of(self, row: int) -> int:
         """Returns a row's row group."""
@@ -241,12 +293,19 @@ class Shard:
 
     def _check_columns(self) -> None:
         schema = self._parquet.schema_arrow
-        for name, (dtype, shape) in self._columns.items():
-            width = int(np.prod(shape)) * dtype.itemsize
-            if name not in schema.names or schema.field(name).type != pa.binary(width):
+        due = {name: [pa.binary(width)] for name, width in self._row_bytes.items()}
+        if self.layout.codec != NO_CODEC:
+            # some writers have only the large one
+            due |= {"tokens": [pa.binary(), pa.large_binary()], TOKENS_BYTES: [pa.int32()]}
+            if self.layout.token_bytes > MAX_ROW_BYTES:
+                raise FormatError(
+                    f"{self.path}: {self.layout.token_bytes} bytes a sequence; at most {MAX_ROW_BYTES} are decoded; rebuild this shard"
+                )
+        for name, types in due.items():
+            if name not in schema.names or schema.field(name).type not in types:
                 actual = schema.field(name).type if name in schema.names else "missing"
                 raise FormatError(
-                    f"{self.path}: column {name} is {actual}; its layout needs fixed_size_binary[{width}]; rebuild this shard"
+                    f"{self.path}: column {name} is {actual}; its layout needs {types[0]}; rebuild this shard"
                 )
 
     def _chunk_starts(self, column: str) -> list[int | None]:
@@ -254,8 +313,6 @@ class Shard:
         footer = self._parquet.metadata
         # footers number the leaves of nested columns too, so a column's place among the names does not say
         number = next(leaf for leaf in range(footer.num_columns) if footer.schema.column(leaf).path == column)
-        dtype, shape = self._columns[column]
-        width = int(np.prod(shape)) * dtype.itemsize
         starts: list[int | None] = []
         for group in range(footer.num_row_groups):
             rows, chunk = footer.row_group(group).num_rows, footer.row_group(group).column(number)
@@ -264,9 +321,11 @@ class Shard:
                 and not chunk.has_dictionary_page
                 and set(chunk.encodings) <= {"PLAIN", "RLE"}
             )
-            headers = chunk.total_compressed_size - rows * width
+            first = self._first_rows[group]
+            size = self._stored_bytes(column, first, first + rows)
+            headers = chunk.total_compressed_size - size
             # two pages, even without checksums, need six bytes more
-            most = _PAGE_HEADER_BYTES + 2 * _varint_bytes(rows * width) + _varint_bytes(rows)
+            most = _PAGE_HEADER_BYTES + 2 * _varint_bytes(size) + _varint_bytes(rows)
             one_page = plain and 0 < headers <= most and chunk.data_page_offset > 0
             starts.append(chunk.data_page_offset + headers if one_page else None)
         return starts

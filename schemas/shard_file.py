@@ -6,12 +6,14 @@ from typing import IO, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from patchpack.schemas.geometry import Layout
+from patchpack.schemas.codec import encode
+from patchpack.schemas.geometry import NO_CODEC, Layout
 from patchpack.schemas.manifest import FORMAT_VERSION, canonical_json
-from patchpack.schemas.sequence import Segment, array_columns, sequence_digest, sequence_schema
+from patchpack.schemas.sequence import TOKENS_BYTES, Segment, array_columns, sequence_digest, sequence_schema
 from patchpack.schemas.shard import METADATA_KEY, ShardRecord, ShardTotals
 
 # see docs/format.md: raw values in one page a column chunk, so that a sequence can be read straight from its place
@@ -124,13 +126,17 @@ class ShardFile:
 
 
 def _table(arrays: Mapping[str, np.ndarray], segments: Sequence[Sequence[Segment]], layout: Layout) -> pa.Table:
-    """Returns one row group; the raw columns share the buffers' memory."""
+    """Returns one row group; the raw columns share the buffers' memory, but for tokens that are encoded."""
     schema = sequence_schema(layout)
     lengths = [[segment["num_tokens"] for segment in row] for row in segments]
     columns = {
         name: pa.FixedSizeBinaryArray.from_buffers(schema.field(name).type, len(segments), [None, pa.py_buffer(array)])
         for name, array in arrays.items()
+        if pa.types.is_fixed_size_binary(schema.field(name).type)
     }
+    if layout.codec != NO_CODEC:
+        columns["tokens"] = pa.array([encode(tokens_LP, layout) for tokens_LP in arrays["tokens"]], pa.binary())
+        columns[TOKENS_BYTES] = pc.binary_length(columns["tokens"])
     counts: dict[str, Sequence[object]] = {
         "num_tokens": [sum(row) for row in lengths],
         "num_segments": [len(row) for row in lengths],
@@ -140,7 +146,7 @@ def _table(arrays: Mapping[str, np.ndarray], segments: Sequence[Sequence[Segment
         "digest": [sequence_digest(*row) for row in zip(*arrays.values(), strict=True)],
     }
     columns |= {name: pa.array(values, schema.field(name).type) for name, values in counts.items()}
-    return pa.Table.from_arrays(list(columns.values()), schema=schema)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 class _HashedFile:

@@ -58,8 +58,7 @@ def test_a_set_written_to_a_store_is_whole_and_equal(
     store: dict[str, bytes], local: dict[str, bytes], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # sets are read through pyarrow's filesystems, which know no mem://
-    for module in (patchpack.schemas.manifest, patchpack.schemas.shard):
-        monkeypatch.setattr(module, "open_file", lambda path: pa.BufferReader(store[path]))
+    monkeypatch.setattr(patchpack.schemas.shard, "open_file", lambda path: pa.BufferReader(store[path]))
     monkeypatch.setattr(patchpack.schemas.manifest, "read_bytes", lambda path: store[path])
     built = run("build", "mem://bucket/raw/media", "--output", "mem://bucket/sets/one", *OPTIONS)
     assert built.code == 0, built.err
@@ -157,8 +156,7 @@ def test_one_object_with_endless_errors_is_a_reject(
 def test_operations_that_fail_now_and_then_change_nothing(
     operation: str, store: dict[str, bytes], run: Run, monkeypatch: pytest.MonkeyPatch, no_waiting: None
 ) -> None:
-    for module in (patchpack.schemas.manifest, patchpack.schemas.shard):
-        monkeypatch.setattr(module, "open_file", lambda path: pa.BufferReader(store[path]))
+    monkeypatch.setattr(patchpack.schemas.shard, "open_file", lambda path: pa.BufferReader(store[path]))
     monkeypatch.setattr(patchpack.schemas.manifest, "read_bytes", lambda path: store[path])
     works, calls = getattr(MemoryFileSystem, operation), Counter[str]()
 

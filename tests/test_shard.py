@@ -26,7 +26,6 @@ OWN = {
     "write_statistics": False,
     "write_page_checksum": True,
     "data_page_size": 2**31 - 1,
-    "store_schema": False,
 }
 OTHERS: dict[str, dict[str, Any]] = {
     "compressed": OWN | {"compression": "zstd"},

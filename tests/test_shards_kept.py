@@ -189,6 +189,22 @@ def test_a_clip_lands_with_its_times(tmp_path: Path) -> None:
     assert (segment["fps"], segment["num_frames"], segment["num_repeated_frames"]) == (5.0, 3, 2)
 
 
+def test_a_shard_that_is_read_and_written_again_is_still_one(work: Work) -> None:
+    work.write()
+    with Shard(str(work.path)) as shard:
+        before = [
+            [shard.read_array(name, row) for name in ("tokens", "positions")] for row in range(shard.num_sequences)
+        ]
+        record = shard.metadata
+        assert shard.is_direct
+    pq.write_table(pq.read_table(work.path), work.path)
+    with Shard(str(work.path)) as shard:
+        assert shard.metadata == record and not shard.is_direct
+        for row, arrays in enumerate(before):
+            assert np.array_equal(shard.read_array("tokens", row), arrays[0])
+            assert np.array_equal(shard.read_array("positions", row), arrays[1])
+
+
 GOLDEN_CONTENT = "e29b1e979fa653291e1ab5a0c3b838c4"
 # another pyarrow may word the same content in other bytes; then the content alone is compared
 GOLDEN_FILE = {"25.0.1": "ec9056e00181f76d78dc3ff152d2c653"}

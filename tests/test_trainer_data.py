@@ -15,8 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.synthetic_set import SMALL_LAYOUT, Row, write_set
 
-import patchpack.trainer.data
-import patchpack.trainer.order
 from patchpack.schemas import FormatError, Layout
 from patchpack.trainer.data import PackedShards
 from patchpack.trainer.slots import Batch
@@ -144,14 +142,13 @@ def test_without_shuffle_the_order_is_that_of_the_shard_table(labelled: tuple[st
     assert indices(list(loader)) == indices(list(loader)) == list(range(NUM_ROWS))
 
 
-def test_shuffling_mixes_shards_and_stays_inside_its_window(
-    labelled: tuple[str, list[Row]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(patchpack.trainer.order, "SHUFFLE_WINDOW", 2)
+def test_shuffling_mixes_shards_and_stays_inside_its_window(labelled: tuple[str, list[Row]]) -> None:
     shard_of = [0] * 3 + [1] * 4 + [2] * 1 + [3] * 5
     mixed = 0
     for epoch in range(8):
-        found = [shard_of[index] for index in indices(list(PackedShards(labelled[0], batch_size=1, epoch=epoch)))]
+        found = [
+            shard_of[index] for index in indices(list(PackedShards(labelled[0], batch_size=1, epoch=epoch, window=2)))
+        ]
         assert sorted(found) == shard_of
         # the shards fall into two pairs: the first comes to its end before the second begins
         first = next(pair for end in range(14) if len(pair := set(found[:end])) == 2)
@@ -311,6 +308,11 @@ def test_wrong_arguments_are_named(labelled: tuple[str, list[Row]]) -> None:
         ({"batch_size": 1, "layout": -1}, "no layout -1"),
         ({"batch_size": 1, "num_threads": 0}, "num_threads 0"),
         ({"batch_size": 1, "prefetch": 0}, "prefetch 0"),
+        (
+            {"batch_size": 1, "window": 0},
+            "window 0: shards that are shuffled together, all of them open; it is 1 to 64",
+        ),
+        ({"batch_size": 1, "window": 65}, "window 65"),
     ]:
         with pytest.raises(ValueError, match=words) as caught:
             PackedShards(folder, **options)

@@ -1,6 +1,7 @@
 """Promises of the order of an epoch: groups stay together, ranks share a step, and nothing is lost or doubled."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 from support.manifests import change_manifest
 from support.synthetic_set import write_set
 
-import patchpack.trainer.order
 from patchpack.schemas import FormatError, read_manifest
 from patchpack.trainer.data import PackedShards
 from patchpack.trainer.order import SHUFFLE_WINDOW, epoch_order
@@ -67,9 +67,7 @@ def test_every_order_has_each_sequence_once_and_keeps_groups(
     counts: list[int], size: int, window: int, seed: int
 ) -> None:
     first_index = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(patchpack.trainer.order, "SHUFFLE_WINDOW", window)
-        order = epoch_order(first_index, np.arange(len(counts)), size, ("digest", seed)).tolist()
+    order = epoch_order(first_index, np.arange(len(counts)), size, ("digest", seed), window).tolist()
     assert sorted(order) == list(range(sum(counts)))
     whole = [
         list(range(first + size * number, first + size * (number + 1)))
@@ -100,6 +98,35 @@ def test_ranks_share_each_step_of_one_process(balanced: str, size: int, world_si
 def test_two_ranks_with_a_sequence_each_read_one_group(balanced: str) -> None:
     pair = [indices(PackedShards(balanced, batch_size=1, rank=rank, world_size=2)) for rank in (0, 1)]
     assert {tuple(sorted(one + other)) for one, other in zip(*pair, strict=True)} == {*GROUPS, (-1, IN_NO_GROUP)}
+
+
+@pytest.mark.parametrize(
+    ("size", "sequence", "is_cut"),
+    [
+        (1, 0, False),
+        (2, 0, False),
+        (4, 0, False),
+        (3, 0, True),
+        (1, 3, False),
+        (2, 4, False),
+        (4, 4, False),
+        (2, 3, True),
+    ],
+)
+def test_steps_that_cut_groups_are_warned_of(size: int, sequence: int, is_cut: bool, tmp_path: Path) -> None:
+    write_set(str(tmp_path), rows_per_shard=ROWS_PER_SHARD)
+    set_group(tmp_path, 2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        loader = PackedShards(str(tmp_path), batch_size=size)
+        loader.load_state_dict({**loader.state_dict(), "sequence": sequence})
+        order = [index for batch in loader for index in batch["index"].tolist() if index >= 0]
+        PackedShards(str(tmp_path), batch_size=size, shuffle=False)
+    whole = [index for batch in PackedShards(str(tmp_path), batch_size=1) for index in batch["index"].tolist()]
+    assert order == whole[sequence:]
+    messages = [str(each.message) for each in said]
+    assert bool(messages) == is_cut
+    assert all("cut its groups of 2 of near-equal cost" in message for message in messages)
 
 
 def test_a_state_of_one_rank_resumes_every_rank(balanced: str) -> None:

@@ -1,5 +1,6 @@
 """Promises about a run as a whole: what it is reported it keeps, what it did it saves, and nothing that is no number."""
 
+import json
 import os
 import shutil
 import signal
@@ -166,6 +167,23 @@ def test_weights_that_an_update_broke_are_not_saved(labelled: str) -> None:
         FloatingPointError, match=r"^step 3: weights blocks\.0\.mlp\.widen\.weight are not finite, and were not saved"
     ):
         check_finite(model, 3)
+
+
+def test_a_broken_sequence_ends_a_run_or_is_left_out(
+    labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own = str(tmp_path / "own")
+    shutil.copytree(labelled, own)
+    (path, *_) = sorted(Path(own).glob("sequences/*.parquet"))
+    os.truncate(path, 200)
+    told = f"{path}: not a readable Parquet file"
+    assert main([own, "--steps", "8", *SMALL]) == 1
+    assert told in capsys.readouterr().err
+    assert main([own, "--steps", "8", "--on-corrupt", "skip", "--json", *SMALL]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1])["skipped"] == 3
+    (line,) = [line for line in err.splitlines() if "comes as an empty one" in line]
+    assert line.startswith("warning: sequence ") and told in line
 
 
 def relabel(folder: Path, classes: tuple[str, ...]) -> None:

@@ -156,7 +156,10 @@ def on_device(
     if device.type != "cuda":
         for job, batch in batches:
             check(batch)
-            yield job, prepare(batch if device.type == "cpu" else {name: tensor.to(device) for name, tensor in batch.items()})
+            yield (
+                job,
+                prepare(batch if device.type == "cpu" else {name: tensor.to(device) for name, tensor in batch.items()}),
+            )
             del batch
         return
     side = torch.cuda.Stream(device)

@@ -94,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # what was typed is wrong for every process: the first one says so
         if not usage or os.environ.get("RANK", "0") == "0":
             said = " ".join(str(error).split()) if ours else f"{type(error).__name__}: {error}".split("\n")[0]
+            if isinstance(error, OSError) and error.filename:
+                said = f"{error.filename}: {error.strerror}"
             print(said, file=sys.stderr)
         return 2 if usage else 1
     budgets = [] if typed.get("json") else cast(list[Judged], summary.pop("budgets", []))

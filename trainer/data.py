@@ -22,7 +22,7 @@ import torch
 from patchpack.schemas import Dataset, Layout, Manifest
 from patchpack.schemas.dataset import OnCorrupt, fill_empty
 from patchpack.trainer.ahead import Reader, check_counts
-from patchpack.trainer.order import Epochs
+from patchpack.trainer.order import SHUFFLE_WINDOW, Epochs
 from patchpack.trainer.slots import Batch
 
 Last = Literal["pad", "drop"]
@@ -36,6 +36,7 @@ class LoaderIdentity(TypedDict):
     seed: int
     shuffle: bool
     last: Last
+    window: int
 
 
 class LoaderState(LoaderIdentity):
@@ -93,6 +94,7 @@ class PackedShards:
         layout: int = 0,
         shuffle: bool = True,
         seed: int = 0,
+        window: int = SHUFFLE_WINDOW,
         epoch: int = 0,
         last: Last = "pad",
         verify: bool = True,
@@ -115,6 +117,7 @@ class PackedShards:
             layout: number of the layout in the manifest; sequences of other layouts are not read.
             shuffle: another order every epoch; otherwise the order of the shard table.
             seed: changes the order; it is mixed with the dataset digest, so 0 is as good as any.
+            window: shards that are shuffled together; fewer of them for a small cache.
             epoch: the epoch to begin with.
             last: the last batch of an epoch, where it is not full: filled with empty sequences ("pad"), so that every sequence comes once, or
                 left out ("drop"; another order leaves out others).
@@ -160,7 +163,7 @@ class PackedShards:
             dtype=dtype,
             check=check,
         )
-        self._epochs = Epochs(self.dataset, seed=seed, shuffle=shuffle)
+        self._epochs = Epochs(self.dataset, seed=seed, shuffle=shuffle, window=window)
         self._check_size()
         self._check_groups(0)
         self.epoch, self._sequence = epoch, 0
@@ -307,6 +310,7 @@ class PackedShards:
             "seed": self._seed,
             "shuffle": self.shuffle,
             "last": self.last,
+            "window": self._epochs.window,
         }
 
     def _num_steps(self, num_sequences: int) -> int:

@@ -19,7 +19,7 @@ from patchpack.schemas import Dataset, Layout
 from patchpack.schemas.dataset import OnCorrupt
 from patchpack.trainer.ahead import Reader, ReaderOptions, check_counts
 from patchpack.trainer.data import check_identity, check_rank
-from patchpack.trainer.order import Epochs, random_words
+from patchpack.trainer.order import SHUFFLE_WINDOW, Epochs, random_words
 from patchpack.trainer.slots import Batch
 
 # positions whose datasets are drawn at a time
@@ -34,6 +34,7 @@ class MixtureIdentity(TypedDict):
     weights: list[float]
     seed: int
     shuffle: bool
+    window: int
 
 
 class MixtureState(MixtureIdentity):
@@ -66,6 +67,7 @@ class Mixture:
         layout: int = 0,
         shuffle: bool = True,
         seed: int = 0,
+        window: int = SHUFFLE_WINDOW,
         verify: bool = True,
         on_corrupt: OnCorrupt = "raise",
         rank: int = 0,
@@ -81,6 +83,7 @@ class Mixture:
             layout: its number in each.
             shuffle: as of `PackedShards`.
             seed: likewise.
+            window: likewise.
             verify: likewise.
             on_corrupt: likewise.
             rank: likewise.
@@ -95,7 +98,7 @@ class Mixture:
         check_rank(rank, world_size)
         self.datasets = [Dataset(path, layout=layout, verify=verify, on_corrupt=on_corrupt) for path in paths]
         _check_alike(self.datasets)
-        self._epochs = [Epochs(dataset, seed=seed, shuffle=shuffle) for dataset in self.datasets]
+        self._epochs = [Epochs(dataset, seed=seed, shuffle=shuffle, window=window) for dataset in self.datasets]
         sizes = [float(each.num_sequences(0)) for each in self._epochs]
         self.weights = _checked_weights(sizes if weights is None else weights, len(self.datasets))
         self.layout, self.batch_size, self.world_size = self.datasets[0].layout, batch_size, world_size
@@ -158,6 +161,7 @@ class Mixture:
             "weights": self.weights,
             "seed": self._seed,
             "shuffle": self._shuffle,
+            "window": self._epochs[0].window,
         }
 
     def _steps(self) -> Iterator["Step"]:

@@ -14,11 +14,11 @@ from PIL import Image
 from patchpack.pipeline.inspection.image import SegmentImage, compose
 from patchpack.pipeline.media.patchify import unpatchify_layout
 from patchpack.pipeline.report.text import WIDTH, fitted, fraction
-from patchpack.pipeline.storage.files import join
 from patchpack.schemas import FormatError, Layout, Manifest, Shard, check_sequence, read_manifest, read_shard_table
 from patchpack.schemas.geometry import Grid
 from patchpack.schemas.manifest import SHARD_TABLE_NAME, ShardRow
 from patchpack.schemas.sequence import Segment, Sequence, array_columns, raw_arrays, sequence_digest
+from patchpack.schemas.storage import join
 
 # level of tokens that were dropped
 _DROPPED = 128

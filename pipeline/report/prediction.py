@@ -3,6 +3,7 @@
 from typing import TextIO
 
 from patchpack.pipeline.report.text import WIDTH, arrangement_lines, size_lines
+from patchpack.schemas.geometry import NO_CODEC
 from patchpack.schemas.report import Prediction
 
 _LABEL_WIDTH = 23
@@ -11,6 +12,8 @@ _LABEL_WIDTH = 23
 def print_prediction(made: Prediction, out: TextIO) -> None:
     """Prints what `launch.predict` returned."""
     planned = made["planned"]
+    # what is in the pixels decides what a codec makes of it
+    before = "" if made["config"]["codec"] == NO_CODEC else f" before {made['config']['codec']}"
     lines = {
         "inputs": f"{made['num_inputs']:,} ({made['num_rejected_inputs']:,} rejected)",
         "ignored": ", ".join(f"{count:,} {why}" for why, count in made["ignored"].items()) or "none",
@@ -19,7 +22,7 @@ def print_prediction(made: Prediction, out: TextIO) -> None:
         "tokens": f"{planned['num_tokens']:,}",
         "sequences": f"{planned['num_sequences']:,}",
         "efficiency": f"{made['efficiency']:.4f}",
-        "shards": f"{planned['num_shards']:,}, about {made['predicted_bytes'] / 1e6:,.0f} MB",
+        "shards": f"{planned['num_shards']:,}, about {made['predicted_bytes'] / 1e6:,.0f} MB{before}",
         "to decode": f"{planned['source_px'] / 1e6:,.0f} Mpx, about {made['predicted_decode_core_s'] / 60:,.1f} minutes of one core",
     }
     for bound in made["bounds"]:

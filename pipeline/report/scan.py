@@ -22,7 +22,6 @@ from patchpack.pipeline.report.arrangement import Arrangement
 from patchpack.pipeline.report.sizes import SIZE_NAMES
 from patchpack.pipeline.report.statistics import add_unique, distribution
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO
-from patchpack.pipeline.storage.files import join
 from patchpack.schemas import FormatError, Layout, Manifest, Shard
 from patchpack.schemas.manifest import ShardRow
 from patchpack.schemas.report import (
@@ -42,6 +41,7 @@ from patchpack.schemas.report import (
     ReportedTotals,
     Sizes,
 )
+from patchpack.schemas.storage import join
 
 # 1: the keys that `make_report` documents; a key that changes its meaning makes it 2
 REPORT_VERSION = 1

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from patchpack.options import amount, option
 from patchpack.pipeline.inputs.text import described
 from patchpack.pipeline.settings.sections import OUTPUT, PACKING
+from patchpack.schemas.geometry import CODECS, NO_CODEC
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,20 @@ class PackingOptions:
 
     # large enough to stream, small enough to redo
     shard_bytes: int = option(
-        256_000_000, "aim for shards of at most this many bytes", section=OUTPUT, parse=amount, metavar="BYTES"
+        256_000_000,
+        "aim for shards of at most this many bytes, before a codec makes them fewer",
+        section=OUTPUT,
+        parse=amount,
+        metavar="BYTES",
+    )
+    # off: a core reads about a fifth as fast (docs/decisions.md), which pays where storage is slow or far
+    codec: str = option(
+        NO_CODEC,
+        "gradient-zstd: store tokens compressed without loss, about half as large or less, for object storage; the trainer decodes "
+        "them as it reads",
+        section=OUTPUT,
+        common=True,
+        choices=CODECS,
     )
     # one bad file in a hundred is usual for crawled data; more means something else is wrong
     max_reject_fraction: float = option(

@@ -17,7 +17,6 @@ from fractions import Fraction
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 
 from patchpack.pipeline.config import PlanConfig
@@ -36,7 +35,7 @@ from patchpack.pipeline.stages.sample import candidate_lengths
 from patchpack.pipeline.stages.saved import GroupPlan
 from patchpack.pipeline.stages.summary import Chunk, GroupSummary, ShardPlan
 from patchpack.schemas.geometry import Layout, ceil_div
-from patchpack.schemas.sequence import sequence_schema
+from patchpack.schemas.sequence import array_bytes
 
 # A small dataset is cut into shards of a few hundred examples, or some five seconds of one core's decoding (at 90 million
 # pixels a second, launch.DECODED_PX_PER_S), so that every core has work and none is lost to opening files: that takes
@@ -139,8 +138,8 @@ def rest_group(group: int, num_groups: int, config: PlanConfig) -> int:
 
 
 def sequence_bytes(layout: Layout) -> int:
-    """Returns the bytes of one stored sequence, the small columns left out."""
-    return sum(field.type.byte_width for field in sequence_schema(layout) if pa.types.is_fixed_size_binary(field.type))
+    """Returns the bytes of one sequence, the small columns left out, before a codec makes them fewer."""
+    return sum(array_bytes(layout).values())
 
 
 class _Stream(NamedTuple):

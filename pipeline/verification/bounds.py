@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 import pyarrow.compute as pc
 
 from patchpack.pipeline.packing.proof import ProvenBound, check
-from patchpack.pipeline.storage import files
 from patchpack.schemas import FormatError, Manifest
 from patchpack.schemas.manifest import BOUND_TABLE_NAME, BOUND_TABLE_SCHEMA, MANIFEST_NAME, read_table
+from patchpack.schemas.storage import join
 
 # of a view and layout, how many examples there are of each number of tokens
 Lengths = Mapping[tuple[int, int], Counter[int]]
@@ -22,7 +22,7 @@ def bound_problems(folder: str, manifest: Manifest, stored: Lengths | None) -> I
         manifest: of it.
         stored: what the shards hold; None where that is not known.
     """
-    path = files.join(folder, BOUND_TABLE_NAME)
+    path = join(folder, BOUND_TABLE_NAME)
     try:
         table = read_table(folder, BOUND_TABLE_NAME, BOUND_TABLE_SCHEMA)
     except FormatError as error:
@@ -32,7 +32,7 @@ def bound_problems(folder: str, manifest: Manifest, stored: Lengths | None) -> I
         yield f"{path}: {problem}; the proofs are of what was planned; rebuild the dataset"
     for entry in manifest.bounds:
         key = entry["view"], entry["layout"]
-        where = f"{files.join(folder, MANIFEST_NAME)}: view {key[0]}, layout {key[1]}"
+        where = f"{join(folder, MANIFEST_NAME)}: view {key[0]}, layout {key[1]}"
         rows = table.filter((pc.field("view") == key[0]) & (pc.field("layout") == key[1]))
         try:
             check(ProvenBound(entry, rows), manifest.layouts[key[1]])

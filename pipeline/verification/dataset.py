@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 import pyarrow as pa
 import xxhash
 
-from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage.files import open_read
 from patchpack.pipeline.verification.bounds import bound_problems
 from patchpack.pipeline.verification.rows import Seen, row_problems
 from patchpack.schemas import FormatError, Layout, Manifest, Shard, read_manifest, read_shard_table, sequence_schema
@@ -29,6 +29,7 @@ from patchpack.schemas.manifest import (
 )
 from patchpack.schemas.report import CountName
 from patchpack.schemas.sequence import LATER_FIELDS, array_columns
+from patchpack.schemas.storage import is_uri, join, list_names, read_blocks
 
 # more than anyone reads; a dataset of ten thousand broken shards should still end soon
 LIMIT = 200
@@ -76,7 +77,7 @@ def _problems(folder: str, progress: Callable[[int], None]) -> Iterator[str]:
         num_inputs = tables.manifest.totals["num_inputs"]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         yield (
-            f"{files.join(folder, MANIFEST_NAME)}: broken totals or bounds ({error!r}); it holds what docs/format.md lists; "
+            f"{join(folder, MANIFEST_NAME)}: broken totals or bounds ({error!r}); it holds what docs/format.md lists; "
             "write it again with build --resume"
         )
         num_inputs = None
@@ -89,7 +90,7 @@ def _problems(folder: str, progress: Callable[[int], None]) -> Iterator[str]:
             yield from _shard_problems(shard, tables, seen)
         # whatever a damaged file makes a library raise is a finding, and the others still count
         except Exception as error:  # noqa: BLE001 (a broken file may raise anything, and is a problem)
-            yield f"{files.join(folder, shard['path'])}: cannot be read ({error!r}); the shard is broken; rebuild it"
+            yield f"{join(folder, shard['path'])}: cannot be read ({error!r}); the shard is broken; rebuild it"
         done += shard["num_sequences"]
         progress(done)
     # rows that could not be read are a problem already, and what they hold is not known
@@ -102,7 +103,7 @@ def _problems(folder: str, progress: Callable[[int], None]) -> Iterator[str]:
 def _total_problems(tables: _Tables) -> Iterator[str]:
     """Yields where the manifest, the shard table and the reject table contradict each other."""
     manifest, shards = tables.manifest, tables.shards
-    where = files.join(tables.folder, MANIFEST_NAME)
+    where = join(tables.folder, MANIFEST_NAME)
     planned, stored = manifest.totals["planned"], manifest.totals["stored"]
     sums: dict[str, int] = {name: sum(shard[name] for shard in shards) for name in _TOTALS}
     sums |= {"bytes": sum(shard["bytes"] for shard in shards), "num_shards": len(shards)}
@@ -152,7 +153,7 @@ def _step_problems(tables: _Tables) -> Iterator[str]:
     for shard in tables.shards:
         if shard["num_sequences"] % size and shard["path"] != last[shard["group"], shard["view"], shard["layout"]]:
             yield (
-                f"{files.join(tables.folder, shard['path'])}: {shard['num_sequences']} sequences, balance_step is {size}; "
+                f"{join(tables.folder, shard['path'])}: {shard['num_sequences']} sequences, balance_step is {size}; "
                 "a shard holds whole steps, but the last of a group, view and layout; rebuild the dataset"
             )
 
@@ -163,9 +164,9 @@ def _stray_problems(tables: _Tables) -> Iterator[str]:
     for name, count in counts.items():
         if count > 1 or name != f"{SEQUENCES_FOLDER}/{name.rpartition('/')[2]}" or "\\" in name:
             wrong = f"listed {count} times" if count > 1 else f"no file in {SEQUENCES_FOLDER}/"
-            yield f"{files.join(tables.folder, SHARD_TABLE_NAME)}: {name} is {wrong}; a shard is listed once, by name; rebuild the dataset"
-    for name in files.names(files.join(tables.folder, SEQUENCES_FOLDER)):
-        path = files.join(tables.folder, f"{SEQUENCES_FOLDER}/{name}")
+            yield f"{join(tables.folder, SHARD_TABLE_NAME)}: {name} is {wrong}; a shard is listed once, by name; rebuild the dataset"
+    for name in list_names(join(tables.folder, SEQUENCES_FOLDER)):
+        path = join(tables.folder, f"{SEQUENCES_FOLDER}/{name}")
         if name.startswith(".part-") and name.endswith(".tmp"):
             yield f"{path}: left by a write that was killed; readers ignore it; delete it, or run build --resume"
         elif name.startswith("part-") and name.endswith(".parquet") and f"{SEQUENCES_FOLDER}/{name}" not in counts:
@@ -178,13 +179,13 @@ def _input_problems(tables: _Tables, num_inputs: int, seen: Seen) -> Iterator[st
         seen.add_source(key)
     if num_inputs != seen.num_sources:
         yield (
-            f"{files.join(tables.folder, MANIFEST_NAME)}: num_inputs is {num_inputs}; {seen.num_sources} different keys are packed "
+            f"{join(tables.folder, MANIFEST_NAME)}: num_inputs is {num_inputs}; {seen.num_sources} different keys are packed "
             f"or in {REJECT_TABLE_NAME}; each input is one or the other; rebuild the dataset"
         )
 
 
 def _shard_problems(shard: ShardRow, tables: _Tables, seen: Seen) -> Iterator[str]:
-    path = files.join(tables.folder, shard["path"])
+    path = join(tables.folder, shard["path"])
     try:
         size, digest = _file_digest(path)
     except FileNotFoundError:
@@ -204,11 +205,17 @@ def _shard_problems(shard: ShardRow, tables: _Tables, seen: Seen) -> Iterator[st
 
 def _file_digest(path: str) -> tuple[int, str]:
     digest, size = xxhash.xxh3_128(), 0
-    with files.open_read(path) as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-            size += len(block)
+    for block in read_blocks(path) if is_uri(path) else _local_blocks(path):
+        digest.update(block)
+        size += len(block)
     return size, digest.hexdigest()
+
+
+def _local_blocks(path: str) -> Iterator[bytes]:
+    # pyarrow would wait for ever for what comes through a pipe
+    with open_read(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
 
 
 def _metadata_problems(opened: Shard, shard: ShardRow, tables: _Tables) -> Iterator[str]:

@@ -20,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
@@ -161,13 +162,16 @@ class Dataset:
 
     def sources(self, indices: list[int]) -> list[str]:
         """Returns the keys of the examples in sequences, by number in the dataset; of empty ones (-1) none. Reads their shards."""
-        keys = []
+        # each shard once, whatever the order
+        segments: dict[int, pa.ChunkedArray] = {}
+        keys: list[str] = []
         for index in indices:
             if index < 0:
                 continue
             number = self._shard_of(index)
-            rows = self._open(number).shard.read_metadata(["segments.list.element.source"])["segments"]
-            keys += [segment["source"] for segment in rows[index - int(self.first_index[number])].as_py()]
+            if number not in segments:
+                segments[number] = self._open(number).shard.read_metadata(["segments.list.element.source"])["segments"]
+            keys += [segment["source"] for segment in segments[number][index - self._first_index[number]].as_py()]
         return keys
 
     def shapes(self, size: int) -> Shapes:

@@ -278,7 +278,8 @@ class Shard:
         """Returns the columns that are not raw arrays (counts, segments, digest), all rows."""
         names = [name for name in self._parquet.schema_arrow.names if name not in self._columns]
         try:
-            return self._parquet.read(columns=names if columns is None else columns)
+            # these are small: other threads cost more than they save
+            return self._parquet.read(columns=names if columns is None else columns, use_threads=False)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise self._broken(error) from error
 

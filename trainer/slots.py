@@ -26,8 +26,11 @@ class Slot:
     """
 
     def __init__(self, shapes: Shapes, *, pin_memory: bool) -> None:
+        # numpy asks for large pages, of which fewer are zeroed one by one; only torch has page-locked ones
         self.arrays: dict[str, np.ndarray] = {
-            name: torch.empty(shape, dtype=_torch_dtype(dtype), pin_memory=pin_memory).numpy()
+            name: torch.empty(shape, dtype=_torch_dtype(dtype), pin_memory=True).numpy()
+            if pin_memory
+            else np.empty(shape, dtype)
             for name, (shape, dtype) in shapes.items()
         }
         self._lent: list[weakref.ref[np.ndarray]] = []

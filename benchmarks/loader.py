@@ -13,6 +13,8 @@ round, so that a busy machine cancels out; the files are in the page cache):
 - preadv: the bytes alone, without conversion, into one batch: what reading without a map costs at least.
 - loader: `PackedShards` with one thread, without and with digests.
 
+Each shape has a process of its own: what a process has freed before, it gives to new arrays without a page fault.
+
 Then the memory an epoch takes beside the slots that batches lie in, the metadata of 256 sequences, the first batch, and 10,000 shards.
 `benchmarks/loader_peers.py` has other libraries' loaders.
 """
@@ -33,7 +35,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from harness import ROOT, cpu, read, say_where
+from harness import ROOT, Result, cpu, read, say_where
 
 # the maker of datasets is the tests'
 sys.path.append(str(ROOT / "tests"))
@@ -158,6 +160,12 @@ def ratios(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, tupl
     return {name: (statistics.median(values), speeds[name]) for name, values in seconds.items()}
 
 
+def alone(work: Callable[..., Result], *arguments: object) -> Result:
+    """Returns what a function gives in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
+        return processes.submit(work, *arguments).result()
+
+
 def verdict(is_met: bool) -> str:
     """Returns how a goal ends."""
     return "met" if is_met else "missed"
@@ -224,8 +232,7 @@ def peak_bytes(folder: str, batch_size: int) -> tuple[int, int]:
 
 def report_memory(folder: str, batch_size: int) -> None:
     """Prints the peak memory of an epoch, in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
-        peak, slots = processes.submit(peak_bytes, folder, batch_size).result()
+    peak, slots = alone(peak_bytes, folder, batch_size)
     print(
         f"peak extra memory of an epoch: {peak / 1e6:.0f} MB, slots {slots / 1e6:.0f} MB; "
         f"goal slots + 100 MB: {verdict(peak <= slots + 100e6)}"
@@ -242,7 +249,7 @@ def report_metadata(folder: str) -> None:
         "num_segments",
         *(f"segments.list.element.{name}" for name in ("num_tokens", "labels", "source")),
     ]
-    indices = list(range(256))
+    indices = list(range(min(256, entry["num_sequences"])))
 
     def read_some() -> None:
         with Shard(path) as shard:
@@ -300,7 +307,7 @@ def main() -> None:
         folders = {}
         for shape in SHAPES:
             layout = Layout(sequence_length=shape.length, max_segments=64, tubelet=(1, 16, 16))
-            count = max(1, round(1e6 * asked.megabytes / layout.token_bytes / NUM_SHARDS / 8)) * 8
+            count = max(1, round(1e6 * asked.megabytes / layout.token_bytes / NUM_SHARDS))
             folders[shape] = os.path.join(parent, str(shape.length))
             write_set(
                 folders[shape],
@@ -308,7 +315,7 @@ def main() -> None:
                 rows_per_shard=(count,) * NUM_SHARDS,
                 rows_per_group=rows_per_group(layout),
             )
-            report_speed(folders[shape], shape.batch_size, asked.rounds, shape.goals)
+            alone(report_speed, folders[shape], shape.batch_size, asked.rounds, shape.goals)
         print()
         for shape, folder in folders.items():
             report_first_batch(folder, shape.batch_size)

@@ -1,7 +1,7 @@
 """The CPU time that other libraries' loaders take for the same sequences, against ours with digests.
 
     pip install mosaicml-streaming litdata webdataset datasets safetensors
-    python benchmarks/loader_peers.py [--rounds 5] [--megabytes 400]
+    python benchmarks/loader_peers.py [--only mosaicml-streaming] [--rounds 5] [--megabytes 400]
 
 The sequences of the three shapes of `benchmarks/loader.py` are written in each library's own format, uncompressed (tokens, segment ids and
 positions; numpy arrays where the format has them, bytes where not), and read in random order in this process, without workers, as its
@@ -246,10 +246,12 @@ PEERS: dict[str, tuple[Write, Read, float | None]] = {
 }
 
 
-def installed(names: Iterable[str]) -> list[str]:
-    """Returns the packages that are there, and says which are not."""
+def installed(only: str) -> list[str]:
+    """Returns the peers, all or those of one package, that are there, and says which are not."""
     there = []
-    for name in names:
+    for name in PEERS:
+        if only and only != name.split(",")[0]:
+            continue
         try:
             importlib.metadata.version(name.split(",")[0])
             there.append(name)
@@ -285,8 +287,8 @@ def report(folder: str, source: Source, peers: list[str], rounds: int) -> None:
 
 def main() -> None:
     """Measures the libraries that are installed."""
-    asked = read(__doc__, {"rounds": 5, "megabytes": 400})
-    peers = installed(PEERS)
+    asked = read(__doc__, {"only": "", "rounds": 5, "megabytes": 400})
+    peers = installed(asked.only)
     say_where("torch", "xxhash", *dict.fromkeys(name.split(",")[0] for name in peers))
     for shape in SHAPES:
         with tempfile.TemporaryDirectory() as folder:

@@ -120,6 +120,7 @@ class Shard:
             self.metadata = read_metadata(self._parquet, path)
             self.layout = Layout.from_json(self.metadata["layout"], path)
             self._columns, self._row_bytes = array_columns(self.layout), array_bytes(self.layout)
+            self._has_codec = self.layout.codec != NO_CODEC
             self._check_columns()
             footer = self._parquet.metadata
             self.num_sequences: int = footer.num_rows
@@ -179,26 +180,30 @@ class Shard:
         Raises:
             FormatError: the file ends early, cannot be read there, or its tokens cannot be decoded.
         """
-        for name, start in zip(self._columns, self.places(row), strict=True):
+        descriptor = self._descriptor
+        for (name, width), start in zip(self._row_bytes.items(), self.places(row), strict=True):
             out = arrays[name]
-            memory = out.data.cast("B")
-            if start is None or self._descriptor is None or self._is_encoded(name):
+            if start is None or descriptor is None or self._is_encoded(name):
                 self._read_otherwise(name, row, start, out)
-                if digest is not None:
-                    digest.update(memory)
-                continue
-            width = len(memory)
-            step = width if digest is None else _HASHED_BYTES
-            for first in range(0, width, step):
-                piece = memory[first : first + step]
-                try:
-                    count = os.preadv(self._descriptor, [piece], start + first)
-                except OSError as error:  # of a bad place of the disk, as of a bad file
-                    raise self._broken(error) from error
-                if count != len(piece):
-                    raise self._cut_short(row, name, first + count, width)
-                if digest is not None:
+            elif digest is not None and width > _HASHED_BYTES:
+                memory = out.data.cast("B")
+                for first in range(0, width, _HASHED_BYTES):
+                    piece = memory[first : first + _HASHED_BYTES]
+                    if (count := self._fill(descriptor, piece, start + first)) != len(piece):
+                        raise self._cut_short(row, name, first + count, width)
                     digest.update(piece)
+                continue
+            elif (count := self._fill(descriptor, out.data, start)) != width:
+                raise self._cut_short(row, name, count, width)
+            if digest is not None:
+                digest.update(out.data)
+
+    def _fill(self, descriptor: int, memory: memoryview, start: int) -> int:
+        """Fills memory from a place of the file on, and returns how many bytes there were."""
+        try:
+            return os.preadv(descriptor, [memory], start)
+        except OSError as error:  # of a bad place of the disk, as of a bad file
+            raise self._broken(error) from error
 
     def _read_otherwise(self, column: str, row: int, start: int | None, out: np.ndarray) -> None:
         """Writes one row of a raw column that is encoded, that lies in pages, or in no file of this machine."""
@@ -211,14 +216,12 @@ class Shard:
         """Returns where in the file a row's values of each raw column begin; None where they are not raw, or not in one piece."""
         group = self._group_of(row)
         first = self._first_rows[group]
-        starts: list[int | None] = []
-        for (name, width), start in zip(self._row_bytes.items(), self._starts[group], strict=True):
-            if start is None:
-                starts.append(None)
-            elif self._is_encoded(name):
-                starts.append(start + self._stored_bytes(name, first, row) + _LENGTH_BYTES)
-            else:
-                starts.append(start + (row - first) * width)
+        starts = [
+            None if start is None else start + (row - first) * width
+            for start, width in zip(self._starts[group], self._row_bytes.values(), strict=True)
+        ]
+        if self._has_codec and (start := self._direct["tokens"][group]) is not None:
+            starts[0] = start + self._stored_bytes("tokens", first, row) + _LENGTH_BYTES
         return starts
 
     @property
@@ -227,7 +230,7 @@ class Shard:
         return all(start is not None for starts in self._direct.values() for start in starts)
 
     def _is_encoded(self, column: str) -> bool:
-        return column == "tokens" and self.layout.codec != NO_CODEC
+        return self._has_codec and column == "tokens"
 
     def _stored_bytes(self, column: str, first: int, end: int) -> int:
         """Returns what the values of a raw column take up in rows from `first` to before `end`, of one row group."""

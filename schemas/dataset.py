@@ -208,7 +208,7 @@ class Dataset:
         # as it is stored: the batch has wider integers, and what comes behind the raw columns is split once a batch
         stored = {name: np.empty(shape, dtype) for name, (dtype, shape) in self._columns.items() if name != "tokens"}
         counts_N = np.empty(len(indices), counts_dtype(self.layout, self.max_labels))
-        counts_NB = counts_N.view(np.uint8).reshape(len(indices), -1)
+        counts_NB = counts_N.view(np.uint8).reshape(len(indices), counts_N.dtype.itemsize)
         broken = []
         for at, index in enumerate(indices):
             try:

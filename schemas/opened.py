@@ -133,7 +133,9 @@ def _read_small_columns(shard: Shard, layout: Layout, num_classes: int | None, m
         if values_M.dtype == np.int64:
             counts_R[name] = NO_LABEL
         counts_R[name][rows_M, slots_M] = values_M
-    return OpenShard(shard, counts_R.view(np.uint8).reshape(num_sequences, -1), table["digest"].to_pylist())
+    return OpenShard(
+        shard, counts_R.view(np.uint8).reshape(num_sequences, counts_R.dtype.itemsize), table["digest"].to_pylist()
+    )
 
 
 def counts_dtype(layout: Layout, max_labels: int) -> np.dtype:

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 from harness import ROOT, read, say_where
-from loader import NUM_SHARDS, SHAPES, Batch, files_of, ratios, read_loader, read_mapped, take
+from loader import NUM_SHARDS, SHAPES, Batch, files_of, forget, ratios, read_loader, read_mapped, take
 
 # the maker of datasets is the tests'
 sys.path.append(str(ROOT / "tests"))
@@ -278,6 +278,7 @@ def report(folder: str, source: Source, peers: list[str], rounds: int) -> None:
         if found != num_sequences:
             print(f"{name}: gives {found} sequences of {num_sequences}")
         ways[name] = lambda batches=batches: take(batches)
+    forget(folder)
     print(f"\nL = {source.dataset.layout.sequence_length}, B = {source.batch_size}: {num_sequences} sequences")
     print(f"{'':24}{'CPU s':>8}{'ours is faster':>16}  goal")
     for name, (seconds, speeds) in ratios(ways, rounds).items():

@@ -9,6 +9,7 @@ more than a quarter of what the process may open. A shard that is let go is clos
 Cost: opening a shard reads its footer and its small columns, some milliseconds; `benchmarks/loader.py` measures the reading.
 """
 
+import bisect
 import contextlib
 import errno
 import functools
@@ -20,14 +21,16 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from patchpack.schemas.cache import Ahead, RemoteShard, ShardCache
 from patchpack.schemas.errors import FormatError
 from patchpack.schemas.geometry import Layout
 from patchpack.schemas.manifest import Manifest, ShardRow, dataset_digest, read_manifest, read_shard_table
-from patchpack.schemas.opened import NO_LABEL, OpenShard, missing, open_shard
-from patchpack.schemas.sequence import array_columns, sequence_digest
+from patchpack.schemas.opened import NO_LABEL, OpenShard, counts_dtype, missing, open_shard
+from patchpack.schemas.sequence import array_columns
 from patchpack.schemas.storage import join
 
 OnCorrupt = Literal["raise", "skip"]
@@ -168,52 +171,69 @@ class Dataset:
 
     def sources(self, indices: list[int]) -> list[str]:
         """Returns the keys of the examples in sequences, by number in the dataset; of empty ones (-1) none. Reads their shards."""
-        keys = []
+        # each shard once, whatever the order
+        segments: dict[int, pa.ChunkedArray] = {}
+        keys: list[str] = []
         for index in indices:
             if index < 0:
                 continue
             number = self.shard_of(index)
-            rows = self._open(number).shard.read_metadata(["segments.list.element.source"])["segments"]
-            keys += [segment["source"] for segment in rows[index - int(self.first_index[number])].as_py()]
+            if number not in segments:
+                segments[number] = self._open(number).shard.read_metadata(["segments.list.element.source"])["segments"]
+            keys += [segment["source"] for segment in segments[number][index - self._first_index[number]].as_py()]
         return keys
 
     def shapes(self, size: int) -> Shapes:
         """Returns shape and dtype of every array of a batch of so many sequences; `PackedShards` says what each is."""
-        length, segments = self.layout.sequence_length, self.layout.max_segments
-        found = {
-            "tokens": ((size, length, self.layout.token_width), self.layout.token_dtype),
-            **{name: ((size, *shape), "int32") for name, (_, shape) in self._columns.items() if name != "tokens"},
-            "starts": ((size, segments), "int32"),
-            "lengths": ((size, segments), "int32"),
-            "grids": ((size, segments, 3), "int32"),
-            "labels": ((size, segments), "int64"),
-            "weights": ((size, segments), "float32"),
-            **({"all_labels": ((size, segments, self.max_labels), "int64")} if self.max_labels > 1 else {}),
-            "num_segments": ((size,), "int32"),
-            "num_tokens": ((size,), "int32"),
-            "index": ((size,), "int64"),
+        counts = counts_dtype(self.layout, self.max_labels)
+        # numpy gives fields of several values as their dtype and shape
+        fields = {name: counts[name].subdtype or (counts[name], ()) for name in counts.names or ()}
+        return {
+            "tokens": ((size, self.layout.sequence_length, self.layout.token_width), np.dtype(self.layout.token_dtype)),
+            **{
+                name: ((size, *shape), np.dtype(np.int32))
+                for name, (_, shape) in self._columns.items()
+                if name != "tokens"
+            },
+            **{name: ((size, *shape), dtype) for name, (dtype, shape) in fields.items()},
+            "index": ((size,), np.dtype(np.int64)),
         }
-        return {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in found.items()}
 
     def read_into(self, index: int, arrays: Mapping[str, np.ndarray], at: int) -> None:
-        """Writes a sequence into a batch, or an empty one where it is broken and `on_corrupt` is "skip".
+        """Writes a sequence into a row of a batch; takes and raises as `read_batch`."""
+        self.read_batch([index], {name: array[at : at + 1] for name, array in arrays.items()})
+
+    def read_batch(self, indices: Sequence[int], arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes sequences into the first rows of a batch; empty ones for those that are broken, where `on_corrupt` is "skip".
 
         Args:
-            index: its number in the dataset.
+            indices: their numbers in the dataset.
             arrays: as `shapes` says.
-            at: its row.
 
         Raises:
-            FormatError: it, or its shard, is broken or missing.
-            OSError: its shard cannot be opened.
+            FormatError: one of them, or its shard, is broken or missing.
+            OSError: a shard cannot be opened.
         """
-        try:
-            self._read(index, arrays, at)
-        except FormatError as error:
-            if self._on_corrupt == "raise":
-                raise
+        # as it is stored: the batch has wider integers, and what comes behind the raw columns is split once a batch
+        stored = {name: np.empty(shape, dtype) for name, (dtype, shape) in self._columns.items() if name != "tokens"}
+        counts_N = np.empty(len(indices), counts_dtype(self.layout, self.max_labels))
+        counts_NB = counts_N.view(np.uint8).reshape(len(indices), counts_N.dtype.itemsize)
+        broken = []
+        for at, index in enumerate(indices):
+            try:
+                counts_NB[at] = self._read(index, {"tokens": arrays["tokens"][at], **stored})
+            except FormatError as error:
+                if self._on_corrupt == "raise":
+                    raise
+                broken.append(at)
+                self._note_skipped(index, error)
+            for name, values in stored.items():
+                arrays[name][at] = values
+        for name in counts_N.dtype.names or ():
+            arrays[name][: len(indices)] = counts_N[name]
+        arrays["index"][: len(indices)] = indices
+        for at in broken:
             fill_empty(arrays, at)
-            self._note_skipped(index, error)
 
     def _note_skipped(self, index: int, error: FormatError) -> None:
         """Notes a broken sequence, and warns of the first of each shard."""
@@ -226,30 +246,24 @@ class Dataset:
                 stacklevel=3,
             )
 
-    def _read(self, index: int, arrays: Mapping[str, np.ndarray], at: int) -> None:
+    def _read(self, index: int, columns: Mapping[str, np.ndarray]) -> npt.NDArray[np.uint8]:
+        """Reads the raw columns of a sequence, as they are stored, and returns the bytes of its record of counts."""
         number = self.shard_of(index)
         opened = self._open(number)
-        row = index - int(self.first_index[number])
-        # as they are stored; the batch has wider integers
-        stored = {name: np.empty(shape, dtype) for name, (dtype, shape) in self._columns.items() if name != "tokens"}
-        columns = {"tokens": arrays["tokens"][at], **stored}
-        opened.shard.read_into(row, columns)
-        if self._verify:
-            digest, due = sequence_digest(*columns.values()), int(opened.digests_R[row])
-            if digest != due:
-                raise FormatError(
-                    f"{opened.shard.path} row {row}: digest is {digest:016x}, stored {due:016x}; "
-                    "its tokens, segment ids or positions changed after it was written; rebuild or copy again this shard"
-                )
-        for name, values in stored.items():
-            arrays[name][at] = values
-        for name, values in opened.counts.items():
-            arrays[name][at] = values[row]
-        arrays["index"][at] = index
+        row = index - self._first_index[number]
+        digest = xxhash.xxh3_64() if self._verify else None
+        opened.shard.read_into(row, columns, digest)
+        if digest is not None and digest.intdigest() != opened.digests[row]:
+            raise FormatError(
+                f"{opened.shard.path} row {row}: digest is {digest.intdigest():016x}, stored {opened.digests[row]:016x}; "
+                "its tokens, segment ids or positions changed after it was written; rebuild or copy again this shard"
+            )
+        record: npt.NDArray[np.uint8] = opened.counts[row]
+        return record
 
     def shard_of(self, index: int) -> int:
         """Returns the number of the shard that a sequence is in."""
-        return int(np.searchsorted(self.first_index, index, side="right")) - 1
+        return bisect.bisect_right(self._first_index, index) - 1
 
     def _read_table(self) -> None:
         """Reads which shards there are; raises FormatError where the table is that of another dataset."""
@@ -263,6 +277,8 @@ class Dataset:
             )
         self._table: list[ShardRow] = table.to_pylist()
         self.first_index = np.concatenate([[0], np.cumsum(table["num_sequences"].to_numpy())]).astype(np.int64)
+        # searched for each sequence: a list answers some ten times faster
+        self._first_index: list[int] = self.first_index.tolist()
         views, layouts = table["view"].to_numpy(), table["layout"].to_numpy()
         self.shards_of_view: list[npt.NDArray[np.int64]] = [
             np.flatnonzero((layouts == layout) & (views == view)) for view in np.unique(views[layouts == layout])

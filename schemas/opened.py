@@ -30,14 +30,13 @@ class OpenShard:
 
     Attributes:
         shard: gives the arrays of single rows.
-        counts: `num_tokens`, `num_segments` (R,), `starts`, `lengths`, `labels`, `weights` (R, S), `grids` (R, S, 3), and
-            perhaps `all_labels` (R, S, M), under the names and in the dtypes they have in a batch.
-        digests_R: stored xxh3_64 of each row.
+        counts: (R, bytes of a record) uint8, of each row all that it has beside its raw columns in one piece: records of `counts_dtype`.
+        digests: stored xxh3_64 of each row.
     """
 
     shard: Shard
-    counts: dict[str, np.ndarray]
-    digests_R: npt.NDArray[np.uint64]
+    counts: npt.NDArray[np.uint8]
+    digests: list[int]
 
 
 def open_shard(
@@ -128,25 +127,43 @@ def _read_small_columns(shard: Shard, layout: Layout, num_classes: int | None, m
             f"{path}: {most} labels of a segment; the manifest's limit is {max_labels}; rebuild the dataset"
         )
 
-    def by_slot(values_M: np.ndarray, dtype: type, empty: int = 0) -> np.ndarray:
-        values_RS = np.full((num_sequences, layout.max_segments, *values_M.shape[1:]), empty, dtype)
-        values_RS[rows_M, slots_M] = values_M
-        return values_RS
-
-    grids_M3 = np.stack([fields.field(f"grid_{axis}").to_numpy() for axis in "thw"], axis=1)
+    columns: dict[str, np.ndarray] = {
+        "labels": labels_MN[:, 0],
+        **({"all_labels": labels_MN} if max_labels > 1 else {}),
+        "starts": fields.field("start").to_numpy(),
+        "lengths": lengths_M,
+        "grids": np.stack([fields.field(f"grid_{axis}").to_numpy() for axis in "thw"], axis=1),
+        "weights": fields.field("weight").to_numpy(),
+    }
+    counts_R = np.zeros(num_sequences, counts_dtype(layout, max_labels))
+    counts_R["num_tokens"], counts_R["num_segments"] = num_tokens_R, num_segments_R
+    for name, values_M in columns.items():
+        if values_M.dtype == np.int64:
+            counts_R[name] = NO_LABEL
+        counts_R[name][rows_M, slots_M] = values_M
     return OpenShard(
-        shard,
-        {
-            "num_tokens": num_tokens_R.astype(np.int32),
-            "num_segments": num_segments_R.astype(np.int32),
-            "starts": by_slot(fields.field("start").to_numpy(), np.int32),
-            "lengths": by_slot(lengths_M, np.int32),
-            "grids": by_slot(grids_M3, np.int32),
-            "labels": by_slot(labels_MN[:, 0], np.int64, NO_LABEL),
-            "weights": by_slot(fields.field("weight").to_numpy(), np.float32),
-            **({"all_labels": by_slot(labels_MN, np.int64, NO_LABEL)} if max_labels > 1 else {}),
-        },
-        table["digest"].to_numpy(),
+        shard, counts_R.view(np.uint8).reshape(num_sequences, counts_R.dtype.itemsize), table["digest"].to_pylist()
+    )
+
+
+def counts_dtype(layout: Layout, max_labels: int) -> np.dtype:
+    """Returns the dtype of a record of what a sequence has beside its raw columns, under the names of a batch, of S segments and M labels.
+
+    `starts`, `lengths`, `labels`, `weights` (S,), `grids` (S, 3), where M is over 1 `all_labels` (S, M), `num_segments` and `num_tokens`;
+    the widest come first, so that all lie aligned.
+    """
+    slots = (layout.max_segments,)
+    return np.dtype(
+        [
+            ("labels", np.int64, slots),
+            *([("all_labels", np.int64, (*slots, max_labels))] if max_labels > 1 else []),
+            ("starts", np.int32, slots),
+            ("lengths", np.int32, slots),
+            ("grids", np.int32, (*slots, 3)),
+            ("weights", np.float32, slots),
+            ("num_segments", np.int32),
+            ("num_tokens", np.int32),
+        ]
     )
 
 

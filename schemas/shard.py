@@ -7,6 +7,8 @@ another tool), the Parquet reader is used and one row group is kept. Tokens that
 in the same two ways, and decoded by the thread that reads them.
 """
 
+import bisect
+import itertools
 import json
 import os
 import threading
@@ -16,6 +18,7 @@ from typing import TypedDict, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from patchpack.schemas.codec import decode, most_bytes
 from patchpack.schemas.errors import FormatError
@@ -31,6 +34,9 @@ METADATA_KEY = b"patchpack"
 _PAGE_HEADER_BYTES = 22
 # before a value of variable width: its length
 _LENGTH_BYTES = 4
+# what is read is hashed while it is still in a core's own cache: whole sequences of 3 MB cost four times as much to hash
+# (benchmarks/loader.py)
+_HASHED_BYTES = 1 << 18
 
 
 class ShardTotals(TypedDict):
@@ -118,13 +124,17 @@ class Shard:
             self.metadata = read_metadata(self._parquet, path)
             self.layout = Layout.from_json(self.metadata["layout"], path)
             self._columns, self._row_bytes = array_columns(self.layout), array_bytes(self.layout)
+            self._has_codec = self.layout.codec != NO_CODEC
             self._check_columns()
             footer = self._parquet.metadata
             self.num_sequences: int = footer.num_rows
             rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-            self._first_rows = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+            # lists: they are asked for single numbers
+            self._first_rows = [0, *itertools.accumulate(rows)]
             self._frame_ends_R = self._read_frame_ends()
             self._direct = {name: self._chunk_starts(name) for name in self._columns}
+            # of each row group, where each column begins
+            self._starts = list(zip(*self._direct.values(), strict=True))
         except Exception as error:  # a flipped bit of the footer makes pyarrow and numpy raise anything
             self._file.close()
             if isinstance(error, FormatError):
@@ -163,40 +173,59 @@ class Shard:
         array.flags.writeable = False
         return array
 
-    def read_into(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def read_into(self, row: int, arrays: Mapping[str, np.ndarray], digest: xxhash.xxh3_64 | None = None) -> None:
         """Reads one row of the raw columns into memory that is there already.
 
         Args:
             row: its number.
             arrays: of each column one array of its dtype and shape, contiguous; other names are not looked at.
+            digest: is updated with what is read, column after column (`sequence_digest`).
 
         Raises:
             FormatError: the file ends early, cannot be read there, or its tokens cannot be decoded.
         """
-        for name, start in zip(self._columns, self.places(row), strict=True):
+        descriptor = self._descriptor
+        for (name, width), start in zip(self._row_bytes.items(), self.places(row), strict=True):
             out = arrays[name]
-            if self._is_encoded(name):
-                decode(self._read_value(name, row, start), self.layout, out, f"{self.path} row {row}")
+            if start is None or descriptor is None or self._is_encoded(name):
+                self._read_otherwise(name, row, start, out)
+            elif digest is not None and width > _HASHED_BYTES:
+                memory = out.data.cast("B")
+                for first in range(0, width, _HASHED_BYTES):
+                    piece = memory[first : first + _HASHED_BYTES]
+                    if (count := self._fill(descriptor, piece, start + first)) != len(piece):
+                        raise self._cut_short(row, name, first + count, width)
+                    digest.update(piece)
                 continue
-            if start is None or self._descriptor is None:
-                out[...] = self.read_array(name, row)
-                continue
-            try:
-                count = os.preadv(self._descriptor, [out.data], start)
-            except OSError as error:  # of a bad place of the disk, as of a bad file
-                raise self._broken(error) from error
-            if count != out.nbytes:
-                raise self._cut_short(row, name, count, out.nbytes)
+            elif (count := self._fill(descriptor, out.data, start)) != width:
+                raise self._cut_short(row, name, count, width)
+            if digest is not None:
+                digest.update(out.data)
+
+    def _fill(self, descriptor: int, memory: memoryview, start: int) -> int:
+        """Fills memory from a place of the file on, and returns how many bytes there were."""
+        try:
+            return os.preadv(descriptor, [memory], start)
+        except OSError as error:  # of a bad place of the disk, as of a bad file
+            raise self._broken(error) from error
+
+    def _read_otherwise(self, column: str, row: int, start: int | None, out: np.ndarray) -> None:
+        """Writes one row of a raw column that is encoded, that lies in pages, or in no file of this machine."""
+        if self._is_encoded(column):
+            decode(self._read_value(column, row, start), self.layout, out, f"{self.path} row {row}")
+        else:
+            out[...] = self.read_array(column, row)
 
     def places(self, row: int) -> list[int | None]:
         """Returns where in the file a row's values of each raw column begin; None where they are not raw, or not in one piece."""
-        group, row_in_group = self._group_of(row)
-        starts = []
-        for name, chunks in self._direct.items():
-            start = chunks[group]
-            length_bytes = _LENGTH_BYTES if self._is_encoded(name) else 0
-            before = self._stored_bytes(name, row - row_in_group, row)
-            starts.append(None if start is None else start + before + length_bytes)
+        group = self._group_of(row)
+        first = self._first_rows[group]
+        starts = [
+            None if start is None else start + (row - first) * width
+            for start, width in zip(self._starts[group], self._row_bytes.values(), strict=True)
+        ]
+        if self._has_codec and (start := self._direct["tokens"][group]) is not None:
+            starts[0] = start + self._stored_bytes("tokens", first, row) + _LENGTH_BYTES
         return starts
 
     @property
@@ -205,7 +234,7 @@ class Shard:
         return all(start is not None for starts in self._direct.values() for start in starts)
 
     def _is_encoded(self, column: str) -> bool:
-        return column == "tokens" and self.layout.codec != NO_CODEC
+        return self._has_codec and column == "tokens"
 
     def _stored_bytes(self, column: str, first: int, end: int) -> int:
         """Returns what the values of a raw column take up in rows from `first` to before `end`, of one row group."""
@@ -216,8 +245,8 @@ class Shard:
     def _read_value(self, column: str, row: int, start: int | None) -> pa.Buffer:
         """Returns the stored bytes of one row of a raw column, which begin at `start` unless that is None."""
         if start is None:
-            group, row_in_group = self._group_of(row)
-            return self._cached(group).column(column)[row_in_group].as_buffer()
+            group = self._group_of(row)
+            return self._cached(group).column(column)[row - self._first_rows[group]].as_buffer()
         width = self._stored_bytes(column, row, row + 1) - (_LENGTH_BYTES if self._is_encoded(column) else 0)
         try:
             value = self._file.read_at(width, start)
@@ -243,10 +272,9 @@ class Shard:
         np.cumsum(frame_bytes_R + _LENGTH_BYTES, out=ends_R[1:])
         return ends_R
 
-    def _group_of(self, row: int) -> tuple[int, int]:
-        """Returns a row's row group, and its number in it."""
-        group = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        return group, row - int(self._first_rows[group])
+    def _group_of(self, row: int) -> int:
+        """Returns a row's row group."""
+        return bisect.bisect_right(self._first_rows, row) - 1
 
     def _cut_short(self, row: int, column: str, count: int, width: int) -> FormatError:
         return FormatError(
@@ -257,7 +285,8 @@ class Shard:
         """Returns the columns that are not raw arrays (counts, segments, digest), all rows."""
         names = [name for name in self._parquet.schema_arrow.names if name not in self._columns]
         try:
-            return self._parquet.read(columns=names if columns is None else columns)
+            # these are small: other threads cost more than they save
+            return self._parquet.read(columns=names if columns is None else columns, use_threads=False)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise self._broken(error) from error
 
@@ -300,7 +329,7 @@ class Shard:
                 and not chunk.has_dictionary_page
                 and set(chunk.encodings) <= {"PLAIN", "RLE"}
             )
-            first = int(self._first_rows[group])
+            first = self._first_rows[group]
             size = self._stored_bytes(column, first, first + rows)
             headers = chunk.total_compressed_size - size
             # two pages, even without checksums, need six bytes more

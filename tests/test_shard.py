@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -221,6 +222,28 @@ def test_a_file_cut_short_while_it_is_open_is_refused(tmp_path: Path) -> None:
     assert str(refused.value) == (
         f"{path} row 2: positions has 0 bytes of 36; the file is cut short; rebuild this shard"
     )
+
+
+@pytest.mark.parametrize("piece", [1, 7, 12, 36, 1 << 18])
+def test_a_digest_is_of_what_is_read_whatever_its_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(shard_module, "_HASHED_BYTES", piece)
+    path = tmp_path / "a.parquet"
+    table = make_table(LAYOUT, 5)
+    pq.write_table(table, path, row_group_size=2, **OWN)
+    arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in array_columns(LAYOUT).items()}
+    with Shard(str(path)) as shard:
+        for row in (3, 0, 4):
+            digest = xxhash.xxh3_64()
+            shard.read_into(row, arrays, digest)
+            due = [expected(table, LAYOUT, name, row) for name in RAW]
+            assert all(np.array_equal(arrays[name], array) for name, array in zip(RAW, due, strict=True))
+            assert digest.intdigest() == xxhash.xxh3_64_intdigest(b"".join(array.tobytes() for array in due))
+        # in the middle of a piece of the positions, which come last of the three
+        path.write_bytes(path.read_bytes()[: shard.places(4)[2] + 25])
+        with pytest.raises(FormatError, match="row 4: positions has 25 bytes of 36; the file is cut short"):
+            shard.read_into(4, arrays, xxhash.xxh3_64())
 
 
 def test_a_foreign_parquet_file_is_refused(tmp_path: Path) -> None:

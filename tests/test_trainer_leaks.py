@@ -69,6 +69,20 @@ def test_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     assert done.stderr.count("Traceback") == 1
 
 
+LEFT_OPEN = """
+import sys
+from patchpack import PackedShards
+batches = iter(PackedShards(sys.argv[1], batch_size=1, num_threads=2, prefetch=2))
+next(batches)
+"""
+
+
+def test_an_iteration_left_open_does_not_keep_the_program(tmp_path: Path) -> None:
+    write_set(str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", LEFT_OPEN, str(tmp_path)], capture_output=True, text=True, timeout=40)  # fmt: skip
+    assert done.returncode == 0 and not done.stderr
+
+
 FORKED = """
 import os, sys
 from patchpack import PackedShards

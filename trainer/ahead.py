@@ -1,10 +1,11 @@
 """Batches read ahead: on a few threads into memory that is used again, and one step ahead onto the device."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypedDict, TypeVar
+from queue import Empty, SimpleQueue
+from typing import TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,12 @@ from patchpack.trainer.ready import Ready
 from patchpack.trainer.slots import Batch, Slot, Slots
 
 Job = TypeVar("Job")
+Item = TypeVar("Item")
+# one slot, or what went wrong
+Answer: TypeAlias = "SimpleQueue[Slot | BaseException]"
+
+# how often idle threads look whether the program has ended
+LOOK_S = 0.2
 
 
 class ReaderOptions(TypedDict, total=False):
@@ -99,8 +106,14 @@ def read_ahead(
         prefetch: most batches made ahead and not yet taken.
     """
     owner, upcoming = os.getpid(), iter(jobs)
-    waiting: deque[tuple[Job, Future[None], Slot]] = deque()
-    threads = ThreadPoolExecutor(num_threads, thread_name_prefix="PackedShards")
+    waiting: deque[tuple[Job, Answer]] = deque()
+    todo: SimpleQueue[tuple[Job, Answer] | None] = SimpleQueue()
+    threads = [
+        threading.Thread(target=_read_jobs, args=(todo, fill, slots), name=f"PackedShards_{number}")
+        for number in range(num_threads)
+    ]
+    for thread in threads:
+        thread.start()
     try:
         while True:
             if os.getpid() != owner:
@@ -109,13 +122,14 @@ def read_ahead(
                     "here, with its rank and world_size"
                 )
             while len(waiting) < prefetch and (due := next(upcoming, None)) is not None:
-                free = slots.take()
-                waiting.append((due, threads.submit(fill, due, free.arrays), free))
+                waiting.append((due, SimpleQueue()))
+                todo.put(waiting[-1])
             if not waiting:
                 return
-            job, reading, slot = waiting[0]
-            reading.result()
-            waiting.popleft()
+            job, answer = waiting.popleft()
+            slot = answer.get()
+            if isinstance(slot, BaseException):
+                raise slot
             batch = slot.lend()
             slots.give(slot)
             yield job, batch
@@ -123,9 +137,55 @@ def read_ahead(
             # what is lent is held by who has it
             del batch
     finally:
-        threads.shutdown(wait=True, cancel_futures=True)
-        for _, _, slot in waiting:
-            slots.give(slot)
+        _empty(todo)
+        for _ in threads:
+            todo.put(None)
+        for thread in threads:
+            thread.join()
+        for _, answer in waiting:
+            for slot in _empty(answer):
+                if isinstance(slot, Slot):
+                    slots.give(slot)
+
+
+def _read_jobs(
+    todo: "SimpleQueue[tuple[Job, Answer] | None]", fill: Callable[[Job, Mapping[str, np.ndarray]], None], slots: Slots
+) -> None:
+    """Answers each job with the slot it was read into, or its error, until there is None in its place."""
+    while True:
+        try:
+            due = todo.get(timeout=LOOK_S)
+        except Empty:
+            # an iteration that was left open does not keep the interpreter
+            if not threading.main_thread().is_alive():
+                return
+            continue
+        if due is None:
+            return
+        job, answer = due
+        slot = None
+        try:
+            # not before its turn: fewer slots are in use where batches are taken at once, and those stay in the processor's cache
+            slot = slots.take()
+            fill(job, slot.arrays)
+        except BaseException as error:  # noqa: BLE001 (raised where the batch is asked for)
+            if slot is not None:
+                slots.give(slot)
+            answer.put(error)
+        else:
+            answer.put(slot)
+        # nothing of a batch is held while the next job is waited for
+        del due, job, answer, slot
+
+
+def _empty(queue: "SimpleQueue[Item]") -> list[Item]:
+    """Returns what is in a queue, and leaves it empty."""
+    found = []
+    while True:
+        try:
+            found.append(queue.get_nowait())
+        except Empty:
+            return found
 
 
 def on_device(
@@ -146,7 +206,10 @@ def on_device(
     if device.type != "cuda":
         for job, batch in batches:
             check(batch)
-            yield job, prepare({name: tensor.to(device) for name, tensor in batch.items()})
+            yield (
+                job,
+                prepare(batch if device.type == "cpu" else {name: tensor.to(device) for name, tensor in batch.items()}),
+            )
             del batch
         return
     side = torch.cuda.Stream(device)

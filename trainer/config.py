@@ -79,7 +79,7 @@ class Config:
         section=RUN,
         lasting=False,
     )
-    # about 0.8 of full reading speed (benchmarks/loader.py), and a changed byte is found before it is trained on
+    # about 0.87 of full reading speed (benchmarks/loader.py), and a changed byte is found before it is trained on
     verify: bool = option(True, "check the digest of every sequence read", section=RUN)
     cache: str | None = option(
         None,

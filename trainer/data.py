@@ -131,11 +131,11 @@ class PackedShards:
             epoch: the epoch to begin with.
             last: the last batch of an epoch, where it is not full: filled with empty sequences ("pad"), so that every sequence comes once, or
                 left out ("drop"; another order leaves out others).
-            verify: check the stored digest of every sequence read (a fifth of the speed, benchmarks/loader.py).
+            verify: check the stored digest of every sequence read (an eighth of the speed, benchmarks/loader.py).
             cache: a local folder for copies of the shards of a store, which processes and runs may share; None: read where they are.
             cache_bytes: the most that all copies have together; two windows at least.
             on_corrupt: what a broken sequence does: it ends the iteration ("raise"), or comes as an empty one, named in `skipped` ("skip").
-            num_threads: batches made at a time; one thread reads 2-3 GB/s from memory, so more are for slow storage.
+            num_threads: batches made at a time; one thread reads 3-4 GB/s from memory, so more are for slow storage.
             prefetch: most batches made ahead and not yet taken.
             pin_memory: page-locked batches, for copies to CUDA that overlap with work.
             device: where batches are when they are handed out; on CUDA the next one is copied meanwhile, from page-locked memory.
@@ -277,8 +277,7 @@ class PackedShards:
 
     def _read(self, indices: Sequence[int], arrays: Mapping[str, np.ndarray]) -> None:
         """Writes sequences into the memory of a batch, and empty ones behind them."""
-        for at, index in enumerate(indices):
-            self.dataset.read_into(index, arrays, at)
+        self.dataset.read_batch(indices, arrays)
         fill_empty(arrays, slice(len(indices), None))
 
     def _check_size(self) -> None:

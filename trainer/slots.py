@@ -7,6 +7,7 @@ is ever overwritten.
 Copies to CUDA that still run hold nothing. A slot is written again only after all that was queued when the batch behind its own was asked for.
 """
 
+import threading
 import weakref
 
 import numpy as np
@@ -25,8 +26,11 @@ class Slot:
     """
 
     def __init__(self, shapes: Shapes, *, pin_memory: bool) -> None:
+        # numpy asks for large pages, of which fewer are zeroed one by one; only torch has page-locked ones
         self.arrays: dict[str, np.ndarray] = {
-            name: torch.empty(shape, dtype=_torch_dtype(dtype), pin_memory=pin_memory).numpy()
+            name: torch.empty(shape, dtype=_torch_dtype(dtype), pin_memory=True).numpy()
+            if pin_memory
+            else np.empty(shape, dtype)
             for name, (shape, dtype) in shapes.items()
         }
         self._lent: list[weakref.ref[np.ndarray]] = []
@@ -64,21 +68,26 @@ def _torch_dtype(dtype: np.dtype) -> torch.dtype:
 
 
 class Slots:
-    """As many slots as batches are held at a time."""
+    """As many slots as batches are held at a time; threads may take and give them."""
 
     def __init__(self, shapes: Shapes, *, pin_memory: bool) -> None:
         self._shapes, self._pin_memory = shapes, pin_memory
+        # the one given last is the last
         self._slots: list[Slot] = []
+        self._lock = threading.Lock()
 
     def take(self) -> Slot:
         """Returns a slot that is free, and is given to nobody else before it is lent."""
-        for at, slot in enumerate(self._slots):
-            if slot.is_free:
-                del self._slots[at]
-                slot.wait()
-                return slot
-        return Slot(self._shapes, pin_memory=self._pin_memory)
+        with self._lock:
+            # the one that was used last may still be in the processor's cache
+            free = next((at for at in reversed(range(len(self._slots))) if self._slots[at].is_free), None)
+            slot = None if free is None else self._slots.pop(free)
+        if slot is None:
+            return Slot(self._shapes, pin_memory=self._pin_memory)
+        slot.wait()
+        return slot
 
     def give(self, slot: Slot) -> None:
         """Takes a slot back, lent or not: it is used again once it is free."""
-        self._slots.append(slot)
+        with self._lock:
+            self._slots.append(slot)

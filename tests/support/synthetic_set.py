@@ -111,8 +111,10 @@ def make_row(
     }
 
 
-def write_shard(path: str, rows: list[Row], layout: Layout, view: int, index: int, fingerprint: str) -> Row:
-    """Writes one shard, two rows a row group, and returns its row of the shard table."""
+def write_shard(
+    path: str, rows: list[Row], layout: Layout, view: int, index: int, fingerprint: str, rows_per_group: int = 2
+) -> Row:
+    """Writes one shard and returns its row of the shard table."""
     own = {
         "format_version": FORMAT_VERSION,
         "requires": [],
@@ -132,7 +134,7 @@ def write_shard(path: str, rows: list[Row], layout: Layout, view: int, index: in
     pq.write_table(
         pa.Table.from_pylist(stored, schema=schema),
         path,
-        row_group_size=2,
+        row_group_size=rows_per_group,
         compression="none",
         use_dictionary=False,
         write_statistics=False,
@@ -165,6 +167,7 @@ def write_set(
     make_tokens: TokenMaker = random_tokens,
     seed: int = 0,
     fingerprint: str = "0",
+    rows_per_group: int = 2,
 ) -> list[Row]:
     """Writes a finished dataset and returns its rows, in the order that numbers the sequences.
 
@@ -177,6 +180,7 @@ def write_set(
         make_tokens: (generator, N, P, label) -> (N, P) uint8.
         seed: of all that is random.
         fingerprint: what those of the shards are made of.
+        rows_per_group: most sequences of a row group.
 
     Returns:
         One dict a sequence as `make_row` makes it, with `layout` and `view` added.
@@ -193,9 +197,8 @@ def write_set(
                     make_row(generator, layout, view, len(classes) if classes else 0, make_tokens) for _ in range(count)
                 ]
                 path = os.path.join(folder, f"sequences/part-000-00000-{len(shards):05}.parquet")
-                shards.append(
-                    write_shard(path, own, layout, view, len(shards), fingerprint) | {"layout": layout_number}
-                )
+                shard = write_shard(path, own, layout, view, len(shards), fingerprint, rows_per_group)
+                shards.append(shard | {"layout": layout_number})
                 rows += [row | {"layout": layout_number, "view": view} for row in own]
     with open(os.path.join(folder, "shards.parquet"), "wb") as file:
         file.write(table_bytes(shards, SHARD_TABLE_SCHEMA))

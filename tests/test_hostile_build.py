@@ -177,6 +177,7 @@ def test_decoders_that_crash_or_hang_cost_their_files_and_not_the_build(workers:
     assert len(list(stored_pictures(tmp_path / "set"))) == 6
 
 
+@pytest.mark.slow
 def test_isolated_builds_have_the_same_bytes(media: Path, reference: Path, tmp_path: Path, run) -> None:
     inputs = sorted(media.iterdir())
     isolated = run(

@@ -45,6 +45,7 @@ def test_a_label_is_the_name_of_the_folder_a_key_lies_in() -> None:
     assert label_of("a.jpg") is None
 
 
+@pytest.mark.slow
 def test_labels_of_files_in_no_folder_are_an_error_if_all_and_a_warning_if_some_are(
     animals: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -64,6 +65,7 @@ def test_labels_of_files_in_no_folder_are_an_error_if_all_and_a_warning_if_some_
     assert labels_of(tmp_path / "out") == {"dog1.png": [], "dog0.png": [0], "yak1.png": [1]}
 
 
+@pytest.mark.slow
 def test_a_split_gets_the_class_numbers_of_its_training_set(animals: Path, tmp_path: Path, run: Run) -> None:
     for split, more in (("train", ()), ("val", ("--classes", tmp_path / "out-train"))):
         ended = run(

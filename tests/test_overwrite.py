@@ -92,6 +92,7 @@ def test_what_ends_the_planning_leaves_the_old_set(
     assert run("verify", old).code == 0
 
 
+@pytest.mark.slow
 def test_what_ends_the_writing_says_that_the_new_set_is_unfinished(
     old: Path, media: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def test_other_codecs_place_their_chroma_where_the_reference_does(codec: str) ->
         assert psnr(Scaler(*size).pixels(frame), expected) >= LEAST_DB
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED_MEDIA.is_dir(), reason=f"{SHARED_MEDIA} is not there")
 def test_every_shared_video_is_near_the_reference() -> None:
     worst = {}

@@ -77,6 +77,7 @@ def test_what_is_no_recipe_is_one_line(content: bytes | None, message: str, tmp_
         read_recipe("navitt")
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_dataset_gives_its_very_bytes(media: Path, tmp_path: Path, run: Run) -> None:
     options = ("--workers", 1, "--labels", "folder", "--exclude", "*/0*", "--mean", "0.1,0.25,1", "--seed", 5)
     built = run("build", media, "--output", tmp_path / "one", "--recipe", "naflex", *options)

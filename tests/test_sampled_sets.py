@@ -143,6 +143,7 @@ def test_a_damaged_order_is_found(photos: Path, tmp_path: Path, run: Run) -> Non
     assert ended.code == 1 and "keep_order is no order" in ended.err
 
 
+@pytest.mark.slow
 def test_another_number_of_workers_and_inputs_gives_the_same_bytes(photos: Path, tmp_path: Path, run: Run) -> None:
     names = sorted(path.name for path in photos.iterdir())
     options = (*OPTIONS[2:], *CASES["everything"], "--shard-bytes", 300_000, "--group-size", 5)

@@ -53,6 +53,7 @@ def keys_of(folder: Path) -> set[str]:
     return {segment["source"] for row in rows for segment in row}
 
 
+@pytest.mark.slow
 def test_every_input_lands_in_one_dataset_of_the_shared_classes(media: Path, tmp_path: Path, run: Run) -> None:
     options = (*OPTIONS, "--labels", "folder", "--clips-per-video", 2)
     assert run("build", media, "--output", tmp_path / "all", *options).code == 0

@@ -263,6 +263,7 @@ def test_rows_that_are_no_rows_are_rejects_by_number(folder: Path, tmp_path: Pat
     assert [key for key, _, _ in rejects(tmp_path / "two")] == ["t.csv#2", "t.csv#3"]
 
 
+@pytest.mark.slow
 def test_kinds_are_told_from_the_name_or_by_what_stands_in_front(folder: Path, tmp_path: Path, run: Run) -> None:
     os.rename(as_inputs(folder, "tar"), folder / "all.data")
     assert run("build", f"tar:{folder}/all.data", "--output", tmp_path / "out", *OPTIONS).code == 0

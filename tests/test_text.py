@@ -88,6 +88,7 @@ def test_bytes_are_the_drawn_caption_cut_to_its_limit(table: Path, tmp_path: Pat
     assert seen == 40 and drawn == {(1, 0), (2, 0), (2, 1)}
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_ones_own_is_used_and_named_by_its_content(
     table: Path, tokenizer: Path, tmp_path: Path, run: Run
 ) -> None:

@@ -166,6 +166,7 @@ def test_sizes_that_make_no_model_are_named() -> None:
         MViT(LAYOUT, LIMITS, 3, dim=8, depth=3, heads=1, most_positions=16)
 
 
+@pytest.mark.slow
 def test_the_model_is_one_graph_whatever_the_batch() -> None:
     model = make_model()
     torch._dynamo.reset()

@@ -42,6 +42,7 @@ def test_any_number_of_processes_makes_the_same_steps(processes: int, how: str, 
     )
 
 
+@pytest.mark.slow
 def test_a_step_is_the_same_in_parts(folder: str) -> None:
     options = [folder, "--steps", "4", *SIZES]
     assert losses(run(1, *options, "--accumulate", "4")) == pytest.approx(losses(run(1, *options)), rel=1e-5, abs=1e-6)

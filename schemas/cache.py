@@ -142,6 +142,13 @@ class ShardCache:
                         os.replace(temporary, path)
         return path
 
+    def drop(self, digest: str) -> None:
+        """Removes the copy of a shard, whose bytes are no longer those that were downloaded."""
+        path = os.path.join(self._root, digest[:2], f"{digest}.parquet")
+        with self._folder_locked(), contextlib.suppress(FileNotFoundError):
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                os.unlink(path)
+
     def keep(self, shards: Sequence[RemoteShard]) -> None:
         """Makes the copies that there are of some shards the most recently used, so that fetching the others removes none of them."""
         for _, digest, num_bytes in shards:

@@ -112,6 +112,7 @@ class Dataset:
         self._ahead_places: dict[int, int] = {}
         self.skipped: dict[int, str] = {}
         self._broken: set[int] = set()
+        self._fetched_again: set[int] = set()
         self._max_open, self._lock = max_open(), threading.Lock()
         # the last used last; one that is let go is closed with its last reader's reference, never under its hands
         self._opened: dict[int, OpenShard] = {}
@@ -221,7 +222,13 @@ class Dataset:
         broken = []
         for at, index in enumerate(indices):
             try:
-                counts_NB[at] = self._read(index, {"tokens": arrays["tokens"][at], **stored})
+                columns = {"tokens": arrays["tokens"][at], **stored}
+                try:
+                    counts_NB[at] = self._read(index, columns)
+                except FormatError:
+                    if not self._is_fetched_again(self.shard_of(index)):
+                        raise
+                    counts_NB[at] = self._read(index, columns)
             except FormatError as error:
                 if self._on_corrupt == "raise":
                     raise
@@ -234,6 +241,16 @@ class Dataset:
         arrays["index"][: len(indices)] = indices
         for at in broken:
             fill_empty(arrays, at)
+
+    def _is_fetched_again(self, number: int) -> bool:
+        """Drops the local copy of a shard that reads broken, once: it may be the copy alone. Returns whether there was one to drop."""
+        if self._cache is None or number in self._fetched_again:
+            return False
+        self._fetched_again.add(number)
+        self._cache.drop(self._remote(number).digest)
+        with self._lock:
+            self._opened.pop(number, None)
+        return True
 
     def _note_skipped(self, index: int, error: FormatError) -> None:
         """Notes a broken sequence, and warns of the first of each shard."""

@@ -144,7 +144,7 @@ def test_without_shuffle_the_order_is_that_of_the_shard_table(labelled: tuple[st
 
 def test_shuffling_mixes_shards_and_stays_inside_its_window(labelled: tuple[str, list[Row]]) -> None:
     shard_of = [0] * 3 + [1] * 4 + [2] * 1 + [3] * 5
-    mixed = 0
+    mixed, firsts = 0, set()
     for epoch in range(8):
         found = [
             shard_of[index] for index in indices(list(PackedShards(labelled[0], batch_size=1, epoch=epoch, window=2)))
@@ -154,7 +154,9 @@ def test_shuffling_mixes_shards_and_stays_inside_its_window(labelled: tuple[str,
         first = next(pair for end in range(14) if len(pair := set(found[:end])) == 2)
         size = sum(shard_of.count(number) for number in first)
         assert set(found[:size]) == first and not first & set(found[size:])
+        firsts.add(frozenset(first))
         mixed += found != sorted(found, key=found.index)
+    assert len(firsts) > 2  # windows are of other shards every epoch
     assert mixed >= 6  # inside a window one shard does not follow the other
 
 

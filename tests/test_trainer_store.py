@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from support.object_store import ObjectStore, serving
 from support.synthetic_set import label_tokens, write_set
+from test_cache import until
 from test_trainer_train import SMALL, one_thread
 
 from patchpack.schemas import Dataset, FormatError
@@ -86,6 +88,19 @@ def test_a_small_cache_holds_two_windows_and_never_more(store: ObjectStore, loca
         PackedShards(store.uri("b/set"), batch_size=3, cache=str(tmp_path), cache_bytes=most)
 
 
+def test_the_next_window_is_fetched_meanwhile_and_no_more(store: ObjectStore, tmp_path: Path) -> None:
+    loader = PackedShards(
+        store.uri("b/set"), batch_size=1, window=2, prefetch=1, cache=str(tmp_path), cache_bytes=ENOUGH
+    )
+    batches = iter(loader)
+    next(batches)
+    until(lambda: sum(shard_downloads(store)) == 4)
+    time.sleep(0.2)  # long enough for a third window, if it were let
+    assert sum(shard_downloads(store)) == 4
+    batches.close()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("ShardCache")]
+
+
 def test_a_run_goes_on_in_the_middle_and_fetches_what_is_left(store: ObjectStore, local: Path, tmp_path: Path) -> None:
     options = {"window": 2, "seed": 1}
     first = PackedShards(str(local), batch_size=2, **options)  # type: ignore[arg-type]
@@ -126,6 +141,29 @@ def test_what_a_store_breaks_is_named_or_empty(store: ObjectStore, tmp_path: Pat
     with pytest.raises(OSError) as refused:
         PackedShards(store.uri("b/set"), batch_size=1, cache=str(tmp_path / "new"))
     assert "secret" not in str(refused.value) and "b/set" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["a flipped byte", "cut", "of another shard"])
+def test_a_copy_that_is_no_longer_sound_is_fetched_again(
+    kind: str, store: ObjectStore, local: Path, tmp_path: Path
+) -> None:
+    def loaded() -> list[Batch]:
+        loader = PackedShards(store.uri("b/set"), batch_size=3, window=2, cache=str(tmp_path), cache_bytes=ENOUGH)
+        return list(loader)
+
+    due = list(PackedShards(str(local), batch_size=3, window=2))
+    assert same(loaded(), due)
+    one, other, *_ = sorted(tmp_path.rglob("*.parquet"))
+    if kind == "a flipped byte":
+        content = one.read_bytes()
+        one.write_bytes(content[:300] + bytes([content[300] ^ 1]) + content[301:])  # of its tokens
+    elif kind == "cut":
+        os.truncate(one, one.stat().st_size - 100)
+    else:
+        one.write_bytes(other.read_bytes())
+    assert same(loaded(), due)
+    assert shard_downloads(store) == [0] * 8 + [1] * 7 + [2]
+    assert same(loaded(), due) and max(shard_downloads(store)) == 2
 
 
 def test_without_a_cache_it_is_read_where_it_is_and_says_so(store: ObjectStore, local: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, Result
+from conftest import Result
 from hypothesis import given
 from hypothesis import strategies as st
 from support.media_files import photo, video
@@ -283,7 +283,3 @@ def test_flops_are_those_of_the_weights_and_the_pairs() -> None:
     # ViT-B/16 on one image of 224 px: 17.5 billion multiply-adds (Dosovitskiy et al.; timm counts 17.58), and three passes
     layout = Layout(196, 1, (1, 16, 16))
     assert training_flops(layout, 1, 196**2) == pytest.approx(3 * 2 * 17.5e9, rel=0.01)
-
-
-def test_the_docs_name_what_there_is() -> None:
-    assert "--compare" in (ROOT / "docs/recipes.md").read_text()

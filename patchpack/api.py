@@ -15,7 +15,7 @@ from patchpack.extras import MissingExtra
 from patchpack.options import flag
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.recipes import with_recipe
-from patchpack.schemas.comparison import Comparison
+from patchpack.schemas.whatif import Comparison
 from patchpack.schemas.report import Prediction, Report
 
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]

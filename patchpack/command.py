@@ -17,7 +17,7 @@ from typing import NoReturn, TextIO, TypeVar
 import patchpack
 from patchpack.api import needing_beam
 from patchpack.options import Parser, typed_options
-from patchpack.pipeline.comparison.settings import PACKERS
+from patchpack.pipeline.whatif.settings import PACKERS
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import TooManyRejects
 from patchpack.pipeline.execution.progress import say
@@ -240,7 +240,7 @@ def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
 
 
 def _plan(values: argparse.Namespace, beam_arguments: list[str]) -> int:
-    from patchpack.pipeline.report.comparison import print_comparison
+    from patchpack.pipeline.report.whatif import print_comparison
     from patchpack.pipeline.report.prediction import print_prediction
 
     _silence()

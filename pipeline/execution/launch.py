@@ -17,8 +17,8 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from patchpack.options import output_affecting
-from patchpack.pipeline.comparison import examples, rows
-from patchpack.pipeline.comparison.settings import Setting, check_examples, parse_setting
+from patchpack.pipeline.whatif import examples, rows
+from patchpack.pipeline.whatif.settings import Setting, check_examples, parse_setting
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import BuildFailed, TooManyRejects
 from patchpack.pipeline.execution import folder as output
@@ -36,7 +36,7 @@ from patchpack.pipeline.stages.summary import GroupSummary, Listing
 from patchpack.pipeline.stages.write import ShardResult
 from patchpack.pipeline.storage import files, remote
 from patchpack.pipeline.versions import library_versions
-from patchpack.schemas.comparison import Comparison
+from patchpack.schemas.whatif import Comparison
 from patchpack.schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME, RUN_NAME, SEQUENCES_FOLDER
 from patchpack.schemas.report import Options, Prediction, Report, Totals
 

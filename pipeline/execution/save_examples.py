@@ -7,7 +7,7 @@ import apache_beam as beam
 import xxhash
 from apache_beam.pvalue import PCollection
 
-from patchpack.pipeline.comparison.examples import to_row, write_rows
+from patchpack.pipeline.whatif.examples import to_row, write_rows
 from patchpack.pipeline.execution.plan_transforms import Stage
 from patchpack.pipeline.stages.records import Example, Reject
 from patchpack.pipeline.stages.saved import write_rejects

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from patchpack.pipeline.comparison.cost import training_flops
-from patchpack.pipeline.comparison.examples import Examples
+from patchpack.pipeline.whatif.cost import training_flops
+from patchpack.pipeline.whatif.examples import Examples
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.packing.balance.balance import Steps
 from patchpack.pipeline.packing.balance.swap import attention_costs

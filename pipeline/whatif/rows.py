@@ -5,13 +5,13 @@ from functools import partial
 from typing import cast
 
 from patchpack.options import output_affecting
-from patchpack.pipeline.comparison.cost import MODEL, gpu_hours
-from patchpack.pipeline.comparison.engine import Planned, Tally, pack_as, plan_examples
-from patchpack.pipeline.comparison.examples import Examples
-from patchpack.pipeline.comparison.settings import OURS, Setting
+from patchpack.pipeline.whatif.cost import MODEL, gpu_hours
+from patchpack.pipeline.whatif.engine import Planned, Tally, pack_as, plan_examples
+from patchpack.pipeline.whatif.examples import Examples
+from patchpack.pipeline.whatif.settings import OURS, Setting
 from patchpack.pipeline.packing.balance.balance import random_ratio
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Reject
-from patchpack.schemas.comparison import ComparedRow, Comparison
+from patchpack.schemas.whatif import ComparedRow, Comparison
 from patchpack.schemas.report import Options
 
 # ranks that step together: a machine's, and a small cluster's

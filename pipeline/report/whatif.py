@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, TextIO
 
 from patchpack.pipeline.report.text import WIDTH, fitted
-from patchpack.schemas.comparison import ComparedRow, Comparison
+from patchpack.schemas.whatif import ComparedRow, Comparison
 
 BASE, BEST = ">", "*"
 

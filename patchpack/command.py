@@ -156,13 +156,26 @@ def _add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
     )
 
     inspect = add(
-        *("inspect", _inspect, "look into one sequence", "Shows what one sequence holds."),
-        "SHARDS N [--image FILE] [--json]",
+        *(
+            "inspect",
+            _inspect,
+            "look into one sequence, or find an input",
+            "Shows what one sequence holds, or where an input went.",
+        ),
+        "SHARDS N | --example ID|KEY [--image FILE] [--json]",
         "shards/ 17",
         "shards/ 17 --image out.png",
+        "shards/ --example photos/cats/tom.jpg",
     )
     inspect.add_argument("shards", metavar="SHARDS", help="a dataset")
-    inspect.add_argument("number", type=int, metavar="N", help="number of the sequence, from 0")
+    inspect.add_argument("number", type=int, nargs="?", metavar="N", help="number of the sequence, from 0")
+    inspect.add_argument(
+        "--example",
+        "--reject",
+        dest="example",
+        metavar="ID|KEY",
+        help="say which sequences hold an input, and why it or a part of it was rejected; --image then draws the first of them",
+    )
     inspect.add_argument("--image", metavar="FILE", help="draw the segments, put back together, into this image")
 
     verify = add(
@@ -243,17 +256,36 @@ def _report(values: argparse.Namespace, _: list[str]) -> int:
 
 
 def _inspect(values: argparse.Namespace, _: list[str]) -> int:
+    from patchpack.pipeline.inspection import finding
     from patchpack.pipeline.inspection import sequence as inspection
 
+    if (values.number is None) == (values.example is None):
+        values.parser.error("N or --example ID|KEY: give one of them")
     if values.image:
         inspection.check_image_name(values.image)
-    description = inspection.describe(values.shards, values.number)
-    if values.image:
-        # before the words, whose reader may leave early
-        image = inspection.draw(values.shards, values.number)
-        _write(values.image, lambda: image.save(values.image))
-    _show(description, values.json, inspection.print_description)
+    if values.example is None:
+        description = inspection.describe(values.shards, values.number)
+        _draw(values, values.number)
+        _show(description, values.json, inspection.print_description)
+        return 0
+    fate = finding.find(values.shards, values.example)
+    _draw(values, next((place["sequence"] for place in fate["places"]), None))
+    _show(fate, values.json, finding.print_fate)
     return 0
+
+
+def _draw(values: argparse.Namespace, number: int | None) -> None:
+    """Draws a sequence where that was asked for, before the words, whose reader may leave early."""
+    from patchpack.pipeline.inspection import sequence as inspection
+
+    if values.image is None:
+        return
+    if number is None:
+        raise ValueError(
+            f"--image {values.image}: {values.example} is in no sequence; an image shows one; leave it out"
+        )
+    image = inspection.draw(values.shards, number)
+    _write(values.image, lambda: image.save(values.image))
 
 
 def _verify(values: argparse.Namespace, _: list[str]) -> int:

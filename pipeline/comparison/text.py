@@ -4,6 +4,7 @@ Keys and class names come from the files of others: control characters are escap
 """
 
 import json
+import textwrap
 from typing import TextIO
 
 from patchpack.pipeline.report.text import WIDTH, fitted
@@ -27,7 +28,7 @@ _NAME_WIDTH, _VALUE_WIDTH = 38, 13
 
 def print_comparison(comparison: Comparison, out: TextIO) -> None:
     """Prints what `differences.compare` returned, in lines of at most 80 columns."""
-    lines = [verdict(comparison)]
+    lines = textwrap.wrap(verdict(comparison), WIDTH)
     for letter, side in (("A", comparison["a"]), ("B", comparison["b"])):
         lines += [f"  {letter}  {fitted(side['dataset'], WIDTH - 5)}", f"     dataset {side['dataset_digest']}"]
     for name, title in TITLES.items():

@@ -14,6 +14,7 @@ from typing import Any
 from patchpack.extras import MissingExtra
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.recipes import with_recipe
+from patchpack.schemas.comparison import Comparison
 from patchpack.schemas.report import Prediction, Report
 
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -157,6 +158,17 @@ def verify(dataset: str | os.PathLike[str]) -> list[str]:
     folder = os.fspath(dataset)
     read_manifest(folder)
     return verify_dataset(folder)
+
+
+def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
+    """Returns how two finished datasets differ: options, inputs, counts, fullness, distributions, rejects, layouts, classes.
+
+    Raises:
+        FormatError: one is no finished dataset, or is broken.
+    """
+    from patchpack.pipeline.comparison.differences import compare
+
+    return compare(os.fspath(a), os.fspath(b))
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
-"""What people type: build, plan, report, inspect, verify, train.
+"""What people type: build, plan, report, inspect, diff, verify, train.
 
 Results go to standard output, progress and errors to standard error. Exit 0: done; 1: it failed; 2: it was
 asked for wrongly. Beam's own options come after `--`. Modules are imported by the command that needs them:
-`report`, `inspect` and `verify` run without Beam, and all but `train` without torch.
+`report`, `inspect`, `diff` and `verify` run without Beam, and all but `train` without torch.
 """
 
 import argparse
@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         _refuse(unknown, values)
     debug = getattr(values, "debug", False)
+    # 1 says that two datasets differ
+    failed = 2 if values.command == "diff" else 1
     try:
         if arguments[split + 1 :] and values.command not in ("build", "plan"):
             raise ValueError(
@@ -52,13 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
         return 0
     except FormatError as error:
-        return _failed(error, 1, debug)
+        return _failed(error, failed, debug)
     except ValueError as error:
         return _failed(error, 2, debug)
     except OSError as error:
-        return _failed(error, 1, debug, described(error))
+        return _failed(error, failed, debug, described(error))
     except RuntimeError as error:
-        return _failed(error, 1, debug)
+        return _failed(error, failed, debug)
     except KeyboardInterrupt as error:
         say(f"interrupted; {error}" if error.args else "interrupted; a build goes on with --resume")
         return 130
@@ -178,13 +180,24 @@ def _add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
     )
     inspect.add_argument("--image", metavar="FILE", help="draw the segments, put back together, into this image")
 
+    diff = add(
+        *("diff", _diff, "how two datasets differ"),
+        "Says how two datasets differ. Exit 0: they are equal; 1: they differ; 2: they cannot be compared.",
+        "A B [--html FILE] [--json]",
+        "shards-a/ shards-b/",
+        "shards-a/ shards-b/ --html diff.html",
+    )
+    diff.add_argument("a", metavar="A", help="a dataset")
+    diff.add_argument("b", metavar="B", help="another; changes are from A to B")
+    diff.add_argument("--html", metavar="FILE", help="also write both side by side as one HTML page")
+
     verify = add(
         *("verify", _verify, "re-read everything and check it", "Re-reads a dataset and checks every rule."),
         "SHARDS [--json]",
         "shards/",
     )
     verify.add_argument("shards", metavar="SHARDS", help="a dataset")
-    return report, inspect, verify
+    return report, inspect, diff, verify
 
 
 def _refuse(unknown: list[str], values: argparse.Namespace) -> NoReturn:
@@ -241,10 +254,7 @@ def _report(values: argparse.Namespace, _: list[str]) -> int:
     from patchpack.pipeline.report.text import print_report
     from patchpack.schemas.manifest import read_manifest
 
-    if values.html and os.path.isdir(values.html):
-        raise ValueError(
-            f"--html {values.html}: a folder; the report is one page; name a file in it, such as report.html"
-        )
+    _check_page(values.html, "report")
     if values.recipe:
         print(recipe_of(read_manifest(values.shards)), end="")
         return 0
@@ -288,6 +298,18 @@ def _draw(values: argparse.Namespace, number: int | None) -> None:
     _write(values.image, lambda: image.save(values.image))
 
 
+def _diff(values: argparse.Namespace, _: list[str]) -> int:
+    from patchpack.pipeline.comparison.html import render_html
+    from patchpack.pipeline.comparison.text import print_comparison
+
+    _check_page(values.html, "diff")
+    made = patchpack.diff(values.a, values.b)
+    if values.html:
+        _write(values.html, lambda: _write_text(values.html, render_html(made)))
+    _show(made, values.json, print_comparison)
+    return 0 if made["equal"] else 1
+
+
 def _verify(values: argparse.Namespace, _: list[str]) -> int:
     from patchpack.pipeline.execution.progress import bar
     from patchpack.pipeline.verification.dataset import verify
@@ -326,6 +348,11 @@ def _show(result: Shown, as_json: bool, show: Callable[[Shown, TextIO], None]) -
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
         show(result, sys.stdout)
+
+
+def _check_page(path: str | None, what: str) -> None:
+    if path and os.path.isdir(path):
+        raise ValueError(f"--html {path}: a folder; the {what} is one page; name a file in it, such as {what}.html")
 
 
 def _write(path: str, write: Callable[[], None]) -> None:

@@ -13,11 +13,11 @@ from functools import partial
 import numpy as np
 from harness import cpu, read, say_where
 
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.packing.field import FIELD_PACKERS
 from patchpack.pipeline.whatif.engine import pack_as, plan_examples
 from patchpack.pipeline.whatif.examples import Examples
 from patchpack.pipeline.whatif.settings import parse_setting
-from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.packing.field import FIELD_PACKERS
 
 SETTINGS = (
     "--seed 0",

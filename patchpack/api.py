@@ -15,8 +15,9 @@ from patchpack.extras import MissingExtra
 from patchpack.options import flag
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.recipes import with_recipe
-from patchpack.schemas.whatif import Comparison
+from patchpack.schemas.comparison import Comparison
 from patchpack.schemas.report import Prediction, Report
+from patchpack.schemas.whatif import WhatIf
 
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -133,7 +134,7 @@ def compare(
     saved: str | os.PathLike[str] | None = None,
     beam_options: Sequence[str] = (),
     **options: Any,
-) -> Comparison:
+) -> WhatIf:
     """Returns what builds of the same examples would give under several settings and packers; decodes nothing, probes once.
 
     Args:
@@ -203,6 +204,17 @@ def verify(dataset: str | os.PathLike[str]) -> list[str]:
     folder = os.fspath(dataset)
     read_manifest(folder)
     return verify_dataset(folder)
+
+
+def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
+    """Returns how two finished datasets differ: options, inputs, counts, fullness, distributions, rejects, layouts, classes.
+
+    Raises:
+        FormatError: one is no finished dataset, or is broken.
+    """
+    from patchpack.pipeline.comparison.differences import compare
+
+    return compare(os.fspath(a), os.fspath(b))
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
-"""What people type: build, plan, report, inspect, verify, train.
+"""What people type: build, plan, report, inspect, diff, verify, train.
 
 Results go to standard output, progress and errors to standard error. Exit 0: done; 1: it failed; 2: it was
 asked for wrongly. Beam's own options come after `--`. Modules are imported by the command that needs them:
-`report`, `inspect` and `verify` run without Beam, and all but `train` without torch.
+`report`, `inspect`, `diff` and `verify` run without Beam, and all but `train` without torch.
 """
 
 import argparse
@@ -17,12 +17,12 @@ from typing import NoReturn, TextIO, TypeVar
 import patchpack
 from patchpack.api import needing_beam
 from patchpack.options import Parser, typed_options
-from patchpack.pipeline.whatif.settings import PACKERS
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import TooManyRejects
 from patchpack.pipeline.execution.progress import say
 from patchpack.pipeline.settings.sections import INPUT, OUTPUT, PACKING, SECTIONS
 from patchpack.pipeline.storage.files import described
+from patchpack.pipeline.whatif.settings import PACKERS
 from patchpack.schemas.errors import FormatError
 from patchpack.version import __version__
 
@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         _refuse(unknown, values)
     debug = getattr(values, "debug", False)
+    # 1 says that two datasets differ
+    failed = 2 if values.command == "diff" else 1
     try:
         if arguments[split + 1 :] and values.command not in ("build", "plan"):
             raise ValueError(
@@ -53,13 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
         return 0
     except FormatError as error:
-        return _failed(error, 1, debug)
+        return _failed(error, failed, debug)
     except ValueError as error:
         return _failed(error, 2, debug)
     except OSError as error:
-        return _failed(error, 1, debug, described(error))
+        return _failed(error, failed, debug, described(error))
     except RuntimeError as error:
-        return _failed(error, 1, debug)
+        return _failed(error, failed, debug)
     except KeyboardInterrupt as error:
         say(f"interrupted; {error}" if error.args else "interrupted; a build goes on with --resume")
         return 130
@@ -172,14 +174,38 @@ def _add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
     )
 
     inspect = add(
-        *("inspect", _inspect, "look into one sequence", "Shows what one sequence holds."),
-        "SHARDS N [--image FILE] [--json]",
+        *(
+            "inspect",
+            _inspect,
+            "look into one sequence, or find an input",
+            "Shows what one sequence holds, or where an input went.",
+        ),
+        "SHARDS N | --example ID|KEY [--image FILE] [--json]",
         "shards/ 17",
         "shards/ 17 --image out.png",
+        "shards/ --example photos/cats/tom.jpg",
     )
     inspect.add_argument("shards", metavar="SHARDS", help="a dataset")
-    inspect.add_argument("number", type=int, metavar="N", help="number of the sequence, from 0")
+    inspect.add_argument("number", type=int, nargs="?", metavar="N", help="number of the sequence, from 0")
+    inspect.add_argument(
+        "--example",
+        "--reject",
+        dest="example",
+        metavar="ID|KEY",
+        help="say which sequences hold an input, and why it or a part of it was rejected; --image then draws the first of them",
+    )
     inspect.add_argument("--image", metavar="FILE", help="draw the segments, put back together, into this image")
+
+    diff = add(
+        *("diff", _diff, "how two datasets differ"),
+        "Says how two datasets differ. Exit 0: they are equal; 1: they differ; 2: they cannot be compared.",
+        "A B [--html FILE] [--json]",
+        "shards-a/ shards-b/",
+        "shards-a/ shards-b/ --html diff.html",
+    )
+    diff.add_argument("a", metavar="A", help="a dataset")
+    diff.add_argument("b", metavar="B", help="another; changes are from A to B")
+    diff.add_argument("--html", metavar="FILE", help="also write both side by side as one HTML page")
 
     verify = add(
         *("verify", _verify, "re-read everything and check it", "Re-reads a dataset and checks every rule."),
@@ -187,7 +213,7 @@ def _add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
         "shards/",
     )
     verify.add_argument("shards", metavar="SHARDS", help="a dataset")
-    return report, inspect, verify
+    return report, inspect, diff, verify
 
 
 def _with_compared(arguments: list[str]) -> list[str]:
@@ -240,7 +266,6 @@ def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
 
 
 def _plan(values: argparse.Namespace, beam_arguments: list[str]) -> int:
-    from patchpack.pipeline.report.whatif import print_comparison
     from patchpack.pipeline.report.prediction import print_prediction
 
     _silence()
@@ -253,7 +278,7 @@ def _plan(values: argparse.Namespace, beam_arguments: list[str]) -> int:
         compared = patchpack.compare(
             values.inputs, values.compare, saved=values.saved, beam_options=beam_arguments, **typed
         )
-        _show(compared, values.json, print_comparison)
+        _show(compared, values.json, print_whatif)
         return 0
     if values.saved is not None:
         raise ValueError(
@@ -272,10 +297,7 @@ def _report(values: argparse.Namespace, _: list[str]) -> int:
     from patchpack.pipeline.report.text import print_report
     from patchpack.schemas.manifest import read_manifest
 
-    if values.html and os.path.isdir(values.html):
-        raise ValueError(
-            f"--html {values.html}: a folder; the report is one page; name a file in it, such as report.html"
-        )
+    _check_page(values.html, "report")
     if values.recipe:
         print(recipe_of(read_manifest(values.shards)), end="")
         return 0
@@ -287,17 +309,48 @@ def _report(values: argparse.Namespace, _: list[str]) -> int:
 
 
 def _inspect(values: argparse.Namespace, _: list[str]) -> int:
+    from patchpack.pipeline.inspection import finding
     from patchpack.pipeline.inspection import sequence as inspection
 
+    if (values.number is None) == (values.example is None):
+        values.parser.error("N or --example ID|KEY: give one of them")
     if values.image:
         inspection.check_image_name(values.image)
-    description = inspection.describe(values.shards, values.number)
-    if values.image:
-        # before the words, whose reader may leave early
-        image = inspection.draw(values.shards, values.number)
-        _write(values.image, lambda: image.save(values.image))
-    _show(description, values.json, inspection.print_description)
+    if values.example is None:
+        description = inspection.describe(values.shards, values.number)
+        _draw(values, values.number)
+        _show(description, values.json, inspection.print_description)
+        return 0
+    fate = finding.find(values.shards, values.example)
+    _draw(values, next((place["sequence"] for place in fate["places"]), None))
+    _show(fate, values.json, finding.print_fate)
     return 0
+
+
+def _draw(values: argparse.Namespace, number: int | None) -> None:
+    """Draws a sequence where that was asked for, before the words, whose reader may leave early."""
+    from patchpack.pipeline.inspection import sequence as inspection
+
+    if values.image is None:
+        return
+    if number is None:
+        raise ValueError(
+            f"--image {values.image}: {values.example} is in no sequence; an image shows one; leave it out"
+        )
+    image = inspection.draw(values.shards, number)
+    _write(values.image, lambda: image.save(values.image))
+
+
+def _diff(values: argparse.Namespace, _: list[str]) -> int:
+    from patchpack.pipeline.comparison.html import render_html
+    from patchpack.pipeline.comparison.text import print_comparison
+
+    _check_page(values.html, "diff")
+    made = patchpack.diff(values.a, values.b)
+    if values.html:
+        _write(values.html, lambda: _write_text(values.html, render_html(made)))
+    _show(made, values.json, print_comparison)
+    return 0 if made["equal"] else 1
 
 
 def _verify(values: argparse.Namespace, _: list[str]) -> int:
@@ -338,6 +391,11 @@ def _show(result: Shown, as_json: bool, show: Callable[[Shown, TextIO], None]) -
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
         show(result, sys.stdout)
+
+
+def _check_page(path: str | None, what: str) -> None:
+    if path and os.path.isdir(path):
+        raise ValueError(f"--html {path}: a folder; the {what} is one page; name a file in it, such as {what}.html")
 
 
 def _write(path: str, write: Callable[[], None]) -> None:

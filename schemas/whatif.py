@@ -53,7 +53,7 @@ class ComparedRow(TypedDict):
     gpu_hours: float
 
 
-class Comparison(TypedDict):
+class WhatIf(TypedDict):
     """The record of a comparison; the first setting is the base, and the first row is ours of it.
 
     `num_left_out` are rejects that the sampling of a saved plan made: their sizes are not kept, so no setting sees them.

@@ -14,7 +14,7 @@ from support.cli_doc import document
 
 Run = Callable[..., Result]
 
-COMMANDS = ("build", "plan", "report", "inspect", "verify", "setup")
+COMMANDS = ("build", "plan", "report", "inspect", "diff", "verify", "setup")
 
 
 def test_help_names_every_command_and_each_command_has_examples(run: Run) -> None:

@@ -15,6 +15,7 @@ FACE = {
         "build",
         "build_splits",
         "compare",
+        "diff",
         "plan",
         "report",
         "verify",

@@ -4,12 +4,15 @@ import io
 import json
 import re
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import Result
+from PIL import Image
 from support.small_set import CLASSES, CONFIG, read_rows, rewrite_shard, stored_rows
 
 from patchpack.pipeline.inspection import image as inspection_picture
@@ -17,6 +20,9 @@ from patchpack.pipeline.inspection.sequence import describe, draw, print_descrip
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.patchify import unpatchify
 from patchpack.schemas import FormatError, read_shard_table
+from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, table_bytes
+
+Run = Callable[..., Result]
 
 
 def names(folder: Path) -> list[str]:
@@ -184,3 +190,54 @@ def test_a_missing_shard_is_named(own: Path) -> None:
     with pytest.raises(FormatError, match=rf"{names(own)[0]}: no such file; shards\.parquet lists it; "):
         describe(str(own), 0)
     assert describe(str(own), 14)["digest_ok"]
+
+
+def test_an_input_is_found_by_its_key_and_by_its_id(packed: Path, run: Run, tmp_path: Path) -> None:
+    rows = stored_rows(packed)
+    segment = next(row["segments"][0] for row in rows[3:] if row["segments"])
+    places = {
+        name: [
+            {"sequence": sequence, "segment": slot}
+            for sequence, row in enumerate(rows)
+            for slot, each in enumerate(row["segments"])
+            if name in (each["example_id"], each["source"])
+        ]
+        for name in (segment["source"], segment["example_id"])
+    }
+    assert all(places.values())
+    for name, due in places.items():
+        found = run("inspect", packed, "--example", name, "--json", "--image", tmp_path / "one.png")
+        assert found.code == 0 and json.loads(found.out) == {"name": name, "places": due, "rejects": []}
+        image = draw(str(packed), due[0]["sequence"])
+        assert Image.open(tmp_path / "one.png").tobytes() == image.tobytes()
+    words = run("inspect", packed, "--example", segment["example_id"]).out.splitlines()
+    assert words == [
+        segment["example_id"],
+        *(f"  sequence {each['sequence']}, segment {each['segment'] + 1}" for each in due),
+    ]
+
+
+def test_a_reject_says_why_in_the_decoder_s_words(own: Path, run: Run) -> None:
+    told = "broken \x1b[31mhere‮ " + "x" * 300
+    rejects = pq.read_table(own / "rejects.parquet").to_pylist()
+    rejects[0]["detail"] = told
+    (own / "rejects.parquet").write_bytes(table_bytes(rejects, REJECT_TABLE_SCHEMA))
+    key = rejects[0]["key"]
+    found = run("inspect", own, "--reject", key)
+    assert found.code == 0
+    name, where, why = found.out.splitlines()
+    assert name == key and where == f"  rejected at {rejects[0]['stage']}: {rejects[0]['reason']}"
+    assert why == "    broken \\x1b[31mhere\\u202e " + "x" * 300
+    assert json.loads(run("inspect", own, "--reject", key, "--json").out)["rejects"] == [rejects[0]]
+    drawn = run("inspect", own, "--reject", key, "--image", "a.png")
+    assert (
+        drawn.code == 2 and drawn.err == f"--image a.png: {key} is in no sequence; an image shows one; leave it out\n"
+    )
+
+
+def test_an_input_that_nobody_knows_is_one_line(packed: Path, run: Run) -> None:
+    ended = run("inspect", packed, "--example", "no/such\n.jpg")
+    assert ended.code == 2 and ended.err.count("\n") == 1 and "neither packed nor rejected" in ended.err
+    for arguments in ((), (3, "--example", "a")):
+        ended = run("inspect", packed, *arguments)
+        assert ended.code == 2 and ended.err.startswith("N or --example ID|KEY: give one of them")

@@ -28,7 +28,16 @@ def test_the_sdist_holds_every_module_and_imports_in_an_empty_folder(sdist: Path
         for folder in ("patchpack", "pipeline", "schemas", "trainer")
         for path in (ROOT / folder).rglob("*.py")
     }
-    assert modules | {"pipeline/report/page.html", "pipeline/report/page.css", "patchpack/py.typed"} <= packed
+    assert (
+        modules
+        | {
+            "pipeline/comparison/page.html",
+            "pipeline/report/page.html",
+            "pipeline/report/page.css",
+            "patchpack/py.typed",
+        }
+        <= packed
+    )
     assert not {name for name in packed if name.startswith(("demo/", ".venv/", ".git"))}
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", tmp_path / "site", sdist],

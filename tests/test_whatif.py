@@ -17,12 +17,12 @@ from support.packing_oracles import best_fit_one_by_one
 
 import patchpack
 from patchpack.options import typed_options
-from patchpack.pipeline.whatif.cost import training_flops
-from patchpack.pipeline.whatif.settings import PACKERS, _Parser, parse_setting
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.execution import plan_transforms
 from patchpack.pipeline.packing.field import FIELD_PACKERS, best_fit_decreasing, first_fit, next_fit
 from patchpack.pipeline.recipes import with_recipe
+from patchpack.pipeline.whatif.cost import training_flops
+from patchpack.pipeline.whatif.settings import PACKERS, _Parser, parse_setting
 from patchpack.schemas.geometry import Layout
 from patchpack.schemas.manifest import read_shard_table
 

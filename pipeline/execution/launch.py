@@ -17,8 +17,6 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from patchpack.options import output_affecting
-from patchpack.pipeline.whatif import examples, rows
-from patchpack.pipeline.whatif.settings import Setting, check_examples, parse_setting
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import BuildFailed, TooManyRejects
 from patchpack.pipeline.execution import folder as output
@@ -36,9 +34,11 @@ from patchpack.pipeline.stages.summary import GroupSummary, Listing
 from patchpack.pipeline.stages.write import ShardResult
 from patchpack.pipeline.storage import files, remote
 from patchpack.pipeline.versions import library_versions
-from patchpack.schemas.whatif import Comparison
+from patchpack.pipeline.whatif import examples, rows
+from patchpack.pipeline.whatif.settings import Setting, check_examples, parse_setting
 from patchpack.schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME, RUN_NAME, SEQUENCES_FOLDER
 from patchpack.schemas.report import Options, Prediction, Report, Totals
+from patchpack.schemas.whatif import WhatIf
 
 # the reject fraction of fewer inputs says little
 MIN_INPUTS_FOR_REJECT_FRACTION = 100
@@ -146,7 +146,7 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def compare(inputs: list[str], texts: Sequence[str], base: PlanConfig, options: PipelineOptions | None) -> Comparison:
+def compare(inputs: list[str], texts: Sequence[str], base: PlanConfig, options: PipelineOptions | None) -> WhatIf:
     """Probes inputs once, decodes nothing, and returns what a build would give under each setting, the base first.
 
     Raises:
@@ -189,7 +189,7 @@ def compare(inputs: list[str], texts: Sequence[str], base: PlanConfig, options: 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def compare_saved(folder: str, texts: Sequence[str]) -> Comparison:
+def compare_saved(folder: str, texts: Sequence[str]) -> WhatIf:
     """Returns the same of the examples of a saved plan, or of a finished dataset's; its own options are the base.
 
     Raises:
@@ -213,7 +213,7 @@ def _settings(texts: Sequence[str], base: PlanConfig) -> list[Setting]:
     return settings
 
 
-def _compared(found: examples.Examples, rejects: list[Reject], settings: list[Setting]) -> Comparison:
+def _compared(found: examples.Examples, rejects: list[Reject], settings: list[Setting]) -> WhatIf:
     clips = found.has_clips or any(reject.reason == "slow_source" for reject in rejects)
     for setting in settings[1:]:
         check_examples(setting, settings[0].config, clips=clips, of_plan=found.of_plan)

@@ -7,10 +7,10 @@ import apache_beam as beam
 import xxhash
 from apache_beam.pvalue import PCollection
 
-from patchpack.pipeline.whatif.examples import to_row, write_rows
 from patchpack.pipeline.execution.plan_transforms import Stage
 from patchpack.pipeline.stages.records import Example, Reject
 from patchpack.pipeline.stages.saved import write_rejects
+from patchpack.pipeline.whatif.examples import to_row, write_rows
 
 # as many files of each; a million images are 16,384 rows a file
 _NUM_BUCKETS = 64

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, TextIO
 
 from patchpack.pipeline.report.text import WIDTH, fitted
-from patchpack.schemas.whatif import ComparedRow, Comparison
+from patchpack.schemas.whatif import ComparedRow, WhatIf
 
 BASE, BEST = ">", "*"
 
@@ -33,14 +33,14 @@ COLUMNS = (
 )
 
 
-def print_comparison(made: Comparison, out: TextIO) -> None:
+def print_whatif(made: WhatIf, out: TextIO) -> None:
     """Prints the record of a comparison."""
     encoding = out.encoding or "utf-8"
     for line in _lines(made):
         out.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
-def _lines(made: Comparison) -> Iterator[str]:
+def _lines(made: WhatIf) -> Iterator[str]:
     yield (
         f"{made['num_inputs']:,} inputs ({made['num_rejected_inputs']:,} rejected), {made['num_examples']:,} examples"
     )

@@ -4,8 +4,8 @@ Linear layers run over every token of a sequence, padding too; attention over th
 skip other segments do. Heads, optimiser and loading are left out. Good to rank settings, and not to book machines.
 """
 
-from patchpack.schemas.whatif import CostModel
 from patchpack.schemas.geometry import Layout
+from patchpack.schemas.whatif import CostModel
 
 # ViT-B: Dosovitskiy et al., arXiv 2010.11929, table 1
 DEPTH, WIDTH = 12, 768

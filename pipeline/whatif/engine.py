@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from patchpack.pipeline.whatif.cost import training_flops
-from patchpack.pipeline.whatif.examples import Examples
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.packing.balance.balance import Steps
 from patchpack.pipeline.packing.balance.swap import attention_costs
@@ -23,6 +21,8 @@ from patchpack.pipeline.stages.group import group_of, num_groups
 from patchpack.pipeline.stages.plan import Packed, Stream, pack_group, rest_group, sequence_bytes, source_px
 from patchpack.pipeline.stages.records import Reference
 from patchpack.pipeline.stages.sample import sample_views
+from patchpack.pipeline.whatif.cost import training_flops
+from patchpack.pipeline.whatif.examples import Examples
 from patchpack.schemas.geometry import Layout
 
 Ints = npt.NDArray[np.int64]

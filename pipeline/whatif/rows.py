@@ -5,14 +5,14 @@ from functools import partial
 from typing import cast
 
 from patchpack.options import output_affecting
+from patchpack.pipeline.packing.balance.balance import random_ratio
+from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Reject
 from patchpack.pipeline.whatif.cost import MODEL, gpu_hours
 from patchpack.pipeline.whatif.engine import Planned, Tally, pack_as, plan_examples
 from patchpack.pipeline.whatif.examples import Examples
 from patchpack.pipeline.whatif.settings import OURS, Setting
-from patchpack.pipeline.packing.balance.balance import random_ratio
-from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Reject
-from patchpack.schemas.whatif import ComparedRow, Comparison
 from patchpack.schemas.report import Options
+from patchpack.schemas.whatif import ComparedRow, WhatIf
 
 # ranks that step together: a machine's, and a small cluster's
 RANKS = (8, 64)
@@ -24,7 +24,7 @@ def compare(
     settings: list[Setting],
     decoded_px_per_s: float,
     advance: Callable[[int], None] = lambda done: None,
-) -> Comparison:
+) -> WhatIf:
     """Returns the record of a comparison.
 
     Args:

@@ -1,0 +1,1 @@
+"""How two datasets differ: `differences` compares them, `text` and `html` show it."""

@@ -275,6 +275,8 @@ def _plan(values: argparse.Namespace, beam_arguments: list[str]) -> int:
             raise ValueError(
                 f"--output {values.output}: a comparison saves nothing; plan --output saves a plan, which --from compares; leave it out"
             )
+        from patchpack.pipeline.report.whatif import print_whatif
+
         compared = patchpack.compare(
             values.inputs, values.compare, saved=values.saved, beam_options=beam_arguments, **typed
         )

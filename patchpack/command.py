@@ -42,8 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         _refuse(unknown, values)
     debug = getattr(values, "debug", False)
-    # 1 says that two datasets differ
-    failed = 2 if values.command == "diff" else 1
+    failed = values.failed
     try:
         if arguments[split + 1 :] and values.command not in ("build", "plan"):
             raise ValueError(
@@ -85,7 +84,7 @@ def make_parser() -> Parser:
             description=description,
             epilog="\n".join(["examples:", *(f"  {_PROG} {name} {example}" for example in examples)]),
         )
-        command.set_defaults(run=run, parser=command)
+        command.set_defaults(run=run, parser=command, failed=1)
         return command
 
     for command in (*_add_writers(add), *_add_readers(add)):
@@ -203,6 +202,8 @@ def _add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
         "shards-a/ shards-b/",
         "shards-a/ shards-b/ --html diff.html",
     )
+    # 1 says that they differ
+    diff.set_defaults(failed=2)
     diff.add_argument("a", metavar="A", help="a dataset")
     diff.add_argument("b", metavar="B", help="another; changes are from A to B")
     diff.add_argument("--html", metavar="FILE", help="also write both side by side as one HTML page")

@@ -25,7 +25,17 @@ LOOK_S = 0.2
 
 
 class ReaderOptions(TypedDict, total=False):
-    """What readers of batches take, see `PackedShards`."""
+    """How batches are read, by every loader.
+
+    Attributes:
+        num_threads: batches made at a time; one thread reads 3-4 GB/s from memory, so more are for slow storage.
+        prefetch: most batches made ahead and not yet taken.
+        pin_memory: page-locked batches, for copies to CUDA that overlap with work.
+        device: where batches are when they are handed out; on CUDA the next one is copied meanwhile, from page-locked memory.
+        also: names of `trainer.ready`, to be added to each batch.
+        dtype: of `pixels` among them.
+        check: called with each batch before it is copied to the device; what it raises is raised at this batch.
+    """
 
     num_threads: int
     prefetch: int
@@ -52,7 +62,7 @@ class Reader:
         dtype: torch.dtype = torch.float32,
         check: Callable[[Batch], None] | None = None,
     ) -> None:
-        """Takes the shapes of a batch, and what `PackedShards` says of the others.
+        """Takes the shapes of a batch, and `ReaderOptions`.
 
         Raises:
             ValueError: a number is too small, or there is nothing of a name in `also`.

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from patchpack.schemas.storage import is_uri
 from patchpack.trainer import checkpoint
 from patchpack.trainer.config import Config
 from patchpack.trainer.data import PackedShards
@@ -17,7 +18,7 @@ SHOWN = 8
 
 def absolute(path: str | None) -> str | None:
     """Returns a path or URI that means the same in another folder, where the run may go on."""
-    return path if path is None or "://" in path else os.path.abspath(path)
+    return path if path is None or is_uri(path) else os.path.abspath(path)
 
 
 def interruption(step: int, path: str | None) -> str:

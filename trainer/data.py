@@ -14,8 +14,8 @@ Cost: `benchmarks/loader.py` measures the reading.
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal, NoReturn, TypedDict, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NoReturn, TypedDict, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from patchpack.schemas.cache import ShardCache
 from patchpack.schemas.dataset import OnCorrupt, fill_empty
 from patchpack.schemas.errors import without_secrets
 from patchpack.schemas.storage import is_uri
-from patchpack.trainer.ahead import Reader, check_counts
+from patchpack.trainer.ahead import Reader, ReaderOptions, check_counts
 from patchpack.trainer.order import SHUFFLE_WINDOW, Epochs
 from patchpack.trainer.slots import Batch
 
@@ -109,15 +109,9 @@ class PackedShards:
         cache: str | None = None,
         cache_bytes: int = CACHE_BYTES,
         on_corrupt: OnCorrupt = "raise",
-        num_threads: int = 1,
-        prefetch: int = 4,
-        pin_memory: bool = False,
-        device: torch.device | str | None = None,
-        also: Sequence[str] = (),
-        dtype: torch.dtype = torch.float32,
-        check: Callable[[Batch], None] | None = None,
         rank: int = 0,
         world_size: int = 1,
+        **reading: Unpack[ReaderOptions],
     ) -> None:
         """Reads manifest and shard table; shards are opened when their turn comes.
 
@@ -135,23 +129,17 @@ class PackedShards:
             cache: a local folder for copies of the shards of a store, which processes and runs may share; None: read where they are.
             cache_bytes: the most that all copies have together; two windows at least.
             on_corrupt: what a broken sequence does: it ends the iteration ("raise"), or comes as an empty one, named in `skipped` ("skip").
-            num_threads: batches made at a time; one thread reads 3-4 GB/s from memory, so more are for slow storage.
-            prefetch: most batches made ahead and not yet taken.
-            pin_memory: page-locked batches, for copies to CUDA that overlap with work.
-            device: where batches are when they are handed out; on CUDA the next one is copied meanwhile, from page-locked memory.
-            also: names of `trainer.ready`, to be added to each batch.
-            dtype: of `pixels` among them.
-            check: called with each batch before it is copied to the device; what it raises is raised at this batch.
             rank: which of the processes that train together this is; each reads its own part of every step of
                 batch_size x world_size sequences (the sequences rank, rank + world_size, ... of it).
             world_size: how many they are. All have equally many batches; a state saved by one serves all.
+            reading: threads, device, and what is made ready: see `ReaderOptions`.
 
         Raises:
             ValueError: an argument is out of its range, or the batch size over the number of sequences.
             FormatError: the dataset is unfinished, broken or too new.
         """
         self.path = path
-        kept = open_cache(path, cache, cache_bytes)
+        kept = open_cache([path], cache, cache_bytes)
         self.dataset = Dataset(path, layout=layout, verify=verify, cache=kept, on_corrupt=on_corrupt)
         self.manifest: Manifest = self.dataset.manifest
         self.layout: Layout = self.dataset.layout
@@ -165,17 +153,7 @@ class PackedShards:
         self._rank, self.world_size = rank, world_size
         self.batch_size, self.shuffle, self.last = batch_size, shuffle, last
         self._seed = seed
-        self._reader = Reader(
-            self.dataset.shapes(batch_size),
-            self.layout,
-            num_threads=num_threads,
-            prefetch=prefetch,
-            pin_memory=pin_memory,
-            device=device,
-            also=also,
-            dtype=dtype,
-            check=check,
-        )
+        self._reader = Reader(self.dataset.shapes(batch_size), self.layout, **reading)
         self._epochs = Epochs(self.dataset, seed=seed, shuffle=shuffle, window=window)
         if kept is not None:
             kept.check_fits(self.dataset.sizes(), window)
@@ -339,15 +317,18 @@ class PackedShards:
         return num_sequences // self.step_size if self.last == "drop" else -(-num_sequences // self.step_size)
 
 
-def open_cache(path: str, cache: str | None, max_bytes: int) -> ShardCache | None:
-    """Returns the cache for a dataset, None where none is asked for; warns where a store is read without one."""
-    if cache is None and is_uri(path) and not path.startswith("file://"):
-        warnings.warn(
-            f"{without_secrets(path)}: read in its store, three requests a sequence in every epoch; a cache asks for a shard once; "
-            "give cache=FOLDER (--cache)",
-            stacklevel=3,
-        )
-    return None if cache is None else ShardCache(cache, max_bytes)
+def open_cache(paths: Sequence[str], cache: str | None, max_bytes: int) -> ShardCache | None:
+    """Returns the cache for datasets, None where none is asked for; warns where a store is read without one."""
+    if cache is not None:
+        return ShardCache(cache, max_bytes)
+    for path in paths:
+        if is_uri(path) and not path.startswith("file://"):
+            warnings.warn(
+                f"{without_secrets(path)}: read in its store, three requests a sequence in every epoch; a cache asks for a shard once; "
+                "give cache=FOLDER (--cache)",
+                stacklevel=3,
+            )
+    return None
 
 
 def check_rank(rank: int, world_size: int) -> None:

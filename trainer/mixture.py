@@ -92,7 +92,7 @@ class Mixture:
             on_corrupt: likewise.
             rank: likewise.
             world_size: likewise.
-            reading: others of `PackedShards`: threads, device, and what is made ready.
+            reading: threads, device, and what is made ready: see `ReaderOptions`.
 
         Raises:
             ValueError: an argument is out of its range, or the datasets have batches of other shapes, pixels or classes.
@@ -100,15 +100,14 @@ class Mixture:
         """
         check_counts({"batch_size": batch_size})
         check_rank(rank, world_size)
-        caches = [open_cache(path, cache, cache_bytes) for path in paths]
+        kept = open_cache(paths, cache, cache_bytes)
         self.datasets = [
-            Dataset(path, layout=layout, verify=verify, cache=kept, on_corrupt=on_corrupt)
-            for path, kept in zip(paths, caches, strict=True)
+            Dataset(path, layout=layout, verify=verify, cache=kept, on_corrupt=on_corrupt) for path in paths
         ]
         _check_alike(self.datasets)
-        if caches[0] is not None:
+        if kept is not None:
             largest = [sorted(dataset.sizes(), reverse=True)[:window] for dataset in self.datasets]
-            caches[0].check_fits([size for own in largest for size in own], window * len(paths))
+            kept.check_fits([size for own in largest for size in own], window * len(paths))
         self._epochs = [Epochs(dataset, seed=seed, shuffle=shuffle, window=window) for dataset in self.datasets]
         sizes = [float(each.num_sequences(0)) for each in self._epochs]
         self.weights = _checked_weights(sizes if weights is None else weights, len(self.datasets))

@@ -3,11 +3,11 @@
 Names come from the files of others: the template escapes everything, and <bdi> keeps right-to-left marks inside their cell.
 """
 
-from importlib import resources
+from pathlib import Path
 
-from patchpack.extras import MissingExtra
 from patchpack.pipeline.comparison.text import NAMES_TITLES, TITLES, change, shown, verdict
 from patchpack.pipeline.report import charts as report_charts
+from patchpack.pipeline.report.html import new_environment
 from patchpack.pipeline.report.text import fitted
 from patchpack.schemas.comparison import ChartName, Comparison
 
@@ -25,12 +25,8 @@ def render_html(comparison: Comparison) -> str:
     Raises:
         MissingExtra: what draws it is not installed.
     """
-    try:
-        import matplotlib  # noqa: F401
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-    except ModuleNotFoundError as error:
-        raise MissingExtra(error.name, "diff --html needs", "report") from error
+    environment = new_environment("diff --html needs")
+    from markupsafe import Markup
 
     charts = []
     for name, title, axis, counted in _CHARTS:
@@ -40,15 +36,12 @@ def render_html(comparison: Comparison) -> str:
         ):
             svg = report_charts.histogram(f"{side}-{name}".replace("_", "-"), distribution, axis, counted)
             charts.append({"title": f"{side}: {title}", "svg": Markup(svg)})  # noqa: S704 (our own SVG, whose words are escaped)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"shown": shown, "change": change, "line": lambda text: fitted(text, 1000)}
-    css = resources.files("patchpack.pipeline.report").joinpath("page.css").read_text(encoding="utf-8")
-    page = resources.files("patchpack.pipeline.comparison").joinpath("page.html").read_text(encoding="utf-8")
+    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     return environment.from_string(page).render(
         c=comparison,
         charts=charts,
         titles=TITLES,
         names_titles=NAMES_TITLES,
         verdict=verdict(comparison),
-        style=Markup(css),  # noqa: S704 (our own)
     )

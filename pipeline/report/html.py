@@ -6,12 +6,16 @@ right-to-left marks inside their cell.
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from patchpack.extras import MissingExtra
 from patchpack.pipeline.report import charts as report_charts
 from patchpack.pipeline.report.sizes import size_facts
 from patchpack.pipeline.report.text import drops_tokens, fraction, number, size, verdict
 from patchpack.schemas.report import Distribution, DistributionName, Report
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _UNITS = {"tokens_per_example": "tokens", "effective_side_px": "px"}
 
@@ -35,15 +39,10 @@ def render_html(report: Report) -> str:
     Raises:
         MissingExtra: what draws it is not installed.
     """
+    environment = new_environment("report.html needs")
     # not needed by those who only verify, and not by workers
-    try:
-        import matplotlib  # noqa: F401
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-    except ModuleNotFoundError as error:
-        raise MissingExtra(error.name, "report.html needs", "report") from error
+    from markupsafe import Markup
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"fraction": fraction, "number": number, "size": size, "json": _compact}
     charts = [
         {
@@ -64,7 +63,25 @@ def render_html(report: Report) -> str:
     template = environment.from_string(_beside("page.html"))
     facts = size_facts(report["sizes"], report["config"]) if report["sizes"] else []
     values = {"charts": charts, "against": Markup(against), "facts": facts, "verdict": verdict}  # noqa: S704 (our own SVG, whose words are escaped)
-    return template.render(r=report, style=Markup(_beside("page.css")), **values)  # noqa: S704 (our own SVG, whose words are escaped)
+    return template.render(r=report, **values)
+
+
+def new_environment(needed_by: str) -> "Environment":
+    """Returns what fills in pages: it escapes everything, and gives them `style`, the look of the report.
+
+    Raises:
+        MissingExtra: what draws pages is not installed; `needed_by` begins its message.
+    """
+    try:
+        import matplotlib  # noqa: F401
+        from jinja2 import Environment, StrictUndefined
+        from markupsafe import Markup
+    except ModuleNotFoundError as error:
+        raise MissingExtra(error.name, needed_by, "report") from error
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals["style"] = Markup(_beside("page.css"))  # noqa: S704 (our own)
+    return environment
 
 
 def _beside(name: str) -> str:

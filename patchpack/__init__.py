@@ -3,6 +3,7 @@
 The public face. Names are looked up when they are first used, so that `import patchpack` loads neither Beam nor torch:
 
     build, plan, report, verify     what the commands of these names do, as functions, as diff does; build_splits makes several
+    compare                         what a build would give under other options: `plan --compare`
     ShardWriter, pack_arrays        tokens of your own in, the same shards out, without Beam
     pack, check_packing, ...        token counts in, bins out, with a proof
     pack_stream                     the same for a stream, window by window
@@ -17,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchpack.api import build, build_splits, diff, plan, report, verify
+    from patchpack.api import build, build_splits, compare, diff, plan, report, verify
     from patchpack.pipeline.arrays import ShardWriter, pack_arrays
     from patchpack.pipeline.config import BuildConfig, PlanConfig
     from patchpack.pipeline.errors import BuildFailed, TooManyRejects
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from patchpack.version import __version__
 
 _HOMES = {
-    "patchpack.api": ("build", "build_splits", "diff", "plan", "report", "verify"),
+    "patchpack.api": ("build", "build_splits", "compare", "diff", "plan", "report", "verify"),
     "patchpack.pipeline.arrays": ("ShardWriter", "pack_arrays"),
     "patchpack.pipeline.config": ("BuildConfig", "PlanConfig"),
     "patchpack.pipeline.errors": ("BuildFailed", "TooManyRejects"),
@@ -86,6 +87,7 @@ __all__ = [
     "build_splits",
     "check_certificate",
     "check_packing",
+    "compare",
     "diff",
     "pack",
     "pack_arrays",

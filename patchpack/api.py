@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from patchpack.extras import MissingExtra
+from patchpack.options import flag
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.recipes import with_recipe
 from patchpack.schemas.comparison import Comparison
 from patchpack.schemas.report import Prediction, Report
+from patchpack.schemas.whatif import WhatIf
 
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -123,6 +125,50 @@ def plan(
         beam = runner.parse_beam_options(list(beam_options))
         folder = None if output is None else os.fspath(output)
         return launch.predict(_listed(inputs), folder, config, beam)
+
+
+def compare(
+    inputs: Inputs,
+    settings: Sequence[str],
+    *,
+    saved: str | os.PathLike[str] | None = None,
+    beam_options: Sequence[str] = (),
+    **options: Any,
+) -> WhatIf:
+    """Returns what builds of the same examples would give under several settings and packers; decodes nothing, probes once.
+
+    Args:
+        inputs: as for `build`; empty with `saved`.
+        settings: options of `plan` as typed, such as "--sequence-length 2048", each changing the base.
+        saved: a saved plan or a finished dataset, whose examples and options are then the base: nothing is probed.
+        beam_options: as for `build`.
+        options: of `PlanConfig`, the base.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: an option, a setting or an input cannot be used so.
+        BuildFailed: probing failed, or every input was rejected.
+        FormatError: the saved plan was damaged.
+        OSError: storage failed.
+    """
+    given = _listed(inputs)
+    if saved is not None and (given or options):
+        what = given[0] if given else flag(next(iter(options)))
+        raise ValueError(
+            f"--from {os.fspath(saved)}: {what} beside it; the base is that plan, with its inputs and options; leave one out, or name "
+            "options in --compare"
+        )
+    if saved is None and not given:
+        raise ValueError(
+            "no inputs; plan takes folders, files, globs or URIs; name at least one, or a saved plan with --from"
+        )
+    base = PlanConfig(**with_recipe(options))
+    with _root_logger_kept():
+        with needing_beam():
+            from patchpack.pipeline.execution import launch, runner
+        if saved is not None:
+            return launch.compare_saved(os.fspath(saved), settings)
+        return launch.compare(given, settings, base, runner.parse_beam_options(list(beam_options)))
 
 
 def report(dataset: str | os.PathLike[str]) -> Report:

@@ -20,8 +20,9 @@ from patchpack.options import Parser, typed_options
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import TooManyRejects
 from patchpack.pipeline.execution.progress import say
-from patchpack.pipeline.settings.sections import INPUT, OUTPUT, SECTIONS
+from patchpack.pipeline.settings.sections import INPUT, OUTPUT, PACKING, SECTIONS
 from patchpack.pipeline.storage.files import described
+from patchpack.pipeline.whatif.settings import PACKERS
 from patchpack.schemas.errors import FormatError
 from patchpack.version import __version__
 
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     split = arguments.index("--") if "--" in arguments else len(arguments)
-    values, unknown = make_parser().parse_known_args(arguments[:split])
+    values, unknown = make_parser().parse_known_args(_with_compared(arguments[:split]))
     if unknown:
         _refuse(unknown, values)
     debug = getattr(values, "debug", False)
@@ -126,13 +127,28 @@ def _add_writers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
 
     plan = add(
         *("plan", _plan, "predict efficiency and size; decodes nothing", "Plans a build without decoding."),
-        "INPUT ... [--output FOLDER] [OPTION ...]",
+        "INPUT ... [--output FOLDER | --compare OPTIONS ...] [OPTION ...]",
         "photos/ --sequence-length 2048",
+        "photos/ --compare '--sequence-length 2048' --compare '--recipe navit'",
+        "--from shards/ --compare '--max-segments 16 --packer next-fit'",
         "photos/ --output shards/  # then: build --output shards/ --resume",
     )
     for title in SECTIONS:
         plan.section(title)
-    plan.section(INPUT).add_argument("inputs", nargs="+", metavar="INPUT", help="folder, file, glob or URI")
+    plan.section(INPUT).add_argument("inputs", nargs="*", metavar="INPUT", help="folder, file, glob or URI")
+    plan.section(INPUT).add_argument(
+        "--from",
+        dest="saved",
+        metavar="FOLDER",
+        help="with --compare: take the examples and options of this saved plan or dataset; nothing is probed",
+    )
+    plan.section(PACKING).add_argument(
+        "--compare",
+        action="append",
+        metavar="OPTIONS",
+        help="also say what these options, in quotes, would give instead, by our packer and those of the field (--packer "
+        f"{'|'.join(PACKERS)} in the quotes names one); may be repeated; inputs are probed once",
+    )
     plan.section(OUTPUT).add_argument(
         "--output", metavar="FOLDER", help="save the plan here; build --resume goes on from it"
     )
@@ -201,6 +217,17 @@ def _add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
     return report, inspect, diff, verify
 
 
+def _with_compared(arguments: list[str]) -> list[str]:
+    """Returns arguments with --compare and its string as one: argparse takes a string such as --flip for an option of plan."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined and joined[-1] == "--compare":
+            joined[-1] = f"--compare={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def _refuse(unknown: list[str], values: argparse.Namespace) -> NoReturn:
     """Ends with exit 2 over arguments that the command does not know."""
     parser: Parser = values.parser
@@ -244,6 +271,24 @@ def _plan(values: argparse.Namespace, beam_arguments: list[str]) -> int:
 
     _silence()
     typed = typed_options(PlanConfig, values)
+    if values.compare:
+        if values.output is not None:
+            raise ValueError(
+                f"--output {values.output}: a comparison saves nothing; plan --output saves a plan, which --from compares; leave it out"
+            )
+        from patchpack.pipeline.report.whatif import print_whatif
+
+        compared = patchpack.compare(
+            values.inputs, values.compare, saved=values.saved, beam_options=beam_arguments, **typed
+        )
+        _show(compared, values.json, print_whatif)
+        return 0
+    if values.saved is not None:
+        raise ValueError(
+            f"--from {values.saved}: there is nothing to compare it with; it goes with --compare; add that, or name inputs"
+        )
+    if not values.inputs:
+        raise ValueError("no inputs; plan takes folders, files, globs or URIs; name at least one")
     made = patchpack.plan(values.inputs, values.output, beam_options=beam_arguments, **typed)
     _show(made, values.json, print_prediction)
     return 0

@@ -109,7 +109,7 @@ class Parser(argparse.ArgumentParser):
         for field in dataclasses.fields(config):
             if "help" in field.metadata:
                 self._add_option(field, hints[field.name])
-        if self._rare:
+        if self._rare and self.add_help:
             self.add_argument(
                 "--help-all",
                 action=_HelpAll,

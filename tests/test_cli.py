@@ -1,6 +1,7 @@
 """What people type, and mistype: the way out stands in the line."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def test_every_example_is_understood(run: Run, monkeypatch: pytest.MonkeyPatch) 
     """Each runs as far as its inputs, which are not there."""
     for command in COMMANDS[:-1]:
         for line in run(command, "--help").out.partition("examples:\n")[2].splitlines():
-            typed = line.split("#")[0].replace("'", "").split()[1:]
+            typed = shlex.split(line.split("#")[0])[1:]
             ended = run(*(part for part in typed))
             assert ended.code in (1, 2) and ended.err.count("\n") == 1, line
             assert "no such option" not in ended.err and "--help" not in ended.err, (line, ended.err)

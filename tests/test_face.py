@@ -14,6 +14,7 @@ FACE = {
     *(
         "build",
         "build_splits",
+        "compare",
         "diff",
         "plan",
         "report",

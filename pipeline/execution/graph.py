@@ -6,20 +6,24 @@ starts there.
 """
 
 import apache_beam as beam
+from apache_beam.pvalue import PCollection
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.execution.plan_transforms import (
     ClassNames,
     Dedupe,
     Group,
+    Listed,
     ListInputs,
     Probe,
     Sample,
     SaveListing,
     SavePlan,
 )
+from patchpack.pipeline.execution.save_examples import SaveExamples
 from patchpack.pipeline.execution.shard_transforms import SaveResults, WriteShards
 from patchpack.pipeline.stages.list import Input, source_roots
+from patchpack.pipeline.stages.records import Example, Reject
 from patchpack.pipeline.stages.summary import ShardPlan
 
 
@@ -32,20 +36,35 @@ def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config
         folder: the output; the plan is saved below it.
         config: of the build.
     """
-    roots, holds = source_roots(inputs, config), any(given.kind != "files" for given in inputs)
-    listed = pipeline | "inputs" >> beam.Create(inputs) | "list" >> ListInputs(roots, config, holds)
-    probed = listed.sources | "probe" >> Probe(roots, config)
-    deduped = probed.examples | "dedupe" >> Dedupe(config)
-    sampled = deduped.examples | "sample" >> Sample(config)
-    rejects = (listed.rejects, probed.rejects, deduped.rejects, sampled.rejects) | "rejects" >> beam.Flatten()
-    ignored = (listed.ignored, probed.ignored) | "ignored" >> beam.Flatten()
-    (ignored, listed.conflicts) | "listing" >> SaveListing(folder)
+    listed, examples, found = _probed(pipeline, inputs, folder, config)
+    sampled = examples | "sample" >> Sample(config)
+    rejects = (found, sampled.rejects) | "rejects" >> beam.Flatten()
     classes = (
         listed | "classes" >> ClassNames(folder, config.classes, config.labels == "folder")
         if config.has_labels
         else None
     )
     (sampled.references, rejects) | "group" >> Group(config) | "plan" >> SavePlan(folder, config, classes)
+
+
+def probe_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: PlanConfig) -> None:
+    """Adds list -> probe -> dedupe to a pipeline, and saves what they give; arguments are those of `plan_graph`."""
+    _, examples, rejects = _probed(pipeline, inputs, folder, config)
+    (examples, rejects) | "save" >> SaveExamples(folder)
+
+
+def _probed(
+    pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: PlanConfig
+) -> tuple[Listed, PCollection[Example], PCollection[Reject]]:
+    """Adds list -> probe -> dedupe; returns what is listed, examples, and rejects."""
+    roots, holds = source_roots(inputs, config), any(given.kind != "files" for given in inputs)
+    listed = pipeline | "inputs" >> beam.Create(inputs) | "list" >> ListInputs(roots, config, holds)
+    probed = listed.sources | "probe" >> Probe(roots, config)
+    deduped = probed.examples | "dedupe" >> Dedupe(config)
+    rejects = (listed.rejects, probed.rejects, deduped.rejects) | "not probed" >> beam.Flatten()
+    ignored = (listed.ignored, probed.ignored) | "ignored" >> beam.Flatten()
+    (ignored, listed.conflicts) | "listing" >> SaveListing(folder)
+    return listed, deduped.examples, rejects
 
 
 def shard_graph(

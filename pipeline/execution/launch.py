@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import apache_beam as beam
@@ -21,21 +21,24 @@ from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import BuildFailed, TooManyRejects
 from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution import runner
-from patchpack.pipeline.execution.graph import plan_graph, shard_graph
+from patchpack.pipeline.execution.graph import plan_graph, probe_graph, shard_graph
 from patchpack.pipeline.execution.progress import bar, warn
-from patchpack.pipeline.execution.resume import plan_is_kept, warn_of_new_inputs
+from patchpack.pipeline.execution.resume import plan_is_kept, resumed, warn_of_new_inputs
 from patchpack.pipeline.media.resize import resolved
 from patchpack.pipeline.names import NEXT_FOLDER, PLAN_FOLDER, PLAN_NAME, RESULTS_NAME
 from patchpack.pipeline.stages import finish, plan, saved
 from patchpack.pipeline.stages.labels import check_labels
 from patchpack.pipeline.stages.list import EXCLUDED, NO_SUFFIX, Input, check_containers, parse_input, source_roots
-from patchpack.pipeline.stages.records import PARTIAL_VIDEO
+from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Reject
 from patchpack.pipeline.stages.summary import GroupSummary, Listing
 from patchpack.pipeline.stages.write import ShardResult
 from patchpack.pipeline.storage import files, remote
 from patchpack.pipeline.versions import library_versions
+from patchpack.pipeline.whatif import examples, rows
+from patchpack.pipeline.whatif.settings import Setting, check_examples, parse_setting
 from patchpack.schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME, RUN_NAME, SEQUENCES_FOLDER
 from patchpack.schemas.report import Options, Prediction, Report, Totals
+from patchpack.schemas.whatif import WhatIf
 
 # the reject fraction of fewer inputs says little
 MIN_INPUTS_FOR_REJECT_FRACTION = 100
@@ -143,6 +146,81 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def compare(inputs: list[str], texts: Sequence[str], base: PlanConfig, options: PipelineOptions | None) -> WhatIf:
+    """Probes inputs once, decodes nothing, and returns what a build would give under each setting, the base first.
+
+    Raises:
+        ValueError: a setting or the inputs cannot be used so.
+        BuildFailed: probing failed, or every input was rejected.
+    """
+    if options is not None:
+        raise ValueError(
+            "--compare: its probing runs on this machine, and options after -- name another runner; plan --output saves a plan by that "
+            "runner, which --from FOLDER --compare takes; leave them out"
+        )
+    config = _with_backend(
+        BuildConfig(**{name: getattr(base, name) for name in PlanConfig.__dataclass_fields__}), options
+    )
+    settings = _settings(texts, config)
+    folder = tempfile.mkdtemp(prefix="patchpack-compare-")
+    try:
+        _check_stores(folder, inputs, options)
+        parsed = _inputs(inputs, folder, config)
+        files.make_folder(files.join(folder, PLAN_FOLDER))
+        with bar("probing", None, "inputs") as advance:
+            _run(
+                folder,
+                lambda pipeline: probe_graph(pipeline, parsed, folder, config),
+                config,
+                options,
+                lambda: advance(0),
+            )
+        found, rejects = examples.read_probed(folder), list(saved.read_rejects(folder))
+        for warning in _check_listing(saved.read_listing(folder), len(found.keys) + len(rejects), parsed, config):
+            warn(warning)
+        if not found.keys:
+            first = min(rejects)
+            raise BuildFailed(
+                f"nothing to compare, all {len({row.key for row in rejects})} inputs were rejected (first: {first.key}: "
+                f"{first.reason}, {first.detail}); at least one must be readable; check the inputs"
+            )
+        return _compared(found, rejects, settings)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def compare_saved(folder: str, texts: Sequence[str]) -> WhatIf:
+    """Returns the same of the examples of a saved plan, or of a finished dataset's; its own options are the base.
+
+    Raises:
+        ValueError: a setting cannot be used so, or there is no plan.
+        FormatError: the plan was damaged.
+    """
+    home = output.plan_home(folder)
+    if not files.exists(files.join(home, PLAN_NAME)):
+        raise ValueError(
+            f"--from {folder}: no {PLAN_NAME} in it; it takes what plan --output saved, or a dataset of build; check the path"
+        )
+    settings = _settings(texts, resumed({}, folder))
+    return _compared(examples.read_planned(home), list(saved.read_rejects(home)), settings)
+
+
+def _settings(texts: Sequence[str], base: PlanConfig) -> list[Setting]:
+    settings = [Setting("", base), *(parse_setting(text, base) for text in texts)]
+    for setting in settings[1:]:
+        # what can be said before anything is probed
+        check_examples(setting, base, clips=False, of_plan=False)
+    return settings
+
+
+def _compared(found: examples.Examples, rejects: list[Reject], settings: list[Setting]) -> WhatIf:
+    clips = found.has_clips or any(reject.reason == "slow_source" for reject in rejects)
+    for setting in settings[1:]:
+        check_examples(setting, settings[0].config, clips=clips, of_plan=found.of_plan)
+    with bar("comparing", len(found.keys) * len(settings), "examples") as advance:
+        return rows.compare(found, rejects, settings, DECODED_PX_PER_S, advance)
+
+
 def _check_stores(folder: str, inputs: list[str], options: PipelineOptions | None) -> None:
     """Asks the stores that this machine will need; inputs of other runners are read by their workers."""
     if options is None:
@@ -226,12 +304,21 @@ def _check_plan(summaries: list[GroupSummary], listing: Listing, inputs: list[In
     Raises:
         ValueError: keys conflict, nothing was found, or what labels were asked for is not there.
     """
+    warnings = _check_listing(listing, sum(summary.num_inputs for summary in summaries), inputs, config)
+    if config.has_labels:
+        gaps = [summary.label_gaps for summary in summaries if summary.label_gaps]
+        warnings += filter(None, [check_labels(gaps, config.labels_shown)])
+    return warnings
+
+
+def _check_listing(listing: Listing, num_inputs: int, inputs: list[Input], config: BuildConfig) -> list[str]:
+    """Returns warnings about what was listed; raises ValueError where keys conflict or nothing was found."""
     if listing.key_conflict:
         key, (one, two) = listing.key_conflict
         raise ValueError(
             f"{key}: two inputs of this key, {one} and {two}; keys are unique; name each input once, or their common folder"
         )
-    if not any(summary.num_inputs for summary in summaries):
+    if not num_inputs:
         ignored = ", ".join(f"{count} {why}" for why, count in listing.ignored.items())
         by_suffix = any(why == NO_SUFFIX or why.startswith(".") for why in listing.ignored)
         raise ValueError(
@@ -239,15 +326,11 @@ def _check_plan(summaries: list[GroupSummary], listing: Listing, inputs: list[In
             "at least one image or video is needed; check the path"
             + (", or add --any-suffix to try files whatever their suffix" if by_suffix else "")
         )
-    warnings = [
+    return [
         f"--exclude {pattern}: leaves out nothing; it is matched with whole keys, such as photos/cat/1.jpg; check it"
         for pattern in config.exclude
         if EXCLUDED.format(pattern) not in listing.ignored
     ]
-    if config.has_labels:
-        gaps = [summary.label_gaps for summary in summaries if summary.label_gaps]
-        warnings += filter(None, [check_labels(gaps, config.labels_shown)])
-    return warnings
 
 
 def _check_not_all_rejected(folder: str, totals: Totals) -> None:

@@ -11,7 +11,7 @@ All of it is counts and names. Within 0.05 % of a global plan, at any number of 
 
 import dataclasses
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple, TypeVar
@@ -78,7 +78,6 @@ def plan_group(
             a rest.
         of_rests: whether the references are the rests of groups, whose inputs are counted there; it has none itself.
     """
-    leaves_rest = num_groups > 1 and not of_rests
     references, rows_of_rejects = list(references), sorted(set(rejects))
     shards: list[list[PlannedExample]] = []
     shard_plans: list[ShardPlan] = []
@@ -87,17 +86,8 @@ def plan_group(
     numbers = None if classes is None else {name: number for number, name in enumerate(classes)}
     realised: list[Reference] = []
     rest: list[Reference] = []
-    for stream in _streams(config, group):
+    for stream, _, packed in pack_group(group, references, config, num_groups, of_rests=of_rests):
         view, layout = stream.view, stream.layout
-        of_stream = [each for each in references if (each.view, each.layout) == (view, stream.layout_number)]
-        packed = [
-            _pack_chunk(chunk, config, stream, number, leaves_rest)
-            for number, chunk in enumerate(_chunks(of_stream, config))
-        ]
-        if config.balance_step and packed:
-            packed = [_balanced(packed, config.balance_step, config, stream, of_stream, leaves_rest)]
-        if config.dropping.drops and config.drop_slack:
-            packed = [_filled_up(chunk, config.drop_slack, layout) for chunk in packed]
         rest += [reference for chunk in packed for reference in chunk.rest]
         bins = [members for chunk in packed for members in chunk.bins]
         chunks += [record for chunk in packed for record in chunk.records]
@@ -122,7 +112,7 @@ def plan_group(
         group=group,
         num_inputs=len(keys | {reject.key for reject in rows_of_rejects}),
         num_rejects=len(rows_of_rejects),
-        source_px=sum(_source_px(reference) for reference in realised),
+        source_px=sum(source_px(reference) for reference in realised),
         sizes=count_sizes(realised, config.layouts, config.clip_frames),
         lengths=lengths,
         chunks=chunks,
@@ -130,6 +120,54 @@ def plan_group(
         label_gaps=None if classes is None else label_gaps(sources, classes),
     )
     return GroupPlan(shards, rows_of_rejects, summary, rest)
+
+
+def source_px(reference: Reference) -> int:
+    """Returns the pixels that decoding this view takes."""
+    example = reference.example
+    return example.source_height * example.source_width * max(1, len(example.frame_pts))
+
+
+class Stream(NamedTuple):
+    """What is packed by itself: a group's examples of one view and layout; each has draws of its own, by `seed_number`."""
+
+    group: int
+    view: int
+    layout_number: int
+    layout: Layout
+    seed_number: int
+
+
+class Packed(NamedTuple):
+    """Bins in the order to store them, examples at their planned grids; what is recorded of them; and what is left over."""
+
+    bins: list[list[Reference]]
+    records: list[Chunk]
+    rest: list[Reference]
+
+
+def pack_group(
+    group: int, references: Iterable[Reference], config: PlanConfig, num_groups: int = 1, *, of_rests: bool = False
+) -> Iterator[tuple[Stream, list[Reference], list[Packed]]]:
+    """Yields each stream of a group, its references as they were sampled, in an order of their own, and how they are packed.
+
+    All that `plan_group` decides: a comparison asks here, and writes nothing. Arguments are those of `plan_group`.
+    """
+    leaves_rest = num_groups > 1 and not of_rests
+    by_stream: dict[tuple[int, int], list[Reference]] = defaultdict(list)
+    for reference in references:
+        by_stream[reference.view, reference.layout].append(reference)
+    for stream in _streams(config, group):
+        of_stream = _in_order(by_stream[stream.view, stream.layout_number], config)
+        packed = [
+            _pack_chunk(chunk, config, stream, number, leaves_rest)
+            for number, chunk in enumerate(even_runs(of_stream, ceil_div(len(of_stream), config.group_size)))
+        ]
+        if config.balance_step and packed:
+            packed = [_balanced(packed, config.balance_step, config, stream, of_stream, leaves_rest)]
+        if config.dropping.drops and config.drop_slack:
+            packed = [_filled_up(chunk, config.drop_slack, stream.layout) for chunk in packed]
+        yield stream, of_stream, packed
 
 
 def rest_group(group: int, num_groups: int, config: PlanConfig) -> int:
@@ -142,42 +180,24 @@ def sequence_bytes(layout: Layout) -> int:
     return sum(array_bytes(layout).values())
 
 
-class _Stream(NamedTuple):
-    """What is packed by itself: a group's examples of one view and layout; each has draws of its own, by `seed_number`."""
-
-    group: int
-    view: int
-    layout_number: int
-    layout: Layout
-    seed_number: int
-
-
-def _streams(config: PlanConfig, group: int) -> Iterator[_Stream]:
+def _streams(config: PlanConfig, group: int) -> Iterator[Stream]:
     count = len(config.layouts)
     for view in range(config.views):
         for number, layout in enumerate(config.layouts):
-            yield _Stream(group, view, number, layout, view * count + number)
+            yield Stream(group, view, number, layout, view * count + number)
 
 
-def _chunks(references: list[Reference], config: PlanConfig) -> Iterator[list[Reference]]:
-    """Yields the references in an order of their own, in equal chunks of at most --group-size."""
+def _in_order(references: list[Reference], config: PlanConfig) -> list[Reference]:
+    """Returns the references in an order of their own, which neither names nor the order of arrival decide."""
 
     def order(reference: Reference) -> tuple[int, str, int]:
         key = reference.example.source.key
         return xxhash.xxh3_64_intdigest(f"order\0{config.seed}\0{key}".encode()), key, reference.example.clip
 
-    yield from even_runs(sorted(references, key=order), ceil_div(len(references), config.group_size))
+    return sorted(references, key=order)
 
 
-class _Packed(NamedTuple):
-    """Bins in the order to store them, examples at their planned grids; what is recorded of them; and what is left over."""
-
-    bins: list[list[Reference]]
-    records: list[Chunk]
-    rest: list[Reference]
-
-
-def _pack_chunk(chunk: list[Reference], config: PlanConfig, stream: _Stream, number: int, leaves_rest: bool) -> _Packed:
+def _pack_chunk(chunk: list[Reference], config: PlanConfig, stream: Stream, number: int, leaves_rest: bool) -> Packed:
     """Returns a chunk's bins in shuffled order; its rest are the examples of what would be the last, emptiest bins."""
     capacity, limit, layout = config.sequence_length, config.max_segments, stream.layout
     all_tokens = [layout.slots(reference.num_tokens) for reference in chunk]
@@ -212,7 +232,7 @@ def _pack_chunk(chunk: list[Reference], config: PlanConfig, stream: _Stream, num
     # were there a packing of what is kept in fewer bins, there would be one of all
     bound = packing.bound - len(left)
     record = Chunk(stream.view, sum(map(len, bins)), len(bins), bound, num_moved, stream.layout_number)
-    return _Packed(bins, [record], rest)
+    return Packed(bins, [record], rest)
 
 
 def _emptiest(members: list[list[int]], tokens: list[int], config: PlanConfig) -> list[int]:
@@ -223,13 +243,13 @@ def _emptiest(members: list[list[int]], tokens: list[int], config: PlanConfig) -
 
 
 def _balanced(
-    packed: list[_Packed],
+    packed: list[Packed],
     size: int,
     config: PlanConfig,
-    stream: _Stream,
+    stream: Stream,
     members_of: list[Reference],
     leaves_rest: bool,
-) -> _Packed:
+) -> Packed:
     """Returns as many bins of the same examples, in steps of near-equal cost; its rest are the bins that make no such step.
 
     What is left over asks again for the size it asked for in `members_of`.
@@ -262,10 +282,10 @@ def _balanced(
         num_moved = sum(one.grid != requested[one.example.example_id].grid for of_bin in stored for one in of_bin)
         number = stream.layout_number
         records = [Chunk(stream.view, sum(map(len, stored)), len(stored), bound, num_moved, number)]
-    return _Packed(stored, records, rest)
+    return Packed(stored, records, rest)
 
 
-def _filled_up(packed: _Packed, slack: float, layout: Layout) -> _Packed:
+def _filled_up(packed: Packed, slack: float, layout: Layout) -> Packed:
     """Returns bins whose examples keep more of the tokens that would be dropped, so that none is padding.
 
     No example keeps more than its part more, and no bin is another: only what would be padding is used.
@@ -278,7 +298,7 @@ def _filled_up(packed: _Packed, slack: float, layout: Layout) -> _Packed:
         num_moved += sum(now != before for now, before in zip(filled, kept, strict=True))
         bins.append([reference._replace(num_tokens=now) for reference, now in zip(members, filled, strict=True)])
     first, *others = packed.records
-    return _Packed(bins, [dataclasses.replace(first, num_moved=first.num_moved + num_moved), *others], packed.rest)
+    return Packed(bins, [dataclasses.replace(first, num_moved=first.num_moved + num_moved), *others], packed.rest)
 
 
 def _parts(
@@ -291,7 +311,7 @@ def _parts(
     """
     size = config.balance_step or 1
     steps = [bins[start : start + size] for start in range(0, len(bins), size)]
-    px = sum(_source_px(reference) for members in bins for reference in members)
+    px = sum(source_px(reference) for members in bins for reference in members)
     by_bytes = ceil_div(len(bins) * sequence_bytes(layout), config.shard_bytes)
     few = max(ceil_div(sum(map(len, bins)), FEW_EXAMPLES), ceil_div(px, FEW_PX))
     for part in even_runs(steps, max(by_bytes, ceil_div(px, MOST_PX), min(few, ceil_div(ENOUGH_SHARDS, num_groups)))):
@@ -303,9 +323,3 @@ def even_runs(items: list[Item], parts: int) -> Iterator[list[Item]]:
     parts = min(parts, len(items))
     for part in range(parts):
         yield items[len(items) * part // parts : len(items) * (part + 1) // parts]
-
-
-def _source_px(reference: Reference) -> int:
-    """Returns the pixels that decoding this view takes."""
-    example = reference.example
-    return example.source_height * example.source_width * max(1, len(example.frame_pts))

@@ -45,9 +45,14 @@ def write_group_plan(plan: GroupPlan, folder: str) -> None:
         for rows in plan.shards:
             writer.write_table(to_table(rows), row_group_size=max(1, len(rows)))
         writer.add_key_value_metadata({_SUMMARY_KEY: plan.summary.to_json()})
-    rejects = pa.Table.from_pylist([reject._asdict() for reject in plan.rejects], schema=REJECT_TABLE_SCHEMA)
+    write_rejects(folder, group, plan.rejects)
+
+
+def write_rejects(folder: str, group: int, rejects: list[Reject]) -> None:
+    """Writes a group's rejects below an output folder, whole or not at all."""
+    table = pa.Table.from_pylist([reject._asdict() for reject in rejects], schema=REJECT_TABLE_SCHEMA)
     with files.writing(files.join(folder, group_rejects_name(group))) as file:
-        pq.write_table(rejects, pa.PythonFile(file, mode="w"), compression="zstd")
+        pq.write_table(table, pa.PythonFile(file, mode="w"), compression="zstd")
 
 
 def read_summaries(folder: str) -> Iterator[GroupSummary]:
@@ -97,6 +102,19 @@ def read_shard_rows(folder: str, shard: ShardPlan) -> list[PlannedExample]:
     path = plan_path(folder, shard.group)
     with files.open_read(path) as file, _intact(path):
         return from_table(pq.ParquetFile(file).read_row_group(shard.row_group))
+
+
+def read_columns(folder: str, columns: list[str]) -> Iterator[pa.Table]:
+    """Yields some columns of the planned examples of every group below an output folder.
+
+    Raises:
+        FormatError: the plan was damaged.
+    """
+    for name in files.names(files.join(folder, PLAN_FOLDER)):
+        if name.startswith("part-"):
+            path = files.join(folder, f"{PLAN_FOLDER}/{name}")
+            with files.open_read(path) as file, _intact(path):
+                yield pq.ParquetFile(file).read(columns).select(columns)
 
 
 @contextmanager

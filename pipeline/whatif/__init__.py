@@ -1,0 +1,1 @@
+"""What-if: the same examples under other options and packers, on counts alone: `plan --compare`."""

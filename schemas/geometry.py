@@ -7,7 +7,7 @@ stride if that is less, so that n strides have n tubelets, as a convolution of t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import Annotated, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
@@ -40,23 +40,25 @@ class Grid(NamedTuple):
 class LayoutRecord(TypedDict):
     """A layout as it stands in the manifest and in every shard's record."""
 
-    sequence_length: int
-    max_segments: int
-    tubelet: list[int]
-    stride: list[int]
-    padding: list[int]
-    channels: int
-    token_dtype: str
-    token_width: int
-    grid_multiple: list[int]
-    resize: str
-    mean: list[float]
-    std: list[float]
+    sequence_length: Annotated[int, "tokens of a sequence, padding included (L)"]
+    max_segments: Annotated[int, "most examples of a sequence (S)"]
+    tubelet: Annotated[list[int], "frames, height in px, width in px of one token"]
+    stride: Annotated[list[int], "frames, height in px, width in px from one tubelet to the next"]
+    padding: Annotated[list[int], "frames, height in px, width in px that tubelets reach beyond the first edges"]
+    channels: Annotated[int, "colour channels of a pixel, in the order RGB (C)"]
+    token_dtype: Annotated[str, "numpy name of a token's values"]
+    token_width: Annotated[int, "values of a token (P)"]
+    grid_multiple: Annotated[list[int], "frames, rows, columns of tokens that every grid is a multiple of"]
+    resize: Annotated[str, "filter that made the pixels"]
+    mean: Annotated[list[float], "subtracted from value / 255, of each channel"]
+    std: Annotated[list[float], "divided by after that, of each channel"]
     # only where they are not the default; earlier datasets have none of them
-    align_tokens: NotRequired[int]
-    keep_order: NotRequired[bool]
-    text_length: NotRequired[int]
-    codec: NotRequired[str]
+    align_tokens: NotRequired[Annotated[int, "every segment starts at a multiple of so many tokens; 1 where left out"]]
+    keep_order: NotRequired[
+        Annotated[bool, "whether each token has its rank in the order to keep them; false where left out"]
+    ]
+    text_length: NotRequired[Annotated[int, "text tokens beside a sequence, padding included (T); 0 where left out"]]
+    codec: NotRequired[Annotated[str, "how tokens are stored; none where left out"]]
 
 
 class Box(NamedTuple):

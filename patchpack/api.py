@@ -178,6 +178,7 @@ def report(dataset: str | os.PathLike[str]) -> Report:
         FormatError: there is no finished dataset, or it is broken.
     """
     from patchpack.pipeline.report.scan import make_report
+    from patchpack.pipeline.whatif.advice import with_advice
     from patchpack.schemas.manifest import (
         REJECT_TABLE_NAME,
         REJECT_TABLE_SCHEMA,
@@ -189,7 +190,7 @@ def report(dataset: str | os.PathLike[str]) -> Report:
     folder = os.fspath(dataset)
     manifest = read_manifest(folder)
     rejects = read_table(folder, REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
-    return make_report(folder, manifest, read_shard_table(folder), rejects)
+    return with_advice(folder, manifest, make_report(folder, manifest, read_shard_table(folder), rejects))
 
 
 def verify(dataset: str | os.PathLike[str]) -> list[str]:

@@ -323,6 +323,7 @@ class ShardWriter:
                     "num_segments": num_examples,
                     "num_tokens": num_tokens,
                     "source_px": 0,
+                    "source_bytes": None,
                 },
                 "sizes": None,
                 "stored": {

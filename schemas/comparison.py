@@ -5,7 +5,7 @@ A and B are the datasets in the order given. Names of figures are those of repor
 
 from typing import Literal, TypedDict
 
-from patchpack.schemas.report import Distribution, Number
+from patchpack.schemas.figures import Distribution, Number
 
 # options; counts of inputs, examples and frames; efficiency and bounds; statistics of distributions; costs and mixing; what was made
 # to fit; rejects by stage and reason; layouts; classes, with those that have another number in B

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import xxhash
 
 from patchpack.schemas.errors import FormatError
+from patchpack.schemas.figures import Options
 from patchpack.schemas.geometry import Layout
-from patchpack.schemas.report import Bound, DatasetTotals, Options
+from patchpack.schemas.report import Bound, DatasetTotals
 from patchpack.schemas.storage import join, read_bytes
 
 FORMAT_VERSION = 1

@@ -4,20 +4,23 @@ Every key says what it counts and in which unit. Fractions are of 1, never perce
 or nothing to count.
 """
 
-from typing import Annotated, Literal, NamedTuple, TypedDict
+from typing import Annotated, Literal, TypedDict
 
+from patchpack.schemas.figures import (
+    AspectPlane,
+    Captions,
+    Classes,
+    Clips,
+    DecoderWarnings,
+    ExampleDistributions,
+    Fraction,
+    Frames,
+    Number,
+    Options,
+    SequenceDistributions,
+)
 from patchpack.schemas.geometry import LayoutRecord
-
-
-class Within(NamedTuple):
-    """The least and the greatest value that a figure can have."""
-
-    least: float
-    most: float
-
-
-Number = int | float
-Fraction = Annotated[float, Within(0, 1)]
+from patchpack.schemas.whatif import Advice, WhatIf
 
 CountName = Literal["num_sequences", "num_segments", "num_tokens"]
 DistributionName = Literal[
@@ -25,37 +28,12 @@ DistributionName = Literal[
     "examples_per_sequence",
     "sequence_fill",
     "effective_side_px",
+    "requested_side_px",
     "aspect_error",
     "side_change",
     "scale",
     "kept_fraction",
 ]
-
-
-class Options(TypedDict, total=False):
-    """Every option of a build that decides bytes, by its name in docs/cli.md with underscores; here those that a report reads."""
-
-    sequence_length: Annotated[int, "tokens of a sequence, padding included"]
-    max_tokens_per_example: Annotated[int | None, "most tokens of one example; null: what a sequence holds"]
-    tubelet: Annotated[list[int], "frames, height in px, width in px of one token"]
-    clip_frames: Annotated[int, "frames of a clip that is not cut short"]
-    fps: Annotated[float, "frames of a clip a second of video"]
-    codec: Annotated[str, "how tokens are stored: none or gradient-zstd"]
-
-
-class Distribution(TypedDict):
-    """Exact figures of one quantity, in its unit, and its histogram; quantiles are values that occur."""
-
-    num: Annotated[int, "how many values there are: examples or sequences"]
-    mean: Annotated[float | None, "arithmetic mean, in the unit of the quantity"]
-    min: Annotated[Number | None, "least value, in the unit of the quantity"]
-    p5: Annotated[Number | None, "5th percentile, in the unit of the quantity"]
-    median: Annotated[Number | None, "50th percentile, in the unit of the quantity"]
-    p95: Annotated[Number | None, "95th percentile, in the unit of the quantity"]
-    max: Annotated[Number | None, "greatest value, in the unit of the quantity"]
-    edges: Annotated[list[Number], "edges of the bins, one more than bins: [edge, next edge), the last bin closed"]
-    counts: Annotated[list[int], "values in each bin"]
-    num_above: Annotated[int, "values beyond the last edge"]
 
 
 class Sizes(TypedDict):
@@ -126,6 +104,7 @@ class PlannedTotals(PlannedCounts):
 
     num_shards: Annotated[int, "shards"]
     source_px: Annotated[int, "pixels to decode, all frames counted, in px"]
+    source_bytes: Annotated[int | None, "size of the inputs' files, each once, in bytes; null where it is not known"]
 
 
 class StoredTotals(PlannedCounts):
@@ -207,12 +186,32 @@ class StepBalance(TypedDict):
     balance_step: Annotated[int | None, "sequences of a stored step; null without --balance-step"]
     num_sequences: Annotated[int, "sequences of the steps that the figures speak of"]
     random_max_over_mean: Annotated[float | None, "mean of maximum / mean over steps drawn at random, a ratio"]
+    random_by_ranks: Annotated[
+        dict[str, float | None],
+        "mean of maximum / mean over random steps of 8, 64 and 256 sequences, by their number, a ratio",
+    ]
     num_steps: Annotated[int, "steps that are stored; 0 without --balance-step"]
     mean_max_over_mean: Annotated[float | None, "mean of maximum / mean over the stored steps, a ratio"]
     worst_max_over_mean: Annotated[float | None, "greatest maximum / mean of a stored step, a ratio"]
     fraction_within_limit: Annotated[
         Fraction | None, "stored steps within the limit of 1.02 / all of them, a fraction of 1"
     ]
+
+
+class SegmentLimit(TypedDict):
+    """Sequences that hold as many examples as max_segments lets them, and what stays empty in them."""
+
+    num_at_limit: Annotated[int, "sequences with max_segments examples"]
+    num_padding_tokens_at_limit: Annotated[int, "padding of these sequences, in tokens"]
+
+
+class Storage(TypedDict):
+    """What takes up the shards, and how much larger they are than the files they were made of."""
+
+    bytes_by_column: Annotated[dict[str, int], "bytes of each column of the shards, the largest first, in bytes"]
+    footer_bytes: Annotated[int, "what the shards hold besides, in bytes"]
+    source_bytes: Annotated[int | None, "size of the inputs' files, each once, in bytes; null where it is not known"]
+    factor: Annotated[float | None, "bytes of the shards / those of the inputs' files, a ratio"]
 
 
 class Mixing(TypedDict):
@@ -229,51 +228,6 @@ class Mixing(TypedDict):
     random_source_span: Annotated[Fraction | None, "source_span if examples were dealt at random, a fraction of 1"]
 
 
-class Frames(TypedDict):
-    """Images, clips and their frames, as stored."""
-
-    num_images: Annotated[int, "examples that are images"]
-    num_clips: Annotated[int, "examples that are clips"]
-    num_clip_frames: Annotated[int, "frames of all clips, repeated ones too"]
-    num_repeated_clip_frames: Annotated[int, "frames of clips that repeat another"]
-    num_clips_with_repeated_frames: Annotated[int, "clips with a repeated frame"]
-    num_repeated_image_frames: Annotated[int, "frames that repeat an image to fill a tubelet"]
-    clip_duration_s: Annotated[float, "length of all clips together, in s"]
-
-
-class DecoderWarnings(TypedDict):
-    """Examples that were kept in spite of a warning."""
-
-    num_examples: Annotated[int, "examples with a warning"]
-    texts: Annotated[dict[str, int], "examples by the decoder's words, numbers replaced by N; the most frequent few"]
-
-
-class ClassCount(TypedDict):
-    """One class."""
-
-    label: Annotated[int, "number of the class, from 0"]
-    name: Annotated[str, "name of the class"]
-    num_examples: Annotated[int, "stored examples with that label"]
-
-
-class OtherClasses(TypedDict):
-    """All classes but the largest."""
-
-    num_classes: Annotated[int, "classes that are not among the largest"]
-    num_examples: Annotated[int, "stored examples with a label of theirs"]
-
-
-class Classes(TypedDict):
-    """Stored examples by class."""
-
-    num_classes: Annotated[int, "classes"]
-    num_labelled: Annotated[int, "examples with a label"]
-    num_unlabelled: Annotated[int, "examples without a label"]
-    largest: Annotated[list[ClassCount], "the largest classes, largest first"]
-    rest: Annotated[OtherClasses, "all others together"]
-    num_empty_classes: Annotated[int, "classes without an example"]
-
-
 class Arranged(TypedDict):
     """How sequences are arranged."""
 
@@ -281,20 +235,7 @@ class Arranged(TypedDict):
     mixing: Annotated[Mixing, "how well sequences mix lengths and sources"]
 
 
-class Distributions(TypedDict):
-    """Exact figures of examples and sequences; an effective side is the root of height x width."""
-
-    tokens_per_example: Annotated[Distribution, "tokens of each example, in tokens"]
-    examples_per_sequence: Annotated[Distribution, "examples of each sequence"]
-    sequence_fill: Annotated[Distribution, "real tokens / sequence length of each sequence, a fraction of 1"]
-    effective_side_px: Annotated[Distribution, "effective side of each example, in px"]
-    aspect_error: Annotated[Distribution, "larger aspect / smaller - 1, of each example and its source, a ratio"]
-    side_change: Annotated[Distribution, "|effective side / requested - 1| of each example, a ratio"]
-    scale: Annotated[Distribution, "effective side / source's of each example, a ratio"]
-    kept_fraction: Annotated[Distribution, "tokens kept / tokens of the grid of each example, a fraction of 1"]
-
-
-class Report(Arranged, Distributions):
+class Report(Arranged, ExampleDistributions, SequenceDistributions):
     """report.json: how well a dataset is packed; equal for equal datasets."""
 
     report_version: Annotated[int, "version of the meaning of these keys; a key more is not a new version"]
@@ -307,10 +248,21 @@ class Report(Arranged, Distributions):
     attention_cost_per_sequence: Annotated[
         AttentionCost, "what attention inside segments costs a sequence, in pairs of tokens"
     ]
+    segment_limit: Annotated[SegmentLimit, "what max_segments costs"]
+    aspect_plane: Annotated[AspectPlane, "aspect ratios as realised against those of the sources"]
+    num_dropped_tokens: Annotated[int, "tokens of grids that --drop-tokens left out"]
+    storage: Annotated[Storage, "what takes up the shards"]
     frames: Annotated[Frames, "images, clips and their frames, as stored"]
+    clips: Annotated[Clips | None, "rates and spans of clips; null without clips"]
+    captions: Annotated[Captions, "captions of the stored examples"]
     sizes: Annotated[Sizes | None, "what planning did so that examples fit; null where patchpack did not sample them"]
     decoder_warnings: Annotated[DecoderWarnings, "examples that were kept in spite of a warning"]
     classes: Annotated[Classes | None, "stored examples by class; null without classes"]
+    advice: Annotated[
+        list[Advice] | None,
+        "changes of options that would make training cheaper, best first; null without a saved plan",
+    ]
+    what_if: Annotated[WhatIf | None, "the comparison behind the advice; null without a saved plan"]
     layouts: Annotated[list[LayoutRecord], "what fixes the shape of sequences and tokens, as in manifest.json"]
     config: Annotated[Options, "every option that decides bytes, by its name in docs/cli.md with underscores"]
 

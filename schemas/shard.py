@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from typing import TypedDict, cast
 
@@ -289,6 +290,15 @@ class Shard:
             return self._parquet.read(columns=names if columns is None else columns, use_threads=False)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise self._broken(error) from error
+
+    def column_bytes(self) -> dict[str, int]:
+        """Returns how many bytes of the file each column takes, by its name; what is left is the footer."""
+        footer, sizes = self._parquet.metadata, Counter[str]()
+        for group in range(footer.num_row_groups):
+            for number in range(footer.num_columns):
+                column = footer.row_group(group).column(number)
+                sizes[column.path_in_schema.partition(".")[0]] += column.total_compressed_size
+        return dict(sizes)
 
     def _open(self) -> pq.ParquetFile:
         try:

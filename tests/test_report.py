@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from support.manifests import change_manifest
 from support.small_set import CONFIG, accept_file, build_small_set, stored_rows
 
+import patchpack
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.statistics import MAX_BINS, distribution
@@ -265,7 +266,10 @@ def test_a_gap_to_the_bound_is_told_in_sequences_and_as_a_fraction(packed: Path)
 def test_equal_sets_give_equal_reports_as_json(packed: Path, report: dict[str, Any]) -> None:
     again = report_of(packed)
     assert json.dumps(again, allow_nan=False) == json.dumps(report, allow_nan=False)
-    assert json.loads((packed / "report.json").read_text()) == json.loads(json.dumps(report))
+    # the file has advice, too
+    advised = json.loads((packed / "report.json").read_text())
+    assert advised == json.loads(json.dumps(patchpack.report(packed)))
+    assert advised["advice"] and advised | {"advice": None, "what_if": None} == json.loads(json.dumps(report))
     assert render_html(again) == render_html(report)
 
 

@@ -35,17 +35,15 @@ from patchpack.pipeline.stages.write import ShardResult
 from patchpack.pipeline.storage import files, remote
 from patchpack.pipeline.versions import library_versions
 from patchpack.pipeline.whatif import examples, rows
+from patchpack.pipeline.whatif.cost import DECODED_PX_PER_S
 from patchpack.pipeline.whatif.settings import Setting, check_examples, parse_setting
+from patchpack.schemas.figures import Options
 from patchpack.schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME, RUN_NAME, SEQUENCES_FOLDER
-from patchpack.schemas.report import Options, Prediction, Report, Totals
+from patchpack.schemas.report import Prediction, Report, Totals
 from patchpack.schemas.whatif import WhatIf
 
 # the reject fraction of fewer inputs says little
 MIN_INPUTS_FOR_REJECT_FRACTION = 100
-
-# source pixels decoded and resized in a second of one core, between images (125 million, median) and clips (67):
-# benchmarks/media.py --only throughput
-DECODED_PX_PER_S = 90e6
 
 
 def build(inputs: list[str], folder: str, config: BuildConfig, options: PipelineOptions | None) -> Report:
@@ -218,7 +216,7 @@ def _compared(found: examples.Examples, rejects: list[Reject], settings: list[Se
     for setting in settings[1:]:
         check_examples(setting, settings[0].config, clips=clips, of_plan=found.of_plan)
     with bar("comparing", len(found.keys) * len(settings), "examples") as advance:
-        return rows.compare(found, rejects, settings, DECODED_PX_PER_S, advance)
+        return rows.compare(found, rejects, settings, advance)
 
 
 def _check_stores(folder: str, inputs: list[str], options: PipelineOptions | None) -> None:

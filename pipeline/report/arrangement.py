@@ -21,6 +21,8 @@ from patchpack.schemas.report import Mixing as Mixed
 
 # what is reported of a dataset without --balance-step: how far steps of so many sequences would be apart
 BASELINE_STEP = 64
+# a machine, a rack, a small cluster
+RANKS = (8, 64, 256)
 COST_STEPS = 1_000_000
 
 Listing = tuple[int, int, int]
@@ -78,6 +80,7 @@ class Arrangement:
             "balance_step": self._balance_step,
             "num_sequences": steps.size,
             "random_max_over_mean": random_ratio(self._costs, steps.size),
+            "random_by_ranks": {str(ranks): random_ratio(self._costs, ranks) for ranks in RANKS},
             "num_steps": steps.num_steps,
             "mean_max_over_mean": None,
             "worst_max_over_mean": None,

@@ -8,7 +8,7 @@ import io
 import re
 from typing import TYPE_CHECKING, Any
 
-from patchpack.schemas.report import Distribution
+from patchpack.schemas.figures import Distribution
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,8 @@ from patchpack.extras import MissingExtra
 from patchpack.pipeline.report import charts as report_charts
 from patchpack.pipeline.report.sizes import size_facts
 from patchpack.pipeline.report.text import drops_tokens, fraction, number, size, verdict
-from patchpack.schemas.report import Distribution, DistributionName, Report
+from patchpack.schemas.figures import Distribution
+from patchpack.schemas.report import DistributionName, Report
 
 if TYPE_CHECKING:
     from jinja2 import Environment

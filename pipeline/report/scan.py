@@ -8,9 +8,6 @@ that is kept of single ones), and equal datasets give equal reports on every mac
 
 import dataclasses
 import heapq
-import json
-import math
-import re
 from collections import Counter, defaultdict
 from typing import cast
 
@@ -19,47 +16,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from patchpack.pipeline.report.arrangement import Arrangement
+from patchpack.pipeline.report.examples import ExampleScan
 from patchpack.pipeline.report.sizes import SIZE_NAMES
 from patchpack.pipeline.report.statistics import add_unique, distribution
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO
 from patchpack.schemas import FormatError, Layout, Manifest, Shard
+from patchpack.schemas.figures import SequenceDistributions
 from patchpack.schemas.manifest import ShardRow
 from patchpack.schemas.report import (
     AttentionCost,
     Bound,
-    Classes,
     DatasetTotals,
-    DecoderWarnings,
-    Distributions,
     Efficiency,
-    Frames,
     InputTotals,
     PlannedCounts,
     RejectCount,
     Report,
     ReportedBound,
     ReportedTotals,
+    SegmentLimit,
     Sizes,
+    Storage,
 )
 from patchpack.schemas.storage import join
 
 # 1: the keys that `make_report` documents; a key that changes its meaning makes it 2
 REPORT_VERSION = 1
-# fractions are counted in steps of 1e-6 (fill: exact enough that its mean is the efficiency) or 1e-4
+# exact enough that the mean of the fill is the efficiency
 FILL_STEPS = 1_000_000
-RATIO_STEPS = 10_000
-MAX_CLASSES = 20
-MAX_WARNINGS = 5
 MAX_SAMPLE_KEYS = 3
 
-_TOTALS = ("num_sequences", "num_segments", "num_tokens", "num_full_sequences", "num_empty_sequences")
-_FRAMES = (
-    "num_images",
-    "num_clips",
-    "num_clip_frames",
-    "num_repeated_clip_frames",
-    "num_clips_with_repeated_frames",
-    "num_repeated_image_frames",
+_TOTALS = (
+    "num_sequences",
+    "num_segments",
+    "num_tokens",
+    "num_full_sequences",
+    "num_empty_sequences",
+    "num_at_limit",
+    "num_padding_tokens_at_limit",
 )
 _COLUMNS = ["num_tokens", "num_segments", "attention_cost", "segments"]
 
@@ -76,15 +70,18 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
     Raises:
         FormatError: a shard is missing or broken, or the manifest lacks totals.
     """
-    scan, arrangement = _Scan(), Arrangement(manifest.balance_step)
+    scan, examples, arrangement = _SequenceScan(), ExampleScan(), Arrangement(manifest.balance_step)
     for shard in shards.to_pylist():
-        _scan_shard(scan, arrangement, folder, shard, manifest)
-    stored = scan.stored(len(shards), sum(shards["bytes"].to_pylist()))
+        _scan_shard(scan, examples, arrangement, folder, shard)
+    num_bytes = sum(shards["bytes"].to_pylist())
+    stored = scan.stored(len(shards), num_bytes)
     try:
         totals = _totals(manifest.totals, stored, _num_rejected_inputs(rejects))
         bounds = [_bound(entry) for entry in manifest.bounds]
         efficiency = _efficiency(scan, manifest, totals["planned"])
         sizes = manifest.totals["sizes"]
+        # earlier versions do not say
+        source_bytes = manifest.totals["planned"].get("source_bytes")
         if sizes is not None:
             sizes = cast(Sizes, {name: cast(dict[str, object], sizes)[name] for name in SIZE_NAMES})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -100,117 +97,94 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
         "bounds": bounds,
         "totals": totals,
         "rejects": _rejects(rejects),
+        **examples.distributions(),
         **scan.distributions(),
+        "segment_limit": scan.segment_limit(),
+        "aspect_plane": examples.aspect_plane(),
+        "num_dropped_tokens": examples.num_dropped_tokens,
         "attention_cost_per_sequence": scan.attention(),
         **arrangement.figures(),
-        "frames": scan.frame_counts(),
+        "storage": scan.storage(num_bytes, source_bytes),
+        "frames": examples.frames(),
+        "clips": examples.clips(),
         "sizes": sizes,
-        "decoder_warnings": scan.decoder_warnings(),
-        "classes": _classes(scan, manifest.classes),
+        "decoder_warnings": examples.decoder_warnings(),
+        "classes": examples.classes(manifest.classes),
+        "captions": examples.captions(),
+        # said of the plan, by `whatif.advice`
+        "advice": None,
+        "what_if": None,
         "layouts": [layout.to_json() for layout in manifest.layouts],
         "config": manifest.config,
     }
 
 
-def aspect_error(
-    height: np.ndarray, width: np.ndarray, source_height: np.ndarray, source_width: np.ndarray
-) -> np.ndarray:
-    """Returns how far images are stretched, in steps of 1 / RATIO_STEPS, (N,) int64.
-
-    The error is the larger aspect over the smaller, minus 1: an image drawn 2 % too wide or too high has 0.02.
-    """
-    one, other = height * source_width, width * source_height
-    large, small = np.maximum(one, other), np.minimum(one, other)
-    steps: np.ndarray = (large * RATIO_STEPS + small // 2) // small - RATIO_STEPS
-    return steps
-
-
-def _scan_shard(scan: "_Scan", arrangement: Arrangement, folder: str, shard: ShardRow, manifest: Manifest) -> None:
+def _scan_shard(
+    scan: "_SequenceScan", examples: ExampleScan, arrangement: Arrangement, folder: str, shard: ShardRow
+) -> None:
     path = join(folder, shard["path"])
     try:
         with Shard(path) as opened:
-            table = opened.read_metadata(_COLUMNS)
+            table, column_bytes = opened.read_metadata(_COLUMNS), opened.column_bytes()
     except FileNotFoundError as error:
         raise FormatError(
             f"{path}: no such file; shards.parquet lists it; write it again with build --resume"
         ) from error
-    layout = opened.layout
-    scan.add_sequences(table, layout)
+    layout, first = opened.layout, scan.totals["num_sequences"]
+    scan.add(table, layout)
+    scan.column_bytes.update(column_bytes)
     segments = table["segments"].combine_chunks()
-    examples = segments.flatten()
-    scan.add_segments(examples)
+    found, rows = segments.flatten(), pc.list_parent_indices(segments).to_numpy()
+    examples.add(found, first + rows)
     arrangement.add_shard(
         (shard["group"], shard["view"], shard["layout"]),
-        examples.field("num_tokens").to_numpy(zero_copy_only=False).astype(np.int64),
-        pc.list_parent_indices(segments).to_numpy(),
-        pa.table({"key": examples.field("source"), "example_id": examples.field("example_id")}),
+        found.field("num_tokens").to_numpy(zero_copy_only=False).astype(np.int64),
+        rows,
+        pa.table({"key": found.field("source"), "example_id": found.field("example_id")}),
         len(table),
         layout.sequence_length,
     )
 
 
 @dataclasses.dataclass
-class _Scan:
-    """Sums and exact counts over the sequences and segments seen so far."""
+class _SequenceScan:
+    """Sums and exact counts over the sequences seen so far."""
 
     # counts of a dataset without sequences are zeros, and not missing
     totals: Counter[str] = dataclasses.field(default_factory=lambda: Counter(dict.fromkeys(_TOTALS, 0)))
     counts: dict[str, Counter[int]] = dataclasses.field(default_factory=lambda: defaultdict(Counter))
-    labels: Counter[int] = dataclasses.field(default_factory=Counter)
-    frames: Counter[str] = dataclasses.field(default_factory=lambda: Counter(dict.fromkeys(_FRAMES, 0)))
-    warnings: Counter[str] = dataclasses.field(default_factory=Counter)
-    num_labelled: int = 0
+    column_bytes: Counter[str] = dataclasses.field(default_factory=Counter)
     capacity: int = 0
     full_attention: int = 0
-    clip_duration_s: float = 0.0
     attention_sum: int = 0
     attention_max: int = 0
 
-    def add_sequences(self, table: pa.Table, layout: Layout) -> None:
+    def add(self, table: pa.Table, layout: Layout) -> None:
         """Counts what belongs to whole sequences."""
         tokens, segments, cost = (table[name].to_numpy().astype(np.int64) for name in _COLUMNS[:3])
-        length = layout.sequence_length
-        self.totals.update(num_sequences=len(tokens), num_segments=int(segments.sum()), num_tokens=int(tokens.sum()))
+        length, at_limit = layout.sequence_length, segments == layout.max_segments
         self.totals.update(
-            num_full_sequences=int((tokens == length).sum()), num_empty_sequences=int((tokens == 0).sum())
+            num_sequences=len(tokens),
+            num_segments=int(segments.sum()),
+            num_tokens=int(tokens.sum()),
+            num_full_sequences=int((tokens == length).sum()),
+            num_empty_sequences=int((tokens == 0).sum()),
+            num_at_limit=int(at_limit.sum()),
+            num_padding_tokens_at_limit=int((length - tokens)[at_limit].sum()),
         )
         self.capacity += len(tokens) * length
         self.full_attention += len(tokens) * length**2
         self.attention_sum += int(cost.sum())
         self.attention_max = max(self.attention_max, int(cost.max(initial=0)))
-        self._count("examples_per_sequence", segments)
-        self._count("sequence_fill", (tokens * FILL_STEPS + length // 2) // length)
+        add_unique(self.counts["examples_per_sequence"], segments)
+        add_unique(self.counts["sequence_fill"], (tokens * FILL_STEPS + length // 2) // length)
 
-    def add_segments(self, segments: pa.StructArray) -> None:
-        """Counts what belongs to single examples."""
-
-        def column(name: str) -> np.ndarray:
-            values: np.ndarray = segments.field(name).to_numpy(zero_copy_only=False).astype(np.int64)
-            return values
-
-        # what earlier versions do not say is all of it
-        is_later = segments.type.get_field_index("valid_height") >= 0
-        height, width = (column(f"valid_{side}" if is_later else side) for side in ("height", "width"))
-        source_height, source_width = (
-            column(f"{'crop' if is_later else 'source'}_{side}") for side in ("height", "width")
-        )
-        area, source_area = height * width, source_height * source_width
-        self._count("tokens_per_example", column("num_tokens"))
-        self._count("effective_side_px", np.rint(np.sqrt(area)).astype(np.int64))
-        self._count("aspect_error", aspect_error(height, width, source_height, source_width))
-        self._count("scale", np.rint(np.sqrt(area / source_area) * RATIO_STEPS).astype(np.int64))
-        target_area = column("target_height") * column("target_width")
-        self._count("side_change", np.rint(abs(np.sqrt(area / target_area) - 1) * RATIO_STEPS).astype(np.int64))
-        cells = column("grid_t") * column("grid_h") * column("grid_w")
-        self._count("kept_fraction", (column("num_tokens") * RATIO_STEPS + cells // 2) // cells)
-        self._count_frames(segments, column("num_frames"), column("num_repeated_frames"))
-        extras = segments.field("extra").drop_null()
-        for extra in extras.filter(pc.match_substring(extras, "decoder_warning")).to_pylist():
-            # numbers differ from file to file, and say nothing here
-            self.warnings[re.sub(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b", "N", json.loads(extra)["decoder_warning"])] += 1
-        labels = segments.field("labels")
-        self.num_labelled += int((labels.value_lengths().to_numpy(zero_copy_only=False) > 0).sum())
-        add_unique(self.labels, labels.flatten().to_numpy(zero_copy_only=False))
+    def distributions(self) -> SequenceDistributions:
+        """Returns the finished distributions by name."""
+        return {
+            "examples_per_sequence": distribution(self.counts["examples_per_sequence"]),
+            "sequence_fill": distribution(self.counts["sequence_fill"], FILL_STEPS, [n / 20 for n in range(21)]),
+        }
 
     def stored(self, num_shards: int, num_bytes: int) -> ReportedTotals:
         """Returns the totals of what is stored."""
@@ -225,37 +199,23 @@ class _Scan:
             "bytes": num_bytes,
         }
 
-    def frame_counts(self) -> Frames:
-        """Returns how many images, clips and frames there are."""
-        frames = self.frames
+    def segment_limit(self) -> SegmentLimit:
+        """Returns what max_segments costs."""
+        totals = self.totals
         return {
-            "num_images": frames["num_images"],
-            "num_clips": frames["num_clips"],
-            "num_clip_frames": frames["num_clip_frames"],
-            "num_repeated_clip_frames": frames["num_repeated_clip_frames"],
-            "num_clips_with_repeated_frames": frames["num_clips_with_repeated_frames"],
-            "num_repeated_image_frames": frames["num_repeated_image_frames"],
-            "clip_duration_s": round(self.clip_duration_s, 3),
+            "num_at_limit": totals["num_at_limit"],
+            "num_padding_tokens_at_limit": totals["num_padding_tokens_at_limit"],
         }
 
-    def distributions(self) -> Distributions:
-        """Returns the finished distributions by name."""
-        counts = self.counts
+    def storage(self, num_bytes: int, source_bytes: int | None) -> Storage:
+        """Returns what takes up the bytes of the shards, the largest first."""
+        by_kind = dict(sorted(self.column_bytes.items(), key=lambda item: (-item[1], item[0])))
         return {
-            "tokens_per_example": distribution(counts["tokens_per_example"]),
-            "examples_per_sequence": distribution(counts["examples_per_sequence"]),
-            "sequence_fill": distribution(counts["sequence_fill"], FILL_STEPS, [n / 20 for n in range(21)]),
-            "effective_side_px": distribution(counts["effective_side_px"]),
-            "aspect_error": distribution(counts["aspect_error"], RATIO_STEPS),
-            "side_change": distribution(counts["side_change"], RATIO_STEPS),
-            "scale": distribution(counts["scale"], RATIO_STEPS),
-            "kept_fraction": distribution(counts["kept_fraction"], RATIO_STEPS, [n / 20 for n in range(21)]),
+            "bytes_by_column": by_kind,
+            "footer_bytes": num_bytes - sum(by_kind.values()),
+            "source_bytes": source_bytes,
+            "factor": _ratio(num_bytes, source_bytes) if source_bytes else None,
         }
-
-    def decoder_warnings(self) -> DecoderWarnings:
-        """Returns how many examples are kept in spite of a warning, and the most frequent ones, numbers left out."""
-        first = sorted(self.warnings.items(), key=lambda item: (-item[1], item[0]))[:MAX_WARNINGS]
-        return {"num_examples": self.warnings.total(), "texts": dict(first)}
 
     def attention(self) -> AttentionCost:
         """Returns the cost of attention inside segments, in pairs of tokens (the sum of n^2)."""
@@ -267,29 +227,12 @@ class _Scan:
             "fraction_of_full": _ratio(self.attention_sum, self.full_attention),
         }
 
-    def _count(self, name: str, values: np.ndarray) -> None:
-        add_unique(self.counts[name], values)
-
-    def _count_frames(self, segments: pa.StructArray, num_frames: np.ndarray, repeated: np.ndarray) -> None:
-        # only clips have a place in time
-        is_clip = segments.field("clip_start_s").is_valid().to_numpy(zero_copy_only=False)
-        values = (
-            (~is_clip).sum(),
-            is_clip.sum(),
-            num_frames[is_clip].sum(),
-            repeated[is_clip].sum(),
-            (repeated[is_clip] > 0).sum(),
-            repeated[~is_clip].sum(),
-        )
-        self.frames.update(dict(zip(_FRAMES, map(int, values), strict=True)))
-        self.clip_duration_s += math.fsum(segments.field("clip_duration_s").drop_null().to_pylist())
-
 
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def _efficiency(scan: _Scan, manifest: Manifest, planned: PlannedCounts) -> Efficiency:
+def _efficiency(scan: _SequenceScan, manifest: Manifest, planned: PlannedCounts) -> Efficiency:
     """Returns efficiency as stored, and what the plan and the bound would give."""
     lengths = [layout.sequence_length for layout in manifest.layouts]
     planned_capacity = sum(entry["num_sequences"] * lengths[entry["layout"]] for entry in manifest.bounds)
@@ -364,19 +307,3 @@ def _rejects(rejects: pa.Table) -> list[RejectCount]:
         }
         for (stage, reason), rejected in sorted(keys.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
-
-
-def _classes(scan: _Scan, classes: tuple[str, ...] | None) -> Classes | None:
-    """Returns how many examples each class has: the largest by name, the others summed up."""
-    if classes is None:
-        return None
-    ordered = sorted(range(len(classes)), key=lambda label: (-scan.labels[label], label))
-    first, rest = ordered[:MAX_CLASSES], ordered[MAX_CLASSES:]
-    return {
-        "num_classes": len(classes),
-        "num_labelled": scan.num_labelled,
-        "num_unlabelled": scan.totals["num_segments"] - scan.num_labelled,
-        "largest": [{"label": n, "name": classes[n], "num_examples": scan.labels[n]} for n in first],
-        "rest": {"num_classes": len(rest), "num_examples": sum(scan.labels[n] for n in rest)},
-        "num_empty_classes": sum(not scan.labels[n] for n in ordered),
-    }

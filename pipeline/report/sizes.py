@@ -14,8 +14,9 @@ from typing import Any
 
 from patchpack.pipeline.report.statistics import distribution
 from patchpack.pipeline.stages.records import Reference
+from patchpack.schemas.figures import Number, Options
 from patchpack.schemas.geometry import MAX_ROW_BYTES, Layout
-from patchpack.schemas.report import Number, Options, Sizes
+from patchpack.schemas.report import Sizes
 
 SIDE_STEPS = 1000
 

@@ -7,8 +7,8 @@ from collections import Counter
 
 import numpy as np
 
+from patchpack.schemas.figures import Distribution, Number
 from patchpack.schemas.geometry import ceil_div
-from patchpack.schemas.report import Distribution, Number
 
 # as many bars as a terminal shows without scrolling
 MAX_BINS = 24

@@ -28,6 +28,8 @@ from patchpack.pipeline.stages.records import Reject
 from patchpack.pipeline.stages.summary import GroupSummary, Listing
 from patchpack.pipeline.stages.write import ShardResult
 from patchpack.pipeline.storage import files
+from patchpack.pipeline.whatif.advice import with_advice
+from patchpack.schemas.figures import Options
 from patchpack.schemas.manifest import (
     BOUND_TABLE_NAME,
     BOUND_TABLE_SCHEMA,
@@ -42,12 +44,13 @@ from patchpack.schemas.manifest import (
     largest_limits,
     table_bytes,
 )
-from patchpack.schemas.report import Arranged, DatasetTotals, Options, Report, Totals
+from patchpack.schemas.report import Arranged, DatasetTotals, Report, Totals
 
 
 def planned_totals(summaries: list[GroupSummary], listing: Listing) -> Totals:
     """Returns the totals over all groups: inputs, rejects, ignored by reason, planned counts and sizes."""
     shards = [shard for summary in summaries for shard in summary.shards]
+    source_bytes = [summary.source_bytes for summary in summaries if summary.source_bytes is not None]
     return {
         "num_inputs": sum(summary.num_inputs for summary in summaries),
         "num_rejects": sum(summary.num_rejects for summary in summaries),
@@ -58,6 +61,7 @@ def planned_totals(summaries: list[GroupSummary], listing: Listing) -> Totals:
             "num_segments": sum(shard.num_segments for shard in shards),
             "num_tokens": sum(shard.num_tokens for shard in shards),
             "source_px": sum(summary.source_px for summary in summaries),
+            "source_bytes": sum(source_bytes) if len(source_bytes) == len(summaries) else None,
         },
         "sizes": merge_sizes(summary.sizes for summary in summaries),
     }
@@ -166,7 +170,7 @@ def publish(
     proof_table = table_bytes((row for bound in bounds for row in bound.rows.to_pylist()), BOUND_TABLE_SCHEMA)
     files.write(files.join(folder, BOUND_TABLE_NAME), proof_table)
     shards, rejected = (pq.read_table(pa.BufferReader(table)) for table in (shard_table, reject_table))
-    report = make_report(folder, manifest, shards, rejected)
+    report = with_advice(folder, manifest, make_report(folder, manifest, shards, rejected))
     files.write(files.join(folder, REPORT_NAME), json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
     try:
         files.write(files.join(folder, REPORT_PAGE_NAME), render_html(report).encode())

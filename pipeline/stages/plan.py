@@ -30,7 +30,7 @@ from patchpack.pipeline.sampling.draws import draw, shuffled
 from patchpack.pipeline.sampling.dropping import fill_up
 from patchpack.pipeline.stages.labels import label_gaps
 from patchpack.pipeline.stages.planned import PlannedExample
-from patchpack.pipeline.stages.records import Reference, Reject
+from patchpack.pipeline.stages.records import Reference, Reject, Source
 from patchpack.pipeline.stages.sample import candidate_lengths
 from patchpack.pipeline.stages.saved import GroupPlan
 from patchpack.pipeline.stages.summary import Chunk, GroupSummary, ShardPlan
@@ -38,7 +38,7 @@ from patchpack.schemas.geometry import Layout, ceil_div
 from patchpack.schemas.sequence import array_bytes
 
 # A small dataset is cut into shards of a few hundred examples, or some five seconds of one core's decoding (at 90 million
-# pixels a second, launch.DECODED_PX_PER_S), so that every core has work and none is lost to opening files: that takes
+# pixels a second, whatif.cost.DECODED_PX_PER_S), so that every core has work and none is lost to opening files: that takes
 # some 10 ms each. Once a view has as many shards as the largest machines have cores, more would only be more files.
 FEW_EXAMPLES = 256
 FEW_PX = 450_000_000
@@ -113,6 +113,7 @@ def plan_group(
         num_inputs=len(keys | {reject.key for reject in rows_of_rejects}),
         num_rejects=len(rows_of_rejects),
         source_px=sum(source_px(reference) for reference in realised),
+        source_bytes=_source_bytes(sources),
         sizes=count_sizes(realised, config.layouts, config.clip_frames),
         lengths=lengths,
         chunks=chunks,
@@ -126,6 +127,12 @@ def source_px(reference: Reference) -> int:
     """Returns the pixels that decoding this view takes."""
     example = reference.example
     return example.source_height * example.source_width * max(1, len(example.frame_pts))
+
+
+def _source_bytes(sources: list[Source]) -> int | None:
+    """Returns what inputs take up, each once; None where only reading would show it."""
+    sizes = {source.key: source.size_bytes for source in sources}.values()
+    return None if any(size < 0 for size in sizes) else sum(sizes)
 
 
 class Stream(NamedTuple):
@@ -147,11 +154,18 @@ class Packed(NamedTuple):
 
 
 def pack_group(
-    group: int, references: Iterable[Reference], config: PlanConfig, num_groups: int = 1, *, of_rests: bool = False
+    group: int,
+    references: Iterable[Reference],
+    config: PlanConfig,
+    num_groups: int = 1,
+    *,
+    of_rests: bool = False,
+    effort: float = 1.0,
 ) -> Iterator[tuple[Stream, list[Reference], list[Packed]]]:
     """Yields each stream of a group, its references as they were sampled, in an order of their own, and how they are packed.
 
-    All that `plan_group` decides: a comparison asks here, and writes nothing. Arguments are those of `plan_group`.
+    All that `plan_group` decides: a comparison asks here, and writes nothing. Arguments are those of `plan_group`, and `effort` is
+    the packer's.
     """
     leaves_rest = num_groups > 1 and not of_rests
     by_stream: dict[tuple[int, int], list[Reference]] = defaultdict(list)
@@ -160,7 +174,7 @@ def pack_group(
     for stream in _streams(config, group):
         of_stream = _in_order(by_stream[stream.view, stream.layout_number], config)
         packed = [
-            _pack_chunk(chunk, config, stream, number, leaves_rest)
+            _pack_chunk(chunk, config, stream, number, leaves_rest, effort)
             for number, chunk in enumerate(even_runs(of_stream, ceil_div(len(of_stream), config.group_size)))
         ]
         if config.balance_step and packed:
@@ -197,7 +211,9 @@ def _in_order(references: list[Reference], config: PlanConfig) -> list[Reference
     return sorted(references, key=order)
 
 
-def _pack_chunk(chunk: list[Reference], config: PlanConfig, stream: Stream, number: int, leaves_rest: bool) -> Packed:
+def _pack_chunk(
+    chunk: list[Reference], config: PlanConfig, stream: Stream, number: int, leaves_rest: bool, effort: float
+) -> Packed:
     """Returns a chunk's bins in shuffled order; its rest are the examples of what would be the last, emptiest bins."""
     capacity, limit, layout = config.sequence_length, config.max_segments, stream.layout
     all_tokens = [layout.slots(reference.num_tokens) for reference in chunk]
@@ -206,15 +222,17 @@ def _pack_chunk(chunk: list[Reference], config: PlanConfig, stream: Stream, numb
     tokens = all_tokens[:num_kept]
     if layout.text_length and any(reference.num_text_tokens for reference in chunk):
         amounts = [(count, reference.num_text_tokens) for count, reference in zip(tokens, chunk, strict=True)]
-        packing = pack(amounts, (capacity, layout.text_length), max_segments=limit, seed=config.seed)
+        packing = pack(amounts, (capacity, layout.text_length), max_segments=limit, seed=config.seed, effort=effort)
     else:
-        packing = pack(tokens, capacity, max_segments=limit, seed=config.seed)
+        packing = pack(tokens, capacity, max_segments=limit, seed=config.seed, effort=effort)
     planned = chunk
     if config.moves_sizes and wastes_enough(packing, sum(tokens), capacity):
         slack = Fraction(config.resolution_slack).limit_denominator(10**6)
         options = [candidate_lengths(reference, slack, layout, config.rule, config.token_cap) for reference in chunk]
         candidates = Candidates.of([(count, cost) for count, (cost, _) in of_one.items()] for of_one in options)
-        choice, packing = plan_counts(candidates, capacity, max_segments=limit, seed=config.seed, packing=packing)
+        choice, packing = plan_counts(
+            candidates, capacity, max_segments=limit, seed=config.seed, effort=effort, packing=packing
+        )
         grids = [list(of_one.values())[at][1] for of_one, at in zip(options, choice.tolist(), strict=True)]
         planned = [
             reference._replace(grid=grid, num_tokens=grid.num_tokens)

@@ -63,7 +63,7 @@ class GroupSummary:
     """Totals of one group.
 
     `lengths` counts the examples that take up each number of tokens of a sequence, of each view and in it of each layout.
-    `source_px` are the pixels that decoding takes.
+    `source_px` are the pixels that decoding takes, `source_bytes` what the inputs take up where they are, each once (None: unknown).
     `label_gaps` is None where no labels were asked for.
     """
 
@@ -71,6 +71,7 @@ class GroupSummary:
     num_inputs: int
     num_rejects: int
     source_px: int
+    source_bytes: int | None
     sizes: SizeCounts
     lengths: list[dict[int, int]]
     chunks: list[Chunk]

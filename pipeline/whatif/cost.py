@@ -1,4 +1,4 @@
-"""A stated model of what training on a dataset takes: FLOPs of ViT-B, forward and backward, and GPU-hours at a stated MFU.
+"""A stated model of what a dataset takes: pixels a second of a core, FLOPs of ViT-B, forward and backward, GPU-hours at a stated MFU.
 
 Linear layers run over every token of a sequence, padding too; attention over the n^2 pairs of each segment, as kernels that
 skip other segments do. Heads, optimiser and loading are left out. Good to rank settings, and not to book machines.
@@ -15,6 +15,9 @@ PASSES = 3
 PEAK_FLOPS = 312e12
 # below the 0.46 of PaLM (Chowdhery et al., arXiv 2204.02311, table 3) and the 0.55 of ViT-22B (arXiv 2302.05442, section 4.1)
 MFU = 0.4
+# source pixels decoded and resized in a second of one core, between images (125 million, median) and clips (67):
+# benchmarks/media.py --only throughput
+DECODED_PX_PER_S = 90e6
 
 MODEL: CostModel = {
     "model": "ViT-B",

@@ -38,6 +38,7 @@ class Tally:
     attention_cost: int = 0
     num_bytes: int = 0
     flops: int = 0
+    attention_flops: int = 0
     costs: Counter[int] = field(default_factory=Counter)
 
     def add(self, layout: Layout, tokens_N: Ints, bin_index_N: Ints) -> Ints:
@@ -56,6 +57,7 @@ class Tally:
         self.attention_cost += pairs
         self.num_bytes += len(costs) * sequence_bytes(layout)
         self.flops += training_flops(layout, len(costs), pairs)
+        self.attention_flops += training_flops(layout, 0, pairs)
         add_unique(self.costs, (costs * COST_STEPS + full // 2) // full)
         return costs
 
@@ -73,11 +75,15 @@ class Planned:
     tokens: dict[tuple[int, int], list[Ints]] = field(default_factory=lambda: defaultdict(list))
     source_px: int = 0
     num_rejects: int = 0
+    num_shrunk: int = 0
     has_text: bool = False
 
 
 def plan_examples(
-    examples: Examples, config: PlanConfig, advance: Callable[[int], None] = lambda done: None
+    examples: Examples,
+    config: PlanConfig,
+    advance: Callable[[int], None] = lambda done: None,
+    effort: float = 1.0,
 ) -> Planned:
     """Returns what a build of these examples plans.
 
@@ -85,10 +91,11 @@ def plan_examples(
         examples: as probed.
         config: of the build.
         advance: called with the number of examples that are done, group by group.
+        effort: of the packer; less than 1 may leave more padding than a build.
     """
     groups = num_groups(len(examples.keys), config.group_size)
     while True:
-        planned, num_sampled = _plan_groups(examples, config, groups, advance)
+        planned, num_sampled = _plan_groups(examples, config, groups, advance, effort)
         # a build counts those that sampling did not reject; seldom is that another number of groups
         if num_groups(num_sampled, config.group_size) == groups:
             return planned
@@ -109,7 +116,7 @@ def pack_as(packer: str, planned: Planned, config: PlanConfig) -> Tally:
 
 
 def _plan_groups(
-    examples: Examples, config: PlanConfig, groups: int, advance: Callable[[int], None]
+    examples: Examples, config: PlanConfig, groups: int, advance: Callable[[int], None], effort: float
 ) -> tuple[Planned, int]:
     """Returns the plan of all groups, and how many examples' first views were sampled."""
     planned = Planned(Tally(), Steps(config.balance_step) if config.balance_step else None)
@@ -127,8 +134,9 @@ def _plan_groups(
                     planned.num_rejects += 1
         num_sampled += sum(reference.view == 0 for reference in references)
         planned.source_px += sum(map(source_px, references))
+        planned.num_shrunk += sum(reference.uncapped_tokens > 0 for reference in references)
         planned.has_text |= any(reference.num_text_tokens for reference in references)
-        for stream, sampled, packed in pack_group(group, references, config, groups):
+        for stream, sampled, packed in pack_group(group, references, config, groups, effort=effort):
             if sampled:
                 tokens = np.array([reference.num_tokens for reference in sampled], dtype=np.int64)
                 planned.tokens[stream.view, stream.layout_number].append(tokens)
@@ -137,7 +145,7 @@ def _plan_groups(
         done += len(places)
         advance(done)
     for number, rest in rests.items():
-        for stream, _, packed in pack_group(number, rest, config, groups, of_rests=True):
+        for stream, _, packed in pack_group(number, rest, config, groups, of_rests=True, effort=effort):
             _add(planned, stream, packed)
     return planned, num_sampled
 

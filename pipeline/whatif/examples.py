@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -126,8 +127,12 @@ def read_probed(folder: str) -> Examples:
     return Examples.of_table(pa.concat_tables(tables))
 
 
-def read_planned(folder: str) -> Examples:
+def read_planned(folder: str, most: int | None = None) -> Examples:
     """Returns the examples of the plan below an output folder; one is a row for each of its views there.
+
+    Args:
+        folder: the output.
+        most: of its groups as many as hold so many examples, and these evenly drawn from them; None for all.
 
     Raises:
         FormatError: the plan was damaged.
@@ -142,8 +147,11 @@ def read_planned(folder: str) -> Examples:
         ):
             found.setdefault((key, clip), [height, width, texts])
             frames[key, clip][view] = count
+        if most is not None and len(found) >= most:
+            break
+    step = 1 if most is None else -(-len(found) // most)
     rows = []
-    for (key, clip), (height, width, texts) in found.items():
+    for (key, clip), (height, width, texts) in islice(found.items(), 0, None, step or 1):
         of_views = frames[key, clip]
         first, *others = of_views.values()
         # a view that was rejected has no row; it is taken to be as long as the first that has one

@@ -13,7 +13,8 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from patchpack.pipeline.report.scan import REPORT_VERSION
-from patchpack.schemas.report import Report, Within
+from patchpack.schemas.figures import Within
+from patchpack.schemas.report import Report
 
 Schema = dict[str, Any]
 

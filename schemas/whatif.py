@@ -3,67 +3,62 @@
 Fractions are of 1; None stands where there is nothing to divide by, or where a packer has no such figure.
 """
 
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
-from patchpack.schemas.report import Options
+from patchpack.schemas.report import Fraction, Options
 
 
 class CostModel(TypedDict):
-    """The model behind `gpu_hours`: `peak_flops` of the device a second, of which the part `mfu` is used."""
+    """The model behind `gpu_hours`."""
 
-    model: str
-    depth: int
-    width: int
-    device: str
-    peak_flops: float
-    mfu: float
+    model: Annotated[str, "name of the model that is trained"]
+    depth: Annotated[int, "blocks of the model"]
+    width: Annotated[int, "width of the model (D)"]
+    device: Annotated[str, "name of the device"]
+    peak_flops: Annotated[float, "what the device can do, in floating point operations a second"]
+    mfu: Annotated[Fraction, "part of peak_flops that is used, a fraction of 1"]
 
 
 class ComparedSetting(TypedDict):
-    """Options that were compared: as typed (empty for the base), and all of them that decide bytes."""
+    """Options that were compared."""
 
-    options: str
-    config: Options
+    options: Annotated[str, "options as typed; empty for the base"]
+    config: Annotated[Options, "every option that decides bytes"]
 
 
 class ComparedRow(TypedDict):
-    """A setting packed by one packer.
+    """A setting packed by one packer."""
 
-    `setting` is its place in `settings`, `packer` is ours, next-fit, first-fit or best-fit-decreasing. `attention_cost` is the sum
-    of n^2 over the examples, `relative_attention_cost` over that of the base. `max_over_mean` is the mean over random steps of
-    8 and 64 sequences, `balanced_max_over_mean` that of the steps that --balance-step stores. Bytes are those before a codec.
-    `decode_core_hours` are of all views, `gpu_hours` of one epoch, which is one view. `num_rejects` are views that no sequence can
-    hold.
-    """
-
-    setting: int
-    packer: str
-    num_sequences: int
-    num_segments: int
-    num_tokens: int
-    num_rejects: int
-    padding_fraction: float | None
-    examples_per_sequence: float | None
-    attention_cost: int
-    relative_attention_cost: float | None
-    max_over_mean: dict[str, float | None]
-    balanced_max_over_mean: float | None
-    predicted_bytes: int
-    decode_core_hours: float
-    gpu_hours: float
+    setting: Annotated[int, "place in settings, from 0"]
+    packer: Annotated[str, "ours, next-fit, first-fit or best-fit-decreasing"]
+    num_sequences: Annotated[int, "sequences"]
+    num_segments: Annotated[int, "examples in them"]
+    num_tokens: Annotated[int, "real tokens in them, padding not counted"]
+    num_rejects: Annotated[int, "views of examples that no sequence can hold"]
+    padding_fraction: Annotated[Fraction | None, "padding / (sequences x sequence length), a fraction of 1"]
+    examples_per_sequence: Annotated[float | None, "examples / sequences"]
+    attention_cost: Annotated[int, "sum of n^2 over examples of n tokens, in pairs of tokens"]
+    relative_attention_cost: Annotated[float | None, "attention_cost / that of the base, a ratio"]
+    max_over_mean: Annotated[
+        dict[str, float | None],
+        "mean of maximum / mean attention cost of random steps, a ratio, by their number of sequences: 8 and 64",
+    ]
+    balanced_max_over_mean: Annotated[float | None, "the same of the steps that --balance-step stores, a ratio"]
+    predicted_bytes: Annotated[int, "size of all shards before a codec, in bytes"]
+    decode_core_hours: Annotated[float, "time to decode and resize all views, in hours of one core"]
+    gpu_hours: Annotated[float, "time to train one epoch, which is one view, in hours of one device"]
 
 
 class WhatIf(TypedDict):
-    """The record of a comparison; the first setting is the base, and the first row is ours of it.
+    """The record of a comparison; the first setting is the base, and the first row is ours of it."""
 
-    `num_left_out` are rejects that the sampling of a saved plan made: their sizes are not kept, so no setting sees them.
-    """
-
-    num_inputs: int
-    num_rejected_inputs: int
-    num_examples: int
-    num_left_out: int
-    decoded_px_per_s: float
-    cost_model: CostModel
-    settings: list[ComparedSetting]
-    rows: list[ComparedRow]
+    num_inputs: Annotated[int, "inputs that were listed and not ignored"]
+    num_rejected_inputs: Annotated[int, "inputs with a reject, not counting videos of which a part is kept"]
+    num_examples: Annotated[int, "examples that were probed"]
+    num_left_out: Annotated[
+        int, "rejects that the sampling of a saved plan made: their sizes are not kept, so no setting sees them"
+    ]
+    decoded_px_per_s: Annotated[float, "what one core decodes, in px a second"]
+    cost_model: Annotated[CostModel, "the model behind gpu_hours"]
+    settings: Annotated[list[ComparedSetting], "the options that were compared, the base first"]
+    rows: Annotated[list[ComparedRow], "each setting packed by each packer"]

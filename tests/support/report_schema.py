@@ -33,8 +33,7 @@ Readers ignore keys that they do not know: a key more is not a new `report_versi
 
 def report_schema() -> Schema:
     """Returns the content of docs/report.schema.json."""
-    records: dict[str, Schema] = {}
-    _of_type(Report, records)
+    records = record_schemas(Report)
     report = records.pop(Report.__name__)
     report["properties"]["report_version"]["const"] = REPORT_VERSION
     return {
@@ -44,6 +43,17 @@ def report_schema() -> Schema:
         **report,
         "$defs": dict(sorted(records.items())),
     }
+
+
+def record_schemas(kind: Any) -> dict[str, Schema]:
+    """Returns the schemas of a record and of all those inside it, by name.
+
+    Raises:
+        ValueError: a key has no text.
+    """
+    records: dict[str, Schema] = {}
+    _of_type(kind, records)
+    return records
 
 
 def _of_type(kind: Any, records: dict[str, Schema]) -> Schema:
@@ -71,15 +81,21 @@ def _of_type(kind: Any, records: dict[str, Schema]) -> Schema:
     if origin is dict:
         names = {} if inner[0] is str else {"propertyNames": _of_type(inner[0], records)}
         return {"type": "object", "additionalProperties": _of_type(inner[1], records), **names}
-    return {"type": TYPES[kind]}
+    return {} if kind is object else {"type": TYPES[kind]}
 
 
 def _of_record(kind: Any, records: dict[str, Schema]) -> Schema:
     hints = get_type_hints(kind, include_extras=True)
+    properties = {name: _of_type(hint, records) for name, hint in hints.items()}
+    for name, value in properties.items():
+        if not value.get("description"):
+            raise ValueError(
+                f"{kind.__name__}.{name}: no text; every key says what it counts and its unit; Annotated[..., 'text']"
+            )
     return {
         "description": inspect.getdoc(kind),
         "type": "object",
-        "properties": {name: _of_type(hint, records) for name, hint in hints.items()},
+        "properties": properties,
         "required": [name for name in hints if name in kind.__required_keys__],
         "additionalProperties": True,
     }

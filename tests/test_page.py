@@ -3,7 +3,6 @@
 What the pages say in which words is not checked here, but that the numbers and names of the report are on them.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +29,6 @@ QUICK = ("mixed", "hostile", "diff")
 class Written(NamedTuple):
     """A page and what it is about: a report, or how two datasets differ."""
 
-    name: str
     path: Path
     about: Any
 
@@ -42,16 +40,16 @@ def page(request: pytest.FixtureRequest, made: dict[str, Path], tmp_path_factory
     if sides := DIFFS.get(request.param):
         a, b = (_dataset(name, made, tmp_path_factory) for name in sides)
         assert command.main(["diff", str(a), str(b), "--html", str(path)]) == (a != b)
-        return Written(request.param, path, patchpack.diff(a, b))
+        return Written(path, patchpack.diff(a, b))
     folder = _dataset(request.param, made, tmp_path_factory)
     assert command.main(["report", str(folder), "--html", str(path)]) == 0
-    return Written(request.param, path, patchpack.report(folder))
+    return Written(path, patchpack.report(folder))
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[dict[str, Path]]:
+def made() -> dict[str, Path]:
     """The datasets made so far, by name."""
-    yield {}
+    return {}
 
 
 def _dataset(name: str, made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:

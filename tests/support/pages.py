@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import patchpack
 from patchpack.schemas.manifest import REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, table_bytes
 from support.media_files import photo, video, write_files
@@ -41,6 +43,16 @@ def _rejects_only(folder: Path) -> Path:
     rows = [{"key": f"{n}.jpg", "stage": "probe", "reason": "broken", "detail": "no image"} for n in range(1234)]
     rows.append({"key": "late.jpg", "stage": "write", "reason": "changed", "detail": "another file"})
     (_empty(folder) / REJECT_TABLE_NAME).write_bytes(table_bytes(rows, REJECT_TABLE_SCHEMA))
+    return folder / "set"
+
+
+def _many(folder: Path) -> Path:
+    """Makes a dataset whose counts are large and differ, so that each is found on a page by itself alone."""
+    layout = patchpack.Layout(64, 8, (1, 1, 1), channels=1)
+    with patchpack.ShardWriter(folder / "set", layout, group_size=256, shard_bytes=30_000) as writer:
+        for number in range(2345):
+            length = number % 29 + 7
+            writer.add(np.zeros((length, 1), np.uint8), (1, 1, length), key=f"{number}.jpg")
     return folder / "set"
 
 
@@ -81,6 +93,7 @@ DATASETS: dict[str, Callable[[Path], Path]] = {
     "empty": _empty,
     "rejects only": _rejects_only,
     "one example": _one_example,
+    "many": _many,
     "layouts": _layouts,
     "hostile": _hostile,
 }

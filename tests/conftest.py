@@ -5,11 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support.browser import OpenPage, page_opener, started_browser
 from support.small_set import build_small_set
 
 from patchpack import command
@@ -99,3 +100,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(packed: Path, tmp_path: Path) -> Path:
     """A copy of the small set to damage."""
     return Path(shutil.copytree(packed, tmp_path / "set"))
+
+
+@pytest.fixture(scope="module")
+def open_page() -> Iterator[OpenPage]:
+    """Opens pages in the one browser of a module; while it runs no other event loop can, so it ends with its module."""
+    with started_browser() as browser:
+        yield page_opener(browser)

@@ -43,7 +43,8 @@ def frames_of(segment: Segment, row: Sequence, layout: Layout) -> np.ndarray:
     frames_THWC = unpatchify_layout(tokens_NP, grid, layout)[:: layout.stride[0]]
     if layout.channels in (1, 3):
         return frames_THWC
-    return frames_THWC.mean(axis=3, keepdims=True).round().astype(np.uint8)
+    means_THWC: np.ndarray = frames_THWC.mean(axis=3, keepdims=True).round().astype(np.uint8)
+    return means_THWC
 
 
 def frame_times(segment: Segment, layout: Layout) -> list[float | None]:
@@ -55,21 +56,24 @@ def frame_times(segment: Segment, layout: Layout) -> list[float | None]:
 
 def captions(segment: NamedSegment) -> list[str]:
     """Returns what stands below a segment's frames, in short lines: sizes, tokens, time, labels, the first caption."""
-    source = f"{segment['source_height']}x{segment['source_width']}"
-    target = f"{segment['target_height']}x{segment['target_width']}"
     lines = [
-        f"{segment['height']}x{segment['width']} px, {segment['num_tokens']:,} tokens, grid {grid_words(segment)}",
-        f"source {source}, target {target}",
+        f"{segment['num_tokens']:,} tokens, grid {grid_words(segment)}",
+        f"{segment['height']}x{segment['width']} px, target {segment['target_height']}x{segment['target_width']}",
+        f"source {segment['source_height']}x{segment['source_width']} px",
         *shown_part(segment),
     ]
     if segment["kept_fraction"] < 1:
         lines.append(f"kept {fraction(segment['kept_fraction'])} of its tokens")
     if segment["clip_start_s"] is not None:
-        times = segment["timestamps_s"]
+        frames = "1 frame" if segment["num_frames"] == 1 else f"{segment['num_frames']:,} frames"
         repeated = f", {segment['num_repeated_frames']} repeated" if segment["num_repeated_frames"] else ""
-        lines.append(
-            f"{segment['num_frames']} frames{repeated}, {times[0]:.2f} to {times[-1]:.2f} s" if times else "clip"
+        times = segment["timestamps_s"]
+        when = (
+            f", {times[0]:.2f} to {times[-1]:.2f} s"
+            if len(times) > 1
+            else "".join(f" at {time:.2f} s" for time in times)
         )
+        lines.append(f"{frames}{when}{repeated}")
     lines += label_lines(segment)
     return lines + [f"caption: {caption}" for caption in segment["captions"][:1]]
 

@@ -20,6 +20,7 @@ from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.names import CLASSES_NAME, REPORT_NAME, REPORT_PAGE_NAME, RESULTS_NAME
 from patchpack.pipeline.packing.proof import ProvenBound, prove
 from patchpack.pipeline.report.arrangement import Arrangement
+from patchpack.pipeline.report.gallery import read_gallery
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.sizes import merge_sizes
@@ -169,7 +170,8 @@ def publish(
     report = make_report(folder, manifest, shards, rejected)
     files.write(files.join(folder, REPORT_NAME), json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
     try:
-        files.write(files.join(folder, REPORT_PAGE_NAME), render_html(report).encode())
+        page = render_html(report, read_gallery(folder, manifest))
+        files.write(files.join(folder, REPORT_PAGE_NAME), page.encode())
     except MissingExtra as error:
         # the extra beam brings it; ShardWriter may do without
         warnings.warn(f"{REPORT_PAGE_NAME} is not written: {error}", stacklevel=2)

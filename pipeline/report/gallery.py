@@ -41,8 +41,10 @@ LEAST_PX = 64
 _MAX_GRID_BYTES = 1 << 28
 _KEY_COLUMNS = 96
 _LINE_COLUMNS = 96
-# markup of a sequence, of an example and of a frame in `gallery.html`, each rounded up
-_SEQUENCE_BYTES, _EXAMPLE_BYTES, _FRAME_BYTES = 2000, 900, 300
+# style and words of the section, and in `gallery.html` the markup of a sequence, an example, a line below it and a frame, each rounded up
+_PAGE_BYTES, _SEQUENCE_BYTES, _EXAMPLE_BYTES, _LINE_BYTES, _FRAME_BYTES = 6000, 1000, 450, 40, 300
+# of a key, where it may break
+_BREAK_BYTES = len("<wbr>")
 _QUALITY = 80
 
 CRITERIA = ("fullest", "emptiest", "most examples", "longest example", "at random")
@@ -177,7 +179,7 @@ def read_gallery(folder: str, manifest: Manifest, num_sequences: int = DEFAULT_S
     chosen = choice.chosen(seed)
     ends = np.cumsum([shard["num_sequences"] for shard in table], dtype=np.int64)
     shown: dict[int, GallerySequence] = {}
-    left = MAX_BYTES
+    left = MAX_BYTES - _PAGE_BYTES
     why = dict(chosen)
     numbers = sorted(why)
     shards = np.searchsorted(ends, numbers, side="right")
@@ -204,8 +206,10 @@ def _sequence(
         example = _example(number, named(segment, classes))
         # a key stands in the strip, too
         texts = [example["key"], example["key"], *example["lines"]]
-        size = _EXAMPLE_BYTES + sum(len(html.escape(text).encode()) for text in texts)
-        if cost + size > budget:
+        size = _EXAMPLE_BYTES + sum(_LINE_BYTES + len(html.escape(text).encode()) for text in texts)
+        size += _BREAK_BYTES * example["key"].count("/")
+        # the other half is for images
+        if cost + size > max(budget // 2, _SEQUENCE_BYTES):
             break
         examples.append(example)
         cost += size

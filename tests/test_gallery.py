@@ -24,7 +24,8 @@ from patchpack.pipeline.inspection import image as inspection_image
 from patchpack.pipeline.inspection import sequence as inspection
 from patchpack.pipeline.inspection.segment import frames_of
 from patchpack.pipeline.report import gallery as module
-from patchpack.pipeline.report.gallery import CRITERIA, Choice, read_gallery
+from patchpack.pipeline.report.choice import CRITERIA, Choice
+from patchpack.pipeline.report.gallery import read_gallery
 from patchpack.pipeline.report.html import render_html
 from patchpack.schemas import FormatError, Shard, read_manifest
 from patchpack.schemas.geometry import GRADIENT_ZSTD

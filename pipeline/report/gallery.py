@@ -1,8 +1,7 @@
-"""A few packed sequences to look at: which, and their examples put back together as thumbnails. `gallery.html` shows them.
+"""A few packed sequences to look at: their examples put back together as thumbnails. `choice` says which, `gallery.html` shows them.
 
-Sequences are chosen by three small columns, a shard at a time: the best few by each criterion are all that is kept, so a million sequences
-take no more memory than one shard. Then the tokens of the chosen ones are read, and of nothing else. Cost: the footer and the three columns of
-every shard, the small columns and some rows of at most as many shards as sequences are shown.
+Tokens of the chosen ones are read, and of nothing else. Cost: the small columns and some rows of at most as many shards as sequences are
+shown, and where the report has not chosen already, three small columns of every shard.
 
 Size: names are shortened, thumbnails small, and what is over `MAX_BYTES` is left out from the end of each sequence, images first. Ties go to
 the lower number, so that equal datasets give equal galleries.
@@ -19,6 +18,7 @@ from PIL import Image
 
 from patchpack.pipeline.inspection.segment import NamedSegment, captions, frame_times, frames_of, named
 from patchpack.pipeline.inspection.sequence import open_listed, read_row
+from patchpack.pipeline.report.choice import COLUMNS, Choice
 from patchpack.pipeline.report.text import fitted
 from patchpack.schemas import Layout, Manifest, check_sequence, read_shard_table
 from patchpack.schemas.manifest import ShardRow
@@ -46,8 +46,6 @@ _PAGE_BYTES, _SEQUENCE_BYTES, _EXAMPLE_BYTES, _LINE_BYTES, _FRAME_BYTES = 6000, 
 # of a key, where it may break
 _BREAK_BYTES = len("<wbr>")
 _QUALITY = 80
-
-CRITERIA = ("fullest", "emptiest", "most examples", "longest example", "at random")
 
 
 class Frame(TypedDict):
@@ -105,44 +103,6 @@ class Gallery(TypedDict):
     sequences: list[GallerySequence]
 
 
-class Choice:
-    """The best few sequences by each criterion among those added so far."""
-
-    def __init__(self, num_sequences: int) -> None:
-        self._num = num_sequences
-        self._best = [(np.empty(0), np.empty(0, np.int64)) for _ in CRITERIA[:-1]]
-        self._total = 0
-
-    def add(self, fill: np.ndarray, num_segments: np.ndarray, max_segment_tokens: np.ndarray) -> None:
-        """Adds the sequences that follow those before, each array (R,): share of real tokens, examples, tokens of the longest one."""
-        numbers = np.arange(self._total, self._total + len(fill))
-        self._total += len(fill)
-        for at, values in enumerate((fill, -fill, num_segments, max_segment_tokens)):
-            joined = [
-                np.concatenate(pair) for pair in zip(self._best[at], (values.astype(float), numbers), strict=True)
-            ]
-            # stable: of equal ones the first stays first
-            best = np.argsort(-joined[0], kind="stable")[: self._num]
-            self._best[at] = joined[0][best], joined[1][best]
-
-    def chosen(self, seed: int) -> list[tuple[int, str]]:
-        """Returns numbers of sequences, each once, and the criterion: they take turns, each with its best that no other took."""
-        num = min(self._num, self._total)
-        drawn = np.random.default_rng(seed).choice(self._total, num, replace=False)
-        fullest, emptiest = self._best[:2]
-        # what is as full as the fullest shows nothing as one of the emptiest
-        emptiest_numbers = emptiest[1][-emptiest[0] < fullest[0].max(initial=0)]
-        ranked = (fullest[1], emptiest_numbers, *(numbers for _, numbers in self._best[2:]), drawn)
-        left = [iter(numbers.tolist()) for numbers in ranked]
-        taken: dict[int, int] = {}
-        while len(taken) < num:
-            for criterion, numbers in enumerate(left):
-                number = next((number for number in numbers if number not in taken), None)
-                if number is not None and len(taken) < num:
-                    taken[number] = criterion
-        return [(number, CRITERIA[of]) for number, of in sorted(taken.items(), key=lambda item: item[1])]
-
-
 def check_num_sequences(num_sequences: int) -> None:
     """Checks --gallery.
 
@@ -167,16 +127,19 @@ def read_gallery(folder: str, manifest: Manifest, num_sequences: int = DEFAULT_S
     Raises:
         FormatError: a shard is missing or broken.
     """
-    if not num_sequences:
+    choice = Choice(num_sequences)
+    for shard in read_shard_table(folder).to_pylist() if num_sequences else []:
+        with open_listed(folder, shard) as opened:
+            choice.add_shard(opened.read_metadata(list(COLUMNS)), opened.layout.sequence_length)
+    return show(folder, manifest, choice, seed)
+
+
+def show(folder: str, manifest: Manifest, choice: Choice, seed: int = 0) -> Gallery:
+    """Returns the sequences that were chosen while the report was made; takes and raises as `read_gallery`."""
+    chosen = choice.chosen(seed)
+    if not chosen:
         return {"sequences": []}
     table: list[ShardRow] = read_shard_table(folder).to_pylist()
-    choice = Choice(num_sequences)
-    for shard in table:
-        with open_listed(folder, shard) as opened:
-            columns = opened.read_metadata(["num_tokens", "num_segments", "max_segment_tokens"])
-        tokens, segments, longest = (column.to_numpy() for column in columns.columns)
-        choice.add(tokens / opened.layout.sequence_length, segments, longest)
-    chosen = choice.chosen(seed)
     ends = np.cumsum([shard["num_sequences"] for shard in table], dtype=np.int64)
     shown: dict[int, GallerySequence] = {}
     left = MAX_BYTES - _PAGE_BYTES

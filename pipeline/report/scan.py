@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from patchpack.pipeline.report.arrangement import Arrangement
+from patchpack.pipeline.report.choice import Choice
 from patchpack.pipeline.report.sizes import SIZE_NAMES
 from patchpack.pipeline.report.statistics import add_unique, distribution
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO
@@ -61,10 +62,12 @@ _FRAMES = (
     "num_clips_with_repeated_frames",
     "num_repeated_image_frames",
 )
-_COLUMNS = ["num_tokens", "num_segments", "attention_cost", "segments"]
+_COLUMNS = ["num_tokens", "num_segments", "attention_cost", "max_segment_tokens", "segments"]
 
 
-def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.Table) -> Report:
+def make_report(
+    folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.Table, choice: Choice | None = None
+) -> Report:
     """Returns the content of report.json, which `schemas.report` describes; equal for equal datasets.
 
     Args:
@@ -72,13 +75,16 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
         manifest: of the dataset.
         shards: its shard table.
         rejects: its reject table.
+        choice: sees every sequence, so that the gallery needs no look of its own at every shard.
 
     Raises:
         FormatError: a shard is missing or broken, or the manifest lacks totals.
     """
     scan, arrangement = _Scan(), Arrangement(manifest.balance_step)
     for shard in shards.to_pylist():
-        _scan_shard(scan, arrangement, folder, shard, manifest)
+        table, layout = _scan_shard(scan, arrangement, folder, shard)
+        if choice is not None:
+            choice.add_shard(table, layout.sequence_length)
     stored = scan.stored(len(shards), sum(shards["bytes"].to_pylist()))
     try:
         totals = _totals(manifest.totals, stored, _num_rejected_inputs(rejects))
@@ -125,7 +131,8 @@ def aspect_error(
     return steps
 
 
-def _scan_shard(scan: "_Scan", arrangement: Arrangement, folder: str, shard: ShardRow, manifest: Manifest) -> None:
+def _scan_shard(scan: "_Scan", arrangement: Arrangement, folder: str, shard: ShardRow) -> tuple[pa.Table, Layout]:
+    """Counts what is in a shard, and returns its small columns and its layout."""
     path = join(folder, shard["path"])
     try:
         with Shard(path) as opened:
@@ -147,6 +154,7 @@ def _scan_shard(scan: "_Scan", arrangement: Arrangement, folder: str, shard: Sha
         len(table),
         layout.sequence_length,
     )
+    return table, layout
 
 
 @dataclasses.dataclass

@@ -285,19 +285,25 @@ def test_dropped_tokens_are_grey(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "values"),
+    ("layout", "values", "levels"),
     [
-        (Layout(16, 3, (1, 1, 1), channels=8, token_dtype="float32"), (-1.0, np.nan, np.inf, 2.0)),
-        (Layout(16, 3, (1, 1, 1), channels=1, token_dtype="int32"), (-5, 0, 7, 2**31 - 1)),
-        (Layout(16, 3, (1, 1, 1), channels=4, token_dtype="float16"), (0.0, 0.0, 0.0, 0.0)),
-        (Layout(16, 3, (1, 1, 1), channels=2), (0, 9, 200, 255)),
+        (Layout(16, 3, (1, 1, 1), channels=8, token_dtype="float32"), (-1.0, np.nan, np.inf, 2.0), [0, 0, 255, 255]),
+        (Layout(16, 3, (1, 1, 1), channels=1, token_dtype="int32"), (-5, 0, 2**30, 2**31 - 1), [0, 0, 128, 255]),
+        (Layout(16, 3, (1, 1, 1), channels=4, token_dtype="float16"), (0.5, 0.5, 0.5, 0.5), [0, 0, 0, 0]),
+        (Layout(16, 3, (1, 1, 1), channels=2), (0, 9, 200, 255), [0, 9, 200, 255]),
     ],
 )
-def test_tokens_of_any_kind_are_shown(tmp_path: Path, layout: Layout, values: tuple[float, ...]) -> None:
+def test_tokens_of_any_kind_are_shown(
+    tmp_path: Path, layout: Layout, values: tuple[float, ...], levels: list[int]
+) -> None:
     tokens = np.repeat(np.array(values, layout.token_dtype)[:, None], layout.channels, axis=1)
     pack_arrays([("a", tokens, (1, 2, 2))], tmp_path / "set", layout)
     [s] = gallery_of(tmp_path / "set")["sequences"]
     assert len(s["examples"][0]["frames"]) == 1
+    [path] = (tmp_path / "set" / "sequences").iterdir()
+    with Shard(str(path)) as shard:
+        row = inspection.read_row(shard, shard.read_metadata(), 0)
+    assert frames_of(row["segments"][0], row, layout).ravel().tolist() == levels
     assert inspection.draw(str(tmp_path / "set"), 0).width == inspection_image.WIDTH_PX
 
 
@@ -351,9 +357,9 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 def test_the_gallery_keeps_to_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(module, "MAX_BYTES", 150_000)
     rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (1600, 1, 3072), dtype=np.uint8)
+    noise = rng.integers(0, 256, (1600, 1, 12288), dtype=np.uint8)
     examples = [(f"{n}" + name * 4000, tokens, (1, 1, 1)) for n, tokens in enumerate(noise)]
-    report = pack_arrays(examples, tmp_path / "set", Layout(40, 40, (1, 32, 32)))
+    report = pack_arrays(examples, tmp_path / "set", Layout(40, 40, (1, 64, 64)))
     without = len(render_html(report).encode())
     for num_sequences in (1, 12, 40):
         gallery = gallery_of(tmp_path / "set", num_sequences)
@@ -395,7 +401,8 @@ def test_the_command_shows_as_many_as_are_asked_for(packed: Path, run: Run, tmp_
     path = tmp_path / "page.html"
     for arguments, due in ((("--gallery", 2), 2), (("--gallery", 0), 0), ((), module.DEFAULT_SEQUENCES)):
         assert run("report", packed, "--html", path, *arguments).code == 0
-        assert path.read_text().count("<details") == due
+        text = path.read_text()
+        assert text.count("<details") == due and ('id="gallery"' in text) == bool(due)
     for number in (-1, module.MAX_SEQUENCES + 1):
         ended = run("report", packed, "--html", path, "--gallery", number)
         rule = "not a number of sequences for one page; that is 0 to 100; inspect shows any other"

@@ -160,14 +160,21 @@ def _add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
     """Adds the commands that take a dataset."""
     report = add(
         *("report", _report, "how well a dataset is packed", "Prints how well a dataset is packed."),
-        "SHARDS [--html FILE] [--recipe] [--json]",
+        "SHARDS [--html FILE [--gallery N]] [--recipe] [--json]",
         "shards/",
         "shards/ --html report.html",
+        "shards/ --html report.html --gallery 40",
         "shards/ --recipe  # options as a file for build --recipe",
         "shards/ --json",
     )
     report.add_argument("shards", metavar="SHARDS", help="a dataset")
     report.add_argument("--html", metavar="FILE", help="also write the report as one HTML page")
+    report.add_argument(
+        "--gallery",
+        type=int,
+        metavar="N",
+        help="packed sequences that the page shows, put back together: 0 to 100 (default 12)",
+    )
     report.add_argument(
         "--recipe", action="store_true", help="print its options instead, as a TOML file that build --recipe takes"
     )
@@ -296,17 +303,26 @@ def _plan(values: argparse.Namespace, beam_arguments: list[str]) -> int:
 
 def _report(values: argparse.Namespace, _: list[str]) -> int:
     from patchpack.pipeline.recipes import recipe_of
+    from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, check_num_sequences, read_gallery
     from patchpack.pipeline.report.html import render_html
     from patchpack.pipeline.report.text import print_report
     from patchpack.schemas.manifest import read_manifest
 
     _check_page(values.html, "report")
+    if values.gallery is not None:
+        if not values.html:
+            raise ValueError(
+                f"--gallery {values.gallery}: there is no page to show it in; it goes with --html; add that"
+            )
+        check_num_sequences(values.gallery)
+    num_sequences = DEFAULT_SEQUENCES if values.gallery is None else values.gallery
     if values.recipe:
         print(recipe_of(read_manifest(values.shards)), end="")
         return 0
     made = patchpack.report(values.shards)
     if values.html:
-        _write(values.html, lambda: _write_text(values.html, render_html(made)))
+        gallery = read_gallery(values.shards, read_manifest(values.shards), num_sequences) if num_sequences else None
+        _write(values.html, lambda: _write_text(values.html, render_html(made, gallery)))
     _show(made, values.json, print_report)
     return 0
 

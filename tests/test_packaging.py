@@ -34,6 +34,8 @@ def test_the_sdist_holds_every_module_and_imports_in_an_empty_folder(sdist: Path
             "pipeline/comparison/page.html",
             "pipeline/report/page.html",
             "pipeline/report/page.css",
+            "pipeline/report/gallery.html",
+            "pipeline/report/gallery.css",
             "patchpack/py.typed",
         }
         <= packed

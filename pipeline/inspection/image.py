@@ -1,6 +1,5 @@
 """Lays out the image that `inspect --image` writes: a strip of the sequence, then every segment."""
 
-import colorsys
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,12 @@ LINE_PX = 18
 # a caption has room for a file name even under a thumbnail
 LEAST_CELL_PX = 290
 _INK, _SOFT, _PAPER, _HATCH = (28, 32, 36), (96, 100, 108), (255, 255, 255), (190, 194, 200)
+
+# dark and light in turn, hues far apart
+_COLOURS = (
+    *((45, 93, 176), (244, 186, 84), (20, 116, 98), (243, 166, 150)),
+    *((104, 74, 156), (166, 208, 120), (160, 58, 88), (132, 198, 232)),
+)
 
 # red, green, blue, or a name
 Colour = tuple[int, int, int] | str
@@ -50,9 +55,13 @@ def compose(title: str, images: list[SegmentImage], spans: list[tuple[int, int]]
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """Returns the colour of segment `number`: neighbours differ, since hues turn by the golden angle."""
-    red, green, blue = colorsys.hls_to_rgb(number * 0.381966 % 1, 0.55, 0.6)
-    return round(red * 255), round(green * 255), round(blue * 255)
+    """Returns the colour of segment `number`: of neighbours one is dark and one is light, so that nobody needs to see hues."""
+    return _COLOURS[(number - 1) % len(_COLOURS)]
+
+
+def text_colour(number: int) -> tuple[int, int, int]:
+    """Returns what is legible on the colour of segment `number`: a contrast of at least 4.5."""
+    return _INK if number % 2 == 0 else _PAPER
 
 
 def _draw_strip(
@@ -70,7 +79,7 @@ def _draw_strip(
         pen.rectangle((x0, top, max(x0, x1 - 1), bottom), fill=colour(number))
         label = str(number)
         if x1 - x0 > pen.textlength(label, _font()) + 4:
-            pen.text(((x0 + x1) / 2, (top + bottom) / 2), label, fill=_PAPER, font=_font(), anchor="mm")
+            pen.text(((x0 + x1) / 2, (top + bottom) / 2), label, fill=text_colour(number), font=_font(), anchor="mm")
     pen.rectangle((left, top, left + width, bottom), outline=_SOFT)
 
 

@@ -3,8 +3,9 @@
 Reads the shard that holds it and nothing else.
 """
 
+import contextlib
 import os
-from itertools import pairwise
+from collections.abc import Iterator
 from typing import NamedTuple, TextIO, TypedDict
 
 import numpy as np
@@ -12,16 +13,12 @@ import pyarrow as pa
 from PIL import Image
 
 from patchpack.pipeline.inspection.image import SegmentImage, compose
-from patchpack.pipeline.media.patchify import unpatchify_layout
+from patchpack.pipeline.inspection.segment import NamedSegment, captions, details, frames_of, named
 from patchpack.pipeline.report.text import WIDTH, fitted, fraction
 from patchpack.schemas import FormatError, Layout, Manifest, Shard, check_sequence, read_manifest, read_shard_table
-from patchpack.schemas.geometry import Grid
 from patchpack.schemas.manifest import SHARD_TABLE_NAME, ShardRow
-from patchpack.schemas.sequence import Segment, Sequence, array_columns, raw_arrays, sequence_digest
+from patchpack.schemas.sequence import Sequence, array_columns, raw_arrays, sequence_digest
 from patchpack.schemas.storage import join
-
-# level of tokens that were dropped
-_DROPPED = 128
 
 
 class _Sequence(NamedTuple):
@@ -33,12 +30,6 @@ class _Sequence(NamedTuple):
     layout: Layout
     manifest: Manifest
     row: Sequence
-
-
-class NamedSegment(Segment):
-    """A segment with its labels' names beside them; None where the manifest has no class of that number."""
-
-    label_names: list[str | None]
 
 
 class Description(TypedDict):
@@ -116,7 +107,7 @@ def describe(folder: str, number: int) -> Description:
         "digest": f"{row['digest']:016x}",
         "digest_ok": digest == row["digest"],
         "problem": problem,
-        "segments": [_named(segment, located.manifest.classes) for segment in row["segments"]],
+        "segments": [named(segment, located.manifest.classes) for segment in row["segments"]],
     }
 
 
@@ -135,7 +126,7 @@ def print_description(description: Description, out: TextIO) -> None:
         encoding = out.encoding or "utf-8"
         text = f"{number:>3}  {fitted(segment['source'], WIDTH - 5)}"
         out.write("\n" + text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        for line in _details(segment):
+        for line in details(segment):
             out.write(f"     {fitted(line, WIDTH - 5)}".encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
@@ -152,8 +143,8 @@ def draw(folder: str, number: int) -> Image.Image:
     segments = located.row["segments"]
     images = [
         SegmentImage(
-            frames=_frames(segment, located.row, located.layout),
-            captions=(segment["source"], *_caption(segment)),
+            frames=frames_of(segment, located.row, located.layout),
+            captions=(segment["source"], *captions(named(segment, located.manifest.classes))),
         )
         for segment in segments
     ]
@@ -177,18 +168,26 @@ def _read(folder: str, number: int) -> _Sequence:
     index = int(np.searchsorted(ends, number, side="right"))
     shard = table[index]
     row_index = number - int(ends[index]) + shard["num_sequences"]
+    with open_listed(folder, shard) as opened:
+        row = read_row(opened, opened.read_metadata(), row_index)
+    return _Sequence(shard, row_index, total, opened.layout, manifest, row)
+
+
+@contextlib.contextmanager
+def open_listed(folder: str, shard: ShardRow) -> Iterator[Shard]:
+    """Opens a shard of the table.
+
+    Raises:
+        FormatError: it is missing or broken, or has other sequences than the table says; also for what fails while it is open.
+    """
     path = join(folder, shard["path"])
     try:
         with Shard(path) as opened:
-            metadata = opened.read_metadata()
-            if row_index >= opened.num_sequences:
+            if opened.num_sequences != shard["num_sequences"]:
                 raise FormatError(
                     f"{path}: {opened.num_sequences} sequences; {SHARD_TABLE_NAME} says {shard['num_sequences']}; rebuild this shard"
                 )
-            row = metadata.slice(row_index, 1).to_pylist()[0] | {
-                name: opened.read_array(name, row_index) for name in array_columns(opened.layout)
-            }
-            return _Sequence(shard, row_index, total, opened.layout, manifest, row)
+            yield opened
     except FileNotFoundError as error:
         raise FormatError(
             f"{path}: no such file; {SHARD_TABLE_NAME} lists it; write it again with build --resume"
@@ -197,77 +196,9 @@ def _read(folder: str, number: int) -> _Sequence:
         raise FormatError(f"{path}: cannot be read ({error}); the shard is broken; rebuild it") from error
 
 
-def _frames(segment: Segment, row: Sequence, layout: Layout) -> np.ndarray:
-    """Returns a segment's frames to show, (T, H, W, C): all of them, or the first of each tubelet of several frames.
-
-    Tokens that were dropped are grey.
-    """
-    grid = Grid(segment["grid_t"], segment["grid_h"], segment["grid_w"])
-    kept = slice(segment["start"], segment["start"] + segment["num_tokens"])
-    tokens_NP = row["tokens"][kept]
-    if segment["num_tokens"] < grid.num_tokens:
-        places = np.ravel_multi_index(row["positions"][kept].T.astype(np.int64), grid)
-        tokens_NP = np.full((grid.num_tokens, layout.token_width), _DROPPED, tokens_NP.dtype)
-        tokens_NP[places] = row["tokens"][kept]
-    return unpatchify_layout(tokens_NP, grid, layout)[:: layout.stride[0]]
-
-
-def _named(segment: Segment, classes: tuple[str, ...] | None) -> NamedSegment:
-    """Returns a segment with its labels' names beside them."""
-    names = [classes[label] if classes and 0 <= label < len(classes) else None for label in segment["labels"]]
-    return {**segment, "label_names": names}
-
-
-def _caption(segment: Segment) -> list[str]:
-    """Returns what a segment is, in two short lines."""
-    grid = f"{segment['grid_t']}x{segment['grid_h']}x{segment['grid_w']}"
-    lines = [f"{segment['height']}x{segment['width']} px, {segment['num_tokens']:,} tokens, grid {grid}"]
-    if segment["clip_start_s"] is not None:
-        times = segment["timestamps_s"]
-        lines.append(f"frames: {segment['num_frames']}, {times[0]:.2f} to {times[-1]:.2f} s" if times else "clip")
-    return lines
-
-
-def _shown_part(segment: NamedSegment) -> list[str]:
-    """Returns which part of the source is shown, and where in the grid, in one line; none where it is all of both."""
-    if "valid_height" not in segment:
-        return []
-    words = []
-    crop = segment["crop_height"], segment["crop_width"]
-    if crop != (segment["source_height"], segment["source_width"]):
-        words.append(f"part {crop[0]}x{crop[1]} at {segment['crop_top']},{segment['crop_left']}")
-    valid = segment["valid_height"], segment["valid_width"]
-    if valid != (segment["height"], segment["width"]):
-        words.append(f"image {valid[0]}x{valid[1]} px, the rest is padding")
-    if segment["flipped"]:
-        words.append("mirrored")
-    return [", ".join(words)] if words else []
-
-
-def _details(segment: NamedSegment) -> list[str]:
-    source = f"{segment['source_height']}x{segment['source_width']}"
-    target = f"{segment['target_height']}x{segment['target_width']}"
-    grid = f"{segment['grid_t']}x{segment['grid_h']}x{segment['grid_w']}"
-    lines = [
-        f"example {segment['example_id']} view {segment['view']}",
-        f"tokens {segment['start']:,} to {segment['start'] + segment['num_tokens'] - 1:,} "
-        f"({segment['num_tokens']:,}), grid {grid}, kept {fraction(segment['kept_fraction'])}",
-        f"{source} px, target {target}, is {segment['height']}x{segment['width']}",
-        *_shown_part(segment),
-    ]
-    times = segment["timestamps_s"]
-    if times:
-        steps = [later - sooner for sooner, later in pairwise(times)]
-        lines.append(
-            f"frames: {segment['num_frames']}, {segment['num_repeated_frames']} repeated, {times[0]:.3f} to {times[-1]:.3f} s"
-            + (f", {min(steps):.3f} to {max(steps):.3f} s apart" if steps else "")
-        )
-    for label, name in zip(segment["labels"], segment["label_names"], strict=True):
-        lines.append(f"label {label}: {name if name is not None else 'not in the class list'}")
-    lines += [f"caption: {caption}" for caption in segment["captions"]]
-    if segment.get("num_text_tokens"):
-        first, count = segment["text_start"], segment["num_text_tokens"]
-        lines.append(
-            f"packed beside it: caption {segment['caption'] + 1}, text tokens {first:,} to {first + count - 1:,} ({count:,})"
-        )
-    return lines
+def read_row(opened: Shard, metadata: pa.Table, row_index: int) -> Sequence:
+    """Returns one row of an open shard, whose small columns were read."""
+    row: Sequence = metadata.slice(row_index, 1).to_pylist()[0] | {
+        name: opened.read_array(name, row_index) for name in array_columns(opened.layout)
+    }
+    return row

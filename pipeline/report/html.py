@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchpack.extras import MissingExtra
+from patchpack.pipeline.inspection.image import colour, text_colour
 from patchpack.pipeline.report import charts as report_charts
+from patchpack.pipeline.report.gallery import Gallery
 from patchpack.pipeline.report.sizes import size_facts
 from patchpack.pipeline.report.text import drops_tokens, fraction, number, size, verdict
 from patchpack.schemas.figures import Distribution
@@ -34,8 +36,8 @@ _CHARTS: tuple[tuple[DistributionName, str, str, str], ...] = (
 _FRACTIONS = ("sequence_fill", "aspect_error", "side_change", "scale", "kept_fraction")
 
 
-def render_html(report: Report) -> str:
-    """Returns the page for what `report.make_report` returned; equal reports give equal pages.
+def render_html(report: Report, gallery: Gallery | None = None) -> str:
+    """Returns the page for what `report.make_report` and `read_gallery` returned; equal ones give equal pages.
 
     Raises:
         MissingExtra: what draws it is not installed.
@@ -45,6 +47,10 @@ def render_html(report: Report) -> str:
     from markupsafe import Markup
 
     environment.filters |= {"fraction": fraction, "number": number, "size": size, "json": _compact}
+    environment.filters |= {
+        "fill": lambda number: _hex(colour(number)),
+        "ink": lambda number: _hex(text_colour(number)),
+    }
     charts = [
         {
             "title": title,
@@ -64,7 +70,8 @@ def render_html(report: Report) -> str:
     template = environment.from_string(_beside("page.html"))
     facts = size_facts(report["sizes"], report["config"]) if report["sizes"] else []
     values = {"charts": charts, "against": Markup(against), "facts": facts, "verdict": verdict}  # noqa: S704 (our own SVG, whose words are escaped)
-    return template.render(r=report, **values)
+    values["gallery_style"] = Markup(_beside("gallery.css") if gallery else "")  # noqa: S704 (our own)
+    return template.render(r=report, gallery=gallery, **values)
 
 
 def new_environment(needed_by: str) -> "Environment":
@@ -75,12 +82,19 @@ def new_environment(needed_by: str) -> "Environment":
     """
     try:
         import matplotlib  # noqa: F401
-        from jinja2 import Environment, StrictUndefined
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name, needed_by, "report") from error
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # parts that pages include
+        loader=FileSystemLoader(Path(__file__).parent),
+    )
     environment.globals["style"] = Markup(_beside("page.css"))  # noqa: S704 (our own)
     return environment
 
@@ -88,6 +102,10 @@ def new_environment(needed_by: str) -> "Environment":
 def _beside(name: str) -> str:
     """Returns the text of a file of this package."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _hex(levels: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*levels)
 
 
 def _compact(value: object) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from patchpack.pipeline.report.arrangement import Arrangement
+from patchpack.pipeline.report.choice import Choice
 from patchpack.pipeline.report.examples import ExampleScan
 from patchpack.pipeline.report.sizes import SIZE_NAMES
 from patchpack.pipeline.report.statistics import add_unique, distribution
@@ -55,10 +56,12 @@ _TOTALS = (
     "num_at_limit",
     "num_padding_tokens_at_limit",
 )
-_COLUMNS = ["num_tokens", "num_segments", "attention_cost", "segments"]
+_COLUMNS = ["num_tokens", "num_segments", "attention_cost", "max_segment_tokens", "segments"]
 
 
-def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.Table) -> Report:
+def make_report(
+    folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.Table, choice: Choice | None = None
+) -> Report:
     """Returns the content of report.json, which `schemas.report` describes; equal for equal datasets.
 
     Args:
@@ -66,13 +69,16 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
         manifest: of the dataset.
         shards: its shard table.
         rejects: its reject table.
+        choice: sees every sequence, so that the gallery needs no look of its own at every shard.
 
     Raises:
         FormatError: a shard is missing or broken, or the manifest lacks totals.
     """
     scan, examples, arrangement = _SequenceScan(), ExampleScan(), Arrangement(manifest.balance_step)
     for shard in shards.to_pylist():
-        _scan_shard(scan, examples, arrangement, folder, shard)
+        table, layout = _scan_shard(scan, examples, arrangement, folder, shard)
+        if choice is not None:
+            choice.add_shard(table, layout.sequence_length)
     num_bytes = sum(shards["bytes"].to_pylist())
     stored = scan.stored(len(shards), num_bytes)
     try:
@@ -121,7 +127,8 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
 
 def _scan_shard(
     scan: "_SequenceScan", examples: ExampleScan, arrangement: Arrangement, folder: str, shard: ShardRow
-) -> None:
+) -> tuple[pa.Table, Layout]:
+    """Counts what is in a shard, and returns its small columns and its layout."""
     path = join(folder, shard["path"])
     try:
         with Shard(path) as opened:
@@ -144,6 +151,7 @@ def _scan_shard(
         len(table),
         layout.sequence_length,
     )
+    return table, layout
 
 
 @dataclasses.dataclass

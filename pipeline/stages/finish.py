@@ -20,6 +20,8 @@ from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.names import CLASSES_NAME, REPORT_NAME, REPORT_PAGE_NAME, RESULTS_NAME
 from patchpack.pipeline.packing.proof import ProvenBound, prove
 from patchpack.pipeline.report.arrangement import Arrangement
+from patchpack.pipeline.report.choice import Choice
+from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, show
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.sizes import merge_sizes
@@ -170,10 +172,12 @@ def publish(
     proof_table = table_bytes((row for bound in bounds for row in bound.rows.to_pylist()), BOUND_TABLE_SCHEMA)
     files.write(files.join(folder, BOUND_TABLE_NAME), proof_table)
     shards, rejected = (pq.read_table(pa.BufferReader(table)) for table in (shard_table, reject_table))
-    report = with_advice(folder, manifest, make_report(folder, manifest, shards, rejected))
+    choice = Choice(DEFAULT_SEQUENCES)
+    report = with_advice(folder, manifest, make_report(folder, manifest, shards, rejected, choice))
     files.write(files.join(folder, REPORT_NAME), json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
     try:
-        files.write(files.join(folder, REPORT_PAGE_NAME), render_html(report).encode())
+        page = render_html(report, show(folder, manifest, choice))
+        files.write(files.join(folder, REPORT_PAGE_NAME), page.encode())
     except MissingExtra as error:
         # the extra beam brings it; ShardWriter may do without
         warnings.warn(f"{REPORT_PAGE_NAME} is not written: {error}", stacklevel=2)

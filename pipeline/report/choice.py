@@ -1,0 +1,54 @@
+"""Which sequences the gallery shows: the best few by each of some criteria, and some at random.
+
+Three small columns of every shard are looked at, a shard at a time, and only the best few are kept: a million sequences take no more memory
+than one shard. Ties go to the lower number.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+CRITERIA = ("fullest", "emptiest", "most examples", "longest example", "at random")
+COLUMNS = ("num_tokens", "num_segments", "max_segment_tokens")
+
+
+class Choice:
+    """The best few sequences by each criterion among those added so far."""
+
+    def __init__(self, num_sequences: int) -> None:
+        self._num = num_sequences
+        self._best = [(np.empty(0), np.empty(0, np.int64)) for _ in CRITERIA[:-1]]
+        self._total = 0
+
+    def add(self, fill: np.ndarray, num_segments: np.ndarray, max_segment_tokens: np.ndarray) -> None:
+        """Adds the sequences that follow those before, each array (R,): share of real tokens, examples, tokens of the longest one."""
+        numbers = np.arange(self._total, self._total + len(fill))
+        self._total += len(fill)
+        for at, values in enumerate((fill, -fill, num_segments, max_segment_tokens)):
+            joined = [
+                np.concatenate(pair) for pair in zip(self._best[at], (values.astype(float), numbers), strict=True)
+            ]
+            # stable: of equal ones the first stays first
+            best = np.argsort(-joined[0], kind="stable")[: self._num]
+            self._best[at] = joined[0][best], joined[1][best]
+
+    def add_shard(self, table: pa.Table, sequence_length: int) -> None:
+        """Adds the sequences of the next shard of the table, by its columns COLUMNS."""
+        tokens, segments, longest = (table[name].to_numpy() for name in COLUMNS)
+        self.add(tokens / sequence_length, segments, longest)
+
+    def chosen(self, seed: int) -> list[tuple[int, str]]:
+        """Returns numbers of sequences, each once, and the criterion: they take turns, each with its best that no other took."""
+        num = min(self._num, self._total)
+        drawn = np.random.default_rng(seed).choice(self._total, num, replace=False)
+        fullest, emptiest = self._best[:2]
+        # what is as full as the fullest shows nothing as one of the emptiest
+        emptiest_numbers = emptiest[1][-emptiest[0] < fullest[0].max(initial=0)]
+        ranked = (fullest[1], emptiest_numbers, *(numbers for _, numbers in self._best[2:]), drawn)
+        left = [iter(numbers.tolist()) for numbers in ranked]
+        taken: dict[int, int] = {}
+        while len(taken) < num:
+            for criterion, numbers in enumerate(left):
+                number = next((number for number in numbers if number not in taken), None)
+                if number is not None and len(taken) < num:
+                    taken[number] = criterion
+        return [(number, CRITERIA[of]) for number, of in sorted(taken.items(), key=lambda item: item[1])]

@@ -46,6 +46,8 @@ _PAGE_BYTES, _SEQUENCE_BYTES, _EXAMPLE_BYTES, _LINE_BYTES, _FRAME_BYTES = 6000, 
 # of a key, where it may break
 _BREAK_BYTES = len("<wbr>")
 _QUALITY = 80
+# of 0 to 6: half the time of Pillow's own, 4, for 3 % more bytes
+_EFFORT = 2
 
 
 class Frame(TypedDict):
@@ -223,7 +225,7 @@ def _frame(frame_HWC: np.ndarray, most_px: int, time_s: float | None) -> Frame:
     image.thumbnail((most_px, most_px), Image.Resampling.LANCZOS)
     larger = max(1.0, LEAST_PX / max(image.size))
     content = io.BytesIO()
-    image.convert("RGB").save(content, "WEBP", quality=_QUALITY)
+    image.convert("RGB").save(content, "WEBP", quality=_QUALITY, method=_EFFORT)
     return {
         "image": f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}",
         "width": max(1, round(image.width * larger)),

@@ -303,7 +303,7 @@ def _plan(values: argparse.Namespace, beam_arguments: list[str]) -> int:
 
 def _report(values: argparse.Namespace, _: list[str]) -> int:
     from patchpack.pipeline.recipes import recipe_of
-    from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, check_num_sequences, read_gallery
+    from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, check_num_sequences, read_gallery, thumbnails
     from patchpack.pipeline.report.html import render_html
     from patchpack.pipeline.report.text import print_report
     from patchpack.schemas.manifest import read_manifest
@@ -322,7 +322,8 @@ def _report(values: argparse.Namespace, _: list[str]) -> int:
     made = patchpack.report(values.shards)
     if values.html:
         gallery = read_gallery(values.shards, read_manifest(values.shards), num_sequences) if num_sequences else None
-        _write(values.html, lambda: _write_text(values.html, render_html(made, gallery)))
+        stretched = thumbnails(values.shards, made["aspect_plane"]["worst"]) if num_sequences else []
+        _write(values.html, lambda: _write_text(values.html, render_html(made, gallery, stretched)))
     _show(made, values.json, print_report)
     return 0
 

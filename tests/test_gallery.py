@@ -52,7 +52,10 @@ def gallery_of(folder: Path, *arguments: int) -> module.Gallery:
 
 
 def page_of(folder: Path, gallery: module.Gallery | None) -> str:
-    return render_html(patchpack.report(folder), gallery)
+    report = patchpack.report(folder)
+    return render_html(
+        report, gallery, module.thumbnails(str(folder), report["aspect_plane"]["worst"]) if gallery else []
+    )
 
 
 class Page(HTMLParser):
@@ -64,7 +67,7 @@ class Page(HTMLParser):
         self.attributes: list[tuple[str, str, str]] = []
         self.words: list[str] = []
         start = text.index('<section id="gallery">')
-        self.feed(text[start : text.index("<h2>Counts</h2>", start)])
+        self.feed(text[start : text.index('<section id="storage">', start)])
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -371,7 +374,7 @@ def test_the_gallery_keeps_to_its_size(tmp_path: Path, monkeypatch: pytest.Monke
             assert s["rest"]["num_tokens"] + sum(e["num_tokens"] for e in s["examples"]) == s["num_tokens"]
         drawn = sum(bool(e["frames"]) for s in gallery["sequences"] for e in s["examples"])
         # what there is room for is used
-        assert drawn and (more > 90_000 or drawn == 40 * num_sequences)
+        assert drawn and (more > 85_000 or drawn == 40 * num_sequences)
 
 
 def test_a_sequence_of_very_many_examples_lists_the_first(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ Names come from the files of others: the template escapes everything, and <bdi> 
 from pathlib import Path
 
 from patchpack.pipeline.comparison.text import NAMES_TITLES, TITLES, change, shown, verdict
-from patchpack.pipeline.report import charts as report_charts
-from patchpack.pipeline.report.html import new_environment
+from patchpack.pipeline.report.charts import histogram
+from patchpack.pipeline.report.html import drawn, new_environment
 from patchpack.pipeline.report.text import fitted
 from patchpack.schemas.comparison import ChartName, Comparison
 
@@ -26,21 +26,18 @@ def render_html(comparison: Comparison) -> str:
         MissingExtra: what draws it is not installed.
     """
     environment = new_environment("diff --html needs")
-    from markupsafe import Markup
-
-    charts = []
+    titles, charts = {}, {}
     for name, title, axis, counted in _CHARTS:
-        for side, distribution in (
-            ("A", comparison["histograms"][name]["a"]),
-            ("B", comparison["histograms"][name]["b"]),
-        ):
-            svg = report_charts.histogram(f"{side}-{name}".replace("_", "-"), distribution, axis, counted)
-            charts.append({"title": f"{side}: {title}", "svg": Markup(svg)})  # noqa: S704 (our own SVG, whose words are escaped)
+        histograms = comparison["histograms"][name]
+        for side, distribution in (("a", histograms["a"]), ("b", histograms["b"])):
+            place = f"{side}-{name}".replace("_", "-")
+            titles[place], charts[place] = f"{side.upper()}: {title}", histogram(distribution, axis, counted)
     environment.filters |= {"shown": shown, "change": change, "line": lambda text: fitted(text, 1000)}
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     return environment.from_string(page).render(
         c=comparison,
-        charts=charts,
+        chart_titles=titles,
+        drawn=drawn(charts),
         titles=TITLES,
         names_titles=NAMES_TITLES,
         verdict=verdict(comparison),

@@ -1,114 +1,426 @@
-"""The charts of report.html as inline SVG: plain bars whose colours are the page's own, so that dark mode works.
+"""The charts of a report as Vega-Lite specifications: pure functions of its numbers; the page draws them, `figures` exports them.
 
-matplotlib is imported when a chart is drawn: `verify`, `inspect` and the workers do without it. Equal reports
-give equal bytes for a pinned matplotlib: ids are salted by name, there is no date, text stays text.
+Colours are the page's CSS variables, so that a chart follows light, dark and print without being drawn anew; nothing is scaled
+between colours, which no variable allows. Texts that come from files stand in data alone, where Vega shows them as text.
 """
 
-import io
-import re
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from patchpack.schemas.figures import Distribution
+from patchpack.pipeline.report.aspects import ROW, STEPS_PER_OCTAVE, WIDTH
+from patchpack.pipeline.report.text import drops_tokens, fitted
+from patchpack.schemas.figures import AspectPlane, ClassCount, Distribution
+from patchpack.schemas.report import Report, StepBalance, Storage
+from patchpack.schemas.whatif import WhatIf
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+Spec = dict[str, Any]
 
-# matplotlib knows no CSS variables: it draws in these colours, and each becomes a variable of the page
-_BAR, _INK, _LINE, _MARK = "#010203", "#040506", "#070809", "#0a0b0c"
-_VARIABLES = {_BAR: "var(--bar)", _INK: "var(--soft)", _LINE: "var(--line)", _MARK: "var(--ink)"}
+# shades of the bars' colour, from few to many
+SHADES = ("var(--bar-1)", "var(--bar-2)", "var(--bar-3)", "var(--bar-4)", "var(--bar-5)")
+_HEIGHT = 190
+_ROW_HEIGHT = 22
+# what is less is in the table
+_LEAST_SHARE = 0.001
 
-# what matplotlib declares for its 300 parameters is wider than this
-_STYLE: dict[Any, object] = {
-    "svg.fonttype": "none",
-    # shipped with matplotlib: the same metrics, so the same layout, on every machine
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _LINE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.axisbelow": True,
-    "grid.color": _LINE,
-    "grid.linewidth": 0.6,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "ytick.major.size": 0,
+_CONFIG: Spec = {
+    "background": None,
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--soft)",
+        "titleColor": "var(--soft)",
+        "titleFontWeight": "normal",
+        "labelFontSize": 11.5,
+        "titleFontSize": 12,
+        "gridColor": "var(--line)",
+        "domainColor": "var(--line)",
+        "tickColor": "var(--line)",
+        "labelOverlap": "greedy",
+    },
+    # its title above it, where it is read without turning the head
+    "axisY": {
+        "domain": False,
+        "ticks": False,
+        "labelPadding": 6,
+        "titleAngle": 0,
+        "titleAlign": "left",
+        "titleAnchor": "start",
+        "titleBaseline": "bottom",
+        "titleX": -34,
+        "titleY": -8,
+    },
+    "axisX": {"grid": False},
+    "legend": {
+        "labelColor": "var(--soft)",
+        "titleColor": "var(--soft)",
+        "titleFontWeight": "normal",
+        "orient": "top",
+        "offset": 26,
+        "labelFontSize": 11.5,
+        "symbolStrokeWidth": 2,
+    },
+    "bar": {"color": "var(--bar)"},
+    "rule": {"color": "var(--ink)"},
+    "text": {"color": "var(--ink)", "fontSize": 12},
 }
-_WIDTH_IN, _HEIGHT_IN = 5.0, 2.5
-# left, bottom, width, height of the axes, as fractions: reckoning them from the words takes as long as drawing
-_HISTOGRAM_AREA = (0.13, 0.19, 0.82, 0.7)
-_BARS_AREA = (0.21, 0.32, 0.77, 0.65)
 
 
-def histogram(name: str, distribution: Distribution, x_label: str, y_label: str) -> str:
-    """Returns a histogram as SVG, with a dashed line at the median.
+class Mark(NamedTuple):
+    """A value to mark in a histogram, and its name."""
+
+    name: str
+    value: float
+
+
+def histogram(distribution: Distribution, x_title: str, counted: str, marks: tuple[Mark, ...] = ()) -> Spec:
+    """Returns bars over round bins, the median dashed, with other values marked.
 
     Args:
-        name: of the chart, unique in its page.
         distribution: one of the report.
-        x_label: what is counted, with its unit.
-        y_label: what the counts count.
+        x_title: what is measured, with its unit.
+        counted: what the counts count, plural.
+        marks: of the same quantity.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    found = [] if distribution["median"] is None else [Mark("median", distribution["median"])]
+    lines = [mark._asdict() for mark in (*found, *marks)]
+    bars = {
+        "data": {"values": _bins(distribution)},
+        "mark": {"type": "bar", "binSpacing": 1},
+        "encoding": {
+            "x": _range("from", x_title),
+            "x2": {"field": "to"},
+            "y": _count(counted),
+            "tooltip": _bin_tooltip(x_title, counted),
+        },
+    }
+    return _chart(f"Histogram of {x_title}; the y axis counts {counted}.", _HEIGHT, [bars, *_rules(lines, x_title)])
 
-    edges, counts = distribution["edges"], distribution["counts"]
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN))
-        axes = figure.add_axes(_HISTOGRAM_AREA)
-        # the bar of a single whole number stands over it, not to its right
-        single = edges[1] - edges[0] == 1
-        edges = [edge - 0.5 for edge in edges] if single else edges
-        axes.stairs(counts, edges, fill=True, color=_BAR, linewidth=0)
-        if distribution["median"] is not None:
-            axes.axvline(distribution["median"], color=_MARK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.set(xlabel=x_label, xlim=(edges[0], edges[-1]), ylim=(0, max(counts) * 1.05 or 1))
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        millions = max(counts) >= 1_000_000
-        axes.yaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value / 1e6:,g} M" if millions and value else f"{value:,.0f}")
+
+def overlaid(shown: Distribution, asked: Distribution, x_title: str, counted: str) -> Spec:
+    """Returns two histograms of the same bins: what was asked for as a line over what came out as bars."""
+    spec = histogram(shown, x_title, counted)
+    steps = _bins(asked)
+    if steps:
+        # a step ends where its bin does
+        steps.append({**steps[-1], "from": steps[-1]["to"]})
+    line = {
+        "data": {"values": steps},
+        "mark": {"type": "line", "interpolate": "step-after", "color": "var(--mark)", "strokeWidth": 2},
+        "encoding": {
+            "x": _range("from", x_title),
+            "y": _count(counted),
+            "tooltip": _bin_tooltip(f"{x_title}, asked", counted),
+        },
+    }
+    spec["layer"].insert(1, line)
+    spec["description"] = (
+        f"Histogram of {x_title}, as realised (bars) and as asked for (line); the y axis counts {counted}."
+    )
+    return spec
+
+
+def fractions(values: dict[str, float | None], x_title: str) -> Spec:
+    """Returns horizontal bars from 0 to 1, one a name, with each value behind its bar."""
+    rows = [{"name": name, "value": value} for name, value in values.items() if value is not None]
+    return _named_bars(rows, x_title, {"domain": [0, 1]}, ".4f")
+
+
+def storage(stored: Storage) -> Spec:
+    """Returns how many MB each column of the shards takes, those that show."""
+    total = sum(stored["bytes_by_column"].values()) + stored["footer_bytes"]
+    rows = [
+        {"name": name, "value": size / 1e6}
+        for name, size in [*stored["bytes_by_column"].items(), ("footers", stored["footer_bytes"])]
+        if size >= _LEAST_SHARE * total
+    ]
+    return _named_bars(rows, "MB", {}, ",.2f")
+
+
+def classes(largest: list[ClassCount]) -> Spec:
+    """Returns how many examples each of the largest classes has."""
+    rows = [{"name": fitted(f"{one['label']}: {one['name']}", 40), "value": one["num_examples"]} for one in largest]
+    return _named_bars(rows, "examples", {}, ",")
+
+
+def aspect_plane(plane: AspectPlane) -> Spec:
+    """Returns the hexagons of the aspect plane; what lies on the line kept its aspect."""
+    bins = [
+        {**one, "source_aspect": _ratio(one["source"]), "realised_aspect": _ratio(one["realised"])}
+        for one in plane["bins"]
+    ]
+    reach = max([1.0, *(abs(one[side]) + 0.25 for one in plane["bins"] for side in ("source", "realised"))])
+    width = 360
+    # of a hexagon, so that neighbours touch: as wide as the plane has room for one
+    side = width / (2 * reach) * WIDTH / STEPS_PER_OCTAVE
+    stretched = ROW / WIDTH / 0.866
+    axis = {
+        "values": [-4, -3, -2, -1, 0, 1, 2, 3, 4],
+        "labelExpr": "datum.value < 0 ? '1:' + pow(2, -datum.value) : pow(2, datum.value) + ':1'",
+        "grid": True,
+    }
+    scale = {"domain": [-reach, reach], "nice": False}
+    most = max([1, *(one["num_examples"] for one in plane["bins"])])
+    # powers of a constant: as many shades for few as for many
+    steps = sorted({round(most ** (n / len(SHADES))) for n in range(1, len(SHADES))} - {0, 1} | {2})
+    shade = {
+        "field": "num_examples",
+        "type": "quantitative",
+        "scale": {"type": "threshold", "domain": steps[: len(SHADES) - 1], "range": SHADES[: len(steps) + 1]},
+        "legend": {"title": "examples", "format": ","},
+    }
+    hexagons = {
+        "data": {"values": bins},
+        "mark": {
+            "type": "point",
+            "filled": True,
+            "opacity": 1,
+            "strokeWidth": 0,
+            "shape": f"M0,{-stretched / 1.732:.4f}L0.5,{-stretched / 3.464:.4f}L0.5,{stretched / 3.464:.4f}"
+            f"L0,{stretched / 1.732:.4f}L-0.5,{stretched / 3.464:.4f}L-0.5,{-stretched / 3.464:.4f}Z",
+            "size": (2 * side) ** 2 * 0.9,
+        },
+        "encoding": {
+            "x": {
+                "field": "source",
+                "type": "quantitative",
+                "title": "source, width : height",
+                "scale": scale,
+                "axis": axis,
+            },
+            "y": {
+                "field": "realised",
+                "type": "quantitative",
+                "title": "as stored, width : height",
+                "scale": scale,
+                "axis": axis,
+            },
+            "color": shade,
+            "tooltip": [
+                {"field": "source_aspect", "title": "source"},
+                {"field": "realised_aspect", "title": "as stored"},
+                {"field": "num_examples", "title": "examples", "format": ","},
+            ],
+        },
+    }
+    line = {
+        "data": {"values": [{"a": -reach}, {"a": reach}]},
+        "mark": {"type": "line", "color": "var(--ink)", "strokeWidth": 1, "strokeDash": [4, 3]},
+        "encoding": {"x": {"field": "a", "type": "quantitative"}, "y": {"field": "a", "type": "quantitative"}},
+    }
+    words = "Hexagonal bins of aspect ratios, of sources against stored examples; darker ones hold more; on the dashed line both are equal."
+    return {**_chart(words, width, [hexagons, line]), "width": width}
+
+
+def balance(steps: StepBalance) -> Spec:
+    """Returns how much longer than the mean a step lasts, for several numbers of ranks, in random order and as stored."""
+    rows = [
+        {"name": f"{ranks} ranks, random", "value": ratio}
+        for ranks, ratio in steps["random_by_ranks"].items()
+        if ratio is not None
+    ]
+    if steps["mean_max_over_mean"] is not None:
+        rows.append({"name": f"{steps['num_sequences']} ranks, as stored", "value": steps["mean_max_over_mean"]})
+    return _named_bars(rows, "most expensive sequence of a step / mean (ratio)", {"domainMin": 0}, ".3f")
+
+
+def trade_off(made: WhatIf) -> Spec:
+    """Returns padding against attention cost of every setting and packer compared; what is there is marked."""
+    rows = [
+        {
+            "setting": fitted(made["settings"][row["setting"]]["options"], 60) or "base",
+            "packer": row["packer"],
+            "padding": row["padding_fraction"],
+            "attention": row["relative_attention_cost"],
+            "sequences": row["num_sequences"],
+            "is_chosen": number == 0,
+        }
+        for number, row in enumerate(made["rows"])
+        if row["padding_fraction"] is not None and row["relative_attention_cost"] is not None
+    ]
+    encoding = {
+        "x": {
+            "field": "attention",
+            "type": "quantitative",
+            "title": "attention cost, × what is there",
+            "scale": {"type": "log", "nice": True},
+            "axis": {"grid": True, "format": "~g"},
+        },
+        "y": {"field": "padding", "type": "quantitative", "title": "padding (fraction)", "axis": {"format": "~g"}},
+        "tooltip": [
+            {"field": "setting"},
+            {"field": "packer"},
+            {"field": "padding", "format": ".4f"},
+            {"field": "attention", "title": "attention cost, ×", "format": ".3f"},
+            {"field": "sequences", "format": ","},
+        ],
+    }
+    packers = list(dict.fromkeys(row["packer"] for row in rows))
+    points = {
+        "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
+        "encoding": {
+            **encoding,
+            "shape": {
+                "field": "packer",
+                "type": "nominal",
+                "scale": {"domain": packers, "range": ["circle", "square", "triangle-up", "diamond"][: len(packers)]},
+                "legend": {"title": None, "columns": 2},
+            },
+            "color": {
+                "field": "packer",
+                "type": "nominal",
+                "scale": {
+                    "domain": packers,
+                    "range": ["var(--bar)", "var(--mark)", "var(--soft)", "var(--good)"][: len(packers)],
+                },
+            },
+        },
+    }
+    chosen = {
+        "transform": [{"filter": "datum.is_chosen"}],
+        "mark": {
+            "type": "point",
+            "shape": "circle",
+            "size": 340,
+            "strokeWidth": 2,
+            "color": "var(--ink)",
+            "filled": False,
+        },
+        "encoding": encoding,
+    }
+    words = "Padding against attention cost of other options and packers; a ring marks what is there."
+    return {**_chart(words, 240, [points, chosen]), "data": {"values": rows}}
+
+
+def _chart(description: str, height: int | Spec, layers: list[Spec]) -> Spec:
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "description": description,
+        "width": "container",
+        "height": height,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "config": _CONFIG,
+        "layer": layers,
+    }
+
+
+def _named_bars(rows: list[dict[str, object]], x_title: str, scale: Spec, form: str) -> Spec:
+    """Returns horizontal bars in the order given, each value written behind its bar."""
+    names = {"field": "name", "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 170}}
+    values = {
+        "field": "value",
+        "type": "quantitative",
+        "title": x_title,
+        "scale": scale,
+        "axis": {"grid": True, "tickCount": 5},
+    }
+    tooltip = [{"field": "name", "title": "what"}, {"field": "value", "title": x_title, "format": form}]
+    bars = {
+        "mark": {"type": "bar", "height": {"band": 0.72}},
+        "encoding": {"y": names, "x": values, "tooltip": tooltip},
+    }
+    labels = {
+        "mark": {"type": "text", "align": "left", "dx": 5},
+        "encoding": {"y": names, "x": values, "text": {"field": "value", "format": form}},
+    }
+    listed = ", ".join(str(row["name"]) for row in rows[:6])
+    spec = _chart(f"Bars of {x_title}: {listed}.", {"step": _ROW_HEIGHT}, [bars, labels])
+    return {**spec, "data": {"values": rows}}
+
+
+def _bins(distribution: Distribution) -> list[dict[str, float]]:
+    """Returns the bins of a histogram; one whole number wide they stand over their number, not to its right."""
+    edges = distribution["edges"]
+    shift = 0.5 if edges[1] - edges[0] == 1 and isinstance(edges[0], int) else 0
+    return [
+        {"from": low - shift, "to": high - shift, "count": count}
+        for low, high, count in zip(edges, edges[1:], distribution["counts"], strict=False)
+    ]
+
+
+def _rules(marks: list[dict[str, Any]], x_title: str) -> list[Spec]:
+    """Returns a dashed line for each marked value, named at its top."""
+    if not marks:
+        return []
+    at = {"field": "value", "type": "quantitative"}
+    tooltip = [{"field": "name", "title": "mark"}, {"field": "value", "title": x_title, "format": ",.4~f"}]
+    lines = {
+        "data": {"values": marks},
+        "mark": {"type": "rule", "strokeDash": [4, 3], "strokeWidth": 1.2},
+        "encoding": {"x": at, "tooltip": tooltip},
+    }
+    return [lines]
+
+
+def _range(field: str, title: str) -> Spec:
+    return {
+        "field": field,
+        "type": "quantitative",
+        "bin": "binned",
+        "title": title,
+        "scale": {"zero": False, "nice": False},
+    }
+
+
+def _count(counted: str) -> Spec:
+    return {"field": "count", "type": "quantitative", "title": counted, "axis": {"tickCount": 4}}
+
+
+def _bin_tooltip(x_title: str, counted: str) -> list[Spec]:
+    return [
+        {"field": "from", "title": f"{x_title}, from", "format": ",.4~f"},
+        {"field": "to", "title": "to", "format": ",.4~f"},
+        {"field": "count", "title": counted, "format": ","},
+    ]
+
+
+def _ratio(octaves: float) -> str:
+    """Returns an aspect as people write it: 1.5:1, or 1:1.5."""
+    ratio = f"{2 ** abs(octaves):.2f}".rstrip("0").rstrip(".")
+    return f"{ratio}:1" if octaves >= 0 else f"1:{ratio}"
+
+
+def charts_of(report: Report) -> dict[str, Spec]:
+    """Returns the charts of a report by name, those of which it has the numbers."""
+    figures, config, clips = report["efficiency"], report["config"], report["clips"]
+    bars = {
+        "stored": figures["efficiency"],
+        "as planned": figures["planned_efficiency"],
+        "at the bound": figures["efficiency_at_bound"],
+    }
+    limit = [Mark("max_segments", most) for most in {layout["max_segments"] for layout in report["layouts"]}]
+    charts = {
+        "efficiency": fractions(bars, "real tokens / (sequences × sequence length)"),
+        "sequence-fill": histogram(report["sequence_fill"], "real tokens / sequence length (fraction)", "sequences"),
+        "examples-per-sequence": histogram(
+            report["examples_per_sequence"],
+            "examples a sequence",
+            "sequences",
+            tuple(mark for mark in limit if report["segment_limit"]["num_at_limit"]),
+        ),
+        "tokens-per-example": histogram(report["tokens_per_example"], "tokens an example", "examples"),
+        "resolution": overlaid(
+            report["effective_side_px"],
+            report["requested_side_px"],
+            "effective side, √(height × width) (px)",
+            "examples",
+        ),
+        "scale": histogram(
+            report["scale"], "effective side / source's (ratio)", "examples", (Mark("source's size", 1.0),)
+        ),
+        "side-change": histogram(report["side_change"], "|effective side / requested side − 1| (fraction)", "examples"),
+        "aspect-plane": aspect_plane(report["aspect_plane"]),
+        "aspect-error": histogram(report["aspect_error"], "larger aspect / smaller aspect − 1 (fraction)", "examples"),
+        "step-balance": balance(report["step_balance"]),
+        "storage": storage(report["storage"]),
+    }
+    if drops_tokens(report):
+        charts["kept-tokens"] = histogram(
+            report["kept_fraction"], "tokens / all tokens of the grid (fraction)", "examples"
         )
-        if edges[-1] >= 1000:
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        if single:
-            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        # above the axis, where ticks of any length leave it alone
-        axes.set_title(y_label, loc="left", color=_INK, fontsize=_STYLE["font.size"])
-        axes.grid(axis="y")
-        return _svg(figure, name)
-
-
-def fractions(name: str, values: dict[str, float | None], x_label: str) -> str:
-    """Returns horizontal bars from 0 to 1, one a name, with each value written behind its bar."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    shown = {label: value for label, value in reversed(values.items()) if value is not None}
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(_WIDTH_IN, 1.4))
-        axes = figure.add_axes(_BARS_AREA)
-        bars = axes.barh(list(shown), list(shown.values()), height=0.62, color=_BAR)
-        axes.bar_label(bars, [f"{value:.4f}" for value in shown.values()], padding=4, color=_MARK)
-        # room for the number behind a full bar
-        axes.set(xlabel=x_label, xlim=(0, 1.12), xticks=[n / 5 for n in range(6)])
-        axes.grid(axis="x")
-        return _svg(figure, name)
-
-
-def _svg(figure: "Figure", name: str) -> str:
-    """Returns a figure as an <svg> element that can stand in a page beside others."""
-    sink = io.StringIO()
-    figure.savefig(sink, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = sink.getvalue()
-    text = text[text.index("<svg") :]
-    # its one rule is for every element of the page, and names of namespaces mean nothing in HTML
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
-    # ids are the same in every chart that matplotlib draws
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, variable)
-    return text
+    if report["what_if"] is not None:
+        charts["what-if"] = trade_off(report["what_if"])
+    if clips is not None:
+        charts["clip-fps"] = histogram(clips["fps"], "frames a second (1/s)", "clips", (Mark("--fps", config["fps"]),))
+        charts["clip-duration"] = histogram(clips["duration_s"], "span of a clip (s)", "clips")
+    if report["classes"] is not None and report["classes"]["largest"]:
+        charts["classes"] = classes(report["classes"]["largest"])
+    return charts

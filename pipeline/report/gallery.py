@@ -10,7 +10,7 @@ the lower number, so that equal datasets give equal galleries.
 import base64
 import html
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypedDict
 
 import numpy as np
@@ -21,6 +21,7 @@ from patchpack.pipeline.inspection.sequence import open_listed, read_row
 from patchpack.pipeline.report.choice import COLUMNS, Choice
 from patchpack.pipeline.report.text import fitted
 from patchpack.schemas import Layout, Manifest, check_sequence, read_shard_table
+from patchpack.schemas.figures import WorstAspect
 from patchpack.schemas.manifest import ShardRow
 from patchpack.schemas.sequence import Sequence
 from patchpack.schemas.storage import join
@@ -35,6 +36,7 @@ MAX_LISTED = 256
 MAX_FRAMES = 6
 IMAGE_PX = 160
 FRAME_PX = 104
+THUMBNAIL_PX = 72
 # smaller ones are enlarged by the page
 LEAST_PX = 64
 # more pixels than this in one grid are left to `inspect`
@@ -138,15 +140,37 @@ def read_gallery(folder: str, manifest: Manifest, num_sequences: int = DEFAULT_S
 
 def show(folder: str, manifest: Manifest, choice: Choice, seed: int = 0) -> Gallery:
     """Returns the sequences that were chosen while the report was made; takes and raises as `read_gallery`."""
-    chosen = choice.chosen(seed)
-    if not chosen:
-        return {"sequences": []}
-    table: list[ShardRow] = read_shard_table(folder).to_pylist()
-    ends = np.cumsum([shard["num_sequences"] for shard in table], dtype=np.int64)
+    why = dict(choice.chosen(seed))
     shown: dict[int, GallerySequence] = {}
     left = MAX_BYTES - _PAGE_BYTES
-    why = dict(chosen)
-    numbers = sorted(why)
+    for number, row, layout in _rows(folder, sorted(why)):
+        budget = left // (len(why) - len(shown))
+        shown[number], cost = _sequence(row, layout, manifest.classes, budget)
+        shown[number] |= {"number": number, "chosen_as": why[number]}
+        left -= cost
+    return {"sequences": [shown[number] for number in why]}
+
+
+def thumbnails(folder: str, worst: list[WorstAspect]) -> list[Frame]:
+    """Returns a thumbnail of the first frame of each of some examples.
+
+    Raises:
+        FormatError: a shard is missing or broken.
+    """
+    places = [(one["sequence"], one["segment"]) for one in worst]
+    found: dict[tuple[int, int], Frame] = {}
+    for number, row, layout in _rows(folder, sorted({sequence for sequence, _ in places})):
+        for place in (place for place in places if place[0] == number):
+            found[place] = _frame(frames_of(row["segments"][place[1]], row, layout)[0], THUMBNAIL_PX, None)
+    return [found[place] for place in places]
+
+
+def _rows(folder: str, numbers: list[int]) -> Iterator[tuple[int, Sequence, Layout]]:
+    """Yields some sequences, checked, with their numbers, which are ascending, and layouts; opens each shard once."""
+    if not numbers:
+        return
+    table: list[ShardRow] = read_shard_table(folder).to_pylist()
+    ends = np.cumsum([shard["num_sequences"] for shard in table], dtype=np.int64)
     shards = np.searchsorted(ends, numbers, side="right")
     for at in np.unique(shards).tolist():
         with open_listed(folder, table[at]) as opened:
@@ -155,11 +179,7 @@ def show(folder: str, manifest: Manifest, choice: Choice, seed: int = 0) -> Gall
                 row_index = number - int(ends[at]) + table[at]["num_sequences"]
                 row = read_row(opened, metadata, row_index)
                 check_sequence(row, opened.layout, f"{join(folder, table[at]['path'])} row {row_index}")
-                budget = left // (len(numbers) - len(shown))
-                shown[number], cost = _sequence(row, opened.layout, manifest.classes, budget)
-                shown[number] |= {"number": number, "chosen_as": why[number]}
-                left -= cost
-    return {"sequences": [shown[number] for number, _ in chosen]}
+                yield number, row, opened.layout
 
 
 def _sequence(

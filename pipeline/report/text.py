@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Literal, TextIO
 
+from patchpack.pipeline.report import words
 from patchpack.pipeline.report.sizes import size_facts
 from patchpack.schemas.geometry import LayoutRecord
 from patchpack.schemas.report import Arranged, CountName, DistributionName, Prediction, Report, ReportedBound
@@ -19,7 +20,7 @@ _LABEL_WIDTH = 26
 
 def print_report(report: Report, out: TextIO) -> None:
     """Prints what `report.make_report` returned, in lines of at most 80 columns."""
-    sections = (_packing, _stored, _sizes, _tokens, _inputs, _class_table)
+    sections = (_advice, _packing, _stored, _sizes, _tokens, _inputs, _class_table)
     lines = [f"dataset {report['dataset_digest']}" + (f", recipe {report['recipe']}" if report["recipe"] else "")]
     for section in sections:
         lines += section(report)
@@ -87,6 +88,18 @@ def tubelet(layout: LayoutRecord) -> str:
     return "x".join(map(str, layout["tubelet"]))
 
 
+def _advice(report: Report) -> list[str]:
+    """Returns the verdict, and what would help: what to type, why, and what it is predicted to give."""
+    lines = ["", *textwrap.wrap(words.summary(report), WIDTH)]
+    for one in report["advice"] or []:
+        said = f"{words.reason(one)}: {', '.join(words.effects(one))}"
+        lines += [
+            f"  {one['options']}",
+            *textwrap.wrap(said, WIDTH - 4, initial_indent=" " * 4, subsequent_indent=" " * 4),
+        ]
+    return lines
+
+
 def _packing(report: Report) -> list[str]:
     figures = report["efficiency"]
     lines = [
@@ -144,10 +157,10 @@ def arrangement_lines(report: Arranged) -> list[tuple[str, str]]:
 def size_lines(report: Report | Prediction, width: int) -> list[tuple[str, str]]:
     """Returns what a report or a plan says of shrunk, enlarged and cut examples, as names and values of at most `width`."""
     lines: list[tuple[str, str]] = []
-    for name, count, words in size_facts(report["sizes"], report["config"]) if report["sizes"] else []:
+    for name, count, said in size_facts(report["sizes"], report["config"]) if report["sizes"] else []:
         # what is short stands on one line
-        texts = [f"{count}: {words[0]}"] if words and len(count) + len(words[0]) + 2 <= width else [count, *words[:1]]
-        values = [line for text in texts + words[1:] for line in textwrap.wrap(text, width, break_on_hyphens=False)]
+        texts = [f"{count}: {said[0]}"] if said and len(count) + len(said[0]) + 2 <= width else [count, *said[:1]]
+        values = [line for text in texts + said[1:] for line in textwrap.wrap(text, width, break_on_hyphens=False)]
         lines += zip([name, *[""] * len(values)], values, strict=False)
     return lines
 

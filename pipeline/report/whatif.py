@@ -40,6 +40,51 @@ def print_whatif(made: WhatIf, out: TextIO) -> None:
         out.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
+class Cell(NamedTuple):
+    """A figure of a row: as shown, as a number to sort by, and whether it is the least of its column."""
+
+    text: str
+    value: float | None
+    is_best: bool
+
+
+def columns_of(made: WhatIf) -> list[tuple[str, list[Cell]]]:
+    """Returns the columns of the table that have a figure: title, and a cell a row."""
+    found = []
+    for column in COLUMNS:
+        values = [column.value(row) for row in made["rows"]]
+        # a setting under which nothing is left is best at nothing
+        known = [
+            value for value, row in zip(values, made["rows"], strict=True) if value is not None and row["num_sequences"]
+        ]
+        best = min(known) if column.has_best and len(set(known)) > 1 else None
+        cells = [
+            Cell("-", None, False)
+            if value is None
+            else Cell(column.form.format(value), value, value == best and row["num_sequences"] > 0)
+            for value, row in zip(values, made["rows"], strict=True)
+        ]
+        if any(value is not None for value in values):
+            found.append((column.title, cells))
+    return found
+
+
+def setting_names(made: WhatIf) -> list[tuple[str, str]]:
+    """Returns letter and options of each setting."""
+    return [(_letter(number), setting["options"] or "base") for number, setting in enumerate(made["settings"])]
+
+
+def explained(made: WhatIf) -> list[str]:
+    """Returns what the columns mean, and the models behind the predicted ones."""
+    model = made["cost_model"]
+    return [
+        "of 8, of 64: cost of a step of so many sequences at random, max / mean;",
+        f"stored: of the steps of --balance-step; GB before a codec; decode h: of one core, {made['decoded_px_per_s'] / 1e6:.0f} Mpx/s;",
+        f"GPU h: an epoch of {model['model']}, {model['device']} of {model['peak_flops'] / 1e12:.0f} TFLOPS at MFU {model['mfu']}; "
+        "other packers take sizes as sampled",
+    ]
+
+
 def _lines(made: WhatIf) -> Iterator[str]:
     yield (
         f"{made['num_inputs']:,} inputs ({made['num_rejected_inputs']:,} rejected), {made['num_examples']:,} examples"
@@ -50,39 +95,24 @@ def _lines(made: WhatIf) -> Iterator[str]:
             "sees them; plan their inputs to compare them, too"
         )
     yield ""
-    for number, setting in enumerate(made["settings"]):
-        yield f"  {_letter(number):<3}{fitted(setting['options'] or 'base', WIDTH - 5)}"
+    for letter, options in setting_names(made):
+        yield f"  {letter:<3}{fitted(options, WIDTH - 5)}"
     yield ""
-    columns = [column for column in COLUMNS if any(column.value(row) is not None for row in made["rows"])]
-    table = [_cells(column, made["rows"]) for column in columns]
+    # each cell with room for the mark of the best
+    table = [
+        [f"{title} ", *(f"{cell.text}{BEST if cell.is_best else ' '}" for cell in cells)]
+        for title, cells in columns_of(made)
+    ]
     widths = [max(map(len, cells)) for cells in table]
     names = [f"{_letter(row['setting']):<3}{row['packer']}" for row in made["rows"]]
     first = max(map(len, names))
     for at, name in enumerate(["", *names]):
         cells = "  ".join(f"{cells[at]:>{width}}" for cells, width in zip(table, widths, strict=True))
         yield f"{BASE if at == 1 else ' '} {name:<{first}}  {cells}".rstrip()
-    model = made["cost_model"]
     yield ""
-    yield f"{BASE} base, {BEST} least of a column; of 8, of 64: cost of a step of so many sequences at random, max / mean;"
-    yield f"stored: of the steps of --balance-step; GB before a codec; decode h: of one core, {made['decoded_px_per_s'] / 1e6:.0f} Mpx/s;"
-    yield (
-        f"GPU h: an epoch of {model['model']}, {model['device']} of {model['peak_flops'] / 1e12:.0f} TFLOPS at MFU {model['mfu']}; "
-        "other packers take sizes as sampled"
-    )
-
-
-def _cells(column: _Column, rows: list[ComparedRow]) -> list[str]:
-    """Returns the title and a cell a row, each with room for the mark of the best."""
-    values = [column.value(row) for row in rows]
-    # a setting under which nothing is left is best at nothing
-    known = [value for value, row in zip(values, rows, strict=True) if value is not None and row["num_sequences"]]
-    best = min(known) if column.has_best and len(set(known)) > 1 else None
-    cells = ["-" if value is None else column.form.format(value) for value in values]
-    marks = [
-        BEST if value == best and best is not None and row["num_sequences"] else " "
-        for value, row in zip(values, rows, strict=True)
-    ]
-    return [f"{column.title} ", *(f"{cell}{mark}" for cell, mark in zip(cells, marks, strict=True))]
+    first_line, *others = explained(made)
+    yield f"{BASE} base, {BEST} least of a column; {first_line}"
+    yield from others
 
 
 def _letter(number: int) -> str:

@@ -21,7 +21,7 @@ from patchpack.pipeline.names import CLASSES_NAME, REPORT_NAME, REPORT_PAGE_NAME
 from patchpack.pipeline.packing.proof import ProvenBound, prove
 from patchpack.pipeline.report.arrangement import Arrangement
 from patchpack.pipeline.report.choice import Choice
-from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, show
+from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, show, thumbnails
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.sizes import merge_sizes
@@ -176,7 +176,8 @@ def publish(
     report = with_advice(folder, manifest, make_report(folder, manifest, shards, rejected, choice))
     files.write(files.join(folder, REPORT_NAME), json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
     try:
-        page = render_html(report, show(folder, manifest, choice))
+        stretched = thumbnails(folder, report["aspect_plane"]["worst"])
+        page = render_html(report, show(folder, manifest, choice), stretched)
         files.write(files.join(folder, REPORT_PAGE_NAME), page.encode())
     except MissingExtra as error:
         # the extra beam brings it; ShardWriter may do without

@@ -31,7 +31,9 @@ MAX_EXAMPLES = 4096
 EFFORT = 0.01
 # less is noise between two draws
 LEAST_GAIN = 0.02
-# an example is one that has so many times the tokens of nineteen in twenty
+# a longer sequence costs; fewer pixels than that are no reason for it
+LEAST_SHRUNK = 0.1
+# an example is a giant that has so many times the tokens of nineteen in twenty
 GIANT = 4
 # equal sizes are copies where they are so many times as frequent as sizes that differ by a byte
 CHANCE = 5
@@ -66,7 +68,8 @@ def advise(folder: str, manifest: Manifest, report: Report) -> tuple[list[Advice
         return None
     base = config_of(manifest)
     candidates = list(_candidates(report, base))
-    settings = [Setting("", base), *(parse_setting(f"{one.options} --packer {OURS}", base) for one in candidates)]
+    settings = [Setting("", base)]
+    settings += [dataclasses.replace(parse_setting(one.options, base), packers=(OURS,)) for one in candidates]
     made = compare(examples, [], settings, effort=EFFORT)
     first, *rows = [row for row in made["rows"] if row["packer"] == OURS]
     advice = [
@@ -78,7 +81,7 @@ def advise(folder: str, manifest: Manifest, report: Report) -> tuple[list[Advice
         advice.append(_of_duplicates(duplicates(folder), first))
     best: dict[Why, Advice] = {}
     for one in sorted(advice, key=lambda one: -one["gain"]):
-        if one["gain"] >= LEAST_GAIN:
+        if one["gain"] >= (LEAST_SHRUNK if one["why"] == "shrunk" else LEAST_GAIN):
             best.setdefault(one["why"], one)
     return list(best.values())[:MAX_ADVICE], made
 
@@ -124,7 +127,7 @@ def _candidates(report: Report, base: PlanConfig) -> Iterator[Candidate]:
         if most > base.max_segments:
             yield Candidate(f"--max-segments {most}", "segments")
     if tokens["max"] is not None and tokens["p95"] is not None and tokens["max"] > GIANT * tokens["p95"]:
-        yield Candidate(f"--max-tokens-per-example {_power_of_two(tokens['p95'])}", "giants")
+        yield Candidate(f"--max-tokens-per-example {_rounded(tokens['p95'])}", "giants")
     sizes = report["sizes"]
     if sizes is not None and sizes["num_examples"]:
         if base.upsample == "allow" and sizes["num_upscaled"] >= LEAST_GAIN * sizes["num_examples"]:
@@ -142,10 +145,15 @@ def _candidates(report: Report, base: PlanConfig) -> Iterator[Candidate]:
 
 def _for_shrunk(cap: int, base: PlanConfig) -> Candidate:
     """Returns the change under which at most a twentieth of the shrunk examples still are."""
-    options = [f"--sequence-length {_power_of_two(cap)}"] if cap > base.sequence_length else []
+    options = [f"--sequence-length {_rounded(cap)}"] if cap > base.sequence_length else []
     if base.max_tokens_per_example is not None:
         options.append(f"--max-tokens-per-example {cap}")
     return Candidate(" ".join(options), "shrunk")
+
+
+def _rounded(tokens: float) -> int:
+    """Returns a number of tokens that kernels like, at least so many."""
+    return -int(-tokens // 64) * 64
 
 
 def _power_of_two(least: float) -> int:

@@ -14,6 +14,7 @@ from apache_beam.transforms import combiners
 from apache_beam.typehints.decorators import IOTypeHints
 
 from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.execution import counts
 from patchpack.pipeline.execution.sandbox import isolated
 from patchpack.pipeline.inputs.split import parse_splits, split_of
 from patchpack.pipeline.media import DecodeError
@@ -47,7 +48,7 @@ from patchpack.pipeline.stages.records import (
     reject,
 )
 from patchpack.pipeline.stages.sample import sample_views
-from patchpack.pipeline.stages.saved import write_group_plan
+from patchpack.pipeline.stages.saved import GroupPlan, write_group_plan
 from patchpack.pipeline.stages.summary import Listing
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import read_input
@@ -123,7 +124,11 @@ class ListInputs(Stage[PCollection[Input], Listed]):
     def expand(self, inputs: PCollection[Input]) -> Listed:
         config, roots = self.config, self.roots
         options = (config.exclude, config.any_suffix, config.prefix_keys)
-        listed = inputs | "list" >> beam.FlatMap(list_input, *options) | "found" >> ByKind()
+        listed = (
+            inputs
+            | "list" >> beam.FlatMap(lambda given: counts.each_timed("list", list_input(given, *options)))
+            | "found" >> ByKind()
+        )
         sources, ignored, rejects = (listed[kind.__name__] for kind in (Source, Ignored, Reject))
         if self.has_containers:
             held = listed[Container.__name__] | "containers" >> _ListContainers(roots, config)
@@ -147,7 +152,7 @@ class ListInputs(Stage[PCollection[Input], Listed]):
             rejects = (rejects, labels[Reject.__name__]) | "and bad rows" >> beam.Flatten()
         spread = (
             sources
-            | "bucket" >> beam.Map(lambda row: (xxhash.xxh3_64_intdigest(row.key.encode()) % _NUM_BUCKETS, row))
+            | "bucket" >> beam.Map(_in_bucket)
             | "spread" >> beam.GroupByKey()
             | "distinct" >> beam.FlatMap(lambda bucket: _distinct(bucket[1], roots))
             | ByKind()
@@ -178,7 +183,7 @@ class _ListContainers(Stage[PCollection[Container], DoOutputsTuple]):
         media_root = len(roots) - 1 if config.media_root is not None else None
 
         def run(container: Container) -> Iterator[Source | Ignored | Reject]:
-            for listed in list_container(container, roots, config.columns, media_root):
+            for listed in counts.each_timed("list", list_container(container, roots, config.columns, media_root)):
                 why = excluded(listed.key, config.exclude) if isinstance(listed, Source) else None
                 yield Ignored(listed.key, why) if why else listed
 
@@ -232,12 +237,14 @@ class Probe(Stage[PCollection[Source], Probed]):
             path, root = source_path(source, roots), roots[source.root]
             rule = (config.clip_rule, config.max_pixels, config.max_bytes, config.seed, config.animated)
             try:
-                probed = read_input(root, isolated, config, probe, source, path, *rule)
-                if config.dedupe == "digest":
-                    probed = read_input(root, with_digest, probed, source, path)
-                return probed
+                with counts.timed("probe"):
+                    probed = read_input(root, isolated, config, probe, source, path, *rule)
+                    if config.dedupe == "digest":
+                        probed = read_input(root, with_digest, probed, source, path)
             except DecodeError as error:
-                return [reject(source.key, "probe", error.reason, error)]
+                probed = [reject(source.key, "probe", error.reason, error)]
+            counts.add(num_probed=1)
+            return probed
 
         probed = sources | beam.FlatMap(run) | ByKind()
         return Probed(probed[Example.__name__], probed[Reject.__name__], probed[Ignored.__name__])
@@ -269,7 +276,15 @@ class Sample(Stage[PCollection[Example], Sampled]):
     config: PlanConfig
 
     def expand(self, examples: PCollection[Example]) -> Sampled:
-        sampled = examples | beam.FlatMap(sample_views, self.config.policy) | ByKind()
+        policy = self.config.policy
+
+        def run(example: Example) -> Iterator[Reference | Reject]:
+            for row in sample_views(example, policy):
+                if isinstance(row, Reference):
+                    counts.add(num_sampled=1)
+                yield row
+
+        sampled = examples | beam.FlatMap(run) | ByKind()
         return Sampled(sampled[Reference.__name__], sampled[Reject.__name__])
 
 
@@ -344,9 +359,9 @@ class SaveListing(Stage[tuple[PCollection[Ignored], PCollection[KeyConflict]], P
         ignored, conflicts = counted
         path = files.join(self.folder, LISTING_NAME)
 
-        def save(counts: list[tuple[str, int]], conflicts: Iterable[list[KeyConflict]]) -> None:
+        def save(ignored: list[tuple[str, int]], conflicts: Iterable[list[KeyConflict]]) -> None:
             conflict = next((first[0] for first in conflicts if first), None)
-            files.write(path, Listing(dict(sorted(counts)), conflict).to_json())
+            files.write(path, Listing(dict(sorted(ignored)), conflict).to_json())
 
         first = conflicts | "first" >> combiners.Top.Smallest(1)
         return (
@@ -371,14 +386,20 @@ class SavePlan(Stage[PCollection[Grouped], PCollection[None]]):
 
         def run(grouped: Grouped, classes: tuple[str, ...] | None) -> Iterator[tuple[tuple[int, int], Reference]]:
             (number, num_groups), (references, rejects) = grouped
-            plan = plan_group(number, references, rejects, config, classes, num_groups)
-            write_group_plan(plan, folder)
+            counts.add(num_groups=1)
+            with counts.timed("pack"):
+                plan = plan_group(number, references, rejects, config, classes, num_groups)
+                write_group_plan(plan, folder)
+            counts.add(num_planned=_num_planned(plan))
             for reference in plan.rest:
                 yield (rest_group(number, num_groups, config), num_groups), reference
 
         def run_rests(rests: tuple[tuple[int, int], Iterable[Reference]], classes: tuple[str, ...] | None) -> None:
             (number, num_groups), references = rests
-            write_group_plan(plan_group(number, references, [], config, classes, num_groups, of_rests=True), folder)
+            with counts.timed("pack"):
+                plan = plan_group(number, references, [], config, classes, num_groups, of_rests=True)
+                write_group_plan(plan, folder)
+            counts.add(num_planned=_num_planned(plan))
 
         classes = None if self.classes is None else AsSingleton(self.classes)
         return (
@@ -387,6 +408,16 @@ class SavePlan(Stage[PCollection[Grouped], PCollection[None]]):
             | "rests meet" >> beam.GroupByKey()
             | "rests" >> beam.Map(run_rests, classes)
         )
+
+
+def _in_bucket(row: Source | LabelRow) -> tuple[int, Source | LabelRow]:
+    if isinstance(row, Source):
+        counts.add(num_inputs=1)
+    return xxhash.xxh3_64_intdigest(row.key.encode()) % _NUM_BUCKETS, row
+
+
+def _num_planned(plan: GroupPlan) -> int:
+    return sum(len(rows) for rows in plan.shards)
 
 
 def _distinct(listed: Iterable[Source | LabelRow], roots: list[str]) -> Iterator[Source | KeyConflict | Ignored]:

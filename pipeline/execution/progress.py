@@ -4,13 +4,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from tqdm import tqdm
 
 # what is over sooner needs no bar
 DELAY_S = 2.0
-# a log file wants few lines
+# often enough for eyes, and seldom enough to cost nothing
+DRAW_EVERY_S = 0.1
+# a log file is read later
 LINE_EVERY_S = 30.0
 
 
@@ -26,6 +28,71 @@ def warn(text: str) -> None:
     say(f"warning: {text}")
 
 
+class Amount(NamedTuple):
+    """How far some work is.
+
+    `total` is None where nobody knows it. `before` of `done` was done by an earlier run, and says nothing about how fast it
+    goes. `token_bytes` are those that this run has written; None, as for `num_rejects`, where they are not counted.
+    """
+
+    work: str
+    unit: str
+    done: int
+    total: int | None = None
+    before: int = 0
+    token_bytes: int | None = None
+    num_rejects: int | None = None
+
+
+class Progress:
+    """Shows how far one piece of work after another is; speeds are means since that piece began."""
+
+    def __init__(self, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Shows nothing yet.
+
+        Args:
+            out: where to, standard error if left out.
+            clock: gives seconds.
+        """
+        self._out, self._clock = out or sys.stderr, clock
+        self._work = ""
+        self._began = self._shown_at = clock()
+        self._on_terminal = self._out.isatty()
+        self._bar: tqdm | None = None
+
+    def show(self, amount: Amount) -> None:
+        """Shows an amount, if it is time to: on a terminal in place, elsewhere as a line now and then."""
+        now = self._clock()
+        if amount.work != self._work:
+            self.close()
+            self._work, self._began = amount.work, now
+        elapsed = now - self._began
+        if now - self._shown_at < (DRAW_EVERY_S if self._on_terminal else LINE_EVERY_S):
+            return
+        if not self._on_terminal:
+            self._shown_at = now
+            print(_line(amount, elapsed), file=self._out, flush=True)
+        elif elapsed >= DELAY_S:
+            self._shown_at = now
+            self._draw(amount, elapsed)
+
+    def close(self) -> None:
+        """Takes away what stands on a terminal."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+    def _draw(self, amount: Amount, elapsed: float) -> None:
+        if self._bar is None:
+            name, unit = amount.work, f" {amount.unit}"
+            self._bar = tqdm(
+                desc=name, total=amount.total, initial=amount.before, unit=unit, file=self._out, leave=False
+            )
+            self._bar.start_t -= elapsed
+        self._bar.total, self._bar.n = amount.total, amount.done
+        self._bar.set_postfix_str(", ".join(_beside(amount, elapsed)))
+
+
 @contextmanager
 def bar(
     what: str, total: int | None, unit: str, done: int = 0, out: TextIO | None = None
@@ -39,31 +106,40 @@ def bar(
         done: how much is done already, and says nothing about how fast it goes.
         out: where to, standard error if left out.
     """
-    out = out or sys.stderr
-    if out.isatty():
-        layout = "{desc}: {elapsed}" if total is None else None
-        with tqdm(
-            total=total,
-            initial=done,
-            desc=what,
-            unit=f" {unit}",
-            delay=DELAY_S,
-            file=out,
-            leave=False,
-            bar_format=layout,
-        ) as shown:
-            yield lambda done: shown.update(done - shown.n) if total is not None else shown.refresh()
-        return
-    started = time.monotonic()
-    last_line = [started]
+    with shown(out) as progress:
+        # from now on it takes time
+        progress.show(Amount(what, unit, done, total, done))
+        yield lambda now: progress.show(Amount(what, unit, now, total, done))
 
-    def advance(done: int) -> None:
-        now = time.monotonic()
-        if now - last_line[0] >= LINE_EVERY_S:
-            last_line[0] = now
-            amount = (
-                f"{now - started:.0f} s" if total is None else f"{done:,} of {total:,} {unit}, {now - started:.0f} s"
-            )
-            print(f"{what}: {amount}", file=out, flush=True)
 
-    yield advance
+@contextmanager
+def shown(out: TextIO | None = None) -> Iterator[Progress]:
+    """Yields a Progress that is taken away at the end."""
+    progress = Progress(out)
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+def _line(amount: Amount, elapsed: float) -> str:
+    of_total = "" if amount.total is None else f" of {amount.total:,}"
+    speed = (amount.done - amount.before) / elapsed if elapsed else 0.0
+    words = [f"{amount.done:,}{of_total} {amount.unit}"]
+    if speed:
+        words.append(f"{speed:,.1f} {amount.unit}/s")
+    words += _beside(amount, elapsed)
+    words.append(f"after {tqdm.format_interval(elapsed)}")
+    if speed and amount.total is not None:
+        words.append(f"{tqdm.format_interval((amount.total - amount.done) / speed)} to go")
+    return f"{amount.work}: {', '.join(words)}"
+
+
+def _beside(amount: Amount, elapsed: float) -> list[str]:
+    """Returns what is said besides how much is done."""
+    words = []
+    if amount.token_bytes is not None:
+        words.append(f"{amount.token_bytes / 1e6 / elapsed if elapsed else 0.0:,.1f} MB/s of tokens")
+    if amount.num_rejects is not None:
+        words.append(f"{amount.num_rejects:,} rejects")
+    return words

@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -64,7 +65,13 @@ _FRAMES = (
 _COLUMNS = ["num_tokens", "num_segments", "attention_cost", "segments"]
 
 
-def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.Table) -> Report:
+def make_report(
+    folder: str,
+    manifest: Manifest,
+    shards: pa.Table,
+    rejects: pa.Table,
+    progress: Callable[[int], object] = lambda done: None,
+) -> Report:
     """Returns the content of report.json, which `schemas.report` describes; equal for equal datasets.
 
     Args:
@@ -72,13 +79,15 @@ def make_report(folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.T
         manifest: of the dataset.
         shards: its shard table.
         rejects: its reject table.
+        progress: called with how many shards are done, after each.
 
     Raises:
         FormatError: a shard is missing or broken, or the manifest lacks totals.
     """
     scan, arrangement = _Scan(), Arrangement(manifest.balance_step)
-    for shard in shards.to_pylist():
+    for done, shard in enumerate(shards.to_pylist(), 1):
         _scan_shard(scan, arrangement, folder, shard, manifest)
+        progress(done)
     stored = scan.stored(len(shards), sum(shards["bytes"].to_pylist()))
     try:
         totals = _totals(manifest.totals, stored, _num_rejected_inputs(rejects))

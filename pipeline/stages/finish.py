@@ -112,10 +112,11 @@ def finish(
     config: PlanConfig,
     results: list[ShardResult],
     accepted: Callable[[Report], bool] = lambda report: True,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> Report:
     """Writes the tables and the report of a dataset whose shards are all there, and the manifest if the report is accepted.
 
-    Returns the report.
+    Returns the report; `progress` is called with how many shards are in it.
     """
     summaries = list(saved.read_summaries(folder))
     # views and clips of one broken input fail alike: one row says it
@@ -147,7 +148,7 @@ def finish(
             for number in range(len(layouts))
         ),
     )
-    return publish(folder, manifest, bounds, [result.table_row() for result in results], rejects, accepted)
+    return publish(folder, manifest, bounds, [result.table_row() for result in results], rejects, accepted, progress)
 
 
 def publish(
@@ -157,6 +158,7 @@ def publish(
     shard_rows: list[ShardRow],
     rejects: list[Reject],
     accepted: Callable[[Report], bool] = lambda report: True,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> Report:
     """Writes what makes shards a dataset: the tables, the report, and the manifest if the report is accepted; returns it."""
     shard_table = table_bytes(shard_rows, SHARD_TABLE_SCHEMA)
@@ -166,7 +168,7 @@ def publish(
     proof_table = table_bytes((row for bound in bounds for row in bound.rows.to_pylist()), BOUND_TABLE_SCHEMA)
     files.write(files.join(folder, BOUND_TABLE_NAME), proof_table)
     shards, rejected = (pq.read_table(pa.BufferReader(table)) for table in (shard_table, reject_table))
-    report = make_report(folder, manifest, shards, rejected)
+    report = make_report(folder, manifest, shards, rejected, progress)
     files.write(files.join(folder, REPORT_NAME), json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
     try:
         files.write(files.join(folder, REPORT_PAGE_NAME), render_html(report).encode())

@@ -356,7 +356,7 @@ def test_progress_counts_examples(
         Amount("writing shards", "examples", planned, planned, 0, token_bytes, 0),
     ]
     assert amounts[-1] == Amount("finishing", "shards", len(shards), len(shards))
-    first, second, last = json.loads((tmp_path / "shards/_run.json").read_text())["stages"]
+    first, *_ = json.loads((tmp_path / "shards/_run.json").read_text())["stages"]
     assert first["counts"]["num_inputs"] == first["counts"]["num_probed"] == num_inputs
     # half of it is there already
     for shard in shards[4:]:

@@ -114,10 +114,11 @@ def of_machine(folder: str) -> Counter[str]:
         counts = Counter(_own)
     with contextlib.suppress(OSError):
         for name in os.listdir(folder) if folder else []:
+            # a worker's file is replaced whole; others are nobody's
             with contextlib.suppress(OSError, ValueError, TypeError):
                 if name.endswith(".json"):
                     with open(os.path.join(folder, name)) as file:
-                        counts.update(json.load(file))
+                        counts.update(dict(json.load(file)))
     return counts
 
 

@@ -14,7 +14,7 @@ from patchpack.pipeline.execution import counts
 from patchpack.pipeline.names import RESULTS_NAME
 from patchpack.pipeline.stages.saved import read_shard_rows
 from patchpack.pipeline.stages.summary import ShardPlan
-from patchpack.pipeline.stages.write import ShardResult, WrittenRows, write_shard
+from patchpack.pipeline.stages.write import FilledSequence, ShardResult, write_shard
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import StorageGone
 from patchpack.pipeline.versions import library_versions
@@ -85,28 +85,28 @@ class _WriteFn(beam.DoFn):
         raise AssertionError("the last try returns or raises")
 
     def _tried(self, shard: ShardPlan) -> ShardResult:
-        """Returns what writing a shard gave; counts row groups as they are written, and where the time went."""
+        """Returns what writing a shard gave; counts sequence by sequence, and where the time went."""
         layout = self._config.layouts[shard.layout]
         began, elsewhere_s, is_kept = time.perf_counter(), 0.0, True
 
-        def wrote(rows: WrittenRows) -> None:
+        def filled(sequence: FilledSequence) -> None:
             nonlocal elsewhere_s, is_kept
-            elsewhere_s, is_kept = elsewhere_s + rows.decode_s + rows.patchify_s, False
+            elsewhere_s, is_kept = elsewhere_s + sequence.decode_s + sequence.patchify_s, False
             counts.add(
-                num_sequences=rows.num_sequences,
-                num_examples=rows.num_examples,
-                num_tokens=rows.num_tokens,
-                num_token_bytes=rows.num_tokens * layout.token_bytes // layout.sequence_length,
-                decode_us=round(rows.decode_s * 1e6),
-                patchify_us=round(rows.patchify_s * 1e6),
+                num_sequences=1,
+                num_examples=sequence.num_examples,
+                num_tokens=sequence.num_tokens,
+                num_token_bytes=sequence.num_tokens * layout.token_bytes // layout.sequence_length,
+                decode_us=round(sequence.decode_s * 1e6),
+                patchify_us=round(sequence.patchify_s * 1e6),
             )
-            for row in rows.rejects:
+            for row in sequence.rejects:
                 counts.add_reject(row)
 
         try:
             where = (self._roots, self._folder, self._config, self._versions)
             rows = read_shard_rows(self._folder, shard)
-            result = write_shard(shard, rows, *where, retry_rejects=self._config.retry_rejects, wrote=wrote)
+            result = write_shard(shard, rows, *where, retry_rejects=self._config.retry_rejects, filled=filled)
             if is_kept:
                 counts.add(num_kept_shards=1, num_kept_rejects=len(result.rejects))
             else:

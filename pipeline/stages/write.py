@@ -84,10 +84,9 @@ class ShardResult:
         }
 
 
-class WrittenRows(NamedTuple):
-    """What one row group of a shard was: its counts, the examples that it lacks, and the seconds that they took."""
+class FilledSequence(NamedTuple):
+    """What one sequence became: its counts, the examples that it lacks, and the seconds that it took."""
 
-    num_sequences: int
     num_examples: int
     num_tokens: int
     rejects: list[Reject]
@@ -119,7 +118,7 @@ def write_shard(
     config: PlanConfig,
     versions: dict[str, str],
     retry_rejects: bool = False,
-    wrote: Callable[[WrittenRows], object] = lambda rows: None,
+    filled: Callable[[FilledSequence], object] = lambda sequence: None,
 ) -> ShardResult:
     """Writes a shard, unless it is there already, and returns its totals.
 
@@ -131,7 +130,7 @@ def write_shard(
         config: of the build.
         versions: of the libraries that decide bytes.
         retry_rejects: whether a finished shard that lacks examples is written anew; otherwise only if their files are back.
-        wrote: called after each row group, and so at least once if the shard is written.
+        filled: called after each sequence, and so at least once if the shard is written.
 
     Raises:
         OSError: storage failed for good; no shard is left under the name.
@@ -143,7 +142,7 @@ def write_shard(
     rejects: list[Reject] = []
     files.make_folder(path.rpartition("/")[0])
     with files.writing(path) as file, ShardFile(file, config.layouts[shard.layout]) as written:
-        _add_row_groups(written, shard, rows, roots, config, rejects, wrote)
+        _add_row_groups(written, shard, rows, roots, config, rejects, filled)
         record = written.add_record(
             group=shard.group,
             index=shard.index,
@@ -218,7 +217,7 @@ def _add_row_groups(
     roots: list[str],
     config: PlanConfig,
     rejects: list[Reject],
-    wrote: Callable[[WrittenRows], object],
+    filled: Callable[[FilledSequence], object],
 ) -> None:
     """Writes the shard's sequences, one row group at a time; rejects are appended to `rejects`."""
     decode_s = 0.0
@@ -245,18 +244,16 @@ def _add_row_groups(
     )
     for first in range(0, len(sequences), size):
         members = sequences[first : first + size]
-        began, num_rejects, decode_s = time.perf_counter(), len(rejects), 0.0
         arrays = written.new_arrays(len(members))
-        segments = [
-            list(_fill(planned, _row_of(arrays, index), layout, shared, config, rejects, warned))
-            for index, planned in enumerate(members)
-        ]
-        fill_s = time.perf_counter() - began
+        segments = []
+        for index, planned in enumerate(members):
+            began, num_rejects, decode_s = time.perf_counter(), len(rejects), 0.0
+            own = list(_fill(planned, _row_of(arrays, index), layout, shared, config, rejects, warned))
+            patchify_s = time.perf_counter() - began - decode_s
+            num_tokens = sum(segment["num_tokens"] for segment in own)
+            filled(FilledSequence(len(own), num_tokens, rejects[num_rejects:], decode_s, patchify_s))
+            segments.append(own)
         written.add_row_group(arrays, segments)
-        examples = [segment for row in segments for segment in row]
-        num_tokens = sum(segment["num_tokens"] for segment in examples)
-        counts = (len(members), len(examples), num_tokens, rejects[num_rejects:])
-        wrote(WrittenRows(*counts, decode_s, fill_s - decode_s))
 
 
 def _fill(

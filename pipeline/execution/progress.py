@@ -15,6 +15,9 @@ DRAW_EVERY_S = 0.1
 # a log file is read later
 LINE_EVERY_S = 30.0
 
+_BOUNDED = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} {unit} [{elapsed}{postfix}]"
+_UNBOUNDED = "{desc}: {n_fmt} {unit} [{elapsed}{postfix}]"
+
 
 def say(text: str) -> None:
     """Prints one line, whatever the text: names may hold line breaks, and commands to the terminal."""
@@ -45,7 +48,10 @@ class Amount(NamedTuple):
 
 
 class Progress:
-    """Shows how far one piece of work after another is; speeds are means since that piece began."""
+    """Shows how far one piece of work after another is; speeds are means since its first part was done, or nearly.
+
+    What comes before is the start of workers, which says nothing about how long the rest takes.
+    """
 
     def __init__(self, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         """Shows nothing yet.
@@ -56,7 +62,7 @@ class Progress:
         """
         self._out, self._clock = out or sys.stderr, clock
         self._work = ""
-        self._began = self._shown_at = clock()
+        self._began = self._moving = self._shown_at = clock()
         self._on_terminal = self._out.isatty()
         self._bar: tqdm | None = None
 
@@ -65,16 +71,21 @@ class Progress:
         now = self._clock()
         if amount.work != self._work:
             self.close()
-            self._work, self._began = amount.work, now
-        elapsed = now - self._began
+            self._work, self._began, self._moving = amount.work, now, now
+        if amount.done <= amount.before:
+            self._moving = now
+        elapsed, words = now - self._began, _speeds(amount, now - self._moving)
         if now - self._shown_at < (DRAW_EVERY_S if self._on_terminal else LINE_EVERY_S):
             return
         if not self._on_terminal:
             self._shown_at = now
-            print(_line(amount, elapsed), file=self._out, flush=True)
+            of_total = "" if amount.total is None else f" of {amount.total:,}"
+            done = f"{amount.done:,}{of_total} {amount.unit}"
+            line = ", ".join([done, f"after {tqdm.format_interval(elapsed)}", *words])
+            print(f"{amount.work}: {line}", file=self._out, flush=True)
         elif elapsed >= DELAY_S:
             self._shown_at = now
-            self._draw(amount, elapsed)
+            self._draw(amount, elapsed, words)
 
     def close(self) -> None:
         """Takes away what stands on a terminal."""
@@ -82,15 +93,20 @@ class Progress:
             self._bar.close()
         self._bar = None
 
-    def _draw(self, amount: Amount, elapsed: float) -> None:
+    def _draw(self, amount: Amount, elapsed: float, words: list[str]) -> None:
         if self._bar is None:
-            name, unit = amount.work, f" {amount.unit}"
+            layout = _UNBOUNDED if amount.total is None else _BOUNDED
             self._bar = tqdm(
-                desc=name, total=amount.total, initial=amount.before, unit=unit, file=self._out, leave=False
+                desc=amount.work,
+                total=amount.total,
+                initial=amount.done,
+                file=self._out,
+                leave=False,
+                bar_format=layout,
             )
             self._bar.start_t -= elapsed
-        self._bar.total, self._bar.n = amount.total, amount.done
-        self._bar.set_postfix_str(", ".join(_beside(amount, elapsed)))
+        self._bar.n, self._bar.unit = amount.done, amount.unit
+        self._bar.set_postfix_str(", ".join(words))
 
 
 @contextmanager
@@ -122,24 +138,16 @@ def shown(out: TextIO | None = None) -> Iterator[Progress]:
         progress.close()
 
 
-def _line(amount: Amount, elapsed: float) -> str:
-    of_total = "" if amount.total is None else f" of {amount.total:,}"
-    speed = (amount.done - amount.before) / elapsed if elapsed else 0.0
-    words = [f"{amount.done:,}{of_total} {amount.unit}"]
+def _speeds(amount: Amount, moving_s: float) -> list[str]:
+    """Returns how fast it goes, what is left, and what else is counted."""
+    words = []
+    speed = (amount.done - amount.before) / moving_s if moving_s else 0.0
     if speed:
         words.append(f"{speed:,.1f} {amount.unit}/s")
-    words += _beside(amount, elapsed)
-    words.append(f"after {tqdm.format_interval(elapsed)}")
-    if speed and amount.total is not None:
-        words.append(f"{tqdm.format_interval((amount.total - amount.done) / speed)} to go")
-    return f"{amount.work}: {', '.join(words)}"
-
-
-def _beside(amount: Amount, elapsed: float) -> list[str]:
-    """Returns what is said besides how much is done."""
-    words = []
-    if amount.token_bytes is not None:
-        words.append(f"{amount.token_bytes / 1e6 / elapsed if elapsed else 0.0:,.1f} MB/s of tokens")
+    if amount.token_bytes is not None and speed:
+        words.append(f"{amount.token_bytes / 1e6 / moving_s:,.1f} MB/s of tokens")
     if amount.num_rejects is not None:
         words.append(f"{amount.num_rejects:,} rejects")
+    if speed and amount.total is not None:
+        words.append(f"{tqdm.format_interval((amount.total - amount.done) / speed)} to go")
     return words

@@ -350,7 +350,7 @@ def test_progress_counts_examples(
     shards = pq.read_table(tmp_path / "shards/shards.parquet").to_pylist()
     token_bytes = sum(shard["num_tokens"] for shard in shards) * 16 * 16 * 3
     assert [amount for amount in amounts if amount.work != "finishing"] == [
-        Amount("planning (listing)", "inputs", 0, num_rejects=0),
+        Amount("planning", "inputs", 0),
         Amount("planning (packing)", "examples", planned, planned, num_rejects=0),
         Amount("writing shards", "examples", 0, planned, 0, 0, 0),
         Amount("writing shards", "examples", planned, planned, 0, token_bytes, 0),

@@ -6,18 +6,23 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apache_beam as beam
 import pytest
+from apache_beam.metrics.execution import MetricKey, MetricResult
+from apache_beam.metrics.metricbase import MetricName
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from conftest import ROOT, SMALL, Result
+from apache_beam.runners.runner import PipelineResult
+from conftest import ROOT, SMALL
+from conftest import Result as Ended
 
 from patchpack.pipeline.execution import counts, folder
 from patchpack.schemas.run import WORK, StageTime
 
-Run = Callable[..., Result]
+Run = Callable[..., Ended]
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +91,28 @@ def test_a_runner_that_says_nothing_fails_nothing() -> None:
             raise NotImplementedError
 
     assert counts.of_result(Silent()) == {}  # type: ignore[arg-type]
+
+
+def test_a_result_is_asked_anew_each_time() -> None:
+    """As PortableRunner's, which keep their first answer."""
+    done = [5]
+
+    class Result(PipelineResult):
+        kept: Any = None
+
+        def metrics(self) -> Any:
+            self.kept = self.kept or answer(done[0])
+            return self.kept
+
+    def answer(number: int) -> Any:
+        counter = MetricResult(MetricKey("step", MetricName(counts.NAMESPACE, "num_probed")), None, number)
+        return SimpleNamespace(query=lambda _: {"counters": [counter, counter]})
+
+    result = Result("RUNNING")
+    assert counts.of_result(result) == {"num_probed": 10}
+    done[0] = 6
+    # two steps of the graph count the same
+    assert counts.of_result(result) == {"num_probed": 12}
 
 
 def test_the_record_keeps_time_by_stage_of_every_run(media: Path, tmp_path: Path, run: Run) -> None:

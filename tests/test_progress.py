@@ -96,7 +96,8 @@ def test_a_terminal_shows_what_takes_longer_than_two_seconds() -> None:
     )
     before = len(out.getvalue())
     shown.close()
-    assert not out.getvalue()[before:].strip()
+    taken_away = out.getvalue()[before:]
+    assert taken_away and not taken_away.strip()
 
 
 def test_a_terminal_begins_anew_with_each_stage() -> None:
@@ -124,8 +125,23 @@ def test_work_that_counts_one_thing_says_no_more(monkeypatch: pytest.MonkeyPatch
     assert re.fullmatch(r"verifying: 250 of 2,000 sequences, after 00:00, [\d,.]+ sequences/s, 00:00 to go", second)
 
 
+@pytest.mark.parametrize("out", [Terminal(), io.StringIO()], ids=["terminal", "log"])
+def test_a_runner_that_says_nothing_is_not_said_to_have_done_nothing(
+    out: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 3.0)
+    clock = Clock()
+    shown = Progress(out, clock)
+    for _ in range(2):
+        shown.show(Amount("planning", "inputs", 0))
+        clock.now += 3.0
+    assert seen(out)[-1] == ("planning: [MM:SS]" if out.isatty() else "planning: after MM:SS")
+    shown.close()
+
+
 def test_planning_is_shown_stage_by_stage() -> None:
     config = PlanConfig()
+    assert planning(Counter(), config) == Amount("planning", "inputs", 0)
     counts = Counter({"num_inputs": 12, "num_rejects": 1})
     assert planning(counts, config) == Amount("planning (listing)", "inputs", 12, num_rejects=1)
     counts.update({"num_probed": 5})

@@ -17,6 +17,7 @@ LINE_EVERY_S = 30.0
 
 _BOUNDED = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} {unit} [{elapsed}{postfix}]"
 _UNBOUNDED = "{desc}: {n_fmt} {unit} [{elapsed}{postfix}]"
+_UNCOUNTED = "{desc}: [{elapsed}{postfix}]"
 
 
 def say(text: str) -> None:
@@ -35,7 +36,7 @@ class Amount(NamedTuple):
     """How far some work is.
 
     `total` is None where nobody knows it. `before` of `done` was done by an earlier run, and says nothing about how fast it
-    goes. `token_bytes` are those that this run has written; None, as for `num_rejects`, where they are not counted.
+    goes. `token_bytes` are those that this run has written. `num_rejects` is None where they are not counted.
     """
 
     work: str
@@ -43,7 +44,7 @@ class Amount(NamedTuple):
     done: int
     total: int | None = None
     before: int = 0
-    token_bytes: int | None = None
+    token_bytes: int = 0
     num_rejects: int | None = None
 
 
@@ -74,14 +75,14 @@ class Progress:
             self._work, self._began, self._moving = amount.work, now, now
         if amount.done <= amount.before:
             self._moving = now
-        elapsed, words = now - self._began, _speeds(amount, now - self._moving)
         if now - self._shown_at < (DRAW_EVERY_S if self._on_terminal else LINE_EVERY_S):
             return
+        elapsed, words = now - self._began, _speeds(amount, now - self._moving)
         if not self._on_terminal:
             self._shown_at = now
             of_total = "" if amount.total is None else f" of {amount.total:,}"
-            done = f"{amount.done:,}{of_total} {amount.unit}"
-            line = ", ".join([done, f"after {tqdm.format_interval(elapsed)}", *words])
+            done = [f"{amount.done:,}{of_total} {amount.unit}"] if _is_counted(amount) else []
+            line = ", ".join([*done, f"after {tqdm.format_interval(elapsed)}", *words])
             print(f"{amount.work}: {line}", file=self._out, flush=True)
         elif elapsed >= DELAY_S:
             self._shown_at = now
@@ -94,17 +95,14 @@ class Progress:
         self._bar = None
 
     def _draw(self, amount: Amount, elapsed: float, words: list[str]) -> None:
+        layout = _BOUNDED if amount.total is not None else _UNBOUNDED if _is_counted(amount) else _UNCOUNTED
         if self._bar is None:
-            layout = _UNBOUNDED if amount.total is None else _BOUNDED
+            done, total = amount.done, amount.total
             self._bar = tqdm(
-                desc=amount.work,
-                total=amount.total,
-                initial=amount.done,
-                file=self._out,
-                leave=False,
-                bar_format=layout,
+                desc=amount.work, total=total, initial=done, file=self._out, leave=False, bar_format=layout
             )
             self._bar.start_t -= elapsed
+        self._bar.bar_format = layout
         self._bar.n, self._bar.unit = amount.done, amount.unit
         self._bar.set_postfix_str(", ".join(words))
 
@@ -138,13 +136,18 @@ def shown(out: TextIO | None = None) -> Iterator[Progress]:
         progress.close()
 
 
+def _is_counted(amount: Amount) -> bool:
+    """Returns whether the number done says something: not where nobody has counted anything, and nobody knows how much there is."""
+    return amount.total is not None or amount.done > 0
+
+
 def _speeds(amount: Amount, moving_s: float) -> list[str]:
     """Returns how fast it goes, what is left, and what else is counted."""
     words = []
     speed = (amount.done - amount.before) / moving_s if moving_s else 0.0
     if speed:
         words.append(f"{speed:,.1f} {amount.unit}/s")
-    if amount.token_bytes is not None and speed:
+    if amount.token_bytes and speed:
         words.append(f"{amount.token_bytes / 1e6 / moving_s:,.1f} MB/s of tokens")
     if amount.num_rejects is not None:
         words.append(f"{amount.num_rejects:,} rejects")

@@ -66,6 +66,9 @@ def run_graph(
 def planning(counts: Counter[str], config: PlanConfig) -> Amount:
     """Returns how far planning is, stage by stage: each begins when the one before has ended for all inputs."""
     num_rejects = counts["num_rejects"]
+    if not counts:
+        # yet, or by this runner
+        return Amount("planning", "inputs", 0)
     if counts["num_groups"]:
         done, total = counts["num_planned"], counts["num_sampled"]
         return Amount("planning (packing)", "examples", done, total, num_rejects=num_rejects)

@@ -10,12 +10,12 @@ from apache_beam.pvalue import PCollection
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.execution import counts
+from patchpack.pipeline.execution.list_transforms import ListInputs
 from patchpack.pipeline.execution.plan_transforms import (
     ClassNames,
     Dedupe,
     Group,
     Listed,
-    ListInputs,
     Probe,
     Sample,
     SaveListing,

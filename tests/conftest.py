@@ -47,7 +47,12 @@ def no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def said(err: str) -> str:
     """Returns what a command of another process said but for its progress."""
-    return re.sub(r"^(planning|writing shards|looking for new inputs): .* s\n", "", err, flags=re.M)
+    return re.sub(
+        r"^(planning( \(\w+\))?|writing shards|finishing|looking for new inputs): .*after [\d:]+.*\n",
+        "",
+        err,
+        flags=re.M,
+    )
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -18,11 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineResult
 from conftest import SMALL, Result, said, start
 from PIL import Image
 
 import patchpack
-from patchpack.pipeline.execution import launch, plan_transforms
+from patchpack.pipeline.execution import counts, plan_transforms, stage
+from patchpack.pipeline.execution.progress import Amount, Progress
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.resize import resolved
 from patchpack.pipeline.stages import write as shards
@@ -328,35 +331,51 @@ def test_a_pattern_that_excludes_nothing_is_told(media: Path, run: Run) -> None:
 def test_progress_counts_examples(
     reference: Path, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bars: list[tuple[object, ...]] = []
-    told: list[int] = []
+    amounts: list[Amount] = []
+    monkeypatch.setattr(Progress, "show", lambda self, amount: amounts.append(amount))
 
-    @contextmanager
-    def bar(*arguments: object) -> Iterator[Callable[[int], None]]:
-        bars.append(arguments)
-        yield told.append
+    def watched(
+        add: Any, workers: int, options: Any, tick: Callable[[Counter[str]], object], every: float
+    ) -> Counter[str]:
+        counted = counts.of_result(_run(add))
+        tick(counted)
+        return counted
 
-    monkeypatch.setattr(launch, "bar", bar)
-    # a tick after each finished shard: what is reported is then known
-    monkeypatch.setattr(launch.runner, "run", lambda add, workers, options, tick, every: (tick(), _run(add), tick()))
-    planned = json.loads((reference / "manifest.json").read_text())["totals"]["planned"]["num_segments"]
+    # a tick behind a graph: what is reported is then known
+    monkeypatch.setattr(stage.runner, "run", watched)
+    totals = json.loads((reference / "manifest.json").read_text())["totals"]
+    planned, num_inputs = totals["planned"]["num_segments"], totals["num_inputs"]
     command = ("build", *sorted(media.iterdir()), "--output", tmp_path / "shards", "--workers", 1, *SMALL)
     assert run(*command).code == 0
-    assert bars[-1] == ("writing shards", planned, "examples", 0)
-    assert told[-2:] == [0, planned]
-    # half of it is there already
     shards = pq.read_table(tmp_path / "shards/shards.parquet").to_pylist()
+    token_bytes = sum(shard["num_tokens"] for shard in shards) * 16 * 16 * 3
+    assert [amount for amount in amounts if amount.work != "finishing"] == [
+        Amount("planning", "inputs", 0),
+        Amount("planning (packing)", "examples", planned, planned, num_rejects=0),
+        Amount("writing shards", "examples", 0, planned, 0, 0, 0),
+        Amount("writing shards", "examples", planned, planned, 0, token_bytes, 0),
+    ]
+    assert amounts[-1] == Amount("finishing", "shards", len(shards), len(shards))
+    first, *_ = json.loads((tmp_path / "shards/_run.json").read_text())["stages"]
+    assert first["counts"]["num_inputs"] == first["counts"]["num_probed"] == num_inputs
+    # half of it is there already
     for shard in shards[4:]:
         (tmp_path / "shards" / shard["path"]).unlink()
     (tmp_path / "shards/manifest.json").unlink()
+    amounts.clear()
     assert run(*command, "--resume").code == 0
-    assert bars[-1] == ("writing shards", planned, "examples", sum(shard["num_segments"] for shard in shards[:4]))
-    assert told[-1] == planned
+    done = sum(shard["num_segments"] for shard in shards[:4])
+    written = sum(shard["num_tokens"] for shard in shards[4:]) * 16 * 16 * 3
+    assert [amount for amount in amounts if amount.work == "writing shards"] == [
+        Amount("writing shards", "examples", done, planned, done, 0, 0),
+        Amount("writing shards", "examples", planned, planned, done, written, 0),
+    ]
 
 
-def _run(add_graph: Callable[..., None]) -> None:
+def _run(add_graph: Callable[..., None]) -> PipelineResult:
     with beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([])) as pipeline:
         add_graph(pipeline)
+    return pipeline.result
 
 
 def test_views_limit_exclude_and_deep_tubelets(media: Path, tmp_path: Path, run: Run) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from test_resume import snapshot
 
 from patchpack.pipeline.execution import folder as output_folder
-from patchpack.pipeline.execution import launch, plan_transforms
+from patchpack.pipeline.execution import launch, plan_transforms, stage
 from patchpack.pipeline.storage import files
 
 Run = Callable[..., Result]
@@ -82,7 +82,7 @@ def test_what_ends_the_planning_leaves_the_old_set(
         raise failure
 
     if code == 130:
-        monkeypatch.setattr(launch.runner, "run", fail)
+        monkeypatch.setattr(stage.runner, "run", fail)
     else:
         monkeypatch.setattr(plan_transforms, "write_group_plan", fail)
     ended = run("build", media / "other", "--output", old, "--overwrite", *OPTIONS)

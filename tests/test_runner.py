@@ -58,7 +58,7 @@ def test_what_is_said_while_packages_are_staged_is_kept_off_the_screen(capfd: py
         processes.check_output([*talks, "fails"])
 
     with pytest.raises(runner.PipelineFailed, match="Building sdist"):
-        runner.run(stage, 1, None, lambda: None, 0.1)
+        runner.run(stage, 1, None, lambda counts: None, 0.1)
     assert said == [b"* Building sdist...\n"]
     assert capfd.readouterr().err == ""
 

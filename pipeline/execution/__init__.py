@@ -2,5 +2,5 @@
 
 In order: `launch` (from what was asked to a finished dataset), `resume` (what a build that goes on takes over), `folder`
 (the output), `runner` (where it runs) and `graph` (one line a stage) over `transforms`; on workers `worker` and the
-`sandbox` for decoders (`sandbox_process` is its other side); `progress` for who waits.
+`sandbox` for decoders (`sandbox_process` is its other side); `stage`, `counts` and `progress` for who waits.
 """

@@ -12,11 +12,13 @@ run that dies in between has left the complete plan, and `--resume` ends what wa
 import json
 import os
 import platform
+import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TypedDict, cast
+from typing import cast
 
 from patchpack.options import recorded
 from patchpack.pipeline.config import BuildConfig
@@ -43,6 +45,7 @@ from patchpack.schemas.manifest import (
     SHARD_TABLE_NAME,
     read_shard_table,
 )
+from patchpack.schemas.run import WORK, RunRecord, StageName, StageTime
 
 
 @contextmanager
@@ -80,24 +83,6 @@ def plan_home(folder: str) -> str:
     return following if files.exists(files.join(following, PLAN_NAME)) else folder
 
 
-class RunRecord(TypedDict, total=False):
-    """What _run.json holds: where and how a dataset was built, and of which inputs."""
-
-    started: str
-    finished: str
-    host: str
-    machine: str
-    python: str
-    versions: dict[str, str]
-    # as they were named, what names them wherever they stand, and the folders that keys are relative to
-    inputs: list[str]
-    names: list[str]
-    roots: list[str]
-    options: dict[str, object]
-    workers: int
-    traceback: str
-
-
 def run_record(folder: str) -> RunRecord:
     """Returns what _run.json holds of the build that `--resume` would go on with; empty where there is none."""
     path = files.join(plan_home(folder), RUN_NAME)
@@ -105,7 +90,8 @@ def run_record(folder: str) -> RunRecord:
 
 
 def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
-    """Writes _run.json, before anything else is."""
+    """Writes _run.json, before anything else is; a build that goes on keeps the stages of the runs before."""
+    before = run_record(folder) if config.resume else {}
     record: RunRecord = {
         "started": now(),
         "host": platform.node(),
@@ -117,16 +103,42 @@ def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
         "roots": source_roots(inputs, config),
         "options": recorded(config),
         "workers": config.workers,
+        "stages": before.get("stages", []),
     }
     files.make_folder(files.join(folder, PLAN_FOLDER))
     files.write(files.join(folder, RUN_NAME), json.dumps(record, indent=2).encode() + b"\n")
 
 
-def note(folder: str, **more: str) -> None:
+def note(folder: str, **more: object) -> None:
     """Adds to _run.json."""
     path = files.join(folder, RUN_NAME)
     record = json.loads(files.read(path)) | more
     files.write(path, json.dumps(record, indent=2).encode() + b"\n")
+
+
+@contextmanager
+def stage_noted(folder: str, name: StageName, workers: int | None) -> Iterator[Counter[str]]:
+    """Notes a stage in _run.json when it begins, and when it ends or fails its time and counts: those put into what is yielded."""
+    entry: StageTime = {
+        "stage": name,
+        "started": now(),
+        "workers": workers,
+        "wall_s": None,
+        "worker_s": {},
+        "counts": {},
+    }
+    stages = [*json.loads(files.read(files.join(folder, RUN_NAME))).get("stages", []), entry]
+    note(folder, stages=stages)
+    began, counts = time.perf_counter(), Counter[str]()
+    try:
+        yield counts
+    finally:
+        entry["wall_s"] = round(time.perf_counter() - began, 3)
+        entry["worker_s"] = {work: round(counts[f"{work}_us"] / 1e6, 3) for work in WORK if f"{work}_us" in counts}
+        entry["counts"] = {name: number for name, number in sorted(counts.items()) if name.startswith("num_")}
+        # a full disk: the times are lost, and what went wrong is said by what went wrong
+        with suppress(OSError):
+            note(folder, stages=stages)
 
 
 def now() -> str:

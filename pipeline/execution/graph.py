@@ -9,12 +9,13 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
+from patchpack.pipeline.execution import counts
+from patchpack.pipeline.execution.list_transforms import ListInputs
 from patchpack.pipeline.execution.plan_transforms import (
     ClassNames,
     Dedupe,
     Group,
     Listed,
-    ListInputs,
     Probe,
     Sample,
     SaveListing,
@@ -38,7 +39,8 @@ def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config
     """
     listed, examples, found = _probed(pipeline, inputs, folder, config)
     sampled = examples | "sample" >> Sample(config)
-    rejects = (found, sampled.rejects) | "rejects" >> beam.Flatten()
+    not_sampled = sampled.rejects | "count rejects of sizes" >> beam.Map(counts.add_reject)
+    rejects = (found, not_sampled) | "rejects" >> beam.Flatten()
     classes = (
         listed | "classes" >> ClassNames(folder, config.classes, config.labels == "folder")
         if config.has_labels
@@ -61,7 +63,11 @@ def _probed(
     listed = pipeline | "inputs" >> beam.Create(inputs) | "list" >> ListInputs(roots, config, holds)
     probed = listed.sources | "probe" >> Probe(roots, config)
     deduped = probed.examples | "dedupe" >> Dedupe(config)
-    rejects = (listed.rejects, probed.rejects, deduped.rejects) | "not probed" >> beam.Flatten()
+    rejects = (
+        (listed.rejects, probed.rejects, deduped.rejects)
+        | "not probed" >> beam.Flatten()
+        | "count rejects" >> beam.Map(counts.add_reject)
+    )
     ignored = (listed.ignored, probed.ignored) | "ignored" >> beam.Flatten()
     (ignored, listed.conflicts) | "listing" >> SaveListing(folder)
     return listed, deduped.examples, rejects

@@ -6,11 +6,10 @@ finished. What stands in the output meanwhile, and who looks after it, is descri
 
 import dataclasses
 import json
-import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import apache_beam as beam
@@ -20,10 +19,10 @@ from patchpack.options import output_affecting
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import BuildFailed, TooManyRejects
 from patchpack.pipeline.execution import folder as output
-from patchpack.pipeline.execution import runner
 from patchpack.pipeline.execution.graph import plan_graph, probe_graph, shard_graph
 from patchpack.pipeline.execution.progress import bar, warn
 from patchpack.pipeline.execution.resume import plan_is_kept, resumed, warn_of_new_inputs
+from patchpack.pipeline.execution.stage import Writing, bug, planning, run_graph
 from patchpack.pipeline.media.resize import resolved
 from patchpack.pipeline.names import NEXT_FOLDER, PLAN_FOLDER, PLAN_NAME, RESULTS_NAME
 from patchpack.pipeline.stages import finish, plan, saved
@@ -38,7 +37,7 @@ from patchpack.pipeline.whatif import examples, rows
 from patchpack.pipeline.whatif.cost import DECODED_PX_PER_S
 from patchpack.pipeline.whatif.settings import Setting, check_examples, parse_setting
 from patchpack.schemas.figures import Options
-from patchpack.schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME, RUN_NAME, SEQUENCES_FOLDER
+from patchpack.schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME
 from patchpack.schemas.report import Prediction, Report, Totals
 from patchpack.schemas.whatif import WhatIf
 
@@ -71,7 +70,10 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
             _write_shards(folder, source_roots(parsed, config), config, options)
             results = finish.read_results(folder)
             _check_failures(results, folder)
-            report = finish.finish(folder, config, results, lambda report: not _too_many_rejects(report, config))
+            with output.stage_noted(folder, "finish", 1), bar("finishing", len(results), "shards") as advance:
+                report = finish.finish(
+                    folder, config, results, lambda report: not _too_many_rejects(report, config), advance
+                )
             files.remove(files.join(folder, RESULTS_NAME))
             output.note(folder, finished=output.now())
             _check_rejects(report, config, folder)
@@ -165,14 +167,13 @@ def compare(inputs: list[str], texts: Sequence[str], base: PlanConfig, options: 
         _check_stores(folder, inputs, options)
         parsed = _inputs(inputs, folder, config)
         files.make_folder(files.join(folder, PLAN_FOLDER))
-        with bar("probing", None, "inputs") as advance:
-            _run(
-                folder,
-                lambda pipeline: probe_graph(pipeline, parsed, folder, config),
-                config,
-                options,
-                lambda: advance(0),
-            )
+        run_graph(
+            folder,
+            lambda pipeline: probe_graph(pipeline, parsed, folder, config),
+            config,
+            options,
+            lambda counts: planning(counts, config),
+        )
         found, rejects = examples.read_probed(folder), list(saved.read_rejects(folder))
         for warning in _check_listing(saved.read_listing(folder), len(found.keys) + len(rejects), parsed, config):
             warn(warning)
@@ -268,8 +269,15 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
     output.clear_plan(home)
     output.write_record(home, inputs, config)
     try:
-        with bar("planning", None, "groups") as advance:
-            _run(home, lambda pipeline: plan_graph(pipeline, inputs, home, config), config, options, lambda: advance(0))
+        with output.stage_noted(home, "plan", config.workers if options is None else None) as counts:
+            run_graph(
+                home,
+                lambda pipeline: plan_graph(pipeline, inputs, home, config),
+                config,
+                options,
+                lambda counts: planning(counts, config),
+                counts,
+            )
         summaries = list(saved.read_summaries(home))
         listing = saved.read_listing(home)
         warnings = _check_plan(summaries, listing, inputs, config)
@@ -356,41 +364,18 @@ def _check_readable(folder: str, totals: Totals, config: BuildConfig) -> None:
 
 
 def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: PipelineOptions | None) -> None:
-    shards = list(saved.planned_shards(folder))
+    summaries = list(saved.read_summaries(folder))
+    shards = [shard for summary in summaries for shard in summary.shards]
     # from here on the dataset is unfinished
     files.remove(files.join(folder, MANIFEST_NAME))
-    sequences = files.join(folder, SEQUENCES_FOLDER)
-    examples = {shard.name: shard.num_segments for shard in shards}
     versions = library_versions(config.media_backend)
+    writing = Writing(folder, summaries, lists=options is not None)
 
-    def done() -> int:
-        return sum(examples.get(files.join(SEQUENCES_FOLDER, name), 0) for name in files.names(sequences))
+    def add_graph(pipeline: beam.Pipeline) -> None:
+        shard_graph(pipeline, shards, roots, folder, config, versions)
 
-    with bar("writing shards", sum(examples.values()), "examples", done()) as advance:
-        _run(
-            folder,
-            lambda pipeline: shard_graph(pipeline, shards, roots, folder, config, versions),
-            config,
-            options,
-            lambda: advance(done()),
-        )
-
-
-def _run(
-    folder: str,
-    add_graph: Callable[[beam.Pipeline], None],
-    config: BuildConfig,
-    options: PipelineOptions | None,
-    tick: Callable[[], None],
-) -> None:
-    # a tick lists the output, which an object store charges for
-    every_s = 30.0 if files.is_uri(folder) else 0.5
-    try:
-        runner.run(add_graph, config.workers, options, tick, every_s)
-    except runner.PipelineFailed as error:
-        if error.traceback:
-            raise _bug(folder, str(error), error.traceback) from error
-        raise BuildFailed(str(error)) from error
+    with output.stage_noted(folder, "write", config.workers if options is None else None) as counts:
+        run_graph(folder, add_graph, config, options, writing.amount, counts)
 
 
 def _check_failures(results: list[ShardResult], folder: str) -> None:
@@ -398,20 +383,9 @@ def _check_failures(results: list[ShardResult], folder: str) -> None:
     for result in failed:
         if result.traceback:
             text = f"{result.failure}, writing {result.path}"
-            raise _bug(folder, text, result.traceback) from RuntimeError(result.traceback)
+            raise bug(folder, text, result.traceback) from RuntimeError(result.traceback)
     if failed:
         raise BuildFailed(
             f"{files.join(folder, failed[0].path)}: not written ({failed[0].failure}); {len(failed)} of {len(results)} shards failed, "
             "so the dataset has no manifest; run the same command with --resume"
         )
-
-
-def _bug(folder: str, text: str, traceback: str) -> BuildFailed:
-    """Returns the error of a bug of ours, whose traceback is kept in the record of the build."""
-    output.note(folder, traceback=traceback)
-    lines = re.findall(r'File "[^"]*?((?:pipeline|schemas)/[^"]+)", line (\d+)', traceback)
-    where = f" ({lines[-1][0]} line {lines[-1][1]})" if lines else ""
-    return BuildFailed(
-        f"bug in patchpack: {text}{where}; this is no fault of the data; please report it with the traceback, which --debug "
-        f"shows and {files.join(folder, RUN_NAME)} keeps"
-    )

@@ -1,7 +1,7 @@
 """Runs a graph: by default on this machine with Beam's FnApiRunner, or on the runner named after `--`.
 
 Local workers are processes. A worker process that dies makes FnApiRunner wait for ever, so the pipeline runs
-in a thread of its own, and this thread watches.
+in a thread of its own, and this thread watches, and asks for what is counted meanwhile (`counts`).
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from traceback import format_exception
@@ -23,11 +24,13 @@ import grpc
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineResult
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 from apache_beam.utils import processes
 
 import patchpack as package
 from patchpack.options import Parser
+from patchpack.pipeline.execution import counts
 from patchpack.pipeline.execution.sandbox import module_search
 
 # this machine: what runs is always FnApiRunner (`_local`)
@@ -201,48 +204,57 @@ def run(
     add_graph: Callable[[beam.Pipeline], None],
     workers: int,
     options: PipelineOptions | None,
-    tick: Callable[[], object],
+    tick: Callable[[Counter[str]], object],
     tick_every_s: float,
-) -> None:
-    """Runs one pipeline to its end.
+) -> Counter[str]:
+    """Runs one pipeline to its end, and returns what it counted; empty where the runner does not say.
 
     Args:
         add_graph: adds the transforms.
         workers: local processes; more than one are started as such, one runs inside this process.
         options: of another runner, or None for this machine.
-        tick: called while it runs.
+        tick: called while it runs, with what was counted so far.
         tick_every_s: how often, in seconds.
 
     Raises:
         PipelineFailed: it did not finish.
     """
     failure: list[BaseException] = []
+    results: list[PipelineResult] = []
     ended = threading.Event()
 
-    def target() -> None:
+    def target(folder: str) -> None:
         try:
-            pipeline = _local(workers) if options is None else beam.Pipeline(options=options)
+            pipeline = _local(workers, folder) if options is None else beam.Pipeline(options=options)
             add_graph(pipeline)
-            pipeline.run().wait_until_finish()
+            # on this machine it ends before there is a result
+            results.append(pipeline.run())
+            results[0].wait_until_finish()
         except BaseException as error:  # noqa: BLE001 (raised again in the waiting thread)
             failure.append(error)
         finally:
             ended.set()
 
-    with _watched_workers(failure, ended), _quiet_beam():
-        threading.Thread(target=target, name="pipeline", daemon=True).start()
+    counts.begin()
+    with counts.folder() as folder, _watched_workers(failure, ended), _quiet_beam():
+        threading.Thread(target=target, args=(folder,), name="pipeline", daemon=True).start()
         while not ended.wait(tick_every_s):
-            tick()
+            if options is None:
+                tick(counts.of_machine(folder))
+            else:
+                tick(counts.of_result(results[0]) if results else Counter())
     if failure:
         raise _described(failure[0]) from failure[0]
+    return counts.of_result(results[0])
 
 
-def _local(workers: int) -> beam.Pipeline:
+def _local(workers: int, folder: str) -> beam.Pipeline:
     if workers == 1:
         return beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
     environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in module_search().items())
+    worker = [sys.executable, "-m", "patchpack.pipeline.execution.worker", str(os.getpid()), folder]
     # Ctrl-C reaches every process of a terminal; the launcher answers it, and its workers end with it
-    command = f"trap '' INT; {environment} exec {shlex.quote(sys.executable)} -m patchpack.pipeline.execution.worker {os.getpid()}"
+    command = f"trap '' INT; {environment} exec {shlex.join(worker)}"
     return beam.Pipeline(
         runner=FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command_string=command)),
         options=PipelineOptions([f"--direct_num_workers={workers}"]),

@@ -1,19 +1,20 @@
 """The second graph's transforms: planned shards to written ones, and what that gave."""
 
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
-from apache_beam.metrics.metric import Metrics
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms import combiners
 
 from patchpack.pipeline.config import BuildConfig
+from patchpack.pipeline.execution import counts
 from patchpack.pipeline.names import RESULTS_NAME
 from patchpack.pipeline.stages.saved import read_shard_rows
 from patchpack.pipeline.stages.summary import ShardPlan
-from patchpack.pipeline.stages.write import ShardResult, write_shard
+from patchpack.pipeline.stages.write import FilledSequence, ShardResult, write_shard
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import StorageGone
 from patchpack.pipeline.versions import library_versions
@@ -62,10 +63,6 @@ class _WriteFn(beam.DoFn):
         if result.failure:
             yield result
             return
-        for name in ("num_sequences", "num_segments", "num_tokens", "bytes"):
-            Metrics.counter("patchpack", name).inc(getattr(result, name))
-        for row in result.rejects:
-            Metrics.counter("patchpack", f"rejects_{row.reason}").inc()
         yield result
 
     def _written(self, shard: ShardPlan) -> ShardResult:
@@ -77,9 +74,7 @@ class _WriteFn(beam.DoFn):
         """
         for is_last in (False, True):
             try:
-                rows = read_shard_rows(self._folder, shard)
-                where = (self._roots, self._folder, self._config, self._versions)
-                return write_shard(shard, rows, *where, retry_rejects=self._config.retry_rejects)
+                return self._tried(shard)
             except OSError as error:
                 if files.is_full(error):
                     raise NothingFits(
@@ -88,6 +83,38 @@ class _WriteFn(beam.DoFn):
                 if is_last or isinstance(error, StorageGone):
                     raise
         raise AssertionError("the last try returns or raises")
+
+    def _tried(self, shard: ShardPlan) -> ShardResult:
+        """Returns what writing a shard gave; counts sequence by sequence, and where the time went."""
+        layout = self._config.layouts[shard.layout]
+        began, elsewhere_s, is_kept = time.perf_counter(), 0.0, True
+
+        def filled(sequence: FilledSequence) -> None:
+            nonlocal elsewhere_s, is_kept
+            elsewhere_s, is_kept = elsewhere_s + sequence.decode_s + sequence.patchify_s, False
+            counts.add(
+                num_sequences=1,
+                num_examples=sequence.num_examples,
+                num_tokens=sequence.num_tokens,
+                num_token_bytes=sequence.num_tokens * layout.token_bytes // layout.sequence_length,
+                decode_us=round(sequence.decode_s * 1e6),
+                patchify_us=round(sequence.patchify_s * 1e6),
+            )
+            for row in sequence.rejects:
+                counts.add_reject(row)
+
+        try:
+            where = (self._roots, self._folder, self._config, self._versions)
+            rows = read_shard_rows(self._folder, shard)
+            result = write_shard(shard, rows, *where, retry_rejects=self._config.retry_rejects, filled=filled)
+            if is_kept:
+                counts.add(num_kept_shards=1, num_kept_rejects=len(result.rejects))
+            else:
+                counts.add(num_shards=1, num_bytes=result.bytes)
+            return result
+        finally:
+            # the plan's rows, the file and its flush, or the check of a shard that is there
+            counts.add(write_us=round((time.perf_counter() - began - elsewhere_s) * 1e6))
 
 
 class NothingFits(RuntimeError):

@@ -9,6 +9,7 @@ that is kept of single ones), and equal datasets give equal reports on every mac
 import dataclasses
 import heapq
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -60,7 +61,12 @@ _COLUMNS = ["num_tokens", "num_segments", "attention_cost", "max_segment_tokens"
 
 
 def make_report(
-    folder: str, manifest: Manifest, shards: pa.Table, rejects: pa.Table, choice: Choice | None = None
+    folder: str,
+    manifest: Manifest,
+    shards: pa.Table,
+    rejects: pa.Table,
+    choice: Choice | None = None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> Report:
     """Returns the content of report.json, which `schemas.report` describes; equal for equal datasets.
 
@@ -70,15 +76,17 @@ def make_report(
         shards: its shard table.
         rejects: its reject table.
         choice: sees every sequence, so that the gallery needs no look of its own at every shard.
+        progress: called with how many shards are done, after each.
 
     Raises:
         FormatError: a shard is missing or broken, or the manifest lacks totals.
     """
     scan, examples, arrangement = _SequenceScan(), ExampleScan(), Arrangement(manifest.balance_step)
-    for shard in shards.to_pylist():
+    for done, shard in enumerate(shards.to_pylist(), 1):
         table, layout = _scan_shard(scan, examples, arrangement, folder, shard)
         if choice is not None:
             choice.add_shard(table, layout.sequence_length)
+        progress(done)
     num_bytes = sum(shards["bytes"].to_pylist())
     stored = scan.stored(len(shards), num_bytes)
     try:

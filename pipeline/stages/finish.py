@@ -118,10 +118,11 @@ def finish(
     config: PlanConfig,
     results: list[ShardResult],
     accepted: Callable[[Report], bool] = lambda report: True,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> Report:
     """Writes the tables and the report of a dataset whose shards are all there, and the manifest if the report is accepted.
 
-    Returns the report.
+    Returns the report; `progress` is called with how many shards are in it.
     """
     summaries = list(saved.read_summaries(folder))
     # views and clips of one broken input fail alike: one row says it
@@ -153,7 +154,7 @@ def finish(
             for number in range(len(layouts))
         ),
     )
-    return publish(folder, manifest, bounds, [result.table_row() for result in results], rejects, accepted)
+    return publish(folder, manifest, bounds, [result.table_row() for result in results], rejects, accepted, progress)
 
 
 def publish(
@@ -163,6 +164,7 @@ def publish(
     shard_rows: list[ShardRow],
     rejects: list[Reject],
     accepted: Callable[[Report], bool] = lambda report: True,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> Report:
     """Writes what makes shards a dataset: the tables, the report, and the manifest if the report is accepted; returns it."""
     shard_table = table_bytes(shard_rows, SHARD_TABLE_SCHEMA)
@@ -173,7 +175,8 @@ def publish(
     files.write(files.join(folder, BOUND_TABLE_NAME), proof_table)
     shards, rejected = (pq.read_table(pa.BufferReader(table)) for table in (shard_table, reject_table))
     choice = Choice(DEFAULT_SEQUENCES)
-    report = with_advice(folder, manifest, make_report(folder, manifest, shards, rejected, choice))
+    made = make_report(folder, manifest, shards, rejected, choice, progress)
+    report = with_advice(folder, manifest, made)
     files.write(files.join(folder, REPORT_NAME), json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
     try:
         stretched = thumbnails(folder, report["aspect_plane"]["worst"])

@@ -9,8 +9,10 @@ repacked, and the shard's metadata carries the reject. Memory: one row group, on
 import dataclasses
 import io
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -82,6 +84,16 @@ class ShardResult:
         }
 
 
+class FilledSequence(NamedTuple):
+    """What one sequence became: its counts, the examples that it lacks, and the seconds that it took."""
+
+    num_examples: int
+    num_tokens: int
+    rejects: list[Reject]
+    decode_s: float
+    patchify_s: float
+
+
 def fingerprint(rows: list[PlannedExample], config: PlanConfig, versions: dict[str, str]) -> str:
     """Returns what a shard's bytes depend on, as 32 hex digits: a shard that has it need not be written again.
 
@@ -106,6 +118,7 @@ def write_shard(
     config: PlanConfig,
     versions: dict[str, str],
     retry_rejects: bool = False,
+    filled: Callable[[FilledSequence], object] = lambda sequence: None,
 ) -> ShardResult:
     """Writes a shard, unless it is there already, and returns its totals.
 
@@ -117,6 +130,7 @@ def write_shard(
         config: of the build.
         versions: of the libraries that decide bytes.
         retry_rejects: whether a finished shard that lacks examples is written anew; otherwise only if their files are back.
+        filled: called after each sequence, and so at least once if the shard is written.
 
     Raises:
         OSError: storage failed for good; no shard is left under the name.
@@ -128,7 +142,7 @@ def write_shard(
     rejects: list[Reject] = []
     files.make_folder(path.rpartition("/")[0])
     with files.writing(path) as file, ShardFile(file, config.layouts[shard.layout]) as written:
-        _add_row_groups(written, shard, rows, roots, config, rejects)
+        _add_row_groups(written, shard, rows, roots, config, rejects, filled)
         record = written.add_record(
             group=shard.group,
             index=shard.index,
@@ -203,8 +217,19 @@ def _add_row_groups(
     roots: list[str],
     config: PlanConfig,
     rejects: list[Reject],
+    filled: Callable[[FilledSequence], object],
 ) -> None:
     """Writes the shard's sequences, one row group at a time; rejects are appended to `rejects`."""
+    decode_s = 0.0
+
+    def decode(together: Sequence[PlannedExample]) -> list[np.ndarray]:
+        nonlocal decode_s
+        began = time.perf_counter()
+        try:
+            return decode_examples(together, roots, config, warned)
+        finally:
+            decode_s += time.perf_counter() - began
+
     sequences: list[list[PlannedExample]] = [[] for _ in range(shard.num_sequences)]
     for row in rows:
         sequences[row.sequence].append(row)
@@ -213,17 +238,21 @@ def _add_row_groups(
     warned: dict[tuple[str, int], str] = {}
     shared = SharedClips(
         rows,
-        lambda together: decode_examples(together, roots, config, warned),
+        decode,
         lambda row: len(row.frame_pts) * row.valid_height * row.valid_width * 3,
         config.decode_cache_bytes,
     )
     for first in range(0, len(sequences), size):
         members = sequences[first : first + size]
         arrays = written.new_arrays(len(members))
-        segments = [
-            list(_fill(planned, _row_of(arrays, index), layout, shared, config, rejects, warned))
-            for index, planned in enumerate(members)
-        ]
+        segments = []
+        for index, planned in enumerate(members):
+            began, num_rejects, decode_s = time.perf_counter(), len(rejects), 0.0
+            own = list(_fill(planned, _row_of(arrays, index), layout, shared, config, rejects, warned))
+            patchify_s = time.perf_counter() - began - decode_s
+            num_tokens = sum(segment["num_tokens"] for segment in own)
+            filled(FilledSequence(len(own), num_tokens, rejects[num_rejects:], decode_s, patchify_s))
+            segments.append(own)
         written.add_row_group(arrays, segments)
 
 

@@ -1,0 +1,128 @@
+"""One graph of a build: runs it, shows how far it is, and says in one line why it failed."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from patchpack.pipeline.config import BuildConfig, PlanConfig
+from patchpack.pipeline.errors import BuildFailed
+from patchpack.pipeline.execution import folder as output
+from patchpack.pipeline.execution import runner
+from patchpack.pipeline.execution.progress import Amount, shown
+from patchpack.pipeline.stages.summary import GroupSummary
+from patchpack.pipeline.storage import files
+from patchpack.schemas.manifest import RUN_NAME, SEQUENCES_FOLDER
+
+# asking workers of this machine costs nothing
+EVERY_S = 0.5
+# a service is asked for its counters, and an object store charges for listing the output
+REMOTE_EVERY_S = 30.0
+
+
+def run_graph(
+    folder: str,
+    add_graph: Callable[[beam.Pipeline], None],
+    config: BuildConfig,
+    options: PipelineOptions | None,
+    amount: Callable[[Counter[str]], Amount],
+    counts: Counter[str] | None = None,
+) -> None:
+    """Runs a graph to its end and shows how far it is.
+
+    Args:
+        folder: the output, whose record keeps the traceback of a bug.
+        add_graph: adds the transforms.
+        config: of the build.
+        options: of a Beam runner, or None for this machine.
+        amount: returns how far it is, by what was counted.
+        counts: becomes what was counted, also where it fails.
+
+    Raises:
+        BuildFailed: it did not finish.
+    """
+    counts = Counter() if counts is None else counts
+    every_s = EVERY_S if options is None else REMOTE_EVERY_S
+    with shown() as progress:
+
+        def tick(counted: Counter[str]) -> None:
+            # of a runner that did not answer this time, the last answer holds
+            counts.update(counted - counts)
+            progress.show(amount(counts))
+
+        # from now on it takes time
+        progress.show(amount(counts))
+        try:
+            counted = runner.run(add_graph, config.workers, options, tick, every_s)
+        except runner.PipelineFailed as error:
+            if error.traceback:
+                raise bug(folder, str(error), error.traceback) from error
+            raise BuildFailed(str(error)) from error
+    counts.update(counted - counts)
+
+
+def planning(counts: Counter[str], config: PlanConfig) -> Amount:
+    """Returns how far planning is, stage by stage: each begins when the one before has ended for all inputs."""
+    num_rejects = counts["num_rejects"]
+    if not counts:
+        # yet, or by this runner
+        return Amount("planning", "inputs", 0)
+    if counts["num_groups"]:
+        done, total = counts["num_planned"], counts["num_sampled"]
+        return Amount("planning (packing)", "examples", done, total, num_rejects=num_rejects)
+    if counts["num_probed"]:
+        # inputs of other splits are listed, too, and not probed
+        total_inputs = counts["num_inputs"] if config.split_name is None else None
+        return Amount("planning (probing)", "inputs", counts["num_probed"], total_inputs, num_rejects=num_rejects)
+    return Amount("planning (listing)", "inputs", counts["num_inputs"], num_rejects=num_rejects)
+
+
+class Writing:
+    """How far writing is: by what workers count, and where another runner does not say, by the shards that are there.
+
+    Shards of an earlier run are done from the beginning; what workers count is what they write.
+    """
+
+    def __init__(self, folder: str, summaries: list[GroupSummary], *, lists: bool) -> None:
+        """Looks which shards are there.
+
+        Args:
+            folder: the output.
+            summaries: of the plan.
+            lists: whether to go on looking.
+        """
+        self._folder, self._lists = files.join(folder, SEQUENCES_FOLDER), lists
+        self._examples = {shard.name: shard.num_segments for summary in summaries for shard in summary.shards}
+        self._num_rejects = sum(summary.num_rejects for summary in summaries)
+        self._before = self._listed()
+
+    def amount(self, counts: Counter[str]) -> Amount:
+        """Returns how far it is, by what was counted."""
+        total = sum(self._examples.values())
+        # a shard that is tried again counts again
+        done = min(total, self._before + counts["num_examples"] + counts["num_rejects"])
+        return Amount(
+            "writing shards",
+            "examples",
+            max(done, self._listed()) if self._lists else done,
+            total,
+            self._before,
+            counts["num_token_bytes"],
+            self._num_rejects + counts["num_rejects"] + counts["num_kept_rejects"],
+        )
+
+    def _listed(self) -> int:
+        return sum(self._examples.get(f"{SEQUENCES_FOLDER}/{name}", 0) for name in files.names(self._folder))
+
+
+def bug(folder: str, text: str, traceback: str) -> BuildFailed:
+    """Returns the error of a bug of ours, whose traceback is kept in the record of the build."""
+    output.note(folder, traceback=traceback)
+    lines = re.findall(r'File "[^"]*?((?:pipeline|schemas)/[^"]+)", line (\d+)', traceback)
+    where = f" ({lines[-1][0]} line {lines[-1][1]})" if lines else ""
+    return BuildFailed(
+        f"bug in patchpack: {text}{where}; this is no fault of the data; please report it with the traceback, which --debug "
+        f"shows and {files.join(folder, RUN_NAME)} keeps"
+    )

@@ -306,6 +306,7 @@ def _report(values: argparse.Namespace, _: list[str]) -> int:
     from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, check_num_sequences, read_gallery, thumbnails
     from patchpack.pipeline.report.html import render_html
     from patchpack.pipeline.report.text import print_report
+    from patchpack.pipeline.report.times import read_times
     from patchpack.schemas.manifest import read_manifest
 
     _check_page(values.html, "report")
@@ -323,7 +324,10 @@ def _report(values: argparse.Namespace, _: list[str]) -> int:
     if values.html:
         gallery = read_gallery(values.shards, read_manifest(values.shards), num_sequences) if num_sequences else None
         stretched = thumbnails(values.shards, made["aspect_plane"]["worst"]) if num_sequences else []
-        _write(values.html, lambda: _write_text(values.html, render_html(made, gallery, stretched)))
+        _write(
+            values.html,
+            lambda: _write_text(values.html, render_html(made, gallery, stretched, read_times(values.shards))),
+        )
     _show(made, values.json, print_report)
     return 0
 

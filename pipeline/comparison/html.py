@@ -7,7 +7,7 @@ from pathlib import Path
 
 from patchpack.pipeline.comparison.text import NAMES_TITLES, TITLES, change, shown, verdict
 from patchpack.pipeline.report.charts import histogram
-from patchpack.pipeline.report.html import drawn, new_environment
+from patchpack.pipeline.report.html import new_environment
 from patchpack.pipeline.report.text import fitted
 from patchpack.schemas.comparison import ChartName, Comparison
 
@@ -37,7 +37,7 @@ def render_html(comparison: Comparison) -> str:
     return environment.from_string(page).render(
         c=comparison,
         chart_titles=titles,
-        drawn=drawn(charts),
+        charts=charts,
         titles=TITLES,
         names_titles=NAMES_TITLES,
         verdict=verdict(comparison),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from patchpack.pipeline.report.aspects import ROW, STEPS_PER_OCTAVE, WIDTH
 from patchpack.pipeline.report.text import drops_tokens, fitted
+from patchpack.pipeline.report.times import Times
 from patchpack.schemas.figures import AspectPlane, ClassCount, Distribution
 from patchpack.schemas.report import Report, StepBalance, Storage
 from patchpack.schemas.whatif import WhatIf
@@ -86,7 +87,7 @@ def histogram(distribution: Distribution, x_title: str, counted: str, marks: tup
         "data": {"values": _bins(distribution)},
         "mark": {"type": "bar", "binSpacing": 1},
         "encoding": {
-            "x": _range("from", x_title),
+            "x": {**_range("from", x_title), "bin": "binned"},
             "x2": {"field": "to"},
             "y": _count(counted),
             "tooltip": _bin_tooltip(x_title, counted),
@@ -290,7 +291,7 @@ def trade_off(made: WhatIf) -> Spec:
     return {**_chart(words, 240, [points, chosen]), "data": {"values": rows}}
 
 
-def _chart(description: str, height: int | Spec, layers: list[Spec]) -> Spec:
+def _chart(description: str, height: int, layers: list[Spec]) -> Spec:
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "description": description,
@@ -304,11 +305,14 @@ def _chart(description: str, height: int | Spec, layers: list[Spec]) -> Spec:
 
 def _named_bars(rows: list[dict[str, object]], x_title: str, scale: Spec, form: str) -> Spec:
     """Returns horizontal bars in the order given, each value written behind its bar."""
+    # a scale of nothing has no end
+    rows = rows or [{"name": "none", "value": 0}]
     names = {"field": "name", "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 170}}
     values = {
         "field": "value",
         "type": "quantitative",
         "title": x_title,
+        "stack": None,
         "scale": scale,
         "axis": {"grid": True, "tickCount": 5},
     }
@@ -322,7 +326,7 @@ def _named_bars(rows: list[dict[str, object]], x_title: str, scale: Spec, form: 
         "encoding": {"y": names, "x": values, "text": {"field": "value", "format": form}},
     }
     listed = ", ".join(str(row["name"]) for row in rows[:6])
-    spec = _chart(f"Bars of {x_title}: {listed}.", {"step": _ROW_HEIGHT}, [bars, labels])
+    spec = _chart(f"Bars of {x_title}: {listed}.", _ROW_HEIGHT * max(1, len(rows)), [bars, labels])
     return {**spec, "data": {"values": rows}}
 
 
@@ -351,13 +355,7 @@ def _rules(marks: list[dict[str, Any]], x_title: str) -> list[Spec]:
 
 
 def _range(field: str, title: str) -> Spec:
-    return {
-        "field": field,
-        "type": "quantitative",
-        "bin": "binned",
-        "title": title,
-        "scale": {"zero": False, "nice": False},
-    }
+    return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": False, "nice": False}}
 
 
 def _count(counted: str) -> Spec:
@@ -376,6 +374,16 @@ def _ratio(octaves: float) -> str:
     """Returns an aspect as people write it: 1.5:1, or 1:1.5."""
     ratio = f"{2 ** abs(octaves):.2f}".rstrip("0").rstrip(".")
     return f"{ratio}:1" if octaves >= 0 else f"1:{ratio}"
+
+
+def times_charts(times: Times) -> dict[str, Spec]:
+    """Returns the charts of a build's time, those of which it has the numbers."""
+    found = {"time-by-stage": times["wall_s"].items(), "time-by-work": times["worker_s"].items()}
+    return {
+        name: _named_bars([{"name": what, "value": spent} for what, spent in seconds], "time (s)", {}, ",.1f")
+        for name, seconds in found.items()
+        if seconds
+    }
 
 
 def charts_of(report: Report) -> dict[str, Spec]:

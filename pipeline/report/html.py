@@ -11,16 +11,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import xxhash
+
 from patchpack.extras import MissingExtra
 from patchpack.options import flag, output_affecting
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.inspection.image import colour, text_colour
 from patchpack.pipeline.report import whatif, words
-from patchpack.pipeline.report.charts import Spec, charts_of
+from patchpack.pipeline.report.charts import Spec, charts_of, times_charts
 from patchpack.pipeline.report.figures import renderer
 from patchpack.pipeline.report.gallery import Frame, Gallery
 from patchpack.pipeline.report.sizes import size_facts
 from patchpack.pipeline.report.text import fitted, fraction, number, size, verdict
+from patchpack.pipeline.report.times import Times
 from patchpack.schemas.figures import Distribution
 from patchpack.schemas.report import Report
 
@@ -28,18 +31,24 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-# where the section of times goes, which equal datasets do not share
-_TIMES = "<!-- times -->"
+# of page.html, where the section of times goes, which equal datasets do not share, and the digest of all else
+_TIMES, _DIGEST = "<!-- times -->", "<!-- digest -->"
 _NAME_COLUMNS = 1000
 
 
-def render_html(report: Report, gallery: Gallery | None = None, stretched: Sequence[Frame] = ()) -> str:
-    """Returns the page of a report; equal datasets have equal pages.
+def render_html(
+    report: Report,
+    gallery: Gallery | None = None,
+    stretched: Sequence[Frame] = (),
+    times: Times | None = None,
+) -> str:
+    """Returns the page of a report; equal datasets have equal pages, but for the section of times, and equal digests in them.
 
     Args:
         report: as `make_report` returned it.
         gallery: as `read_gallery` returned it; None leaves it out.
         stretched: thumbnails of the most stretched examples, as `thumbnails` returned them, or none.
+        times: of the build, as `read_times` returned them; None leaves them out.
 
     Raises:
         MissingExtra: what draws it is not installed.
@@ -57,7 +66,7 @@ def render_html(report: Report, gallery: Gallery | None = None, stretched: Seque
         "fill": lambda number: _hex(colour(number)),
         "ink": lambda number: _hex(text_colour(number)),
     }
-    return environment.get_template("page.html").render(
+    page = environment.get_template("page.html").render(
         r=report,
         gallery=gallery,
         stretched=stretched,
@@ -66,8 +75,14 @@ def render_html(report: Report, gallery: Gallery | None = None, stretched: Seque
         facts=size_facts(report["sizes"], report["config"]) if report["sizes"] else [],
         options=_options(report),
         whatif=whatif,
-        drawn=drawn(charts_of(report)),
+        charts=charts_of(report),
     )
+    # no text of others can hold a mark: its first sign is escaped
+    page = page.replace(_DIGEST, xxhash.xxh3_64_hexdigest(page.encode()))
+    section = (
+        "" if times is None else environment.get_template("times.html").render(times=times, charts=times_charts(times))
+    )
+    return page.replace(_TIMES, section)
 
 
 def new_environment(needed_by: str) -> "Environment":
@@ -90,13 +105,14 @@ def new_environment(needed_by: str) -> "Environment":
         # parts that pages include
         loader=FileSystemLoader(Path(__file__).parent),
     )
+    environment.filters |= {"drawn": _drawn}
     environment.globals["style"] = Markup(_beside("page.css") + _beside("gallery.css"))  # noqa: S704 (our own)
     environment.globals["script"] = Markup(_beside("page.js"))  # noqa: S704 (our own)
     environment.globals["library"] = Markup(_library(needed_by))  # noqa: S704 (Vega's)
     return environment
 
 
-def drawn(charts: dict[str, Spec]) -> "Markup":
+def _drawn(charts: dict[str, Spec]) -> "Markup":
     """Returns specifications as JSON that can stand in a script element."""
     from markupsafe import Markup
 

@@ -1,9 +1,13 @@
 // Charts and sorting; without this script all numbers are on the page.
-const charts = JSON.parse(document.getElementById("charts").textContent);
+const charts = Object.assign({}, ...[...document.querySelectorAll("script.specs")].map((one) => JSON.parse(one.textContent)));
 for (const [name, spec] of Object.entries(charts)) {
   const place = document.getElementById("chart-" + name);
   vegaEmbed(place, spec, { renderer: "svg", actions: false, tooltip: { theme: "page" } })
-    .then(() => { place.removeAttribute("aria-busy"); })
+    .then(() => {
+      place.removeAttribute("aria-busy");
+      // what a chart shows is said by the label of its place, and by the numbers beside it
+      place.querySelector("svg").setAttribute("aria-hidden", "true");
+    })
     .catch((error) => { place.textContent = "This chart could not be drawn: " + error.message; });
 }
 for (const table of document.querySelectorAll("table.sortable")) {

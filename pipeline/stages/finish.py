@@ -25,6 +25,7 @@ from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, show, thumbnail
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.sizes import merge_sizes
+from patchpack.pipeline.report.times import read_times
 from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.records import Reject
 from patchpack.pipeline.stages.summary import GroupSummary, Listing
@@ -180,7 +181,7 @@ def publish(
     files.write(files.join(folder, REPORT_NAME), json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
     try:
         stretched = thumbnails(folder, report["aspect_plane"]["worst"])
-        page = render_html(report, show(folder, manifest, choice), stretched)
+        page = render_html(report, show(folder, manifest, choice), stretched, read_times(folder))
         files.write(files.join(folder, REPORT_PAGE_NAME), page.encode())
     except MissingExtra as error:
         # the extra beam brings it; ShardWriter may do without

@@ -6,13 +6,12 @@ asked for wrongly. Beam's own options come after `--`. Modules are imported by t
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import NoReturn, TextIO, TypeVar
+from typing import NoReturn
 
 import patchpack
 from patchpack.api import needing_beam
@@ -23,15 +22,12 @@ from patchpack.pipeline.execution.progress import say
 from patchpack.pipeline.settings.sections import INPUT, OUTPUT, PACKING, SECTIONS
 from patchpack.pipeline.storage.files import described
 from patchpack.pipeline.whatif.settings import PACKERS
+from patchpack.reading import Command, add_readers, check_page, show, write, write_text
 from patchpack.schemas.errors import FormatError
 from patchpack.version import __version__
 
 # the script in the repository names itself
 _PROG = os.environ.get("PATCHPACK_COMMAND", "patchpack")
-
-# a parsed command and what stands behind --, to its exit code
-Command = Callable[[argparse.Namespace, list[str]], int]
-Shown = TypeVar("Shown")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,7 +83,7 @@ def make_parser() -> Parser:
         command.set_defaults(run=run, parser=command, failed=1)
         return command
 
-    for command in (*_add_writers(add), *_add_readers(add)):
+    for command in (*_add_writers(add), *add_readers(add)):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         command.add_argument("--debug", action="store_true", help="show tracebacks")
     # listed here and run by `entry`: it has a parser of its own, and needs no pipeline
@@ -130,7 +126,7 @@ def _add_writers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
         "INPUT ... [--output FOLDER | --compare OPTIONS ...] [OPTION ...]",
         "photos/ --sequence-length 2048",
         "photos/ --compare '--sequence-length 2048' --compare '--recipe navit'",
-        "--from shards/ --compare '--max-segments 16 --packer next-fit'",
+        "--from shards/ --compare '--max-segments 16 --packer next-fit' --html what-if.html",
         "photos/ --output shards/  # then: build --output shards/ --resume",
     )
     for title in SECTIONS:
@@ -149,79 +145,14 @@ def _add_writers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
         help="also say what these options, in quotes, would give instead, by our packer and those of the field (--packer "
         f"{'|'.join(PACKERS)} in the quotes names one); may be repeated; inputs are probed once",
     )
+    plan.section(PACKING).add_argument(
+        "--html", metavar="FILE", help="with --compare: also write the table and its chart as one HTML page"
+    )
     plan.section(OUTPUT).add_argument(
         "--output", metavar="FOLDER", help="save the plan here; build --resume goes on from it"
     )
     plan.add_options(PlanConfig)
     return build, plan
-
-
-def _add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
-    """Adds the commands that take a dataset."""
-    report = add(
-        *("report", _report, "how well a dataset is packed", "Prints how well a dataset is packed."),
-        "SHARDS [--html FILE [--gallery N]] [--recipe] [--json]",
-        "shards/",
-        "shards/ --html report.html",
-        "shards/ --html report.html --gallery 40",
-        "shards/ --recipe  # options as a file for build --recipe",
-        "shards/ --json",
-    )
-    report.add_argument("shards", metavar="SHARDS", help="a dataset")
-    report.add_argument("--html", metavar="FILE", help="also write the report as one HTML page")
-    report.add_argument(
-        "--gallery",
-        type=int,
-        metavar="N",
-        help="packed sequences that the page shows, put back together: 0 to 100 (default 12)",
-    )
-    report.add_argument(
-        "--recipe", action="store_true", help="print its options instead, as a TOML file that build --recipe takes"
-    )
-
-    inspect = add(
-        *(
-            "inspect",
-            _inspect,
-            "look into one sequence, or find an input",
-            "Shows what one sequence holds, or where an input went.",
-        ),
-        "SHARDS N | --example ID|KEY [--image FILE] [--json]",
-        "shards/ 17",
-        "shards/ 17 --image out.png",
-        "shards/ --example photos/cats/tom.jpg",
-    )
-    inspect.add_argument("shards", metavar="SHARDS", help="a dataset")
-    inspect.add_argument("number", type=int, nargs="?", metavar="N", help="number of the sequence, from 0")
-    inspect.add_argument(
-        "--example",
-        "--reject",
-        dest="example",
-        metavar="ID|KEY",
-        help="say which sequences hold an input, and why it or a part of it was rejected; --image then draws the first of them",
-    )
-    inspect.add_argument("--image", metavar="FILE", help="draw the segments, put back together, into this image")
-
-    diff = add(
-        *("diff", _diff, "how two datasets differ"),
-        "Says how two datasets differ. Exit 0: they are equal; 1: they differ; 2: they cannot be compared.",
-        "A B [--html FILE] [--json]",
-        "shards-a/ shards-b/",
-        "shards-a/ shards-b/ --html diff.html",
-    )
-    # 1 says that they differ
-    diff.set_defaults(failed=2)
-    diff.add_argument("a", metavar="A", help="a dataset")
-    diff.add_argument("b", metavar="B", help="another; changes are from A to B")
-    diff.add_argument("--html", metavar="FILE", help="also write both side by side as one HTML page")
-
-    verify = add(
-        *("verify", _verify, "re-read everything and check it", "Re-reads a dataset and checks every rule."),
-        "SHARDS [--json]",
-        "shards/",
-    )
-    verify.add_argument("shards", metavar="SHARDS", help="a dataset")
-    return report, inspect, diff, verify
 
 
 def _with_compared(arguments: list[str]) -> list[str]:
@@ -260,15 +191,15 @@ def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
     try:
         if typed.get("split") is not None and typed.get("split_name") is None:
             made = patchpack.build_splits(values.inputs, values.output, beam_options=beam_arguments, **typed)
-            _show(made, values.json, print_reports)
+            show(made, values.json, print_reports)
         else:
-            _show(
+            show(
                 patchpack.build(values.inputs, values.output, beam_options=beam_arguments, **typed),
                 values.json,
                 print_report,
             )
     except TooManyRejects as error:
-        _show(error.report, values.json, print_report)
+        show(error.report, values.json, print_report)
         raise
     return 0
 
@@ -283,13 +214,19 @@ def _plan(values: argparse.Namespace, beam_arguments: list[str]) -> int:
             raise ValueError(
                 f"--output {values.output}: a comparison saves nothing; plan --output saves a plan, which --from compares; leave it out"
             )
+        from patchpack.pipeline.report.html import render_whatif
         from patchpack.pipeline.report.whatif import print_whatif
 
+        check_page(values.html, "comparison")
         compared = patchpack.compare(
             values.inputs, values.compare, saved=values.saved, beam_options=beam_arguments, **typed
         )
-        _show(compared, values.json, print_whatif)
+        if values.html:
+            write(values.html, lambda: write_text(values.html, render_whatif(compared)))
+        show(compared, values.json, print_whatif)
         return 0
+    if values.html is not None:
+        raise ValueError(f"--html {values.html}: a plan has no page; a comparison has; add --compare, or leave it out")
     if values.saved is not None:
         raise ValueError(
             f"--from {values.saved}: there is nothing to compare it with; it goes with --compare; add that, or name inputs"
@@ -297,102 +234,8 @@ def _plan(values: argparse.Namespace, beam_arguments: list[str]) -> int:
     if not values.inputs:
         raise ValueError("no inputs; plan takes folders, files, globs or URIs; name at least one")
     made = patchpack.plan(values.inputs, values.output, beam_options=beam_arguments, **typed)
-    _show(made, values.json, print_prediction)
+    show(made, values.json, print_prediction)
     return 0
-
-
-def _report(values: argparse.Namespace, _: list[str]) -> int:
-    from patchpack.pipeline.recipes import recipe_of
-    from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, check_num_sequences, read_gallery, thumbnails
-    from patchpack.pipeline.report.html import render_html
-    from patchpack.pipeline.report.text import print_report
-    from patchpack.pipeline.report.times import read_times
-    from patchpack.schemas.manifest import read_manifest
-
-    _check_page(values.html, "report")
-    if values.gallery is not None:
-        if not values.html:
-            raise ValueError(
-                f"--gallery {values.gallery}: there is no page to show it in; it goes with --html; add that"
-            )
-        check_num_sequences(values.gallery)
-    num_sequences = DEFAULT_SEQUENCES if values.gallery is None else values.gallery
-    if values.recipe:
-        print(recipe_of(read_manifest(values.shards)), end="")
-        return 0
-    made = patchpack.report(values.shards)
-    if values.html:
-        gallery = read_gallery(values.shards, read_manifest(values.shards), num_sequences) if num_sequences else None
-        stretched = thumbnails(values.shards, made["aspect_plane"]["worst"]) if num_sequences else []
-        _write(
-            values.html,
-            lambda: _write_text(values.html, render_html(made, gallery, stretched, read_times(values.shards))),
-        )
-    _show(made, values.json, print_report)
-    return 0
-
-
-def _inspect(values: argparse.Namespace, _: list[str]) -> int:
-    from patchpack.pipeline.inspection import finding
-    from patchpack.pipeline.inspection import sequence as inspection
-
-    if (values.number is None) == (values.example is None):
-        values.parser.error("N or --example ID|KEY: give one of them")
-    if values.image:
-        inspection.check_image_name(values.image)
-    if values.example is None:
-        description = inspection.describe(values.shards, values.number)
-        _draw(values, values.number)
-        _show(description, values.json, inspection.print_description)
-        return 0
-    fate = finding.find(values.shards, values.example)
-    _draw(values, next((place["sequence"] for place in fate["places"]), None))
-    _show(fate, values.json, finding.print_fate)
-    return 0
-
-
-def _draw(values: argparse.Namespace, number: int | None) -> None:
-    """Draws a sequence where that was asked for, before the words, whose reader may leave early."""
-    from patchpack.pipeline.inspection import sequence as inspection
-
-    if values.image is None:
-        return
-    if number is None:
-        raise ValueError(
-            f"--image {values.image}: {values.example} is in no sequence; an image shows one; leave it out"
-        )
-    image = inspection.draw(values.shards, number)
-    _write(values.image, lambda: image.save(values.image))
-
-
-def _diff(values: argparse.Namespace, _: list[str]) -> int:
-    from patchpack.pipeline.comparison.html import render_html
-    from patchpack.pipeline.comparison.text import print_comparison
-
-    _check_page(values.html, "diff")
-    made = patchpack.diff(values.a, values.b)
-    if values.html:
-        _write(values.html, lambda: _write_text(values.html, render_html(made)))
-    _show(made, values.json, print_comparison)
-    return 0 if made["equal"] else 1
-
-
-def _verify(values: argparse.Namespace, _: list[str]) -> int:
-    from patchpack.pipeline.execution.progress import bar
-    from patchpack.pipeline.verification.dataset import verify
-    from patchpack.schemas.manifest import read_manifest, read_shard_table
-
-    read_manifest(values.shards)  # says so in one line where the dataset is unfinished
-    total = sum(read_shard_table(values.shards)["num_sequences"].to_pylist())
-    with bar("verifying", total, "sequences") as advance:
-        problems = verify(values.shards, advance)
-    if values.json:
-        print(json.dumps({"num_sequences": total, "problems": problems}, indent=2))
-    elif not problems:
-        print(f"{values.shards}: {total} sequences verified, no problem found")
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return 1 if problems else 0
 
 
 def _setup(values: argparse.Namespace, _: list[str]) -> int:
@@ -408,33 +251,6 @@ def _silence() -> None:
         warnings.simplefilter("ignore")
         for name, value in (("GRPC_VERBOSITY", "NONE"), ("PYTHONWARNINGS", "ignore")):
             os.environ.setdefault(name, value)
-
-
-def _show(result: Shown, as_json: bool, show: Callable[[Shown, TextIO], None]) -> None:
-    if as_json:
-        print(json.dumps(result, indent=2, ensure_ascii=False))
-    else:
-        show(result, sys.stdout)
-
-
-def _check_page(path: str | None, what: str) -> None:
-    if path and os.path.isdir(path):
-        raise ValueError(f"--html {path}: a folder; the {what} is one page; name a file in it, such as {what}.html")
-
-
-def _write(path: str, write: Callable[[], None]) -> None:
-    """Writes a file that the user named, and names it where that fails."""
-    try:
-        write()
-    except OSError as error:
-        raise OSError(
-            f"{path}: cannot be written ({error.strerror or error}); check the path and its permissions"
-        ) from error
-
-
-def _write_text(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 def _failed(error: BaseException, code: int, debug: bool, text: str = "") -> int:

@@ -149,7 +149,7 @@ def aspect_plane(plane: AspectPlane) -> Spec:
         for one in plane["bins"]
     ]
     reach = max([1.0, *(abs(one[side]) + 0.25 for one in plane["bins"] for side in ("source", "realised"))])
-    width = 360
+    width = 340
     # of a hexagon, so that neighbours touch: as wide as the plane has room for one
     side = width / (2 * reach) * WIDTH / STEPS_PER_OCTAVE
     stretched = ROW / WIDTH / 0.866
@@ -208,7 +208,8 @@ def aspect_plane(plane: AspectPlane) -> Spec:
         "encoding": {"x": {"field": "a", "type": "quantitative"}, "y": {"field": "a", "type": "quantitative"}},
     }
     words = "Hexagonal bins of aspect ratios, of sources against stored examples; darker ones hold more; on the dashed line both are equal."
-    return {**_chart(words, width, [hexagons, line]), "width": width}
+    # as high as wide, on any screen: both axes have one scale
+    return {**_chart(words, width, [hexagons, line]), "width": width, "autosize": "pad"}
 
 
 def balance(steps: StepBalance) -> Spec:

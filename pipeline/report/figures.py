@@ -34,8 +34,8 @@ PAPER = {
 }
 
 
-def write_figures(charts: dict[str, Spec], folder: str) -> list[str]:
-    """Writes each chart as NAME.svg, NAME.png and NAME.csv, and returns the names of the files.
+def write_figures(charts: dict[str, Spec], folder: str) -> None:
+    """Writes each chart as NAME.svg, NAME.png and NAME.csv.
 
     Args:
         charts: by name.
@@ -48,7 +48,6 @@ def write_figures(charts: dict[str, Spec], folder: str) -> list[str]:
     vl_convert = renderer("report --figures needs")
     where = Path(folder)
     where.mkdir(parents=True, exist_ok=True)
-    written = []
     for name, spec in charts.items():
         drawn = on_paper(spec)
         files = {
@@ -58,8 +57,6 @@ def write_figures(charts: dict[str, Spec], folder: str) -> list[str]:
         }
         for kind, content in files.items():
             (where / f"{name}.{kind}").write_bytes(content)
-            written.append(f"{name}.{kind}")
-    return written
 
 
 def renderer(needed_by: str) -> "types.ModuleType":

@@ -18,7 +18,7 @@ from patchpack.options import flag, output_affecting
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.inspection.image import colour, text_colour
 from patchpack.pipeline.report import whatif, words
-from patchpack.pipeline.report.charts import Spec, charts_of, times_charts
+from patchpack.pipeline.report.charts import Spec, charts_of, times_charts, trade_off
 from patchpack.pipeline.report.figures import renderer
 from patchpack.pipeline.report.gallery import Frame, Gallery
 from patchpack.pipeline.report.sizes import size_facts
@@ -26,6 +26,7 @@ from patchpack.pipeline.report.text import fitted, fraction, number, size, verdi
 from patchpack.pipeline.report.times import Times
 from patchpack.schemas.figures import Distribution
 from patchpack.schemas.report import Report
+from patchpack.schemas.whatif import WhatIf
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -56,13 +57,11 @@ def render_html(
     environment = new_environment("report.html needs")
     environment.filters |= {
         "fraction": fraction,
-        "number": number,
         "size": size,
         "percent": words.percent,
         "caption": _caption,
         "flag": flag,
         "json": lambda value: json.dumps(value, ensure_ascii=False),
-        "line": lambda text: fitted(text, _NAME_COLUMNS),
         "fill": lambda number: _hex(colour(number)),
         "ink": lambda number: _hex(text_colour(number)),
     }
@@ -85,6 +84,18 @@ def render_html(
     return page.replace(_TIMES, section)
 
 
+def render_whatif(made: WhatIf) -> str:
+    """Returns the page of a comparison: the chart and the table.
+
+    Raises:
+        MissingExtra: what draws it is not installed.
+    """
+    environment = new_environment("plan --html needs")
+    return environment.get_template("whatif_page.html").render(
+        made=made, whatif=whatif, charts={"what-if": trade_off(made)}
+    )
+
+
 def new_environment(needed_by: str) -> "Environment":
     """Returns what fills in pages: it escapes everything, and gives them `style` and `script`, the look and the charts of the report.
 
@@ -105,7 +116,7 @@ def new_environment(needed_by: str) -> "Environment":
         # parts that pages include
         loader=FileSystemLoader(Path(__file__).parent),
     )
-    environment.filters |= {"drawn": _drawn}
+    environment.filters |= {"drawn": _drawn, "number": number, "line": lambda text: fitted(text, _NAME_COLUMNS)}
     environment.globals["style"] = Markup(_beside("page.css") + _beside("gallery.css"))  # noqa: S704 (our own)
     environment.globals["script"] = Markup(_beside("page.js"))  # noqa: S704 (our own)
     environment.globals["library"] = Markup(_library(needed_by))  # noqa: S704 (Vega's)

@@ -177,7 +177,7 @@ def aspect_plane(plane: AspectPlane) -> Spec:
             "strokeWidth": 0,
             "shape": f"M0,{-stretched / 1.732:.4f}L0.5,{-stretched / 3.464:.4f}L0.5,{stretched / 3.464:.4f}"
             f"L0,{stretched / 1.732:.4f}L-0.5,{stretched / 3.464:.4f}L-0.5,{-stretched / 3.464:.4f}Z",
-            "size": (2 * side) ** 2 * 0.9,
+            "size": (2 * side) ** 2,
         },
         "encoding": {
             "x": {

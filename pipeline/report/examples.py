@@ -71,10 +71,12 @@ class ExampleScan:
     def distributions(self) -> ExampleDistributions:
         """Returns the finished distributions by name."""
         counts = self._counts
+        # what came out stands over what was asked for, bin by bin
+        sides = distribution(counts["effective_side_px"] + counts["requested_side_px"])["edges"]
         return {
             "tokens_per_example": distribution(counts["tokens_per_example"]),
-            "effective_side_px": distribution(counts["effective_side_px"]),
-            "requested_side_px": distribution(counts["requested_side_px"]),
+            "effective_side_px": distribution(counts["effective_side_px"], edges=sides),
+            "requested_side_px": distribution(counts["requested_side_px"], edges=sides),
             "aspect_error": distribution(counts["aspect_error"], RATIO_STEPS),
             "side_change": distribution(counts["side_change"], RATIO_STEPS),
             "scale": distribution(counts["scale"], RATIO_STEPS),

@@ -88,9 +88,9 @@ def advise(folder: str, manifest: Manifest, report: Report) -> tuple[list[Advice
     if base.dedupe == "none":
         advice.append(_of_duplicates(duplicates(folder), first.row))
     best: dict[Why, Advice] = {}
-    for one in sorted(advice, key=lambda one: -one["gain"]):
-        if one["gain"] >= (LEAST_SHRUNK if one["why"] == "shrunk" else LEAST_GAIN):
-            best.setdefault(one["why"], one)
+    for found in sorted(advice, key=lambda found: -found["gain"]):
+        if found["gain"] >= (LEAST_SHRUNK if found["why"] == "shrunk" else LEAST_GAIN):
+            best.setdefault(found["why"], found)
     return list(best.values())[:MAX_ADVICE], made
 
 

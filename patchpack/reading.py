@@ -94,6 +94,7 @@ def _report(values: argparse.Namespace, _: list[str]) -> int:
     from patchpack.pipeline.report.figures import write_figures
     from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, check_num_sequences, read_gallery, thumbnails
     from patchpack.pipeline.report.html import render_html
+    from patchpack.pipeline.report.rejected import reject_thumbnails
     from patchpack.pipeline.report.text import print_report
     from patchpack.pipeline.report.times import read_times
     from patchpack.schemas.manifest import read_manifest
@@ -113,12 +114,14 @@ def _report(values: argparse.Namespace, _: list[str]) -> int:
     if values.figures:
         write(values.figures, lambda: write_figures(charts_of(made), values.figures))
     if values.html:
-        gallery = read_gallery(values.shards, read_manifest(values.shards), num_sequences) if num_sequences else None
-        stretched = thumbnails(values.shards, made["aspect_plane"]["worst"]) if num_sequences else []
-        write(
-            values.html,
-            lambda: write_text(values.html, render_html(made, gallery, stretched, read_times(values.shards))),
+        page = render_html(
+            made,
+            read_gallery(values.shards, read_manifest(values.shards), num_sequences) if num_sequences else None,
+            thumbnails(values.shards, made["aspect_plane"]["worst"]) if num_sequences else [],
+            reject_thumbnails(values.shards, made["rejects"]) if num_sequences else {},
+            read_times(values.shards),
         )
+        write(values.html, lambda: write_text(values.html, page))
     show(made, values.json, print_report)
     return 0
 

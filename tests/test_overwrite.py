@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import Result
 from PIL import Image
+from support.markup import equal_part
 from test_resume import snapshot
 
 from patchpack.pipeline.execution import folder as output_folder
@@ -43,7 +44,11 @@ def old(media: Path, run: Run) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Returns what equal builds have equal."""
-    return {name: data for name, (data, _) in snapshot(folder).items() if name not in ("_run.json", "mine.txt")}
+    return {
+        name: equal_part(name, data)
+        for name, (data, _) in snapshot(folder).items()
+        if name not in ("_run.json", "mine.txt")
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The report says what is stored: every number against a slow count over all rows."""
 
+import base64
 import dataclasses
 import io
 import json
@@ -16,10 +17,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from support.manifests import change_manifest
 from support.markup import plain
 from support.small_set import CONFIG, accept_file, build_small_set, stored_rows
@@ -27,6 +30,7 @@ from support.small_set import CONFIG, accept_file, build_small_set, stored_rows
 import patchpack
 from patchpack.pipeline.report.charts import charts_of
 from patchpack.pipeline.report.html import render_html
+from patchpack.pipeline.report.rejected import reject_thumbnails
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.statistics import MAX_BINS, distribution
 from patchpack.pipeline.report.text import fitted, print_report
@@ -453,3 +457,31 @@ def test_a_manifest_with_unknown_entries_is_read(packed: Path, tmp_path: Path, r
     shutil.copytree(packed, folder)
     change_manifest(folder, a_later_addition=[1])
     assert report_of(folder) == report
+
+
+def test_the_first_rejected_image_of_a_reason_is_shown_where_it_decodes(tmp_path: Path) -> None:
+    media = tmp_path / "media"
+    media.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
+    for name in ("a", "b", "c"):
+        Image.fromarray(pixels).save(media / f"{name}.png")
+    whole = (media / "a.png").read_bytes()
+    (media / "cut.png").write_bytes(whole[: len(whole) // 2])
+    options: dict[str, Any] = {"workers": 1, "dedupe": "digest", "max_reject_fraction": 1.0}
+    made = patchpack.build(media, tmp_path / "set", **options)
+    found = reject_thumbnails(str(tmp_path / "set"), made["rejects"])
+    assert [entry["reason"] for entry in made["rejects"]] == ["duplicate", "broken"]
+    assert list(found) == ["media/b.png"]
+    frame = found["media/b.png"]
+    assert (frame["height"], frame["width"]) == (32, 72)
+    drawn = Image.open(io.BytesIO(base64.b64decode(frame["image"].partition(",")[2]))).convert("RGB")
+    expected = Image.fromarray(pixels).resize((72, 32), Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).mean() < 12
+    page = (tmp_path / "set" / "report.html").read_text()
+    assert page.count('alt="the first of them"') == 1
+    assert frame["image"] in page
+    # where the files are gone there is none, and no error
+    shutil.rmtree(media)
+    assert reject_thumbnails(str(tmp_path / "set"), made["rejects"]) == {}
+    (tmp_path / "set" / "_run.json").write_text("{}")
+    assert reject_thumbnails(str(tmp_path / "set"), made["rejects"]) == {}

@@ -161,7 +161,7 @@ def thumbnails(folder: str, worst: list[WorstAspect]) -> list[Frame]:
     found: dict[tuple[int, int], Frame] = {}
     for number, row, layout in _rows(folder, sorted({sequence for sequence, _ in places})):
         for place in (place for place in places if place[0] == number):
-            found[place] = _frame(frames_of(row["segments"][place[1]], row, layout)[0], THUMBNAIL_PX, None)
+            found[place] = thumbnail(frames_of(row["segments"][place[1]], row, layout)[0], THUMBNAIL_PX)
     return [found[place] for place in places]
 
 
@@ -237,10 +237,11 @@ def _frames(frames_THWC: np.ndarray, times: Iterable[float | None]) -> list[Fram
     shown = min(count, MAX_FRAMES)
     places = [place * (count - 1) // max(1, shown - 1) for place in range(shown)]
     times = list(times)
-    return [_frame(frames_THWC[place], FRAME_PX if count > 1 else IMAGE_PX, times[place]) for place in places]
+    return [thumbnail(frames_THWC[place], FRAME_PX if count > 1 else IMAGE_PX, times[place]) for place in places]
 
 
-def _frame(frame_HWC: np.ndarray, most_px: int, time_s: float | None) -> Frame:
+def thumbnail(frame_HWC: np.ndarray, most_px: int, time_s: float | None = None) -> Frame:
+    """Returns a frame as an image of at most so many px a side, and its time, if it has one."""
     image = Image.fromarray(frame_HWC[:, :, 0] if frame_HWC.shape[2] == 1 else frame_HWC)
     image.thumbnail((most_px, most_px), Image.Resampling.LANCZOS)
     larger = max(1.0, LEAST_PX / max(image.size))

@@ -6,9 +6,10 @@ right-to-left names inside their cell.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -41,6 +42,7 @@ def render_html(
     report: Report,
     gallery: Gallery | None = None,
     stretched: Sequence[Frame] = (),
+    rejected: Mapping[str, Frame] = MappingProxyType({}),
     times: Times | None = None,
 ) -> str:
     """Returns the page of a report; equal datasets have equal pages, but for the section of times, and equal digests in them.
@@ -49,6 +51,7 @@ def render_html(
         report: as `make_report` returned it.
         gallery: as `read_gallery` returned it; None leaves it out.
         stretched: thumbnails of the most stretched examples, as `thumbnails` returned them, or none.
+        rejected: thumbnails of rejected images by key, as `reject_thumbnails` returned them.
         times: of the build, as `read_times` returned them; None leaves them out.
 
     Raises:
@@ -69,6 +72,7 @@ def render_html(
         r=report,
         gallery=gallery,
         stretched=stretched,
+        rejected=rejected,
         words=words,
         verdict=verdict,
         facts=size_facts(report["sizes"], report["config"]) if report["sizes"] else [],

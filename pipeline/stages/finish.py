@@ -23,6 +23,7 @@ from patchpack.pipeline.report.arrangement import Arrangement
 from patchpack.pipeline.report.choice import Choice
 from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, show, thumbnails
 from patchpack.pipeline.report.html import render_html
+from patchpack.pipeline.report.rejected import reject_thumbnails
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.sizes import merge_sizes
 from patchpack.pipeline.report.times import read_times
@@ -180,8 +181,13 @@ def publish(
     report = with_advice(folder, manifest, made)
     files.write(files.join(folder, REPORT_NAME), json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
     try:
-        stretched = thumbnails(folder, report["aspect_plane"]["worst"])
-        page = render_html(report, show(folder, manifest, choice), stretched, read_times(folder))
+        page = render_html(
+            report,
+            show(folder, manifest, choice),
+            thumbnails(folder, report["aspect_plane"]["worst"]),
+            reject_thumbnails(folder, report["rejects"]),
+            read_times(folder),
+        )
         files.write(files.join(folder, REPORT_PAGE_NAME), page.encode())
     except MissingExtra as error:
         # the extra beam brings it; ShardWriter may do without

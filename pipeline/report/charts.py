@@ -243,7 +243,7 @@ def trade_off(made: WhatIf) -> Spec:
             "field": "attention",
             "type": "quantitative",
             "title": "attention cost, × what is there",
-            "scale": {"type": "log", "nice": True},
+            "scale": {"type": "log", "nice": False, "padding": 24},
             "axis": {"grid": True, "format": "~g"},
         },
         "y": {"field": "padding", "type": "quantitative", "title": "padding (fraction)", "axis": {"format": "~g"}},
@@ -289,7 +289,8 @@ def trade_off(made: WhatIf) -> Spec:
         "encoding": encoding,
     }
     words = "Padding against attention cost of other options and packers; a ring marks what is there."
-    return {**_chart(words, 240, [points, chosen]), "data": {"values": rows}}
+    # where packers agree ours is seen, and the base before other settings: what comes last lies on top
+    return {**_chart(words, 240, [points, chosen]), "data": {"values": rows[::-1]}}
 
 
 def _chart(description: str, height: int, layers: list[Spec]) -> Spec:

@@ -96,8 +96,9 @@ def render_whatif(made: WhatIf) -> str:
     )
 
 
+@cache
 def new_environment(needed_by: str) -> "Environment":
-    """Returns what fills in pages: it escapes everything, and gives them `style` and `script`, the look and the charts of the report.
+    """Returns what fills in pages, made once: it escapes everything, and gives them `style`, `script` and `library` of the report.
 
     Raises:
         MissingExtra: what draws pages is not installed; `needed_by` begins its message.

@@ -45,6 +45,8 @@ FEW_PX = 450_000_000
 ENOUGH_SHARDS = 256
 # and whatever the dataset: five minutes of decoding are as much as a killed worker should lose
 MOST_PX = 27_000_000_000
+# inputs of a dataset, and at least of each group, by which copies are estimated: within a few hundredths
+HEADS, LEAST_HEADS = 4096, 64
 
 # What a group leaves for the groups of rests: what is over whole bins; and of its bins one in a hundred, the emptiest. Measured
 # over 16 to 64 groups: 0.006 % over the bound of all at L = 256 and none above it, where half a bin of each group was 0.13 % at
@@ -114,6 +116,7 @@ def plan_group(
         num_rejects=len(rows_of_rejects),
         source_px=sum(source_px(reference) for reference in realised),
         source_bytes=_source_bytes(sources),
+        heads=sorted({source.key: source.head for source in sources}.values())[: max(LEAST_HEADS, HEADS // num_groups)],
         sizes=count_sizes(realised, config.layouts, config.clip_frames),
         lengths=lengths,
         chunks=chunks,

@@ -9,6 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import IO
 
+import xxhash
+
 from patchpack.pipeline.inputs.opened import open_source
 from patchpack.pipeline.media import SNIFF_BYTES, DecodeError, described, kind_of
 from patchpack.pipeline.media.image import decode as image
@@ -55,6 +57,7 @@ def probe(
             file.seek(0)
             head = file.read(SNIFF_BYTES)
             file.seek(0)
+            source = source._replace(head=xxhash.xxh3_64_intdigest(head, seed=size_bytes))
             kind = kind_of(head)
             if not head:
                 raise DecodeError("empty", "0 bytes")

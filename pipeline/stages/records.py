@@ -35,7 +35,8 @@ WHOLE = Part()
 class Source(NamedTuple):
     """One listed input. Its file is `path` below the root numbered `root` (_run.json holds the roots), or a part of that.
 
-    `size_bytes` is -1 where only reading shows it. `digest` is of the whole content, where --dedupe asks for it.
+    `size_bytes` is -1 where only reading shows it. `digest` is of the whole content, where --dedupe asks for it; `head` of its size
+    and first SNIFF_BYTES, by which copies are estimated, and 0 before it is probed.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Source(NamedTuple):
     digest: str = ""
     part: Part = WHOLE
     facts: Facts = Facts()
+    head: int = 0
 
 
 class Container(NamedTuple):

@@ -64,6 +64,7 @@ class GroupSummary:
 
     `lengths` counts the examples that take up each number of tokens of a sequence, of each view and in it of each layout.
     `source_px` are the pixels that decoding takes, `source_bytes` what the inputs take up where they are, each once (None: unknown).
+    `heads` are the least of its inputs' heads: a sample by content, whose copies are all in it or none.
     `label_gaps` is None where no labels were asked for.
     """
 
@@ -71,12 +72,14 @@ class GroupSummary:
     num_inputs: int
     num_rejects: int
     source_px: int
-    source_bytes: int | None
     sizes: SizeCounts
     lengths: list[dict[int, int]]
     chunks: list[Chunk]
     shards: list[ShardPlan]
     label_gaps: LabelGaps | None = None
+    # plans of earlier versions have none
+    source_bytes: int | None = None
+    heads: list[int] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> bytes:
         """Returns the summary as canonical JSON."""

@@ -7,11 +7,8 @@ two, whatever the size of the dataset. Gives up changes of two options at once.
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
-
-import pyarrow as pa
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.stages import saved
@@ -31,12 +28,13 @@ MAX_EXAMPLES = 4096
 EFFORT = 0.01
 # less is noise between two draws
 LEAST_GAIN = 0.02
+MUCH_PADDING = 0.1
 # a longer sequence costs; fewer pixels than that are no reason for it
 LEAST_SHRUNK = 0.1
 # an example is a giant that has so many times the tokens of nineteen in twenty
 GIANT = 4
-# equal sizes are copies where they are so many times as frequent as sizes that differ by a byte
-CHANCE = 5
+# more of them are no exception
+MOST_GIANTS = 1 / 200
 
 
 class Candidate(NamedTuple):
@@ -67,50 +65,60 @@ def advise(folder: str, manifest: Manifest, report: Report) -> tuple[list[Advice
     if not examples.keys:
         return None
     base = config_of(manifest)
-    candidates = list(_candidates(report, base))
-    settings = [Setting("", base)]
-    settings += [dataclasses.replace(parse_setting(one.options, base), packers=(OURS,)) for one in candidates]
+    if base is None:
+        return None
+    settings, candidates = [Setting("", base)], []
+    for one in _candidates(report, base):
+        try:
+            setting = parse_setting(one.options, base)
+        except ValueError:
+            # other options forbid it
+            continue
+        settings.append(dataclasses.replace(setting, packers=(OURS,)))
+        candidates.append(one)
     made = compare(examples, [], settings, effort=EFFORT)
-    first, *rows = [row for row in made["rows"] if row["packer"] == OURS]
+    first, *cases = [
+        _Case(row, made["settings"][row["setting"]]["config"]["sequence_length"], _step(row, _ranks(report)))
+        for row in made["rows"]
+        if row["packer"] == OURS
+    ]
     advice = [
-        _advice(candidate, report, base.sequence_length, first, row)
-        for candidate, row in zip(candidates, rows, strict=True)
-        if row["num_tokens"]
+        _advice(one, report, first, case) for one, case in zip(candidates, cases, strict=True) if case.row["num_tokens"]
     ]
     if base.dedupe == "none":
-        advice.append(_of_duplicates(duplicates(folder), first))
+        advice.append(_of_duplicates(duplicates(folder), first.row))
     best: dict[Why, Advice] = {}
-    for one in sorted(advice, key=lambda one: -one["gain"]):
-        if one["gain"] >= (LEAST_SHRUNK if one["why"] == "shrunk" else LEAST_GAIN):
-            best.setdefault(one["why"], one)
+    for found in sorted(advice, key=lambda found: -found["gain"]):
+        if found["gain"] >= (LEAST_SHRUNK if found["why"] == "shrunk" else LEAST_GAIN):
+            best.setdefault(found["why"], found)
     return list(best.values())[:MAX_ADVICE], made
 
 
-def config_of(manifest: Manifest) -> PlanConfig:
-    """Returns the options that decided a dataset's bytes, and defaults for the others."""
+def config_of(manifest: Manifest) -> PlanConfig | None:
+    """Returns the options that decided a dataset's bytes, and defaults for the others; None where a file decides, too."""
     known = {field.name for field in dataclasses.fields(PlanConfig)}
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in manifest.config.items()
         if name in known
     }
-    # where labels, classes and captions come from decides no size that is not in the plan
+    if values.get("captions", "none") not in ("none", "bytes"):
+        return None
+    # where labels come from decides no size
     return PlanConfig(**values | {"labels": "none", "classes": None})
 
 
 def duplicates(folder: str) -> float:
-    """Returns how many of a plan's inputs look like copies of others: files of equal bytes in size, height and width, a fraction.
+    """Returns how many of a plan's inputs are probably copies of others, a fraction: files of one size that begin alike.
 
-    Files of chance have a neighbour one byte larger as often as one of the same size: where copies are not far more frequent than
-    that, it is 0. Reads five columns of the plan, and no file.
+    Of inputs up to the least of the greatest heads that groups kept, all are known. Reads no file.
     """
-    columns = ["key", "size_bytes", "source_height", "source_width"]
-    tables = [table.group_by(columns).aggregate([]) for table in saved.read_columns(folder, columns)]
-    inputs = pa.concat_tables(tables).group_by(columns).aggregate([])
-    sizes = Counter(zip(*(inputs[name].to_pylist() for name in columns[1:]), strict=True))
-    same = sum(count * (count - 1) // 2 for count in sizes.values())
-    beside = sum(count * sizes[size + 1, height, width] for (size, height, width), count in list(sizes.items()))
-    return (len(inputs) - len(sizes)) / len(inputs) if same > CHANCE * beside else 0.0
+    groups = [summary.heads for summary in saved.read_summaries(folder) if summary.heads]
+    if not groups:
+        return 0.0
+    end = min(heads[-1] for heads in groups)
+    known = [head for heads in groups for head in heads if head <= end]
+    return 1 - len(set(known)) / len(known)
 
 
 def _candidates(report: Report, base: PlanConfig) -> Iterator[Candidate]:
@@ -128,6 +136,10 @@ def _candidates(report: Report, base: PlanConfig) -> Iterator[Candidate]:
             yield Candidate(f"--max-segments {most}", "segments")
     if tokens["max"] is not None and tokens["p95"] is not None and tokens["max"] > GIANT * tokens["p95"]:
         yield Candidate(f"--max-tokens-per-example {_rounded(tokens['p95'])}", "giants")
+        # a length that was chosen for a giant leaves room
+        shorter, padding = _power_of_two(GIANT * tokens["p95"]), report["efficiency"]["padding_fraction"]
+        if shorter <= length // 2 and padding is not None and padding > MUCH_PADDING:
+            yield Candidate(f"--sequence-length {shorter}", "giants")
     sizes = report["sizes"]
     if sizes is not None and sizes["num_examples"]:
         if base.upsample == "allow" and sizes["num_upscaled"] >= LEAST_GAIN * sizes["num_examples"]:
@@ -164,39 +176,63 @@ def _ranks(report: Report) -> int:
     return RANKS[1] if report["totals"]["stored"]["num_sequences"] >= 2 * RANKS[1] else RANKS[0]
 
 
-def _advice(candidate: Candidate, report: Report, length: int, base: ComparedRow, row: ComparedRow) -> Advice:
-    """Returns a change with what is predicted of it; `length` is the base's sequence length."""
-    why, ranks = candidate.why, _ranks(report)
-    before, after = _step(base, ranks), _step(row, ranks)
-    time_ratio = _hours(row, after) / _hours(base, before)
-    of_token = time_ratio * base["num_tokens"] / row["num_tokens"]
-    gain, share = 1 - of_token, None
-    if why in ("length", "segments"):
-        # the last sequence of a few is seldom full, whatever the options
-        room = base["num_sequences"] * length - base["num_tokens"]
-        saved_tokens = room - (row["padding_fraction"] or 0) * row["num_tokens"] / (1 - (row["padding_fraction"] or 0))
-        gain = gain if saved_tokens > length else 0.0
-    if why == "segments":
-        share = report["segment_limit"]["num_at_limit"] / report["totals"]["stored"]["num_sequences"]
-    sizes = report["sizes"]
-    if why == "upsampled" and sizes is not None:
-        gain, share = 1 - time_ratio, sizes["num_upscaled"] / sizes["num_examples"]
-    if why == "shrunk" and sizes is not None:
-        side = sizes["shrunk_side_median"] or 1
-        gain = (base["num_shrunk"] / base["num_segments"] - row["num_shrunk"] / row["num_segments"]) * (1 - side**2)
-        share = sizes["num_shrunk"] / sizes["num_examples"]
+class _Case(NamedTuple):
+    """A setting as it was packed by our packer, with its sequence length and what its steps cost, max / mean."""
+
+    row: ComparedRow
+    length: int
+    step: float | None
+
+    def hours(self, *, at_scale: bool = False) -> float:
+        """Returns the hours of a device in an epoch, with those in which it waits for the most expensive sequence of each step.
+
+        At scale a sequence that is not full is none of a few: up to one of padding is then left out.
+        """
+        room = self.row["num_sequences"] * self.length
+        left_out = min(room - self.row["num_tokens"], self.length - 1) / room if at_scale else 0
+        attention = self.row["attention_gpu_hours"]
+        return (self.row["gpu_hours"] - attention) * (1 - left_out) + attention * (self.step or 1)
+
+
+def _advice(one: Candidate, report: Report, base: _Case, case: _Case) -> Advice:
+    """Returns a change with what is predicted of it."""
     return {
-        "why": why,
-        "options": candidate.options,
-        "gain": gain,
-        "share": share,
-        "padding_before": base["padding_fraction"],
-        "padding_after": row["padding_fraction"],
-        "attention_ratio": row["relative_attention_cost"] or 0.0,
-        "step_before": before,
-        "step_after": after,
-        "time_ratio": time_ratio,
+        "why": one.why,
+        "options": one.options,
+        "gain": _gain(one.why, report, base, case),
+        "share": _share(one.why, report),
+        "padding_before": base.row["padding_fraction"],
+        "padding_after": case.row["padding_fraction"],
+        "attention_ratio": case.row["relative_attention_cost"] or 0.0,
+        "step_before": base.step,
+        "step_after": case.step,
+        "time_ratio": case.hours() / base.hours(),
     }
+
+
+def _gain(why: Why, report: Report, base: _Case, case: _Case) -> float:
+    """Returns what a change is ranked by, see `Advice`."""
+    num_examples, sizes = case.row["num_segments"], report["sizes"]
+    num_shrunk = case.row["num_shrunk"] - base.row["num_shrunk"]
+    if why == "giants" and num_shrunk > max(2, MOST_GIANTS * num_examples):
+        return 0.0
+    if why == "shrunk":
+        side = (sizes and sizes["shrunk_side_median"]) or 1
+        return -num_shrunk / num_examples * (1 - side**2)
+    ratio = case.hours(at_scale=True) / base.hours(at_scale=True)
+    if why == "upsampled":
+        return 1 - ratio
+    return 1 - ratio * base.row["num_tokens"] / case.row["num_tokens"]
+
+
+def _share(why: Why, report: Report) -> float | None:
+    """Returns the part of sequences or examples that a change is for."""
+    sizes, stored = report["sizes"], report["totals"]["stored"]
+    if why == "segments":
+        return report["segment_limit"]["num_at_limit"] / stored["num_sequences"]
+    if why in ("upsampled", "shrunk") and sizes is not None:
+        return sizes["num_upscaled" if why == "upsampled" else "num_shrunk"] / sizes["num_examples"]
+    return None
 
 
 def _of_duplicates(share: float, base: ComparedRow) -> Advice:
@@ -220,8 +256,3 @@ def _step(row: ComparedRow, ranks: int) -> float | None:
     """Returns the cost of the most expensive sequence of a step over the mean: of the stored steps, or else of random ones."""
     balanced = row["balanced_max_over_mean"]
     return row["max_over_mean"][str(ranks)] if balanced is None else balanced
-
-
-def _hours(row: ComparedRow, step: float | None) -> float:
-    """Returns the hours of a device in an epoch, those included in which it waits for the most expensive sequence of each step."""
-    return row["gpu_hours"] + row["attention_gpu_hours"] * ((step or 1) - 1)

@@ -1,6 +1,7 @@
 """Pages of the product, without the scripts that they end with."""
 
 import json
+import re
 from pathlib import Path
 
 import vl_convert
@@ -21,3 +22,8 @@ def plain(page: str) -> str:
     own = OWN_SCRIPT.read_text(encoding="utf-8")
     assert rest == f"\n<script>{vl_convert.javascript_bundle()}</script>\n<script>{own}</script>\n</body>\n</html>"
     return f"{before}</body>\n</html>"
+
+
+def timeless(page: str) -> str:
+    """Returns a page without the section of times, in which alone equal datasets differ."""
+    return re.sub(r'<section id="time">.*?</section>', "", page, flags=re.DOTALL)

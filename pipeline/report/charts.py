@@ -243,7 +243,8 @@ def trade_off(made: WhatIf) -> Spec:
             "field": "attention",
             "type": "quantitative",
             "title": "attention cost, × what is there",
-            "scale": {"type": "log", "nice": True},
+            # a logarithmic scale of nothing has no ends
+            "scale": {"type": "log", "nice": False, "padding": 24} if rows else {},
             "axis": {"grid": True, "format": "~g"},
         },
         "y": {"field": "padding", "type": "quantitative", "title": "padding (fraction)", "axis": {"format": "~g"}},
@@ -257,9 +258,12 @@ def trade_off(made: WhatIf) -> Spec:
     }
     packers = list(dict.fromkeys(row["packer"] for row in rows))
     points = {
+        # where packers agree the first is seen: what is drawn last lies on top
+        "transform": [{"window": [{"op": "row_number", "as": "rank"}]}],
         "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
         "encoding": {
             **encoding,
+            "order": {"field": "rank", "type": "quantitative", "sort": "descending"},
             "shape": {
                 "field": "packer",
                 "type": "nominal",

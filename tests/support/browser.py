@@ -58,7 +58,14 @@ def started_browser() -> Iterator["Browser"]:
 
 @contextmanager
 def opened(
-    browser: "Browser", path: Path, *, width: int = 1100, dark: bool = False, reduced: bool = False, print: bool = False
+    browser: "Browser",
+    path: Path,
+    *,
+    width: int = 1100,
+    scale: float = 1,
+    dark: bool = False,
+    reduced: bool = False,
+    print: bool = False,
 ) -> Iterator["Page"]:
     """Yields a page of the disk, opened, and checks when it is left that nothing went wrong in it.
 
@@ -66,6 +73,7 @@ def opened(
         browser: as `started_browser` gave it.
         path: of the page.
         width: of the window in px.
+        scale: pixels of a screenshot for each px of the page.
         dark: whether its reader prefers dark colours.
         reduced: whether its reader prefers less motion.
         print: whether it is laid out for paper.
@@ -75,6 +83,7 @@ def opened(
     """
     context = browser.new_context(
         viewport={"width": width, "height": 900},
+        device_scale_factor=scale,
         color_scheme="dark" if dark else "light",
         reduced_motion="reduce" if reduced else "no-preference",
         offline=True,

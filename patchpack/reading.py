@@ -90,7 +90,7 @@ def add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
 
 def _report(values: argparse.Namespace, _: list[str]) -> int:
     from patchpack.pipeline.recipes import recipe_of
-    from patchpack.pipeline.report.charts import charts_of
+    from patchpack.pipeline.report.charted import charts_of
     from patchpack.pipeline.report.figures import write_figures
     from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, check_num_sequences, read_gallery, thumbnails
     from patchpack.pipeline.report.html import render_html

@@ -110,6 +110,7 @@ def test_the_first_advice_names_the_best_change_and_a_build_with_it_is_as_predic
             for one in (before, after)
         ]
         assert first["attention_ratio"] == pytest.approx(costs[1] / costs[0])
+    assert 0 < first["time_ratio"] < 1
     if why == "unbalanced":
         assert first["step_before"] == pytest.approx(before["step_balance"]["random_by_ranks"]["8"])
         assert first["step_after"] == pytest.approx(after["step_balance"]["mean_max_over_mean"])

@@ -28,7 +28,7 @@ from support.markup import plain
 from support.small_set import CONFIG, accept_file, build_small_set, stored_rows
 
 import patchpack
-from patchpack.pipeline.report.charts import charts_of
+from patchpack.pipeline.report.charted import charts_of
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.rejected import reject_thumbnails
 from patchpack.pipeline.report.scan import make_report

@@ -4,13 +4,13 @@ Colours are the page's CSS variables, so that a chart follows light, dark and pr
 between colours, which no variable allows. Texts that come from files stand in data alone, where Vega shows them as text.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from patchpack.pipeline.report.aspects import ROW, STEPS_PER_OCTAVE, WIDTH
-from patchpack.pipeline.report.text import drops_tokens, fitted
-from patchpack.pipeline.report.times import Times
+from patchpack.pipeline.report.text import fitted
 from patchpack.schemas.figures import AspectPlane, ClassCount, Distribution
-from patchpack.schemas.report import Report, StepBalance, Storage
+from patchpack.schemas.report import StepBalance, Storage
 from patchpack.schemas.whatif import WhatIf
 
 Spec = dict[str, Any]
@@ -134,6 +134,11 @@ def storage(stored: Storage) -> Spec:
         if size >= _LEAST_SHARE * total
     ]
     return _named_bars(rows, "MB", {}, ",.2f")
+
+
+def durations(seconds: Mapping[str, float]) -> Spec:
+    """Returns how long each of several things took."""
+    return _named_bars([{"name": name, "value": spent} for name, spent in seconds.items()], "time (s)", {}, ",.1f")
 
 
 def classes(largest: list[ClassCount]) -> Spec:
@@ -379,61 +384,3 @@ def _ratio(octaves: float) -> str:
     """Returns an aspect as people write it: 1.5:1, or 1:1.5."""
     ratio = f"{2 ** abs(octaves):.2f}".rstrip("0").rstrip(".")
     return f"{ratio}:1" if octaves >= 0 else f"1:{ratio}"
-
-
-def times_charts(times: Times) -> dict[str, Spec]:
-    """Returns the charts of a build's time, those of which it has the numbers."""
-    found = {"time-by-stage": times["wall_s"].items(), "time-by-work": times["worker_s"].items()}
-    return {
-        name: _named_bars([{"name": what, "value": spent} for what, spent in seconds], "time (s)", {}, ",.1f")
-        for name, seconds in found.items()
-        if seconds
-    }
-
-
-def charts_of(report: Report) -> dict[str, Spec]:
-    """Returns the charts of a report by name, those of which it has the numbers."""
-    figures, config, clips = report["efficiency"], report["config"], report["clips"]
-    bars = {
-        "stored": figures["efficiency"],
-        "as planned": figures["planned_efficiency"],
-        "at the bound": figures["efficiency_at_bound"],
-    }
-    limit = [Mark("max_segments", most) for most in {layout["max_segments"] for layout in report["layouts"]}]
-    charts = {
-        "efficiency": fractions(bars, "real tokens / (sequences × sequence length)"),
-        "sequence-fill": histogram(report["sequence_fill"], "real tokens / sequence length (fraction)", "sequences"),
-        "examples-per-sequence": histogram(
-            report["examples_per_sequence"],
-            "examples a sequence",
-            "sequences",
-            tuple(mark for mark in limit if report["segment_limit"]["num_at_limit"]),
-        ),
-        "tokens-per-example": histogram(report["tokens_per_example"], "tokens an example", "examples"),
-        "resolution": overlaid(
-            report["effective_side_px"],
-            report["requested_side_px"],
-            "effective side, √(height × width) (px)",
-            "examples",
-        ),
-        "scale": histogram(
-            report["scale"], "effective side / source's (ratio)", "examples", (Mark("source's size", 1.0),)
-        ),
-        "side-change": histogram(report["side_change"], "|effective side / requested side − 1| (fraction)", "examples"),
-        "aspect-plane": aspect_plane(report["aspect_plane"]),
-        "aspect-error": histogram(report["aspect_error"], "larger aspect / smaller aspect − 1 (fraction)", "examples"),
-        "step-balance": balance(report["step_balance"]),
-        "storage": storage(report["storage"]),
-    }
-    if drops_tokens(report):
-        charts["kept-tokens"] = histogram(
-            report["kept_fraction"], "tokens / all tokens of the grid (fraction)", "examples"
-        )
-    if report["what_if"] is not None:
-        charts["what-if"] = trade_off(report["what_if"])
-    if clips is not None:
-        charts["clip-fps"] = histogram(clips["fps"], "frames a second (1/s)", "clips", (Mark("--fps", config["fps"]),))
-        charts["clip-duration"] = histogram(clips["duration_s"], "span of a clip (s)", "clips")
-    if report["classes"] is not None and report["classes"]["largest"]:
-        charts["classes"] = classes(report["classes"]["largest"])
-    return charts

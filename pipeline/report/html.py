@@ -19,7 +19,8 @@ from patchpack.options import flag, output_affecting
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.inspection.image import colour, text_colour
 from patchpack.pipeline.report import whatif, words
-from patchpack.pipeline.report.charts import Spec, charts_of, times_charts, trade_off
+from patchpack.pipeline.report.charted import charts_of, times_charts
+from patchpack.pipeline.report.charts import Spec, trade_off
 from patchpack.pipeline.report.figures import renderer
 from patchpack.pipeline.report.gallery import Frame, Gallery
 from patchpack.pipeline.report.sizes import size_facts

@@ -1,5 +1,6 @@
 """How well a dataset is packed.
 
-`scan` reads it, over `statistics`, `sizes` and `arrangement`; `text`, `html` and `charts` show it, `gallery` a few
-sequences themselves (`choice`: which); `prediction` shows what `plan` predicts.
+`scan` reads it, over `examples` (`aspects`), `sizes`, `arrangement` and `statistics`; `times` says how long the build took. `text`,
+over `words`, shows it in a terminal; `html` on a page, with the charts of `charted` (`charts` makes one, `figures` writes them), sequences of
+`gallery` (`choice`: which) and images of `rejected`. `prediction` shows what `plan` predicts, `whatif` what it compares.
 """

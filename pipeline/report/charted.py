@@ -20,7 +20,7 @@ from patchpack.schemas.report import Report
 
 def times_charts(times: Times) -> dict[str, Spec]:
     """Returns the charts of a build's time, those of which it has the numbers."""
-    charts = {"time-by-stage": durations(dict(times["wall_s"]))}
+    charts = {"time-by-stage": durations(times["wall_s"])}
     if times["worker_s"]:
         charts["time-by-work"] = durations(times["worker_s"])
     return charts

@@ -23,7 +23,7 @@ class Times(TypedDict):
 
     num_runs: int
     num_unknown: int
-    wall_s: dict[StageName, float]
+    wall_s: dict[str, float]
     worker_s: dict[str, float]
 
 
@@ -38,7 +38,7 @@ def read_times(folder: str) -> Times | None:
     try:
         record: RunRecord = json.loads(files.read(path))
         stages = record.get("stages", [])
-        wall: dict[StageName, float] = defaultdict(float)
+        wall: dict[str, float] = defaultdict(float)
         work: dict[str, float] = defaultdict(float)
         for stage in stages:
             # that of finish is known when the page is there

@@ -70,7 +70,8 @@ def sample(example: Example, view: int, policy: Policy) -> Reference | Reject:
     steps = ceil_div(max(1, len(example.frame_pts)), frames)
     box = policy.crop.box(example.source_height, example.source_width, crop_words)
     requested = rule.request(box.height, box.width, steps * multiple**2, cell, size_word)
-    target, is_drawn, (h, w) = requested.target, requested.is_drawn, (cells * multiple for cells in requested.grid)
+    target, is_drawn = requested.target, requested.is_drawn
+    h, w = requested.grid[0] * multiple, requested.grid[1] * multiple
     if requested.budget is not None and steps * h * w > requested.budget:
         detail = f"{steps * h * w} tokens at least; --resolution gives it {requested.budget}; raise that or lower --clip-frames"
         return reject(example.source.key, "sample", "oversize", detail)
@@ -92,6 +93,7 @@ def sample(example: Example, view: int, policy: Policy) -> Reference | Reject:
     if max(steps, h, w) > MAX_GRID:
         detail = f"grid {steps}x{h}x{w}; positions are int16, so at most {MAX_GRID} a side; use a larger --tubelet"
         return reject(example.source.key, "sample", "oversize", detail)
+    caption, num_text_tokens = _caption(example, policy, caption_word)
     return Reference(
         example=example,
         view=view,
@@ -104,20 +106,18 @@ def sample(example: Example, view: int, policy: Policy) -> Reference | Reject:
         uncapped_tokens=uncapped,
         box=box,
         flip=policy.flips and flip_word < 2**63,
-        **_caption(example, policy, caption_word),
+        caption=caption,
+        num_text_tokens=num_text_tokens,
     )
 
 
-def _caption(example: Example, policy: Policy, word: int) -> dict[str, int]:
-    """Returns which caption of an example a view takes, and its tokens; nothing where it has none or none are packed."""
+def _caption(example: Example, policy: Policy, word: int) -> tuple[int, int]:
+    """Returns which caption of an example a view takes, and its tokens; (-1, 0) where it has none or none are packed."""
     captions = example.source.facts.captions
     if policy.captions == "none" or not captions:
-        return {}
+        return -1, 0
     number = integer(word, 0, len(captions) - 1)
-    return {
-        "caption": number,
-        "num_text_tokens": len(tokens_of(captions[number], policy.captions, policy.max_text_tokens)),
-    }
+    return number, len(tokens_of(captions[number], policy.captions, policy.max_text_tokens))
 
 
 def sample_views(example: Example, policy: Policy) -> Iterable[Reference | Reject]:

@@ -2,7 +2,7 @@
 
 Raw words of the counter-based generator Philox, keyed by a hash of the names: numpy promises its raw words, not its
 distributions. Those that are needed are made here: uniform integers, the truncated normal by its inverse distribution
-function, and Beta by Jöhnk's rejection. A word costs 5 microseconds, eight hardly more.
+function, and Beta by Jöhnk's rejection. A word costs 3 microseconds, eight hardly more.
 """
 
 import math
@@ -17,7 +17,7 @@ _WORD = 2**64
 _BLOCK = 8
 _START = (0, 0, 0, 0)
 
-# numpy's constructor takes 10 microseconds, setting the key 3; threads of a worker must not share a generator
+# numpy's constructor takes 10 microseconds, setting the key 1; threads of a worker must not share a generator
 _local = threading.local()
 
 

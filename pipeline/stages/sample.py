@@ -93,22 +93,9 @@ def sample(example: Example, view: int, policy: Policy) -> Reference | Reject:
     if max(steps, h, w) > MAX_GRID:
         detail = f"grid {steps}x{h}x{w}; positions are int16, so at most {MAX_GRID} a side; use a larger --tubelet"
         return reject(example.source.key, "sample", "oversize", detail)
-    caption, num_text_tokens = _caption(example, policy, caption_word)
-    return Reference(
-        example=example,
-        view=view,
-        layout=number,
-        target_height=target[0],
-        target_width=target[1],
-        grid=Grid(steps, h, w),
-        num_tokens=kept,
-        is_drawn=is_drawn,
-        uncapped_tokens=uncapped,
-        box=box,
-        flip=policy.flips and flip_word < 2**63,
-        caption=caption,
-        num_text_tokens=num_text_tokens,
-    )
+    flip, said = policy.flips and flip_word < 2**63, _caption(example, policy, caption_word)
+    # in the order of its fields: by their names it takes twice as long
+    return Reference(example, view, number, *target, Grid(steps, h, w), kept, is_drawn, uncapped, box, flip, *said)
 
 
 def _caption(example: Example, policy: Policy, word: int) -> tuple[int, int]:

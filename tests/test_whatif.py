@@ -1,6 +1,7 @@
 """What-if: what is predicted is what a build gives, inputs are probed once, and packers of the field are what they say."""
 
 import dataclasses
+import gc
 import json
 import shlex
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from patchpack.pipeline.execution import plan_transforms
 from patchpack.pipeline.packing.field import FIELD_PACKERS, best_fit_decreasing, first_fit, next_fit
 from patchpack.pipeline.recipes import with_recipe
 from patchpack.pipeline.whatif.cost import training_flops
+from patchpack.pipeline.whatif.engine import plan_examples
+from patchpack.pipeline.whatif.examples import Examples
 from patchpack.pipeline.whatif.settings import PACKERS, _Parser, parse_setting
 from patchpack.schemas.geometry import Layout
 from patchpack.schemas.manifest import read_shard_table
@@ -283,3 +286,24 @@ def test_flops_are_those_of_the_weights_and_the_pairs() -> None:
     # ViT-B/16 on one image of 224 px: 17.5 billion multiply-adds (Dosovitskiy et al.; timm counts 17.58), and three passes
     layout = Layout(196, 1, (1, 16, 16))
     assert training_flops(layout, 1, 196**2) == pytest.approx(3 * 2 * 17.5e9, rel=0.01)
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_the_search_for_cycles_rests_while_planning_and_is_then_as_it_was(was_on: bool) -> None:
+    examples = Examples(["a", "b"], *(np.array([size, size]) for size in (0, 300, 200)))
+    seen = []
+
+    def stop(done: int) -> None:
+        seen.append(gc.isenabled())
+        raise KeyboardInterrupt
+
+    try:
+        if not was_on:
+            gc.disable()
+        assert plan_examples(examples, PlanConfig()).ours.num_segments == 2
+        assert gc.isenabled() == was_on
+        with pytest.raises(KeyboardInterrupt):
+            plan_examples(examples, PlanConfig(), stop)
+        assert seen == [False] and gc.isenabled() == was_on
+    finally:
+        gc.enable()

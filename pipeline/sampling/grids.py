@@ -84,34 +84,31 @@ def _least_error(
     (fewest, most), (top, bottom), (most_rows, most_columns) = counts, target, limits
     if most_rows * most_columns < fewest:
         return most_rows, most_columns
-    # the first row to look at is the nearest to the undistorted ones; a better one has h/w within a factor large/small of
-    # up/across, and h^2 = (h w)(h/w)
-    middle = min(most, most_rows, max(1, (math.isqrt(4 * top * up // (bottom * across)) + 1) // 2))
-    best, large, small, off = (0, 0), 1, 0, 0
+    # rows are looked at from the nearest to the undistorted ones down, then up; one that is better than another has h/w within
+    # a factor large/small of up/across, and h^2 = (h w)(h/w)
     low, high = max(1, ceil_div(fewest, most_columns)), min(most, most_rows)
-    step = 0
-    while middle - step >= low or middle + step <= high:
-        for h in (middle - step, middle + step) if step else (middle,):
-            if not low <= h <= high:
-                continue
-            fewest_columns, highest = ceil_div(fewest, h), min(most // h, most_columns)
-            if fewest_columns > highest:
-                continue
-            # exact = h across / up columns; w below it beats w + 1 where exact^2 < w (w + 1)
-            w = max(1, h * across // up)
-            if (h * across) ** 2 > w * (w + 1) * up**2:
+    middle = min(high, max(low, (math.isqrt(4 * top * up // (bottom * across)) + 1) // 2))
+    best, large, small, off = (0, 0), 1, 0, 0
+    for h, step in ((middle, -1), (middle + 1, 1)):
+        while low <= h <= high:
+            # exact = tall / up columns; w below it beats w + 1 where exact^2 < w (w + 1)
+            tall = h * across
+            w = tall // up
+            if tall * tall > w * (w + 1) * up * up:
                 w += 1
-            w = min(highest, max(fewest_columns, w))
-            tall, wide = h * across, w * up
-            larger, smaller = (tall, wide) if tall > wide else (wide, tall)
-            # small is 0 before the first: everything is better than that
-            difference = larger * small - large * smaller
-            distance = abs(h * w * bottom - top)
-            if difference < 0 or not small or (difference == 0 and (distance, h) < (off, best[0])):
-                best, large, small, off = (h, w), larger, smaller, distance
-                low = max(low, math.isqrt(fewest * up * small // (across * large)))
-                high = min(high, math.isqrt(most * up * large // (across * small)))
-        step += 1
+            if w > most_columns or not fewest <= h * w <= most:
+                w = min(most // h, most_columns, max(ceil_div(fewest, h), w))
+            if h * w >= fewest:
+                wide = w * up
+                larger, smaller = (tall, wide) if tall > wide else (wide, tall)
+                # small is 0 before the first: everything is better than that
+                difference = larger * small - large * smaller
+                distance = abs(h * w * bottom - top)
+                if difference < 0 or not small or (difference == 0 and (distance, h) < (off, best[0])):
+                    best, large, small, off = (h, w), larger, smaller, distance
+                    low = max(low, math.isqrt(fewest * up * small // (across * large)))
+                    high = min(high, math.isqrt(most * up * large // (across * small)))
+            h += step
     # few tokens and limits that are too low for the prime number of them
     return best if small else _least_error(height, width, (fewest - 1, most), target, cell, limits)
 

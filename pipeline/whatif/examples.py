@@ -4,7 +4,7 @@ Columns, and records only for a group at a time: 130 bytes an image instead of a
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -61,18 +61,20 @@ class Examples:
         """Whether any of them is a clip."""
         return self.num_frames is not None
 
-    def take(self, places: Sequence[int] | npt.NDArray[np.int64]) -> Iterator[Example]:
+    def take(self, places: npt.NDArray[np.int64]) -> Iterator[Example]:
         """Yields the examples at some places, as probing gives them, but for times, files and labels."""
-        for at in places:
-            key, clip = self.keys[at], int(self.clips[at])
-            captions = tuple(self.captions[at]) if self.captions else ()
+        columns = (column[places].tolist() for column in (self.clips, self.heights, self.widths))
+        for at, clip, height, width in zip(places.tolist(), *columns, strict=True):
+            source = Source(self.keys[at], 0, "", 0)
+            if self.captions:
+                source = source._replace(facts=Facts(captions=tuple(self.captions[at])))
             counts = self.num_frames[at] if self.num_frames else (0,)
             yield Example(
-                Source(key, 0, "", 0, facts=Facts(captions=captions)),
+                source,
                 clip,
-                example_id(key, clip),
-                int(self.heights[at]),
-                int(self.widths[at]),
+                example_id(source.key, clip),
+                height,
+                width,
                 frame_pts=_frames(counts[0]),
                 views=tuple((_frames(count), (), 0.0) for count in counts) if len(counts) > 1 else (),
             )

@@ -113,6 +113,9 @@ def overlaid(shown: Distribution, asked: Distribution, x_title: str, counted: st
         },
     }
     spec["layer"].insert(1, line)
+    # both are in the table of the figure
+    for row, count in zip(spec["layer"][0]["data"]["values"], asked["counts"], strict=True):
+        row["asked"] = count
     spec["description"] = (
         f"Histogram of {x_title}, as realised (bars) and as asked for (line); the y axis counts {counted}."
     )

@@ -15,6 +15,7 @@ from patchpack.schemas.report import Arranged, CountName, DistributionName, Pred
 
 WIDTH = 80
 BAR_WIDTH = 40
+MAX_IGNORED = 20
 _LABEL_WIDTH = 26
 
 
@@ -81,6 +82,12 @@ def fitted(text: str, width: int) -> str:
     while _columns(text[:head]) > width - 1 - _columns(text[-tail:]):
         head -= 1
     return f"{text[:head]}…{text[-tail:]}"
+
+
+def first_ignored(report: Report) -> tuple[list[tuple[str, int]], int]:
+    """Returns why files were ignored, those with the most, and how many more suffixes there are: files can have as many as there are."""
+    ignored = list(report["totals"]["ignored"].items())
+    return ignored[:MAX_IGNORED], len(ignored[MAX_IGNORED:])
 
 
 def tubelet(layout: LayoutRecord) -> str:
@@ -240,8 +247,9 @@ def _inputs(report: Report) -> list[str]:
         lines.append(_pair(f"  {entry['stage']}: {entry['reason']}", number(entry["num_rejects"])))
         lines += [f"      {fitted(key, WIDTH - 6)}" for key in entry["sample_keys"]]
     lines.append(_pair("ignored", number(totals["num_ignored"])))
-    lines += [_pair("  " + fitted(why, _LABEL_WIDTH - 3), number(count)) for why, count in totals["ignored"].items()]
-    return lines
+    shown, num_more = first_ignored(report)
+    lines += [_pair("  " + fitted(why, _LABEL_WIDTH - 3), number(count)) for why, count in shown]
+    return [*lines, f"    {num_more:,} other suffixes"] if num_more else lines
 
 
 def _class_table(report: Report) -> list[str]:

@@ -132,7 +132,7 @@ def storage(stored: Storage) -> Spec:
     """Returns how many MB each column of the shards takes, those that show."""
     total = sum(stored["bytes_by_column"].values()) + stored["footer_bytes"]
     rows = [
-        {"name": name, "value": size / 1e6}
+        {"name": fitted(name, 40), "value": size / 1e6}
         for name, size in [*stored["bytes_by_column"].items(), ("footers", stored["footer_bytes"])]
         if size >= _LEAST_SHARE * total
     ]

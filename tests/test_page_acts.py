@@ -51,8 +51,8 @@ def page(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a comparison, some of whose settings have no stored steps."""
     folder = tmp_path_factory.mktemp("compared")
-    write_files(folder / "media", {f"{n:02}.jpg": photo((40 + 9 * n, 130 - 7 * n)) for n in range(12)})
-    base = ("--workers", "1", "--sequence-length", "64", "--resolution", "side:32-64")
+    write_files(folder / "media", {f"{n:02}.jpg": photo((30 + 7 * n, 200 - 6 * n)) for n in range(30)})
+    base = ("--workers", "1", "--sequence-length", "64", "--resolution", "side:64-128")
     asked = [word for setting in SETTINGS for word in ("--compare", setting)]
     return written(folder, "plan", str(folder / "media"), *base, *asked)
 
@@ -265,6 +265,8 @@ def test_the_ring_of_a_comparison_is_around_its_base(compared: Path, open_page: 
         assert marks.count() == 2
         assert marks.nth(0).locator("path").count() == opened.locator("#what-if tbody tr").count() > 4
         ring, base = marks.nth(1).locator("path"), marks.nth(0).locator("path").first
+        points = marks.nth(0).locator("path").evaluate_all("all => all.map((one) => one.getAttribute('transform'))")
+        assert points[1] != points[0]
         assert ring.count() == 1
         assert ring.get_attribute("transform") == base.get_attribute("transform")
         assert ring.get_attribute("stroke") == "var(--ink)" and ring.get_attribute("fill") == "transparent"

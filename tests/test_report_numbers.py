@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from support.small_set import CHANGED_KEY, build_small_set, stored_rows
 
 import patchpack
 from patchpack.pipeline.packing.balance.balance import random_ratio
-from patchpack.pipeline.report.aspects import hexagon
+from patchpack.pipeline.report.aspects import Aspects, Sides, hexagon
 
 OPTIONS: dict[str, Any] = {
     "workers": 1,
@@ -132,6 +133,17 @@ def test_the_most_stretched_are_those_of_a_sorted_list(report: Any, segments: li
         if error
     ]
     assert len(report["aspect_plane"]["worst"]) == 6
+
+
+def test_of_equally_stretched_examples_the_first_are_shown() -> None:
+    aspects, sequence = Aspects(), 0
+    for errors in ((3, 5, 5), (5, 1, 5, 7), (5, 5, 0, 5, 5)):
+        many = np.full(len(errors), 10)
+        numbers = np.arange(sequence, sequence + len(errors))
+        keys = pa.array([f"{number}" for number in numbers])
+        aspects.add(Sides(many, many, many, many), np.array(errors), keys, numbers)
+        sequence += len(errors)
+    assert [one["key"] for one in aspects.plane()["worst"]] == ["6", "1", "2", "3", "5", "7"]
 
 
 def test_sides_asked_for_are_those_of_the_targets(report: Any, segments: list[dict[str, Any]]) -> None:

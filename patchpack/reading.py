@@ -191,8 +191,10 @@ def _verify(values: argparse.Namespace, _: list[str]) -> int:
 
 def show(result: Shown, as_json: bool, printed: Callable[[Shown, TextIO], None]) -> None:
     """Prints a result, as JSON or as its words."""
+    from patchpack.pipeline.report.text import to_json
+
     if as_json:
-        print(json.dumps(result, indent=2, ensure_ascii=False))
+        print(to_json(result))
     else:
         printed(result, sys.stdout)
 

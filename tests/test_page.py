@@ -24,10 +24,12 @@ from patchpack import command
 # (A, B) of pages of diff
 DIFFS = {"diff": ("mixed", "hostile"), "diff of nothing": ("layouts", "empty"), "diff of equals": ("mixed", "mixed")}
 QUICK = ("mixed", "hostile", "diff")
+# of plan --compare: settings
+COMPARED = ("--sequence-length 256", "--max-segments 2")
 
 
 class Written(NamedTuple):
-    """A page and what it is about: a report, or how two datasets differ."""
+    """A page and what it is about: a report, how two datasets differ, or what was compared."""
 
     path: Path
     about: Any
@@ -41,6 +43,11 @@ def page(request: pytest.FixtureRequest, made: dict[str, Path], tmp_path_factory
         a, b = (_dataset(name, made, tmp_path_factory) for name in sides)
         assert command.main(["diff", str(a), str(b), "--html", str(path)]) == (a != b)
         return Written(path, patchpack.diff(a, b))
+    if request.param == "what-if":
+        folder = _dataset("hostile", made, tmp_path_factory)
+        asked = [word for setting in COMPARED for word in ("--compare", setting)]
+        assert command.main(["plan", "--from", str(folder), *asked, "--html", str(path)]) == 0
+        return Written(path, patchpack.compare([], COMPARED, saved=folder))
     folder = _dataset(request.param, made, tmp_path_factory)
     assert command.main(["report", str(folder), "--html", str(path)]) == 0
     return Written(path, patchpack.report(folder))
@@ -63,7 +70,7 @@ def _cases(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("page", marked, indirect=True)
 
 
-every_page = _cases(*DATASETS, *DIFFS)
+every_page = _cases(*DATASETS, *DIFFS, "what-if")
 every_report = _cases(*DATASETS)
 
 

@@ -196,8 +196,9 @@ def test_what_decides_frames_may_differ_where_there_are_none(photos: Path, tmp_p
 
 
 def test_other_wrong_requests_are_one_line(photos: Path, tmp_path: Path, run: Callable[..., Result]) -> None:
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad/x.jpg").write_bytes(b"")
+    for name, content in (("bad", b""), ("one", photo())):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jpg").write_bytes(content)
     for asked, part, code in (
         (("--compare", "--views 2"), "no inputs; plan takes", 2),
         (("--from", tmp_path), "there is nothing to compare it with", 2),
@@ -205,6 +206,17 @@ def test_other_wrong_requests_are_one_line(photos: Path, tmp_path: Path, run: Ca
         (("--from", tmp_path, "--views", 2, "--compare", "--views 2"), "--views beside it", 2),
         ((photos, "--from", tmp_path, "--compare", "--views 2"), "photos beside it", 2),
         ((photos, "--output", tmp_path / "o", "--compare", "--views 2"), "a comparison saves nothing", 2),
+        ((photos, "--html", tmp_path / "x.html"), "x.html: a plan has no page; a comparison has; add --compare", 2),
+        (
+            (photos, "--html", tmp_path, "--compare", "--views 2"),
+            "a folder; the comparison is one page; name a file",
+            2,
+        ),
+        (
+            (tmp_path / "one", "--workers", 1, "--html", tmp_path / "none/x.html", "--compare", "--views 2"),
+            "none/x.html: cannot be written (No such file or directory); check the path",
+            1,
+        ),
         (
             (tmp_path / "bad", "--workers", 1, "--compare", "--views 2"),
             "nothing to compare, all 1 inputs were rejected",

@@ -113,6 +113,9 @@ def overlaid(shown: Distribution, asked: Distribution, x_title: str, counted: st
         },
     }
     spec["layer"].insert(1, line)
+    # both are in the table of the figure
+    for row, count in zip(spec["layer"][0]["data"]["values"], asked["counts"], strict=True):
+        row["asked"] = count
     spec["description"] = (
         f"Histogram of {x_title}, as realised (bars) and as asked for (line); the y axis counts {counted}."
     )
@@ -129,7 +132,7 @@ def storage(stored: Storage) -> Spec:
     """Returns how many MB each column of the shards takes, those that show."""
     total = sum(stored["bytes_by_column"].values()) + stored["footer_bytes"]
     rows = [
-        {"name": name, "value": size / 1e6}
+        {"name": fitted(name, 40), "value": size / 1e6}
         for name, size in [*stored["bytes_by_column"].items(), ("footers", stored["footer_bytes"])]
         if size >= _LEAST_SHARE * total
     ]

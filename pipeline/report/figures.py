@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 WIDTH = 440
 # one point a pixel of the specification: 300 dots an inch
 _SCALE = 300 / 72
+# what a spreadsheet takes for a formula
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 PAPER = {
     "--ink": "#1c2024",
@@ -86,11 +88,15 @@ def on_paper(spec: Spec) -> Spec:
 
 
 def to_csv(spec: Spec) -> str:
-    """Returns the numbers of a chart: those of its first layer."""
+    """Returns the numbers of a chart, those of its first layer; a text that a spreadsheet would compute begins with an apostrophe."""
     layers = [spec, *spec["layer"]]
     rows: list[dict[str, Any]] = next((layer["data"]["values"] for layer in layers if "data" in layer), [])
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else ["value"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

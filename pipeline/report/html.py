@@ -24,7 +24,7 @@ from patchpack.pipeline.report.charts import Spec, trade_off
 from patchpack.pipeline.report.figures import renderer
 from patchpack.pipeline.report.gallery import Frame, Gallery
 from patchpack.pipeline.report.sizes import size_facts
-from patchpack.pipeline.report.text import fitted, fraction, number, size, verdict
+from patchpack.pipeline.report.text import first_ignored, fitted, fraction, number, size, verdict
 from patchpack.pipeline.report.times import Times
 from patchpack.schemas.figures import Distribution
 from patchpack.schemas.report import Report
@@ -69,6 +69,7 @@ def render_html(
         "fill": lambda number: _hex(colour(number)),
         "ink": lambda number: _hex(text_colour(number)),
     }
+    ignored, num_more_ignored = first_ignored(report)
     page = environment.get_template("page.html").render(
         r=report,
         gallery=gallery,
@@ -78,6 +79,8 @@ def render_html(
         verdict=verdict,
         facts=size_facts(report["sizes"], report["config"]) if report["sizes"] else [],
         options=_options(report),
+        ignored=ignored,
+        num_more_ignored=num_more_ignored,
         whatif=whatif,
         charts=charts_of(report),
     )

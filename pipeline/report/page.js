@@ -5,7 +5,9 @@ for (const [name, spec] of Object.entries(charts)) {
   vegaEmbed(place, spec, { renderer: "svg", actions: false, tooltip: { theme: "page" } })
     .then(() => {
       place.removeAttribute("aria-busy");
-      // what a chart shows is said by the label of its place, and by the numbers beside it
+      // what a chart shows is said by the label of its place, and by the numbers beside it: to Vega it is a document of its parts
+      place.setAttribute("role", "img");
+      place.removeAttribute("aria-roledescription");
       place.querySelector("svg").setAttribute("aria-hidden", "true");
     })
     .catch((error) => { place.textContent = "This chart could not be drawn: " + error.message; });

@@ -3,6 +3,8 @@
 Keys and class names come from the files of others: control characters are escaped, and wide ones counted as two.
 """
 
+import json
+import re
 import textwrap
 import unicodedata
 from collections.abc import Callable
@@ -15,13 +17,18 @@ from patchpack.schemas.report import Arranged, CountName, DistributionName, Pred
 
 WIDTH = 80
 BAR_WIDTH = 40
+MAX_IGNORED = 20
 _LABEL_WIDTH = 26
+_BEYOND_ASCII = re.compile(r"[^\n -~]")
+# beside a digest
+_RECIPE_WIDTH = 31
 
 
 def print_report(report: Report, out: TextIO) -> None:
     """Prints what `report.make_report` returned, in lines of at most 80 columns."""
     sections = (_advice, _packing, _stored, _sizes, _tokens, _inputs, _class_table)
-    lines = [f"dataset {report['dataset_digest']}" + (f", recipe {report['recipe']}" if report["recipe"] else "")]
+    recipe = f", recipe {fitted(report['recipe'], _RECIPE_WIDTH)}" if report["recipe"] else ""
+    lines = [f"dataset {report['dataset_digest']}{recipe}"]
     for section in sections:
         lines += section(report)
     # a terminal without UTF-8 gets '#' and escapes instead of an error
@@ -83,6 +90,18 @@ def fitted(text: str, width: int) -> str:
     return f"{text[:head]}…{text[-tail:]}"
 
 
+def to_json(value: object) -> str:
+    """Returns JSON as people read it; what a terminal or a reader would obey stands in it as an escape, which means the same."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return _BEYOND_ASCII.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
+
+
+def first_ignored(report: Report) -> tuple[list[tuple[str, int]], int]:
+    """Returns why files were ignored, those with the most, and how many more suffixes there are: files can have as many as there are."""
+    ignored = list(report["totals"]["ignored"].items())
+    return ignored[:MAX_IGNORED], len(ignored[MAX_IGNORED:])
+
+
 def tubelet(layout: LayoutRecord) -> str:
     """Returns what one token of a layout is, in pixels."""
     return "x".join(map(str, layout["tubelet"]))
@@ -91,6 +110,8 @@ def tubelet(layout: LayoutRecord) -> str:
 def _advice(report: Report) -> list[str]:
     """Returns the verdict, and what would help: what to type, why, and what it is predicted to give."""
     lines = ["", *textwrap.wrap(words.summary(report), WIDTH)]
+    if report["advice"] is None and report["totals"]["stored"]["num_sequences"]:
+        lines.append("No advice: this dataset has no saved plan beside it.")
     for one in report["advice"] or []:
         said = f"{words.reason(one)}: {', '.join(words.effects(one))}"
         lines += [
@@ -237,11 +258,13 @@ def _inputs(report: Report) -> list[str]:
     lines = ["", "Inputs", _pair("inputs", number(totals["num_inputs"]))]
     lines.append(_pair("rejected", number(totals["num_rejected_inputs"])))
     for entry in report["rejects"]:
-        lines.append(_pair(f"  {entry['stage']}: {entry['reason']}", number(entry["num_rejects"])))
+        cause = fitted(f"{entry['stage']}: {entry['reason']}", WIDTH // 2)
+        lines.append(_pair(f"  {cause}", number(entry["num_rejects"])))
         lines += [f"      {fitted(key, WIDTH - 6)}" for key in entry["sample_keys"]]
     lines.append(_pair("ignored", number(totals["num_ignored"])))
-    lines += [_pair("  " + fitted(why, _LABEL_WIDTH - 3), number(count)) for why, count in totals["ignored"].items()]
-    return lines
+    shown, num_more = first_ignored(report)
+    lines += [_pair("  " + fitted(why, _LABEL_WIDTH - 3), number(count)) for why, count in shown]
+    return [*lines, f"    {num_more:,} other suffixes"] if num_more else lines
 
 
 def _class_table(report: Report) -> list[str]:

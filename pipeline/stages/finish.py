@@ -26,6 +26,7 @@ from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.rejected import reject_thumbnails
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.sizes import merge_sizes
+from patchpack.pipeline.report.text import to_json
 from patchpack.pipeline.report.times import read_times
 from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.records import Reject
@@ -179,7 +180,7 @@ def publish(
     choice = Choice(DEFAULT_SEQUENCES)
     made = make_report(folder, manifest, shards, rejected, choice, progress)
     report = with_advice(folder, manifest, made)
-    files.write(files.join(folder, REPORT_NAME), json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
+    files.write(files.join(folder, REPORT_NAME), to_json(report).encode() + b"\n")
     try:
         page = render_html(
             report,

@@ -66,6 +66,7 @@ def opened(
     dark: bool = False,
     reduced: bool = False,
     print: bool = False,
+    scripts: bool = True,
 ) -> Iterator["Page"]:
     """Yields a page of the disk, opened, and checks when it is left that nothing went wrong in it.
 
@@ -77,6 +78,7 @@ def opened(
         dark: whether its reader prefers dark colours.
         reduced: whether its reader prefers less motion.
         print: whether it is laid out for paper.
+        scripts: whether those of the page run.
 
     Raises:
         AssertionError: the console has an error or a warning, a script failed, a dialog opened or a host was asked.
@@ -87,6 +89,7 @@ def opened(
         color_scheme="dark" if dark else "light",
         reduced_motion="reduce" if reduced else "no-preference",
         offline=True,
+        java_script_enabled=scripts,
     )
     try:
         context.set_default_timeout(_PATIENCE_MS)

@@ -84,7 +84,12 @@ def read_options(text: str) -> dict[str, Any]:
     return typed_options(PlanConfig, parser.parse_args(shlex.split(text)))
 
 
-@pytest.mark.parametrize(("make", "why", "options"), MADE, ids=[why for _, why, _ in MADE])
+# the first stands for all where time is short
+@pytest.mark.parametrize(
+    ("make", "why", "options"),
+    [MADE[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in MADE[1:])],
+    ids=[why for _, why, _ in MADE],
+)
 def test_the_first_advice_names_the_best_change_and_a_build_with_it_is_as_predicted(
     tmp_path: Path, make: Callable[[Path], tuple[Path, dict[str, Any]]], why: str, options: str
 ) -> None:

@@ -23,6 +23,9 @@ from patchpack.schemas.report import DistributionName
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
+# a browser, and datasets to open in it
+pytestmark = pytest.mark.slow
+
 MOST_BYTES = 2_500_000
 SETTINGS = ("--sequence-length 256", "--max-segments 2 --packer ours", "--balance-step 2")
 # of every report, in their order

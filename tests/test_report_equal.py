@@ -29,6 +29,10 @@ TIME = re.compile(r'<section id="time">.*?</section>', re.DOTALL)
 NO_ADVICE = "No advice: this dataset has no saved plan beside it."
 
 
+# builds, and processes for each of the older datasets
+pytestmark = pytest.mark.slow
+
+
 def built(folder: Path, **options: Any) -> str:
     """Returns the page of a build of some media below a folder of its own."""
     images = {f"{'left' if n % 3 else 'right'}/{n}.png": photo((30 + 9 * n, 90 - 5 * n), "PNG") for n in range(9)}

@@ -78,7 +78,9 @@ def options_of(text: str) -> dict[str, Any]:
     return with_recipe(typed_options(PlanConfig, parser.read(shlex.split(text))))
 
 
-@pytest.mark.parametrize("number", range(len(SETTINGS) + 1))
+@pytest.mark.parametrize(
+    "number", [0, 1, *(pytest.param(number, marks=pytest.mark.slow) for number in range(2, len(SETTINGS) + 1))]
+)
 def test_what_is_predicted_is_what_a_build_stores(compared: Any, photos: Path, tmp_path: Path, number: int) -> None:
     options = BASE | (options_of(SETTINGS[number - 1]) if number else {})
     made = patchpack.build(photos, tmp_path / "out", **options, max_reject_fraction=1.0)

@@ -16,7 +16,7 @@ from conftest import Result
 from PIL import Image
 
 import patchpack
-from patchpack.pipeline.report.charts import charts_of
+from patchpack.pipeline.report.charted import charts_of
 from patchpack.pipeline.report.figures import to_csv
 
 Run = Callable[..., Result]

@@ -199,6 +199,7 @@ def test_what_draws_is_named_where_it_is_missing(
 ) -> None:
     from patchpack.pipeline.report import html
 
+    html.new_environment.cache_clear()
     html._library.cache_clear()
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     ended = run("report", packed, option, tmp_path / "x")

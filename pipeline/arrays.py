@@ -177,9 +177,10 @@ class ShardWriter:
                 f"{where}: {tokens_NP.dtype} {tokens_NP.shape}; the layout takes {layout.token_dtype} (N, {layout.token_width}); "
                 "convert the tokens, or change the layout"
             )
-        if not 1 <= count <= layout.sequence_length:
+        most = layout.sequence_length // layout.align_tokens * layout.align_tokens
+        if not 1 <= count <= most:
             raise ValueError(
-                f"{where}: {count} tokens; an example has 1 to {layout.sequence_length}, since it lies in one sequence; "
+                f"{where}: {count} tokens; an example has 1 to {most}, since it lies in one sequence; "
                 "cut it, or raise sequence_length"
             )
         if positions_N3 is None:
@@ -254,7 +255,7 @@ class ShardWriter:
     def _write_group(self, *, last: bool) -> None:
         """Packs what waits, and writes it as shards of its own; before the last, what would half fill a sequence waits on."""
         capacity, limit = self._layout.sequence_length, self._layout.max_segments
-        lengths = [len(example.tokens_NP) for example in self._pending]
+        lengths = [self._layout.slots(len(example.tokens_NP)) for example in self._pending]
         num_packed = len(lengths) if last else num_in_whole_bins(lengths, capacity, limit)
         examples, self._pending = self._pending[:num_packed], self._pending[num_packed:]
         self._pending_bytes = sum(example.tokens_NP.nbytes for example in self._pending)
@@ -284,7 +285,7 @@ class ShardWriter:
                 segments = []
                 for position, sequence in enumerate(members):
                     row = {column: array[position] for column, array in arrays.items()}
-                    segments.append(_fill(sequence, row))
+                    segments.append(_fill(sequence, row, self._layout))
                     digest = sequence_digest(row["tokens"], row["segment_ids"], row["positions"])
                     content.update(canonical_json([digest, *segments[-1]]))
                 written.add_row_group(arrays, segments)
@@ -308,7 +309,7 @@ class ShardWriter:
 
     def _manifest(self, bound: Bound) -> Manifest:
         layout, num_sequences, num_examples = self._layout, bound["num_sequences"], self._lengths.total()
-        num_tokens = sum(length * count for length, count in self._lengths.items())
+        num_tokens = sum(shard["num_tokens"] for shard in self._shards)
         return Manifest(
             dataset_digest=dataset_digest([layout], [shard["digest"] for shard in self._shards]),
             layouts=(layout,),
@@ -369,8 +370,8 @@ def pack_arrays(
         return writer.finish()
 
 
-def _fill(sequence: list[_Example], row: dict[str, np.ndarray]) -> list[Segment]:
-    """Writes a sequence's examples into its arrays, and returns their segments."""
+def _fill(sequence: list[_Example], row: dict[str, np.ndarray], layout: Layout) -> list[Segment]:
+    """Writes a sequence's examples into its arrays, each where the layout lets it start, and returns their segments."""
     start, segments = 0, []
     for number, example in enumerate(sequence, start=1):
         end = start + len(example.tokens_NP)
@@ -380,5 +381,5 @@ def _fill(sequence: list[_Example], row: dict[str, np.ndarray]) -> list[Segment]
         segment = example.segment.copy()
         segment["start"] = start
         segments.append(segment)
-        start = end
+        start += layout.slots(end - start)
     return segments

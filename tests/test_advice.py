@@ -139,15 +139,23 @@ def test_a_good_dataset_gets_none(tmp_path: Path, run: Callable[..., Result]) ->
     assert "proven optimal" in run("report", tmp_path / "set").out
 
 
-def test_without_a_saved_plan_there_is_none_and_the_page_says_so(tmp_path: Path, run: Callable[..., Result]) -> None:
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_without_a_saved_plan_there_is_none_and_the_page_says_so(
+    tmp_path: Path, run: Callable[..., Result], is_damaged: bool
+) -> None:
     media = write_images(tmp_path / "media", [(5, 7)] * 20)
     patchpack.build(media, tmp_path / "set", **COMMON)
     assert "--sequence-length" in run("report", tmp_path / "set").out
-    shutil.rmtree(tmp_path / "set" / "_plan")
+    if is_damaged:
+        next((tmp_path / "set" / "_plan").glob("part-*")).write_bytes(b"half a plan")
+    else:
+        shutil.rmtree(tmp_path / "set" / "_plan")
     said = run("report", tmp_path / "set", "--html", tmp_path / "page.html")
     assert said.code == 0
     assert "--sequence-length" not in said.out
-    assert "No advice: this dataset has no saved plan beside it." in (tmp_path / "page.html").read_text()
+    assert (
+        "No advice: this dataset has no saved plan that could be planned anew." in (tmp_path / "page.html").read_text()
+    )
 
 
 def test_copies_are_estimated_by_content_over_all_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

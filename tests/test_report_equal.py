@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {
     "max_reject_fraction": 1.0,
 }
 TIME = re.compile(r'<section id="time">.*?</section>', re.DOTALL)
-NO_ADVICE = "No advice: this dataset has no saved plan beside it."
+NO_ADVICE = "No advice: this dataset has no saved plan that could be planned anew."
 
 
 # builds, and processes for each of the older datasets

@@ -111,7 +111,7 @@ def _advice(report: Report) -> list[str]:
     """Returns the verdict, and what would help: what to type, why, and what it is predicted to give."""
     lines = ["", *textwrap.wrap(words.summary(report), WIDTH)]
     if report["advice"] is None and report["totals"]["stored"]["num_sequences"]:
-        lines.append("No advice: this dataset has no saved plan beside it.")
+        lines.append("No advice: this dataset has no saved plan that could be planned anew.")
     for one in report["advice"] or []:
         said = f"{words.reason(one)}: {', '.join(words.effects(one))}"
         lines += [

@@ -15,6 +15,7 @@ from patchpack.pipeline.stages import saved
 from patchpack.pipeline.whatif.examples import read_planned
 from patchpack.pipeline.whatif.rows import RANKS, compare
 from patchpack.pipeline.whatif.settings import OURS, Setting, parse_setting
+from patchpack.schemas.errors import FormatError
 from patchpack.schemas.geometry import MAX_ROW_BYTES
 from patchpack.schemas.manifest import Manifest
 from patchpack.schemas.report import Report
@@ -45,8 +46,14 @@ class Candidate(NamedTuple):
 
 
 def with_advice(folder: str, manifest: Manifest, report: Report) -> Report:
-    """Returns a report with advice; arguments are those of `advise`."""
-    advised = advise(folder, manifest, report)
+    """Returns a report with advice; arguments are those of `advise`.
+
+    A finished dataset needs no plan: with one that was damaged, or is of another version, it has no advice.
+    """
+    try:
+        advised = advise(folder, manifest, report)
+    except FormatError:
+        advised = None
     return report if advised is None else {**report, "advice": advised[0], "what_if": advised[1]}
 
 
@@ -59,7 +66,7 @@ def advise(folder: str, manifest: Manifest, report: Report) -> tuple[list[Advice
         report: of the dataset.
 
     Raises:
-        FormatError: the plan was damaged.
+        FormatError: the plan was damaged, or is of another version.
     """
     examples = read_planned(folder, MAX_EXAMPLES)
     if not examples.keys:
@@ -82,9 +89,8 @@ def advise(folder: str, manifest: Manifest, report: Report) -> tuple[list[Advice
         for row in made["rows"]
         if row["packer"] == OURS
     ]
-    advice = [
-        _advice(one, report, first, case) for one, case in zip(candidates, cases, strict=True) if case.row["num_tokens"]
-    ]
+    both = zip(candidates, cases, strict=True)
+    advice = [_advice(one, report, first, case) for one, case in both if case.row["num_tokens"]]
     if base.dedupe == "none":
         advice.append(_of_duplicates(duplicates(folder), first.row))
     best: dict[Why, Advice] = {}
@@ -95,7 +101,11 @@ def advise(folder: str, manifest: Manifest, report: Report) -> tuple[list[Advice
 
 
 def config_of(manifest: Manifest) -> PlanConfig | None:
-    """Returns the options that decided a dataset's bytes, and defaults for the others; None where a file decides, too."""
+    """Returns the options that decided a dataset's bytes, and defaults for the others; None where a file decides, too.
+
+    Raises:
+        FormatError: they are of another version.
+    """
     known = {field.name for field in dataclasses.fields(PlanConfig)}
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
@@ -105,7 +115,10 @@ def config_of(manifest: Manifest) -> PlanConfig | None:
     if values.get("captions", "none") not in ("none", "bytes"):
         return None
     # where labels come from decides no size
-    return PlanConfig(**values | {"labels": "none", "classes": None})
+    try:
+        return PlanConfig(**values | {"labels": "none", "classes": None})
+    except ValueError as error:
+        raise FormatError(f"options of another version ({error}); build again") from error
 
 
 def duplicates(folder: str) -> float:

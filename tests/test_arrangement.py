@@ -73,7 +73,7 @@ def test_groups_larger_than_every_shard_give_no_step(packed: Path) -> None:
     found = report_of(packed, balance_step=100)
     assert found["step_balance"]["num_steps"] == 0
     assert "none: fewer than 100 sequences" in printed(found)
-    assert "as stored" not in render_html(found)
+    assert "Step cost, max / mean, as stored" not in render_html(found)
 
 
 def test_mixing_compares_the_examples_of_a_sequence(packed: Path, report: dict[str, Any]) -> None:

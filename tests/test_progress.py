@@ -159,7 +159,7 @@ def test_how_many_inputs_are_of_this_split_is_not_known() -> None:
 
 
 def summary(group: int, num_rejects: int, shards: list[ShardPlan]) -> GroupSummary:
-    return GroupSummary(group, 0, num_rejects, 0, 0, SizeCounts(0, 0, 0, 0, 0, 0, 0, {}, {}, {}), [], [], shards)
+    return GroupSummary(group, 0, num_rejects, 0, SizeCounts(0, 0, 0, 0, 0, 0, 0, {}, {}, {}), [], [], shards)
 
 
 def writing(folder: Path, *, lists: bool) -> tuple[Writing, list[Path]]:

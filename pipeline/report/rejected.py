@@ -4,18 +4,15 @@ A file that was rejected may be one that breaks decoders: it is decoded in a san
 are parts of tars or tables, or do not decode, there is none.
 """
 
-import json
-
 import numpy as np
 
 from patchpack.pipeline.execution.sandbox import Limits, Sandbox
 from patchpack.pipeline.media.errors import DecodeError
 from patchpack.pipeline.media.image.decode import decode, probe
 from patchpack.pipeline.report.gallery import THUMBNAIL_PX, Frame, thumbnail
+from patchpack.pipeline.report.times import read_record
 from patchpack.pipeline.storage import files
-from patchpack.schemas.manifest import RUN_NAME
 from patchpack.schemas.report import RejectCount
-from patchpack.schemas.run import RunRecord
 
 LIMIT_S = 2.0
 # more is left to `inspect --reject`, which says the decoder's words
@@ -30,13 +27,12 @@ def reject_thumbnails(folder: str, rejects: list[RejectCount]) -> dict[str, Fram
         folder: where the dataset lies, with the record of its build.
         rejects: of its report.
     """
-    path = files.join(folder, RUN_NAME)
-    if not rejects or not files.exists(path):
+    if not rejects:
         return {}
     try:
-        record: RunRecord = json.loads(files.read(path))
+        record = read_record(folder)
         places = list(zip(record["names"], record["roots"], strict=False))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OSError, TypeError, ValueError):
         # a dataset is whole without it
         return {}
     found: dict[str, Frame] = {}

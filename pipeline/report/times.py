@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from typing import TypedDict
 
-from patchpack.pipeline.storage import files
+from patchpack.schemas import storage
 from patchpack.schemas.manifest import RUN_NAME
 from patchpack.schemas.run import WORK, RunRecord, StageName
 
@@ -27,16 +27,24 @@ class Times(TypedDict):
     worker_s: dict[str, float]
 
 
+def read_record(folder: str) -> RunRecord:
+    """Returns the record of a dataset's build, by what reads datasets.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+        ValueError: it is none.
+    """
+    record: RunRecord = json.loads(storage.read_bytes(storage.join(folder, RUN_NAME)))
+    return record
+
+
 def read_times(folder: str) -> Times | None:
     """Returns the times of the build of a dataset, or None where it kept none.
 
     A dataset is whole without them: what cannot be read is not there.
     """
-    path = files.join(folder, RUN_NAME)
-    if not files.exists(path):
-        return None
     try:
-        record: RunRecord = json.loads(files.read(path))
+        record = read_record(folder)
         stages = record.get("stages", [])
         wall: dict[str, float] = defaultdict(float)
         work: dict[str, float] = defaultdict(float)
@@ -47,7 +55,7 @@ def read_times(folder: str) -> Times | None:
                 work[kind] += seconds
         unknown = sum(stage["wall_s"] is None and stage["stage"] != "finish" for stage in stages)
         num_runs = max((sum(one["stage"] == name for one in stages) for name in _STAGES), default=0)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
         return None
     if not stages:
         return None

@@ -15,7 +15,7 @@ from patchpack.pipeline.storage import files
 from patchpack.schemas.errors import FormatError
 from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA
 
-_SUMMARY_KEY = b"patchpack_plan"
+SUMMARY_KEY = b"patchpack_plan"
 
 
 class GroupPlan(NamedTuple):
@@ -44,7 +44,7 @@ def write_group_plan(plan: GroupPlan, folder: str) -> None:
     ):
         for rows in plan.shards:
             writer.write_table(to_table(rows), row_group_size=max(1, len(rows)))
-        writer.add_key_value_metadata({_SUMMARY_KEY: plan.summary.to_json()})
+        writer.add_key_value_metadata({SUMMARY_KEY: plan.summary.to_json()})
     write_rejects(folder, group, plan.rejects)
 
 
@@ -64,8 +64,8 @@ def read_summaries(folder: str) -> Iterator[GroupSummary]:
     for name in files.names(files.join(folder, PLAN_FOLDER)):
         if name.startswith("part-"):
             path = files.join(folder, f"{PLAN_FOLDER}/{name}")
-            with files.open_read(path) as file, _intact(path):
-                yield GroupSummary.from_json(pq.ParquetFile(file).metadata.metadata[_SUMMARY_KEY])
+            with files.open_read(path) as file, intact(path):
+                yield GroupSummary.from_json(pq.ParquetFile(file).metadata.metadata[SUMMARY_KEY])
 
 
 def planned_shards(folder: str) -> Iterator[ShardPlan]:
@@ -81,7 +81,7 @@ def read_listing(folder: str) -> Listing:
         FormatError: the plan was damaged.
     """
     path = files.join(folder, LISTING_NAME)
-    with _intact(path):
+    with intact(path):
         return Listing.from_json(files.read(path))
 
 
@@ -100,25 +100,12 @@ def read_shard_rows(folder: str, shard: ShardPlan) -> list[PlannedExample]:
         FormatError: the plan was damaged.
     """
     path = plan_path(folder, shard.group)
-    with files.open_read(path) as file, _intact(path):
+    with files.open_read(path) as file, intact(path):
         return from_table(pq.ParquetFile(file).read_row_group(shard.row_group))
 
 
-def read_columns(folder: str, columns: list[str]) -> Iterator[pa.Table]:
-    """Yields some columns of the planned examples of every group below an output folder.
-
-    Raises:
-        FormatError: the plan was damaged.
-    """
-    for name in files.names(files.join(folder, PLAN_FOLDER)):
-        if name.startswith("part-"):
-            path = files.join(folder, f"{PLAN_FOLDER}/{name}")
-            with files.open_read(path) as file, _intact(path):
-                yield pq.ParquetFile(file).read(columns).select(columns)
-
-
 @contextmanager
-def _intact(path: str) -> Iterator[None]:
+def intact(path: str) -> Iterator[None]:
     """Reports a file of the plan that cannot be read as one that was damaged."""
     try:
         yield

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.stages import saved
-from patchpack.pipeline.whatif.examples import read_planned
+from patchpack.pipeline.whatif.examples import read_heads, read_planned
 from patchpack.pipeline.whatif.rows import RANKS, compare
 from patchpack.pipeline.whatif.settings import OURS, Setting, parse_setting
 from patchpack.schemas.errors import FormatError
@@ -48,11 +47,11 @@ class Candidate(NamedTuple):
 def with_advice(folder: str, manifest: Manifest, report: Report) -> Report:
     """Returns a report with advice; arguments are those of `advise`.
 
-    A finished dataset needs no plan: with one that was damaged, or is of another version, it has no advice.
+    A finished dataset needs no plan: with one that was damaged, is of another version or cannot be read it has no advice.
     """
     try:
         advised = advise(folder, manifest, report)
-    except FormatError:
+    except (FormatError, OSError):
         advised = None
     return report if advised is None else {**report, "advice": advised[0], "what_if": advised[1]}
 
@@ -67,6 +66,7 @@ def advise(folder: str, manifest: Manifest, report: Report) -> tuple[list[Advice
 
     Raises:
         FormatError: the plan was damaged, or is of another version.
+        OSError: it cannot be read.
     """
     examples = read_planned(folder, MAX_EXAMPLES)
     if not examples.keys:
@@ -126,7 +126,7 @@ def duplicates(folder: str) -> float:
 
     Of inputs up to the least of the greatest heads that groups kept, all are known. Reads no file.
     """
-    groups = [summary.heads for summary in saved.read_summaries(folder) if summary.heads]
+    groups = read_heads(folder)
     if not groups:
         return 0.0
     end = min(heads[-1] for heads in groups)

@@ -4,10 +4,11 @@ Columns, and records only for a group at a time: 130 bytes an image instead of a
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,11 @@ from patchpack.pipeline.inputs.facts import Facts
 from patchpack.pipeline.names import PLAN_FOLDER
 from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.records import Example, Source, example_id
+from patchpack.pipeline.stages.summary import GroupSummary
 from patchpack.pipeline.storage import files
+from patchpack.schemas import storage
+
+Read = TypeVar("Read")
 
 SCHEMA = pa.schema(
     [
@@ -141,7 +146,7 @@ def read_planned(folder: str, most: int | None = None) -> Examples:
     """
     found: dict[tuple[str, int], list[object]] = {}
     frames: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
-    for table in saved.read_columns(folder, _PLAN_COLUMNS):
+    for table in _read_plan(folder, lambda plan: plan.read(_PLAN_COLUMNS).select(_PLAN_COLUMNS)):
         keys, clips, views, heights, widths, _, captions = (table[name].to_pylist() for name in _PLAN_COLUMNS)
         counts = pc.list_value_length(table["frame_pts"]).to_pylist()
         for key, clip, view, height, width, count, texts in zip(
@@ -163,6 +168,26 @@ def read_planned(folder: str, most: int | None = None) -> Examples:
     columns = list(zip(*rows, strict=True)) or [()] * len(SCHEMA)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
     return Examples.of_table(pa.table(arrays, schema=SCHEMA), of_plan=True)
+
+
+def read_heads(folder: str) -> list[list[int]]:
+    """Returns the heads that each group of the plan below an output folder kept, ascending.
+
+    Raises:
+        FormatError: the plan was damaged.
+    """
+    summaries = _read_plan(folder, lambda plan: GroupSummary.from_json(plan.metadata.metadata[saved.SUMMARY_KEY]))
+    return [summary.heads for summary in summaries if summary.heads]
+
+
+def _read_plan(folder: str, read: Callable[[pq.ParquetFile], Read]) -> Iterator[Read]:
+    """Yields what is read of each group's file; by what reads datasets: one may lie in a store where Beam is not installed."""
+    for name in storage.list_names(storage.join(folder, PLAN_FOLDER)):
+        if name.startswith("part-"):
+            path = storage.join(folder, f"{PLAN_FOLDER}/{name}")
+            with storage.open_file(path) as file, saved.intact(path):
+                found = read(pq.ParquetFile(file))
+            yield found
 
 
 @lru_cache(maxsize=4096)

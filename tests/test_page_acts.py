@@ -270,7 +270,7 @@ def test_the_ring_of_a_comparison_is_around_its_base(compared: Path, open_page: 
         # the base is drawn last, on top of what agrees with it
         ring, base = marks.nth(1).locator("path"), marks.nth(0).locator("path").last
         points = marks.nth(0).locator("path").evaluate_all("all => all.map((one) => one.getAttribute('transform'))")
-        assert points[0] != points[-1]
+        assert len(set(points)) > 2
         assert ring.count() == 1
         assert ring.get_attribute("transform") == base.get_attribute("transform")
         assert ring.get_attribute("stroke") == "var(--ink)" and ring.get_attribute("fill") == "transparent"

@@ -139,6 +139,19 @@ def test_a_good_dataset_gets_none(tmp_path: Path, run: Callable[..., Result]) ->
     assert "proven optimal" in run("report", tmp_path / "set").out
 
 
+def test_a_change_that_saves_nothing_here_is_not_advised(tmp_path: Path) -> None:
+    # a few enlarged ones: smaller, they would leave more room, and as many sequences
+    media = write_images(tmp_path / "media", [(2, 2)] * 2 + [(8, 8)] * 6)
+    report = patchpack.build(media, tmp_path / "set", **COMMON | {"resolution": "side:32-32"})
+    assert report["sizes"] is not None and report["sizes"]["num_upscaled"] == 2
+    made = report["what_if"]
+    assert made is not None
+    tried = next(at for at, setting in enumerate(made["settings"]) if setting["options"] == "--upsample never")
+    base, row = made["rows"][0], next(row for row in made["rows"] if row["setting"] == tried)
+    assert row["num_tokens"] < base["num_tokens"] and row["num_sequences"] == base["num_sequences"]
+    assert report["advice"] == []
+
+
 @pytest.mark.parametrize("is_damaged", [False, True])
 def test_without_a_saved_plan_there_is_none_and_the_page_says_so(
     tmp_path: Path, run: Callable[..., Result], is_damaged: bool

@@ -323,7 +323,11 @@ def test_a_set_without_sequences_has_a_report(packed: Path) -> None:
 
 @pytest.mark.parametrize("key", ["a/" * 70 + "\u30d5\u30a1" * 30 + ".jpg", "\x1b[2J\x07\n\u202e" * 12 + ".jpg"])
 def test_the_printed_report_fits_80_columns_whatever_the_keys(packed: Path, key: str) -> None:
-    text = printed(report_of(packed, rejected(key), classes=(key, "b" * 200)))
+    # counts of nine digits, too
+    entry = dict.fromkeys(("view", "layout", "num_chunks"), 0) | {"num_chunks_optimal": 0, "bound": 200_000_000}
+    bounds = (entry | {"num_sequences": 200_000_000, "num_moved": 100_000_000},)
+    text = printed(report_of(packed, rejected(key), classes=(key, "b" * 200), bounds=bounds))
+    assert "100,000,000 examples have other tokens" in text
     for line in text.splitlines():
         assert sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line) <= 80
         assert line.isprintable()

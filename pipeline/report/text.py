@@ -145,7 +145,7 @@ def _packing(report: Report) -> list[str]:
         if entry["num_moved"]:
             have = "example has" if entry["num_moved"] == 1 else "examples have"
             moved = f"{entry['num_moved']:,} {have} other tokens than drawn, so that sequences are fewer or fuller"
-            lines.append(_pair("", moved))
+            lines += [_pair("", line) for line in textwrap.wrap(moved, WIDTH - _LABEL_WIDTH - 2)]
     cost = report["attention_cost_per_sequence"]
     lines.append(_pair("attention cost / sequence", f"mean {number(cost['mean'])}, max {number(cost['max'])} pairs"))
     if cost["mean"]:

@@ -95,9 +95,16 @@ def advise(folder: str, manifest: Manifest, report: Report) -> tuple[list[Advice
         advice.append(_of_duplicates(duplicates(folder), first.row))
     best: dict[Why, Advice] = {}
     for found in sorted(advice, key=lambda found: -found["gain"]):
-        if found["gain"] >= (LEAST_SHRUNK if found["why"] == "shrunk" else LEAST_GAIN):
+        if _helps(found):
             best.setdefault(found["why"], found)
     return list(best.values())[:MAX_ADVICE], made
+
+
+def _helps(advice: Advice) -> bool:
+    """Returns whether a change is enough of a gain, at scale and for this very dataset."""
+    if advice["why"] == "shrunk":
+        return advice["gain"] >= LEAST_SHRUNK
+    return advice["gain"] >= LEAST_GAIN and advice["time_ratio"] <= 1 - LEAST_GAIN
 
 
 def config_of(manifest: Manifest) -> PlanConfig | None:

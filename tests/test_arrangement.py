@@ -1,7 +1,6 @@
 """What the report says of balance and mixing: each figure against plain loops over all rows, and reported in words."""
 
 import dataclasses
-import io
 import statistics
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from support import small_set
 from support.packing_oracles import slow_correlation
+from support.reports import printed, report_of
 from support.small_set import CONFIG, build_small_set
 
 from patchpack.pipeline.report.html import render_html
-from patchpack.pipeline.report.scan import make_report
-from patchpack.pipeline.report.text import print_report
 from patchpack.pipeline.stages import finish
 from patchpack.pipeline.verification.dataset import verify
 from patchpack.schemas import read_manifest, read_shard_table
-from patchpack.schemas.manifest import REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, read_table
 
 
 @pytest.fixture(scope="module")
@@ -27,24 +24,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_small_set(tmp_path_factory.mktemp("arrangement"))
 
 
-def report_of(folder: Path, **manifest: Any) -> dict[str, Any]:
-    """Returns the report of a dataset, as another manifest would make it."""
-    rejects = read_table(str(folder), REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
-    changed = dataclasses.replace(read_manifest(str(folder)), **manifest)
-    return make_report(str(folder), changed, read_shard_table(str(folder)), rejects)
-
-
 @pytest.fixture(scope="module")
 def report(packed: Path) -> dict[str, Any]:
     """The report of the dataset."""
     return report_of(packed)
-
-
-def printed(report: dict[str, Any]) -> str:
-    """Returns the report as a terminal would show it."""
-    out = io.StringIO()
-    print_report(report, out)
-    return out.getvalue()
 
 
 def test_steps_are_the_whole_groups_of_each_shard(packed: Path) -> None:

@@ -5,7 +5,6 @@ import json
 import shutil
 import unicodedata
 from collections.abc import Callable, Mapping
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import Result
 from support.manifests import change_manifest
-from support.markup import plain
+from support.markup import Page, plain
 from support.small_set import EMPTY_KEY, stored_rows
 
 import patchpack
@@ -297,24 +296,6 @@ def test_an_empty_dataset_compares(rejects: tuple[tuple[str, str, str], ...], fe
     assert render_html(patchpack.diff(empty, empty))
 
 
-class _Page(HTMLParser):
-    """Collects the tags, attributes and text of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: list[tuple[str, str | None]] = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-
 def test_hostile_names_are_text_everywhere(few: Path, tmp_path: Path, run: Run) -> None:
     classes = ["<script>alert(1)</script>", "\u202e'\"\x1b[0m", "cat", "dog"]
     odd = made(tmp_path / "<b>\x1b[1m", dict.fromkeys(HOSTILE, 5), classes=classes)
@@ -325,8 +306,8 @@ def test_hostile_names_are_text_everywhere(few: Path, tmp_path: Path, run: Run) 
             assert line.isprintable()
             if encoding == "utf-8":
                 assert sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line) <= 80
-    page = _Page(plain(render_html(found)))
-    assert not {"script", "img"} & page.tags
+    page = Page(plain(render_html(found)))
+    assert not {"script", "img"} & set(page.tags)
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert not {c for c in page.words if not c.isprintable()} - {"\n"}
     for name in (HOSTILE[0], HOSTILE[2], classes[0]):
@@ -341,7 +322,7 @@ def test_the_page_shows_every_figure_of_both_and_needs_nothing_from_outside(
 ) -> None:
     assert run("diff", few, other, "--html", tmp_path / "d.html").code == 1
     text = plain((tmp_path / "d.html").read_text())
-    page = _Page(text)
+    page = Page(text)
     for row in (row for rows in patchpack.diff(few, other)["sections"].values() for row in rows):
         assert row["name"] in page.words
     for outside in ("http://", "https://", "src=", "@import", "url(//", "<script", "<link"):

@@ -1,47 +1,34 @@
 """The report says what is stored: every number against a slow count over all rows."""
 
-import base64
 import dataclasses
-import io
 import json
 import math
 import re
 import shutil
 import statistics
-import subprocess
-import sys
-import unicodedata
 from collections import Counter
 from fractions import Fraction
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from support.manifests import change_manifest
-from support.markup import plain
+from support.markup import Page
+from support.reports import printed, rejected, report_of
 from support.small_set import CONFIG, accept_file, build_small_set, stored_rows
 
 import patchpack
-from patchpack.pipeline.report.charted import charts_of
 from patchpack.pipeline.report.html import render_html
-from patchpack.pipeline.report.rejected import reject_thumbnails
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.statistics import MAX_BINS, distribution
-from patchpack.pipeline.report.text import fitted, print_report
 from patchpack.pipeline.stages import sample, saved
 from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.records import Example, Reference, Source
 from patchpack.schemas import FormatError, Shard, read_manifest, read_shard_table
-from patchpack.schemas.manifest import REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, read_table
-
-ROOT = Path(__file__).parent.parent
-HOSTILE = "<script>alert(1)</script>.jpg"
+from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA
 
 
 @pytest.fixture(scope="module")
@@ -50,32 +37,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_small_set(tmp_path_factory.mktemp("report"))
 
 
-def report_of(folder: Path, rejects: list[dict[str, str]] | None = None, **manifest: Any) -> dict[str, Any]:
-    """Returns the report of a dataset, as another manifest or reject table would make it."""
-    table = read_table(str(folder), REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
-    if rejects is not None:
-        table = pa.Table.from_pylist(rejects, schema=REJECT_TABLE_SCHEMA)
-    changed = dataclasses.replace(read_manifest(str(folder)), **manifest)
-    return make_report(str(folder), changed, read_shard_table(str(folder)), table)
-
-
-def printed(report: dict[str, Any]) -> str:
-    """Returns the report as a terminal would show it."""
-    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    print_report(report, out)
-    out.seek(0)
-    return out.read()
-
-
 def planned_rows(folder: Path) -> list[PlannedExample]:
     """Returns every planned example of a dataset."""
     shards = saved.planned_shards(str(folder))
     return [row for shard in shards for row in saved.read_shard_rows(str(folder), shard)]
-
-
-def rejected(key: str) -> list[dict[str, str]]:
-    """Returns a reject table of one row."""
-    return [{"key": key, "stage": "probe", "reason": "broken", "detail": "bad"}]
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +140,7 @@ def test_the_report_and_its_page_say_what_was_made_to_fit(packed: Path, report: 
     sizes, rows = report["sizes"], planned_rows(packed)
     assert (sizes["num_examples"], sizes["num_clips"]) == (len(rows), 1)
     text = printed(report)
-    page = " ".join(_Page(render_html(report)).words.split())
+    page = " ".join(Page(render_html(report)).words.split())
     for words in (
         f"{sizes['num_shrunk']} of {len(rows) - 1} images",
         f"the worst to {sizes['shrunk_side_min']:.2f}",
@@ -321,35 +286,6 @@ def test_a_set_without_sequences_has_a_report(packed: Path) -> None:
     assert "Nothing was stored." in render_html(report)
 
 
-@pytest.mark.parametrize("key", ["a/" * 70 + "\u30d5\u30a1" * 30 + ".jpg", "\x1b[2J\x07\n\u202e" * 12 + ".jpg"])
-def test_the_printed_report_fits_80_columns_whatever_the_keys(packed: Path, key: str) -> None:
-    # counts of nine digits, too
-    entry = dict.fromkeys(("view", "layout", "num_chunks"), 0) | {"num_chunks_optimal": 0, "bound": 200_000_000}
-    bounds = (entry | {"num_sequences": 200_000_000, "num_moved": 100_000_000},)
-    text = printed(report_of(packed, rejected(key), classes=(key, "b" * 200), bounds=bounds))
-    assert "100,000,000 examples have other tokens" in text
-    for line in text.splitlines():
-        assert sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line) <= 80
-        assert line.isprintable()
-    assert ".jpg" in text
-
-
-def test_the_printed_report_survives_a_terminal_of_ascii(packed: Path) -> None:
-    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    print_report(report_of(packed, rejected("\u00e9" * 100 + ".jpg")), out)
-    out.seek(0)
-    text = out.read()
-    assert " ####" in text
-    assert "\\xe9" in text
-
-
-@given(st.text(max_size=60), st.integers(8, 40))
-def test_shortened_text_is_printable_and_fits(text: str, width: int) -> None:
-    short = fitted(text, width)
-    assert sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in short) <= width
-    assert short.isprintable()
-
-
 @settings(max_examples=60)
 @given(st.lists(st.integers(0, 40_000), min_size=1, max_size=60))
 def test_distributions_of_integers_are_exact(values: list[int]) -> None:
@@ -382,111 +318,8 @@ def test_an_outlier_does_not_squeeze_the_histogram_of_a_fraction() -> None:
     assert found["max"] == 9
 
 
-class _Page(HTMLParser):
-    """Collects the tags, ids, references and text of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: Counter[str] = Counter()
-        self.ids: Counter[str] = Counter()
-        self.references: list[str] = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        for name, value in attrs:
-            if name == "id":
-                self.ids[value or ""] += 1
-            if name in ("src", "href", "xlink:href", "srcset", "data", "action") or name.startswith("on"):
-                self.references.append(value or "")
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-
-def test_the_page_needs_nothing_from_outside(report: dict[str, Any]) -> None:
-    text = plain(render_html(report))
-    page = _Page(text)
-    assert not {"script", "link", "img", "iframe", "object", "embed"} & set(page.tags)
-    for outside in ("http://", "https://", "src=", "@import", "url(//"):
-        assert outside not in text
-    assert all(reference.startswith("#") and reference[1:] in page.ids for reference in page.references)
-    assert max(page.ids.values()) == 1
-
-
-def test_the_page_escapes_keys_classes_and_suffixes(packed: Path) -> None:
-    manifest = read_manifest(str(packed))
-    totals = manifest.totals | {"ignored": {f".{HOSTILE}": 2}}
-    text = plain(render_html(report_of(packed, rejected(HOSTILE), classes=(HOSTILE, "b"), totals=totals)))
-    page = _Page(text)
-    assert page.tags["script"] == 0
-    assert "<script" not in text
-    assert page.words.count(HOSTILE) == 3
-
-
-def test_every_chart_has_a_place_a_title_and_axes_with_units(report: dict[str, Any]) -> None:
-    page, charts = _Page(plain(render_html(report))), charts_of(report)
-    assert {name for name in page.ids if name.startswith("chart-")} == {f"chart-{name}" for name in charts}
-    assert page.tags["h3"] >= page.tags["figure"] == len(charts)
-    titles = {name: _titles(spec) for name, spec in charts.items()}
-    assert titles["sequence-fill"] == {"real tokens / sequence length (fraction)", "sequences"}
-    assert titles["resolution"] == {"effective side, √(height × width) (px)", "examples"}
-    assert titles["aspect-error"] == {"larger aspect / smaller aspect − 1 (fraction)", "examples"}
-    assert all(titles.values()) and all(spec["description"].endswith(".") for spec in charts.values())
-    for words in (report["dataset_digest"], "media/right/empty.jpg", "side:16-64"):
-        assert words in page.words
-
-
-def _titles(spec: dict[str, Any]) -> set[str]:
-    """Returns the titles of a chart's axes."""
-    encodings = [
-        layer["encoding"][axis] for layer in spec["layer"] for axis in "xy" if axis in layer.get("encoding", {})
-    ]
-    return {encoding["title"] for encoding in encodings if encoding.get("title")}
-
-
-def test_reading_sets_needs_neither_beam_nor_what_draws_the_page() -> None:
-    code = (
-        "import sys; from patchpack.pipeline.inspection import sequence; from patchpack.pipeline.report import html, scan, text; "
-        "from patchpack.pipeline.verification import dataset; "
-        "print(sorted({'apache_beam', 'matplotlib', 'jinja2', 'vl_convert'} & set(sys.modules)))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout == "[]\n"
-
-
 def test_a_manifest_with_unknown_entries_is_read(packed: Path, tmp_path: Path, report: dict[str, Any]) -> None:
     folder = tmp_path / "set"
     shutil.copytree(packed, folder)
     change_manifest(folder, a_later_addition=[1])
     assert report_of(folder) == report
-
-
-def test_the_first_rejected_image_of_a_reason_is_shown_where_it_decodes(tmp_path: Path) -> None:
-    media = tmp_path / "media"
-    media.mkdir()
-    # smooth, as thumbnails are lossy
-    pixels = np.fromfunction(lambda y, x, c: 20 + 2 * x + y * (c + 1), (40, 90, 3)).astype(np.uint8)
-    for name in ("a", "b", "c"):
-        Image.fromarray(pixels).save(media / f"{name}.png")
-    whole = (media / "a.png").read_bytes()
-    (media / "cut.png").write_bytes(whole[: len(whole) // 2])
-    options: dict[str, Any] = {"workers": 1, "dedupe": "digest", "max_reject_fraction": 1.0}
-    made = patchpack.build(media, tmp_path / "set", **options)
-    found = reject_thumbnails(str(tmp_path / "set"), made["rejects"])
-    assert [entry["reason"] for entry in made["rejects"]] == ["duplicate", "broken"]
-    assert list(found) == ["media/b.png"]
-    frame = found["media/b.png"]
-    assert (frame["height"], frame["width"]) == (32, 72)
-    drawn = Image.open(io.BytesIO(base64.b64decode(frame["image"].partition(",")[2]))).convert("RGB")
-    expected = Image.fromarray(pixels).resize((72, 32), Image.Resampling.BICUBIC)
-    assert np.abs(np.asarray(drawn, int) - np.asarray(expected, int)).mean() < 12
-    page = (tmp_path / "set" / "report.html").read_text()
-    assert page.count('alt="the first of them"') == 1
-    assert frame["image"] in page
-    # where the files are gone there is none, and no error
-    shutil.rmtree(media)
-    assert reject_thumbnails(str(tmp_path / "set"), made["rejects"]) == {}
-    (tmp_path / "set" / "_run.json").write_text("{}")
-    assert reject_thumbnails(str(tmp_path / "set"), made["rejects"]) == {}

@@ -1,13 +1,40 @@
-"""Pages of the product, without the scripts that they end with."""
+"""Pages of the product: what is in them, and what of them equal builds have equal."""
 
 import json
 import re
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 
 import vl_convert
 
 OWN_SCRIPT = Path(__file__).parent.parent.parent / "pipeline" / "report" / "page.js"
 _DATA = '<script type="application/json" class="specs">'
+
+
+class Page(HTMLParser):
+    """Collects the tags, attributes, ids, references and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.ids: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.references: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += attrs
+        for name, value in attrs:
+            if name == "id":
+                self.ids[value or ""] += 1
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action") or name.startswith("on"):
+                self.references.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
 
 
 def plain(page: str) -> str:

@@ -92,11 +92,9 @@ def _report(values: argparse.Namespace, _: list[str]) -> int:
     from patchpack.pipeline.recipes import recipe_of
     from patchpack.pipeline.report.charted import charts_of
     from patchpack.pipeline.report.figures import write_figures
-    from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, check_num_sequences, read_gallery, thumbnails
-    from patchpack.pipeline.report.html import render_html
-    from patchpack.pipeline.report.rejected import reject_thumbnails
+    from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, check_num_sequences, read_gallery
+    from patchpack.pipeline.report.page import page_of
     from patchpack.pipeline.report.text import print_report
-    from patchpack.pipeline.report.times import read_times
     from patchpack.schemas.manifest import read_manifest
 
     check_page(values.html, "report")
@@ -114,13 +112,9 @@ def _report(values: argparse.Namespace, _: list[str]) -> int:
     if values.figures:
         write(values.figures, lambda: write_figures(charts_of(made), values.figures))
     if values.html:
-        page = render_html(
-            made,
-            read_gallery(values.shards, read_manifest(values.shards), num_sequences) if num_sequences else None,
-            thumbnails(values.shards, made["aspect_plane"]["worst"]) if num_sequences else [],
-            reject_thumbnails(values.shards, made["rejects"]) if num_sequences else {},
-            read_times(values.shards),
-        )
+        manifest = read_manifest(values.shards)
+        gallery = read_gallery(values.shards, manifest, num_sequences) if num_sequences else None
+        page = page_of(values.shards, made, gallery)
         write(values.html, lambda: write_text(values.html, page))
     show(made, values.json, print_report)
     return 0

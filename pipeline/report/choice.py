@@ -7,6 +7,8 @@ than one shard. Ties go to the lower number.
 import numpy as np
 import pyarrow as pa
 
+from patchpack.pipeline.sampling.draws import draw, integer
+
 CRITERIA = ("fullest", "emptiest", "most examples", "longest example", "at random")
 COLUMNS = ("num_tokens", "num_segments", "max_segment_tokens")
 
@@ -39,12 +41,12 @@ class Choice:
     def chosen(self, seed: int) -> list[tuple[int, str]]:
         """Returns numbers of sequences, each once, and the criterion: they take turns, each with its best that no other took."""
         num = min(self._num, self._total)
-        drawn = np.random.default_rng(seed).choice(self._total, num, replace=False)
+        drawn = _drawn(num, self._total, seed)
         fullest, emptiest = self._best[:2]
         # what is as full as the fullest shows nothing as one of the emptiest
         emptiest_numbers = emptiest[1][-emptiest[0] < fullest[0].max(initial=0)]
-        ranked = (fullest[1], emptiest_numbers, *(numbers for _, numbers in self._best[2:]), drawn)
-        left = [iter(numbers.tolist()) for numbers in ranked]
+        ranked = (fullest[1], emptiest_numbers, *(numbers for _, numbers in self._best[2:]))
+        left = [*(iter(numbers.tolist()) for numbers in ranked), iter(drawn)]
         taken: dict[int, int] = {}
         while len(taken) < num:
             for criterion, numbers in enumerate(left):
@@ -52,3 +54,13 @@ class Choice:
                 if number is not None and len(taken) < num:
                     taken[number] = criterion
         return [(number, CRITERIA[of]) for number, of in sorted(taken.items(), key=lambda item: item[1])]
+
+
+def _drawn(count: int, total: int, seed: int) -> list[int]:
+    """Returns so many different ones of 0..total-1, drawn as everything here is: by words that no version of numpy changes."""
+    drawn: dict[int, None] = {}
+    turn = 0
+    while len(drawn) < count:
+        drawn[integer(draw(seed, "gallery", turn), 0, total - 1)] = None
+        turn += 1
+    return list(drawn)

@@ -21,13 +21,11 @@ from patchpack.pipeline.names import CLASSES_NAME, REPORT_NAME, REPORT_PAGE_NAME
 from patchpack.pipeline.packing.proof import ProvenBound, prove
 from patchpack.pipeline.report.arrangement import Arrangement
 from patchpack.pipeline.report.choice import Choice
-from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, show, thumbnails
-from patchpack.pipeline.report.html import render_html
-from patchpack.pipeline.report.rejected import reject_thumbnails
+from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, show
+from patchpack.pipeline.report.page import page_of
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.sizes import merge_sizes
 from patchpack.pipeline.report.text import to_json
-from patchpack.pipeline.report.times import read_times
 from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.records import Reject
 from patchpack.pipeline.stages.summary import GroupSummary, Listing
@@ -182,13 +180,7 @@ def publish(
     report = with_advice(folder, manifest, made)
     files.write(files.join(folder, REPORT_NAME), to_json(report).encode() + b"\n")
     try:
-        page = render_html(
-            report,
-            show(folder, manifest, choice),
-            thumbnails(folder, report["aspect_plane"]["worst"]),
-            reject_thumbnails(folder, report["rejects"]),
-            read_times(folder),
-        )
+        page = page_of(folder, report, show(folder, manifest, choice))
         files.write(files.join(folder, REPORT_PAGE_NAME), page.encode())
     except MissingExtra as error:
         # the extra beam brings it; ShardWriter may do without

@@ -19,7 +19,7 @@ from patchpack.pipeline.packing.proof import prove
 from patchpack.pipeline.packing.streaming import num_in_whole_bins
 from patchpack.pipeline.sampling.draws import shuffled
 from patchpack.pipeline.stages.finish import publish
-from patchpack.pipeline.stages.plan import even_runs
+from patchpack.pipeline.stages.packed import even_runs
 from patchpack.pipeline.stages.records import example_id
 from patchpack.pipeline.storage import files
 from patchpack.schemas.geometry import Grid, Layout, ceil_div, grid_positions
@@ -272,7 +272,7 @@ class ShardWriter:
         for index, part in enumerate(even_runs(bins, num_shards)):
             self._write_shard(group, index, part)
 
-    def _write_shard(self, group: int, index: int, sequences: list[list[_Example]]) -> None:
+    def _write_shard(self, group: int, index: int, sequences: Sequence[list[_Example]]) -> None:
         name = shard_name(group, index)
         path = files.join(self._folder, name)
         files.make_folder(path.rpartition("/")[0])

@@ -16,9 +16,8 @@ from patchpack.pipeline.settings.patches import PatchOptions
 from patchpack.pipeline.settings.running import RunningOptions
 from patchpack.pipeline.settings.sampling import SamplingOptions
 from patchpack.pipeline.settings.sections import OUTPUT
-from patchpack.pipeline.stages.records import Reference
 from patchpack.pipeline.stages.sample import Policy
-from patchpack.schemas.geometry import Layout
+from patchpack.schemas.geometry import Box, Layout
 
 
 @dataclass(frozen=True)
@@ -105,12 +104,16 @@ class PlanConfig(RunningOptions, PackingOptions, PatchOptions, SamplingOptions, 
         """Whether drawn sizes may move for packing: not where tokens are dropped, whose number moves, or beside captions."""
         return bool(self.resolution_slack) and not self.dropping.drops and self.captions == "none"
 
-    def framing(self, reference: Reference) -> Framing:
-        """Returns which part of its source an example shows, and at which size."""
-        _, down, across = self.layouts[reference.layout].stride
-        keeps_size = self.rule.kind == "native" and not reference.uncapped_tokens
-        height, width = reference.grid.h * down, reference.grid.w * across
-        return framed(self.fit, reference.box, height, width, keeps_size=keeps_size)
+    def framing(self, box: Box, height: int, width: int, *, is_shrunk: bool) -> Framing:
+        """Returns which part of its source an example shows, and at which size.
+
+        Args:
+            box: that its view takes.
+            height: of its grid, in px.
+            width: of its grid, in px.
+            is_shrunk: whether a cap made its grid smaller.
+        """
+        return framed(self.fit, box, height, width, keeps_size=self.rule.kind == "native" and not is_shrunk)
 
     @property
     def clip_rule(self) -> ClipRule:

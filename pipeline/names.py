@@ -13,6 +13,9 @@ PLAN_FOLDER = "_plan"
 PLAN_NAME = f"{PLAN_FOLDER}/plan.json"
 LISTING_NAME = f"{PLAN_FOLDER}/listing.json"
 CLASSES_NAME = f"{PLAN_FOLDER}/classes.json"
+PROBED_PREFIX = f"{PLAN_FOLDER}/probed-"
+# what crosses the shuffles of a build on this machine
+SHUFFLE_FOLDER = f"{PLAN_FOLDER}/shuffle"
 RESULTS_NAME = f"{PLAN_FOLDER}/results.json"
 # where --overwrite plans
 NEXT_FOLDER = "_plan-next"
@@ -21,14 +24,19 @@ REPORT_NAME = "report.json"
 REPORT_PAGE_NAME = "report.html"
 
 
-def group_plan_name(group: int) -> str:
-    """Returns the name of the planned rows of a group."""
-    return f"{PLAN_FOLDER}/part-{GENERATION:03}-{group:05}.parquet"
+def probed_name(bucket: int) -> str:
+    """Returns the name of what probing found in a bucket of inputs; it goes once the plan is whole."""
+    return f"{PROBED_PREFIX}{bucket:05}.parquet"
 
 
-def group_rejects_name(group: int) -> str:
-    """Returns the name of the rejects of a group."""
-    return f"{PLAN_FOLDER}/rejects-{GENERATION:03}-{group:05}.parquet"
+def view_plan_name(group: int, view: int) -> str:
+    """Returns the name of the planned rows of a view of a group."""
+    return f"{PLAN_FOLDER}/part-{GENERATION:03}-{group:05}-{view:03}.parquet"
+
+
+def bucket_rejects_name(bucket: int) -> str:
+    """Returns the name of the rejects of a bucket of inputs."""
+    return f"{PLAN_FOLDER}/rejects-{GENERATION:03}-{bucket:05}.parquet"
 
 
 def shard_name(group: int, index: int) -> str:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.planned import make_example, policy
+from support.plans import plan_group
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.sampling.draws import beta, draw
 from patchpack.pipeline.sampling.dropping import Dropping, fill_up, kept_tokens, most_tokens, num_kept
-from patchpack.pipeline.stages.plan import plan_group
 from patchpack.pipeline.stages.records import Reference
 from patchpack.pipeline.stages.sample import sample
 
@@ -144,18 +144,18 @@ def test_sequences_are_filled_with_tokens_that_would_be_dropped(length: int) -> 
     config = PlanConfig(sequence_length=length, drop_tokens="beta:0.3,0.6", resolution="side:64-256")
     members = references(config, 3000)
     asked = {one.example.example_id: one for one in members}
-    plan = plan_group(0, members, [], config, None)
+    plan = plan_group(0, members, config, None)
     rows = [row for part in plan.shards for row in part]
     assert len(rows) == len(members)
     for row in rows:
         one = asked[row.example_id]
         assert one.num_tokens <= row.num_tokens <= max(one.num_tokens, min(one.grid.num_tokens, one.num_tokens * 1.05))
         assert (row.grid_t, row.grid_h, row.grid_w) == one.grid
-    shards = plan.summary.shards
+    shards = plan.listed
     padding = 1 - sum(shard.num_tokens for shard in shards) / (length * sum(shard.num_sequences for shard in shards))
     # all but the last sequence is full; see benchmarks/planned.py for the padding of large sets
     assert padding <= 1.2 / sum(shard.num_sequences for shard in shards) + 0.0002
-    rigid = plan_group(0, members, [], PlanConfig(**{**vars_of(config), "drop_slack": 0.0}), None)
+    rigid = plan_group(0, members, PlanConfig(**{**vars_of(config), "drop_slack": 0.0}), None)
     assert {row.example_id: row.num_tokens for part in rigid.shards for row in part} == {
         name: one.num_tokens for name, one in asked.items()
     }

@@ -102,7 +102,8 @@ def test_native_sizes_keep_their_very_pixels(
     config = PlanConfig(resolution="native", fit=fit, sequence_length=4096)
     found = sample(make_example("a", height=size[0], width=size[1]), 0, config.policy)
     assert isinstance(found, Reference) and found.grid[1:] == grid
-    framing = config.framing(found)
+    _, down, across = config.layouts[0].stride
+    framing = config.framing(found.box, found.grid.h * down, found.grid.w * across, is_shrunk=False)
     assert (framing.box, (framing.valid_height, framing.valid_width)) == (box, valid)
 
 
@@ -177,4 +178,4 @@ def test_boxes_follow_a_drawn_rectangle(points: list[tuple[float, float, float, 
 def test_the_plan_says_what_is_shown() -> None:
     config = PlanConfig(tubelet=(1, 4, 4), fit="crop")
     reference = reference_of(make_example("a", height=40, width=90), (1, 4, 4))
-    assert config.framing(reference) == (Box(0, 24, 40, 40), 16, 16)
+    assert config.framing(reference.box, 16, 16, is_shrunk=False) == (Box(0, 24, 40, 40), 16, 16)

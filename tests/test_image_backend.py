@@ -6,9 +6,11 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import SMALL
 from PIL import Image
@@ -28,23 +30,23 @@ Run = Callable[..., Any]
 
 
 def test_auto_is_pillow_without_torch_or_avx2_and_fast_needs_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Torch:
-        class backends:
-            class cpu:
-                capability = "AVX2"
-                get_cpu_capability = staticmethod(lambda: Torch.backends.cpu.capability)
+    def here(simd_level: str) -> None:
+        monkeypatch.setattr(pa, "runtime_info", lambda: SimpleNamespace(detected_simd_level=simd_level))
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(resize, "_torch", lambda: Torch)
+    monkeypatch.setattr(resize, "_torch", object)
+    here("avx2")
     assert [resize.resolved(name) for name in ("auto", "pillow", "fast")] == ["fast", "pillow", "fast"]
-    Torch.backends.cpu.capability = "DEFAULT"
+    here("sse4_2")
     assert [resize.resolved(name) for name in ("auto", "fast")] == ["pillow", "fast"]
+    here("avx512")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert resize.resolved("auto") == "pillow"
 
     def missing() -> None:
         raise ImportError("no torch")
 
     monkeypatch.setattr(resize, "_torch", missing)
-    assert resize.resolved("auto") == "pillow"
     with pytest.raises(
         ValueError,
         match=r"--media-backend fast: torch cannot be imported .*; ./run_pipeline.sh setup fast, or pip install ",

@@ -149,10 +149,16 @@ def test_a_set_without_classes_gives_no_names(packed: Path, tmp_path: Path, anim
 
 def test_gaps_count_inputs_and_not_their_clips_or_views() -> None:
     keys = ["b.png", "b.png", "x/cat/a.mp4", "x/cat/a.mp4", "x/yak/c.png", "a.png"]
-    sources = [with_folder_label(Source(key, 0, key, 1)) for key in keys]
-    gaps = label_gaps(sources, ("cat",))
+    labels = {key: with_folder_label(Source(key, 0, key, 1)).facts.labels for key in keys}
+    gaps = label_gaps(labels, ("cat",))
     assert gaps == LabelGaps(4, 2, "a.png", {"yak": 1})
+    assert label_gaps(labels, None) == LabelGaps(4, 2, "a.png", {})
+    other = LabelGaps(3, 1, "A.png", {"yak": 1, "ox": 2})
+    assert (
+        LabelGaps.merged([gaps, other])
+        == LabelGaps.merged([other, gaps])
+        == LabelGaps(7, 3, "A.png", {"ox": 2, "yak": 2})
+    )
     with pytest.raises(ValueError, match=r"^--classes: 2 inputs lie in folders that are none of them \(yak\)"):
-        check_labels([gaps, gaps], "--labels folder")
-    assert check_labels([label_gaps(sources[2:3], ("cat",))], "--labels folder") == ""
-    assert check_labels([], "--labels folder") == ""
+        check_labels(LabelGaps.merged([gaps, gaps]), "--labels folder")
+    assert check_labels(label_gaps({"x/cat/a.mp4": ("cat",)}, ("cat",)), "--labels folder") == ""

@@ -4,31 +4,31 @@ import dataclasses
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.planned import make_example, make_reference, reference_of
+from support.plans import GroupPlan, plan_group, save_group
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.inputs.facts import Facts
 from patchpack.pipeline.sampling.draws import shuffled
+from patchpack.pipeline.stages import packed as packed_module
 from patchpack.pipeline.stages import plan as plan_module
 from patchpack.pipeline.stages.group import group_of
 from patchpack.pipeline.stages.plan import (
-    GroupPlan,
-    plan_group,
     rest_group,
     sequence_bytes,
 )
 from patchpack.pipeline.stages.planned import PLAN_SCHEMA
-from patchpack.pipeline.stages.records import Reference, Reject, reject
+from patchpack.pipeline.stages.records import Reference
 from patchpack.pipeline.stages.sample import sample
-from patchpack.pipeline.stages.saved import read_rejects, read_shard_rows, read_summaries, write_group_plan
+from patchpack.pipeline.stages.saved import numbered, planned_shards, read_group, read_shard_rows, read_summaries
 from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.stages.write import fingerprint
 
@@ -42,36 +42,19 @@ def test_a_sequence_has_the_bytes_of_its_raw_columns() -> None:
     assert sequence_bytes(CONFIG.layouts[0]) == 12 * (1 * 2 * 2 * 3) + 12 * 2 + 12 * 3 * 2 == 240
 
 
-Member = Reference | Reject
-
 grids = st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 3))
 keys = st.sampled_from(["a", "b", "a/b", "é", "c"])
 
 
 @st.composite
-def arrivals(draw: Any) -> list[Member]:
-    """Draws what falls into a group: examples with both their views or one of them, and rejects."""
+def arrivals(draw: Any) -> list[Reference]:
+    """Draws what falls into a group: examples with both their views or one of them."""
     named = draw(st.lists(st.tuples(keys, st.integers(0, 2)), unique=True, max_size=14))
-    members: list[Member] = []
+    members: list[Reference] = []
     for key, clip in named:
         views = draw(st.sampled_from([(0, 1), (0, 1), (0,), (1,)]))
         members += [make_reference(key, draw(grids), view, clip) for view in views]
-    members += [reject(key, "probe", "broken", "bad\nbytes") for key in draw(st.lists(keys, unique=True, max_size=3))]
     return members
-
-
-def plan_of(
-    group: int,
-    members: Iterable[Member],
-    config: PlanConfig,
-    classes: tuple[str, ...] | None,
-    num_groups: int = 1,
-) -> GroupPlan:
-    """Returns the plan of a group whose references and rejects are given together."""
-    arrived = list(members)
-    references = [member for member in arrived if isinstance(member, Reference)]
-    rejects = [member for member in arrived if isinstance(member, Reject)]
-    return plan_group(group, references, rejects, config, classes, num_groups)
 
 
 def placed(plan: GroupPlan) -> list[tuple[str, int, int, tuple[int, int, int]]]:
@@ -81,32 +64,31 @@ def placed(plan: GroupPlan) -> list[tuple[str, int, int, tuple[int, int, int]]]:
 
 @settings(max_examples=60, deadline=None)
 @given(members=arrivals(), data=st.data())
-def test_the_order_of_arrival_changes_nothing(members: list[Member], data: st.DataObject) -> None:
+def test_the_order_of_arrival_changes_nothing(members: list[Reference], data: st.DataObject) -> None:
     other = data.draw(st.permutations(members))
-    assert plan_of(7, iter(members), CONFIG, None) == plan_of(7, iter(other), CONFIG, None)
+    assert plan_group(7, members, CONFIG, None) == plan_group(7, other, CONFIG, None)
 
 
 @settings(max_examples=80, deadline=None)
 @given(members=arrivals())
-def test_every_input_is_in_the_plan_once(members: list[Member]) -> None:
-    plan = plan_of(7, members, CONFIG, None)
-    references = [member for member in members if isinstance(member, Reference)]
-    wanted = [(ref.example.source.key, ref.example.clip, ref.view, ref.grid) for ref in references]
+def test_every_input_is_in_the_plan_once(members: list[Reference]) -> None:
+    plan = plan_group(7, members, CONFIG, None)
+    wanted = [(ref.example.source.key, ref.example.clip, ref.view, ref.grid) for ref in members]
     assert Counter(placed(plan)) == Counter(wanted)
-    rejects = [member for member in members if type(member).__name__ == "Reject"]
-    assert plan.rejects == sorted(rejects) and plan.summary.num_rejects == len(rejects)
-    assert plan.summary.num_inputs == len({name for name, *_ in wanted} | {row.key for row in rejects})
     for view in (0, 1):
-        lengths = Counter(ref.num_tokens for ref in references if ref.view == view)
-        assert plan.summary.lengths[view] == dict(lengths)
+        lengths = Counter(ref.num_tokens for ref in members if ref.view == view)
+        assert plan.lengths[view] == dict(lengths)
 
 
 @settings(max_examples=80, deadline=None)
 @given(members=arrivals())
-def test_every_limit_is_kept(members: list[Member]) -> None:
-    plan = plan_of(7, members, CONFIG, None)
-    listed = plan.summary.shards
-    assert [(shard.group, shard.index, shard.row_group) for shard in listed] == [(7, n, n) for n in range(len(listed))]
+def test_every_limit_is_kept(members: list[Reference]) -> None:
+    plan = plan_group(7, members, CONFIG, None)
+    listed = plan.listed
+    assert [(shard.group, shard.index) for shard in listed] == [(7, n) for n in range(len(listed))]
+    for view in (0, 1):
+        places = [shard.row_group for shard in listed if shard.view == view]
+        assert places == list(range(len(places)))
     for shard, rows in zip(listed, plan.shards, strict=True):
         numbers = [row.sequence for row in rows]
         assert numbers == sorted(numbers) and set(numbers) == set(range(shard.num_sequences))
@@ -118,10 +100,10 @@ def test_every_limit_is_kept(members: list[Member]) -> None:
         assert (shard.num_segments, shard.num_tokens) == (len(rows), sum(tokens))
         assert shard.num_sequences <= 2, "two sequences are as many as --shard-bytes holds"
     for view in (0, 1):
-        chunks = [chunk for chunk in plan.summary.chunks if chunk.view == view]
+        chunks = [chunk for chunk in plan.chunks if chunk.view == view]
         sizes = [chunk.num_examples for chunk in chunks]
         assert max(sizes, default=0) <= CONFIG.group_size and max(sizes, default=0) - min(sizes, default=0) <= 1
-        assert sum(sizes) == sum(isinstance(member, Reference) and member.view == view for member in members)
+        assert sum(sizes) == sum(member.view == view for member in members)
         assert len(sizes) == -(-sum(sizes) // CONFIG.group_size)
         assert all(chunk.bound <= chunk.num_sequences for chunk in chunks)
         made = [shard.num_sequences for shard in listed if shard.view == view]
@@ -131,9 +113,9 @@ def test_every_limit_is_kept(members: list[Member]) -> None:
 def test_sequences_are_stored_in_shuffled_order(monkeypatch: pytest.MonkeyPatch) -> None:
     members = [make_reference(f"{n}", (1, 1, 1 + n % 12)) for n in range(20)]
     config = dataclasses.replace(CONFIG, group_size=100, shard_bytes=10**6, views=1)
-    [stored] = plan_of(7, members, config, None).shards
-    monkeypatch.setattr(plan_module, "shuffled", lambda count, *names: list(range(count)))
-    [packed] = plan_of(7, members, config, None).shards
+    [stored] = plan_group(7, members, config, None).shards
+    monkeypatch.setattr(packed_module, "permutation", lambda count, *names: np.arange(count))
+    [packed] = plan_group(7, members, config, None).shards
     num_sequences = 1 + packed[-1].sequence
     order = shuffled(num_sequences, 3, "bins", 7, 0, 0)
     expected = [[row.key for row in packed if row.sequence == place] for place in order]
@@ -146,8 +128,8 @@ def test_sequences_are_stored_in_shuffled_order(monkeypatch: pytest.MonkeyPatch)
 )
 def test_shards_of_a_chunk_are_even(sequences: int, shard_bytes: int, sizes: list[int]) -> None:
     config = dataclasses.replace(CONFIG, group_size=100, shard_bytes=shard_bytes, views=1)
-    plan = plan_of(0, [make_reference(f"{n}", (3, 2, 2)) for n in range(sequences)], config, None)
-    assert sorted(shard.num_sequences for shard in plan.summary.shards) == sizes
+    plan = plan_group(0, [make_reference(f"{n}", (3, 2, 2)) for n in range(sequences)], config, None)
+    assert sorted(shard.num_sequences for shard in plan.listed) == sizes
 
 
 @pytest.mark.parametrize(
@@ -168,18 +150,18 @@ def test_shards_of_a_balanced_set_hold_whole_groups_but_the_last(
 ) -> None:
     config = dataclasses.replace(CONFIG, group_size=4, shard_bytes=shard_bytes, views=2, balance_step=3)
     members = [make_reference(f"{n}", (3, 2, 2), view) for n in range(sequences) for view in (0, 1)]
-    listed = plan_of(0, members, config, None).summary.shards
+    listed = plan_group(0, members, config, None).listed
     # chunks of 4 are packed alone and balanced together: one rest a view
     assert [[shard.num_sequences for shard in listed if shard.view == view] for view in (0, 1)] == [sizes, sizes]
 
 
-def cut(members: list[Member], num_groups: int = 1, **more: Any) -> list[ShardPlan]:
+def cut(members: list[Reference], num_groups: int = 1, **more: Any) -> list[ShardPlan]:
     """Returns the shards of a group of photos or clips under the default options."""
-    plan = plan_of(0, members, dataclasses.replace(PlanConfig(resolution_slack=0), **more), None, num_groups)
-    return plan.summary.shards
+    plan = plan_group(0, members, dataclasses.replace(PlanConfig(resolution_slack=0), **more), None, num_groups)
+    return plan.listed
 
 
-def photos(count: int, height: int, width: int) -> list[Member]:
+def photos(count: int, height: int, width: int) -> list[Reference]:
     """Returns images of 108 tokens each, sized as given."""
     return [reference_of(make_example(f"{n}.jpg", height=height, width=width), (1, 9, 12)) for n in range(count)]
 
@@ -195,7 +177,7 @@ def test_a_set_that_fits_one_shard_is_cut_into_shards_of_a_few_hundred_pictures(
 def test_large_pictures_and_clips_are_cut_finer_by_their_pixels() -> None:
     # 12 megapixels: 37 are 450 million
     assert len(cut(photos(200, 3000, 4000))) == 6
-    clips: list[Member] = [
+    clips: list[Reference] = [
         reference_of(make_example(f"{n}.mp4", height=1080, width=1920, frame_pts=tuple(range(16))), (16, 6, 10))
         for n in range(27)
     ]
@@ -215,13 +197,13 @@ def test_shards_of_a_large_set_are_as_large_as_their_bytes_allow() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(members=arrivals(), size=st.integers(1, 4))
-def test_balancing_loses_nothing_and_keeps_every_limit(members: list[Member], size: int) -> None:
+def test_balancing_loses_nothing_and_keeps_every_limit(members: list[Reference], size: int) -> None:
     config = dataclasses.replace(CONFIG, balance_step=size)
-    plan, plain = plan_of(7, members, config, None), plan_of(7, members, CONFIG, None)
+    plan, plain = plan_group(7, members, config, None), plan_group(7, members, CONFIG, None)
     assert Counter(placed(plan)) == Counter(placed(plain))
-    assert plan.summary.chunks == plain.summary.chunks and plan.rejects == plain.rejects
-    assert plan == plan_of(7, members[::-1], config, None)
-    for shard, rows in zip(plan.summary.shards, plan.shards, strict=True):
+    assert plan.chunks == plain.chunks
+    assert plan == plan_group(7, members[::-1], config, None)
+    for shard, rows in zip(plan.listed, plan.shards, strict=True):
         sequences = Counter(row.sequence for row in rows)
         tokens: Counter[int] = Counter()
         for row in rows:
@@ -231,15 +213,15 @@ def test_balancing_loses_nothing_and_keeps_every_limit(members: list[Member], si
 
 
 def planned_groups(
-    config: PlanConfig, members: list[Member], num_groups: int
+    config: PlanConfig, members: list[Reference], num_groups: int
 ) -> tuple[list[GroupPlan], list[GroupPlan]]:
     """Returns the plans of so many groups, and those of their rests."""
-    groups = [plan_of(n, members[n::num_groups], config, None, num_groups) for n in range(num_groups)]
+    groups = [plan_group(n, members[n::num_groups], config, None, num_groups) for n in range(num_groups)]
     rests: dict[int, list[Reference]] = {}
     for number, plan in enumerate(groups):
         rests.setdefault(rest_group(number, num_groups, config), []).extend(plan.rest)
     return groups, [
-        plan_group(number, rest[::-1], [], config, None, num_groups, of_rests=True) for number, rest in rests.items()
+        plan_group(number, rest[::-1], config, None, num_groups, of_rests=True) for number, rest in rests.items()
     ]
 
 
@@ -249,18 +231,17 @@ def test_the_rests_of_groups_are_planned_together_and_nothing_is_lost(step: int 
     drawn = random.Random(0)
     members = [make_reference(f"{n}", (1, drawn.randint(2, 16), drawn.randint(2, 16))) for n in range(8000)]
     groups, rests = planned_groups(config, list(members), 16)
-    assert [plan.summary.group for plan in rests] == [16]
-    assert rests[0].rest == [] and rests[0].summary.num_inputs == 0
-    assert sum(plan.summary.num_inputs for plan in groups) == len(members)
+    assert [plan.group for plan in rests] == [16]
+    assert rests[0].rest == []
     every = groups + rests
     assert sorted(key for plan in every for key, *_ in placed(plan)) == sorted(m.example.source.key for m in members)
-    chunks = [chunk for plan in every for chunk in plan.summary.chunks]
+    chunks = [chunk for plan in every for chunk in plan.chunks]
     planned = sum(chunk.num_sequences for chunk in chunks)
-    assert planned == sum(shard.num_sequences for plan in every for shard in plan.summary.shards)
+    assert planned == sum(shard.num_sequences for plan in every for shard in plan.listed)
     assert all(chunk.bound <= chunk.num_sequences for chunk in chunks)
     # half a sequence of each of 16 groups would be 8 more than all need together, the spare tenths are 1.6
     assert planned <= -(-sum(m.num_tokens for m in members) // 4096) + 3
-    alone = [plan_of(n, list(members[n::16]), config, None) for n in range(16)]
+    alone = [plan_group(n, list(members[n::16]), config, None) for n in range(16)]
     assert planned < sum(len({row.sequence for row in rows}) for plan in alone for rows in plan.shards) - 3
     assert all(plan.rest == [] for plan in alone), "where there is one group, it has no rest"
 
@@ -268,10 +249,10 @@ def test_the_rests_of_groups_are_planned_together_and_nothing_is_lost(step: int 
 def test_the_emptiest_sequence_of_a_group_is_left_over_where_segments_bind() -> None:
     # 100 to a group, 64 to a sequence, and tokens for many more; 40 of 100 tokens fill no sequence of 4,096 quite
     config = PlanConfig(sequence_length=4096, max_segments=64, resolution_slack=0)
-    members: list[Member] = [make_reference(f"{n}", (1, 2, 5)) for n in range(800)]
+    members: list[Reference] = [make_reference(f"{n}", (1, 2, 5)) for n in range(800)]
     groups, rests = planned_groups(config, members, 8)
     assert [len(plan.rest) for plan in groups] == [36] * 8
-    assert sum(shard.num_sequences for plan in groups + rests for shard in plan.summary.shards) == 8 + 5
+    assert sum(shard.num_sequences for plan in groups + rests for shard in plan.listed) == 8 + 5
     # of 100 tokens 81 would be two sequences, and are three: the third is left over, too
     members = [make_reference(f"{n}", (1, 10, 10)) for n in range(800)]
     groups, rests = planned_groups(config, members, 8)
@@ -286,7 +267,7 @@ def test_what_is_left_over_keeps_the_size_it_asked_for() -> None:
         example = make_example(f"{number}.jpg", height=drawn.randint(200, 900), width=drawn.randint(200, 900))
         members.append(sample(example, 0, config.policy))
     groups, rests = planned_groups(config, members, 2)
-    requested = {member.example.source.key: member for member in members}  # type: ignore[union-attr]
+    requested = {member.example.source.key: member for member in members}
     for plan in groups:
         assert plan.rest
         assert all(reference == requested[reference.example.source.key] for reference in plan.rest)
@@ -295,16 +276,16 @@ def test_what_is_left_over_keeps_the_size_it_asked_for() -> None:
         for plan in groups + rests
         for rows in plan.shards
         for row in rows
-        if (row.grid_t, row.grid_h, row.grid_w) != requested[row.key].grid  # type: ignore[union-attr]
+        if (row.grid_t, row.grid_h, row.grid_w) != requested[row.key].grid
     ]
-    assert 0 < len(moved) == sum(chunk.num_moved for plan in groups + rests for chunk in plan.summary.chunks)
+    assert 0 < len(moved) == sum(chunk.num_moved for plan in groups + rests for chunk in plan.chunks)
 
 
 def test_groups_store_even_steps_alone_and_the_rests_make_more_of_them() -> None:
     config = PlanConfig(sequence_length=1024, group_size=800, resolution_slack=0, balance_step=8)
     drawn = random.Random(0)
     # a few examples fill a sequence almost alone: in one group they make no step
-    members: list[Member] = [
+    members: list[Reference] = [
         make_reference(f"{n}", (1, 31, 31) if n % 40 == 0 else (1, drawn.randint(2, 14), drawn.randint(2, 14)))
         for n in range(8000)
     ]
@@ -331,7 +312,7 @@ def test_stored_groups_cost_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     config = dataclasses.replace(CONFIG, max_segments=9, group_size=1000, shard_bytes=10**6, views=1)
 
     def worst(config: PlanConfig) -> float:
-        [rows] = plan_of(0, members, config, None).shards
+        [rows] = plan_group(0, members, config, None).shards
         costs: Counter[int] = Counter()
         for row in rows:
             costs[row.sequence] += row.grid_w**2
@@ -346,7 +327,7 @@ def test_sequences_are_stored_in_an_order_that_the_seed_decides() -> None:
     orders = set()
     for seed in range(3):
         config = dataclasses.replace(CONFIG, group_size=100, shard_bytes=10**6, views=1, seed=seed)
-        orders.add(tuple(name for name, *_ in placed(plan_of(0, members, config, None))))
+        orders.add(tuple(name for name, *_ in placed(plan_group(0, members, config, None))))
     assert len(orders) == 3
     assert all(sorted(order) == sorted(f"{n}" for n in range(12)) for order in orders)
 
@@ -361,10 +342,10 @@ def labelled(key: str, *labels: str) -> Reference:
 def test_labels_are_the_numbers_of_their_classes() -> None:
     members = [labelled("1.jpg", "dog"), labelled("2.jpg", "cat", "dog"), labelled("3.jpg", "deep")]
     config = dataclasses.replace(CONFIG, views=1)
-    rows = plan_of(0, members, config, ("cat", "deep", "dog")).shards[0]
+    rows = plan_group(0, members, config, ("cat", "deep", "dog")).shards[0]
     assert {row.key: row.labels for row in rows} == {"1.jpg": (2,), "2.jpg": (0, 2), "3.jpg": (1,)}
-    assert all(row.labels == () for row in plan_of(0, members, config, None).shards[0])
-    alone = plan_of(0, [make_reference("1.jpg")], config, ("cat",)).shards[0]
+    assert all(row.labels == () for row in plan_group(0, members, config, None).shards[0])
+    alone = plan_group(0, [make_reference("1.jpg")], config, ("cat",)).shards[0]
     assert [row.labels for row in alone] == [()]
 
 
@@ -377,16 +358,17 @@ def test_a_group_depends_on_seed_and_key_alone(key: str, seed: int, groups: int)
 
 @settings(max_examples=15, deadline=None)
 @given(members=arrivals())
-def test_a_plan_survives_its_file(tmp_path_factory: pytest.TempPathFactory, members: list[Member]) -> None:
+def test_a_plan_survives_its_file(tmp_path_factory: pytest.TempPathFactory, members: list[Reference]) -> None:
     folder = str(tmp_path_factory.mktemp("out"))
     os.mkdir(f"{folder}/_plan")
-    plans = [plan_of(group, members[group::2], CONFIG, None) for group in (0, 1)]
+    plans = [plan_group(group, members[group::2], CONFIG, None) for group in (0, 1)]
     for plan in reversed(plans):
-        write_group_plan(plan, folder)
-    assert list(read_summaries(folder)) == [plan.summary for plan in plans]
-    assert list(read_rejects(folder)) == [row for plan in plans for row in plan.rejects]
+        save_group(folder, plan)
+    assert list(read_summaries(folder)) == [s for plan in plans for s in numbered(view.summary for view in plan.views)]
+    assert [shard for plan in plans for shard in plan.listed] == list(planned_shards(folder))
     for plan in plans:
-        for shard, rows in zip(plan.summary.shards, plan.shards, strict=True):
+        assert read_group(folder, plan.group, 2) == list(numbered(view.summary for view in plan.views))
+        for shard, rows in zip(plan.listed, plan.shards, strict=True):
             assert read_shard_rows(folder, shard) == rows
 
 
@@ -395,13 +377,13 @@ def test_the_bytes_of_a_plan_depend_on_nothing_but_the_plan(tmp_path: Path) -> N
     contents = []
     for name, arrived in (("a", members), ("b", members[::-1])):
         (tmp_path / name / "_plan").mkdir(parents=True)
-        write_group_plan(plan_of(0, arrived, CONFIG, None), str(tmp_path / name))
+        save_group(str(tmp_path / name), plan_group(0, arrived, CONFIG, None))
         contents.append({path.name: path.read_bytes() for path in (tmp_path / name / "_plan").iterdir()})
     assert contents[0] == contents[1]
-    assert set(contents[0]) == {"part-000-00000.parquet", "rejects-000-00000.parquet"}
+    assert set(contents[0]) == {"part-000-00000-000.parquet", "part-000-00000-001.parquet"}
 
 
-ROWS = plan_of(0, [make_reference("a/b.mp4", (2, 1, 1)), make_reference("c.jpg")], CONFIG, None).shards[0]
+ROWS = plan_group(0, [make_reference("a/b.mp4", (2, 1, 1)), make_reference("c.jpg")], CONFIG, None).shards[0]
 # another value for every column of the plan
 OTHER: dict[str, Any] = dict.fromkeys(PLAN_SCHEMA.names, 77) | {
     "example_id": "other",

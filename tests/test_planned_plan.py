@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import pytest
 from support.planned import make_example
+from support.plans import GroupPlan, plan_group
 
 from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.stages.plan import GroupPlan, plan_group
 from patchpack.pipeline.stages.records import Reference
 from patchpack.pipeline.stages.sample import candidate_lengths, sample
 
@@ -56,7 +56,7 @@ def references() -> list[Reference]:
 
 def test_fewer_sequences_are_needed_where_two_to_a_sequence_hardly_fit(references: list[Reference]) -> None:
     wide = replace(CONFIG, resolution_slack=0.1)
-    planned, rigid = (loads(plan_group(0, references, [], config, None)) for config in (wide, RIGID))
+    planned, rigid = (loads(plan_group(0, references, config, None)) for config in (wide, RIGID))
     assert max(planned) <= 256
     assert len(rigid) - len(planned) >= 2
     assert 0.99 * sum(rigid) < sum(planned)
@@ -65,14 +65,14 @@ def test_fewer_sequences_are_needed_where_two_to_a_sequence_hardly_fit(reference
 def test_where_sequences_are_full_anyway_nothing_moves() -> None:
     config = replace(CONFIG, sequence_length=1024)
     references = draw_references(1500, config)
-    plan = plan_group(0, references, [], config, None)
+    plan = plan_group(0, references, config, None)
     grids = {reference.example.source.key: reference.grid for reference in references}
     assert {row.key: (row.grid_t, row.grid_h, row.grid_w) for part in plan.shards for row in part} == grids
-    assert [chunk.num_moved for chunk in plan.summary.chunks] == [0]
+    assert [chunk.num_moved for chunk in plan.chunks] == [0]
 
 
 def test_every_example_is_there_once_within_its_limits_and_requested_sizes_stay(references: list[Reference]) -> None:
-    plan = plan_group(0, references, [], CONFIG, None)
+    plan = plan_group(0, references, CONFIG, None)
     rows = [row for part in plan.shards for row in part]
     by_key = {reference.example.source.key: reference for reference in references}
     assert sorted(row.key for row in rows) == sorted(by_key)
@@ -86,34 +86,35 @@ def test_every_example_is_there_once_within_its_limits_and_requested_sizes_stay(
             assert 1 / 1.05**2 <= grid[1] * grid[2] / reference.num_tokens <= 1.05**2
             assert aspect_error(reference, grid) <= max(Fraction(105, 100), aspect_error(reference, reference.grid))
     assert 0 < moved < len(rows) // 4
-    assert [chunk.num_moved for chunk in plan.summary.chunks] == [moved]
+    assert [chunk.num_moved for chunk in plan.chunks] == [moved]
 
 
 def test_the_summary_counts_realised_lengths(references: list[Reference]) -> None:
-    plan = plan_group(0, references, [], CONFIG, None)
+    plan = plan_group(0, references, CONFIG, None)
     rows = [row for part in plan.shards for row in part]
     lengths = Counter(row.grid_t * row.grid_h * row.grid_w for row in rows)
-    assert plan.summary.lengths[0] == dict(lengths)
-    (chunk,) = plan.summary.chunks
+    assert plan.lengths[0] == dict(lengths)
+    (chunk,) = plan.chunks
     assert chunk.num_sequences == len(loads(plan)) >= chunk.bound >= -(-sum(loads(plan)) // 256)
 
 
 def test_the_order_of_arrival_changes_nothing(references: list[Reference]) -> None:
     other = list(references)
     random.Random(1).shuffle(other)
-    assert plan_group(0, other, [], CONFIG, None) == plan_group(0, references, [], CONFIG, None)
-    assert loads(plan_group(1, references, [], CONFIG, None)) != loads(plan_group(0, references, [], CONFIG, None))
+    assert plan_group(0, other, CONFIG, None) == plan_group(0, references, CONFIG, None)
+    assert loads(plan_group(1, references, CONFIG, None)) != loads(plan_group(0, references, CONFIG, None))
 
 
 def test_native_and_shrunk_sizes_stay() -> None:
     native = replace(CONFIG, resolution="native", sequence_length=4096)
     grids = {reference.example.source.key: reference.grid for reference in draw_references(60, native)}
-    rows = [row for part in plan_group(0, draw_references(60, native), [], native, None).shards for row in part]
+    rows = [row for part in plan_group(0, draw_references(60, native), native, None).shards for row in part]
     assert {row.key: (row.grid_t, row.grid_h, row.grid_w) for row in rows} == grids
     capped = replace(CONFIG, resolution="side:200-256", max_tokens_per_example=100)
-    for reference in draw_references(40, capped):
-        assert not reference.is_drawn
-        assert list(candidate_lengths(reference, Fraction(1, 20), LAYOUT, RULE, 100)) == [reference.num_tokens]
+    shrunk = draw_references(40, capped)
+    assert not any(reference.is_drawn for reference in shrunk)
+    rows = [row for part in plan_group(0, shrunk, capped, None).shards for row in part]
+    assert {row.key: row.num_tokens for row in rows} == {one.example.source.key: one.num_tokens for one in shrunk}
 
 
 @pytest.mark.parametrize("steps", [1, 8])
@@ -122,7 +123,7 @@ def test_candidates_are_all_grids_within_the_limits_each_count_at_its_least_cost
     for reference in draw_references(60, replace(CONFIG, sequence_length=2048), steps):
         if not reference.is_drawn:
             continue
-        options = candidate_lengths(reference, slack, LAYOUT, RULE, 2048)
+        options = candidate_lengths(reference.grid, reference.box[2:], slack, LAYOUT, RULE, 2048)
         assert list(options) == sorted(options)
         count, own = reference.num_tokens // steps, aspect_error(reference, reference.grid)
         # a slow oracle: every grid there is

@@ -11,8 +11,7 @@ from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.execution import progress
 from patchpack.pipeline.execution.progress import Amount, Progress
 from patchpack.pipeline.execution.stage import Writing, planning
-from patchpack.pipeline.report.sizes import SizeCounts
-from patchpack.pipeline.stages.summary import GroupSummary, ShardPlan
+from patchpack.pipeline.stages.summary import ShardPlan
 
 
 class Clock:
@@ -158,10 +157,6 @@ def test_how_many_inputs_are_of_this_split_is_not_known() -> None:
     assert planning(counts, config) == Amount("planning (probing)", "inputs", 5, None, num_rejects=0)
 
 
-def summary(group: int, num_rejects: int, shards: list[ShardPlan]) -> GroupSummary:
-    return GroupSummary(group, 0, num_rejects, 0, SizeCounts(0, 0, 0, 0, 0, 0, 0, {}, {}, {}), [], [], shards)
-
-
 def writing(folder: Path, *, lists: bool) -> tuple[Writing, list[Path]]:
     """Returns the progress of two groups of two shards of 10 and 90 examples, of which the first is there, and their files."""
     shards = [
@@ -170,8 +165,7 @@ def writing(folder: Path, *, lists: bool) -> tuple[Writing, list[Path]]:
     paths = [folder / shard.name for shard in shards]
     paths[0].parent.mkdir()
     paths[0].touch()
-    summaries = [summary(0, 3, shards[:2]), summary(1, 4, shards[2:])]
-    return Writing(str(folder), summaries, lists=lists), paths
+    return Writing(str(folder), shards, 7, lists=lists), paths
 
 
 def test_what_an_earlier_run_has_written_is_done_and_says_nothing_of_the_speed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.planned import make_example, policy
+from support.plans import table_of
 
 from patchpack.options import output_affecting
 from patchpack.pipeline.config import PlanConfig
@@ -25,7 +26,7 @@ def sampled(examples: list[Example], cap: int, rule: str = "native") -> list[Ref
 
 def told(references: list[Reference]) -> dict[str, object]:
     """Returns the figures of references that are all one group."""
-    sizes = merge_sizes([count_sizes(references, LAYOUTS, 16)])
+    sizes = merge_sizes([count_sizes(table_of(references), LAYOUTS, 16)])
     assert sizes is not None
     return sizes
 
@@ -83,7 +84,7 @@ def test_the_figures_are_those_of_a_slow_count(examples: list[Example], cap: int
 @given(examples=sets(), cut=st.integers(0, 40))
 def test_groups_add_up(examples: list[Example], cut: int) -> None:
     references = sampled(examples, 100)
-    groups = [count_sizes(part, LAYOUTS, 16) for part in (references[:cut], references[cut:])]
+    groups = [count_sizes(table_of(part), LAYOUTS, 16) for part in (references[:cut], references[cut:])]
     assert merge_sizes(groups) == told(references)
 
 

@@ -12,6 +12,8 @@ run that dies in between has left the complete plan, and `--resume` ends what wa
 import json
 import os
 import platform
+import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,14 +24,17 @@ from typing import cast
 
 from patchpack.options import recorded
 from patchpack.pipeline.config import BuildConfig
+from patchpack.pipeline.execution.shuffle import Shuffle
 from patchpack.pipeline.names import (
     CLASSES_NAME,
     NEXT_FOLDER,
     PLAN_FOLDER,
     PLAN_NAME,
+    PROBED_PREFIX,
     REPORT_NAME,
     REPORT_PAGE_NAME,
     RESULTS_NAME,
+    SHUFFLE_FOLDER,
 )
 from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.list import Input, source_roots
@@ -152,12 +157,36 @@ def sweep(folder: str) -> None:
         files.sweep(each)
 
 
-def clear_plan(folder: str) -> None:
-    """Deletes the plan of a folder, if it has one."""
+def clear_plan(folder: str, *, keep_probed: bool = False) -> None:
+    """Deletes the plan of a folder, if it has one; with `keep_probed` not what was probed for one that never became whole."""
     plan_folder = files.join(folder, PLAN_FOLDER)
+    if not files.is_uri(folder):
+        shutil.rmtree(files.join(folder, SHUFFLE_FOLDER), ignore_errors=True)
     for name in files.names(plan_folder):
-        files.remove(files.join(plan_folder, name))
+        if not (keep_probed and f"{PLAN_FOLDER}/{name}".startswith(PROBED_PREFIX)):
+            files.remove(files.join(plan_folder, name))
     _remove_empty(plan_folder)
+
+
+def clear_probed(folder: str) -> None:
+    """Deletes what was probed for a plan that is whole now."""
+    for name in files.names(files.join(folder, PLAN_FOLDER)):
+        if f"{PLAN_FOLDER}/{name}".startswith(PROBED_PREFIX):
+            files.remove(files.join(folder, f"{PLAN_FOLDER}/{name}"))
+
+
+@contextmanager
+def shuffling(folder: str, *, is_local: bool) -> Iterator[Shuffle]:
+    """Yields how tables travel: on this machine through files below the output, which are gone afterwards."""
+    if not is_local:
+        yield Shuffle(None)
+        return
+    path = tempfile.mkdtemp(prefix="patchpack-shuffle-") if files.is_uri(folder) else files.join(folder, SHUFFLE_FOLDER)
+    os.makedirs(path, exist_ok=True)
+    try:
+        yield Shuffle(path)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def clear_next(folder: str) -> None:

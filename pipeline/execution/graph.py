@@ -6,29 +6,27 @@ starts there.
 """
 
 import apache_beam as beam
-from apache_beam.pvalue import PCollection
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
-from patchpack.pipeline.execution import counts
-from patchpack.pipeline.execution.list_transforms import ListInputs
+from patchpack.pipeline.execution.list_transforms import Listed, ListInputs
 from patchpack.pipeline.execution.plan_transforms import (
     ClassNames,
     Dedupe,
     Group,
-    Listed,
     Probe,
+    ProbedBuckets,
     Sample,
     SaveListing,
     SavePlan,
 )
 from patchpack.pipeline.execution.save_examples import SaveExamples
 from patchpack.pipeline.execution.shard_transforms import SaveResults, WriteShards
+from patchpack.pipeline.execution.shuffle import Shuffle
 from patchpack.pipeline.stages.list import Input, source_roots
-from patchpack.pipeline.stages.records import Example, Reject
 from patchpack.pipeline.stages.summary import ShardPlan
 
 
-def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: PlanConfig) -> None:
+def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: PlanConfig, shuffle: Shuffle) -> None:
     """Adds list -> probe -> dedupe -> sample -> group -> plan to a pipeline.
 
     Args:
@@ -36,41 +34,37 @@ def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config
         inputs: what the user named; `Input.number` is its place in this list.
         folder: the output; the plan is saved below it.
         config: of the build.
+        shuffle: how tables travel.
     """
-    listed, examples, found = _probed(pipeline, inputs, folder, config)
-    sampled = examples | "sample" >> Sample(config)
-    not_sampled = sampled.rejects | "count rejects of sizes" >> beam.Map(counts.add_reject)
-    rejects = (found, not_sampled) | "rejects" >> beam.Flatten()
+    listed, probed = _probed(pipeline, inputs, folder, config, shuffle)
+    met = (listed, probed) | "dedupe" >> Dedupe(config)
+    sampled = met | "sample" >> Sample(folder, config, shuffle)
+    (listed.ignored, probed.listings, sampled.listings) | "listing" >> SaveListing(folder)
+    given = (listed, probed)
     classes = (
-        listed | "classes" >> ClassNames(folder, config.classes, config.labels == "folder")
+        given | "classes" >> ClassNames(folder, config.classes, config.labels == "folder")
         if config.has_labels
         else None
     )
-    (sampled.references, rejects) | "group" >> Group(config) | "plan" >> SavePlan(folder, config, classes)
+    sampled | "group" >> Group() | "plan" >> SavePlan(folder, config, shuffle, classes)
 
 
-def probe_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: PlanConfig) -> None:
+def probe_graph(
+    pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: PlanConfig, shuffle: Shuffle
+) -> None:
     """Adds list -> probe -> dedupe to a pipeline, and saves what they give; arguments are those of `plan_graph`."""
-    _, examples, rejects = _probed(pipeline, inputs, folder, config)
-    (examples, rejects) | "save" >> SaveExamples(folder)
+    listed, probed = _probed(pipeline, inputs, folder, config, shuffle)
+    met = (listed, probed) | "dedupe" >> Dedupe(config)
+    saved = met.buckets | "save" >> SaveExamples(folder)
+    (listed.ignored, probed.listings, saved) | "listing" >> SaveListing(folder)
 
 
 def _probed(
-    pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: PlanConfig
-) -> tuple[Listed, PCollection[Example], PCollection[Reject]]:
-    """Adds list -> probe -> dedupe; returns what is listed, examples, and rejects."""
-    roots, holds = source_roots(inputs, config), any(given.kind != "files" for given in inputs)
-    listed = pipeline | "inputs" >> beam.Create(inputs) | "list" >> ListInputs(roots, config, holds)
-    probed = listed.sources | "probe" >> Probe(roots, config)
-    deduped = probed.examples | "dedupe" >> Dedupe(config)
-    rejects = (
-        (listed.rejects, probed.rejects, deduped.rejects)
-        | "not probed" >> beam.Flatten()
-        | "count rejects" >> beam.Map(counts.add_reject)
-    )
-    ignored = (listed.ignored, probed.ignored) | "ignored" >> beam.Flatten()
-    (ignored, listed.conflicts) | "listing" >> SaveListing(folder)
-    return listed, deduped.examples, rejects
+    pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: PlanConfig, shuffle: Shuffle
+) -> tuple[Listed, ProbedBuckets]:
+    roots = source_roots(inputs, config)
+    listed = pipeline | "inputs" >> beam.Create(inputs) | "list" >> ListInputs(roots, config, shuffle)
+    return listed, listed | "probe" >> Probe(roots, folder, config, shuffle)
 
 
 def shard_graph(

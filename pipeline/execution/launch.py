@@ -29,7 +29,7 @@ from patchpack.pipeline.stages import finish, plan, saved
 from patchpack.pipeline.stages.labels import check_labels
 from patchpack.pipeline.stages.list import EXCLUDED, NO_SUFFIX, Input, check_containers, parse_input, source_roots
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Reject
-from patchpack.pipeline.stages.summary import GroupSummary, Listing
+from patchpack.pipeline.stages.summary import Listing
 from patchpack.pipeline.stages.write import ShardResult
 from patchpack.pipeline.storage import files, remote
 from patchpack.pipeline.versions import library_versions
@@ -119,8 +119,7 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
         build_config = _with_backend(build_config, options)
         with output.held(folder, build_config):
             _make_plan(parsed, folder, build_config, options)
-        summaries = list(saved.read_summaries(folder))
-        totals = finish.planned_totals(summaries, saved.read_listing(folder))
+        totals = finish.planned_totals(saved.read_summaries(folder), saved.read_listing(folder))
         planned, length = totals["planned"], config.sequence_length
         rejects = list(saved.read_rejects(folder))
         reasons = Counter(f"{reject.stage}: {reject.reason}" for reject in rejects)
@@ -130,12 +129,11 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
             "efficiency": planned["num_tokens"] / (planned["num_sequences"] * length)
             if planned["num_sequences"]
             else 0.0,
-            "bounds": [bound.entry for bound in finish.global_bounds(summaries, build_config)],
+            "bounds": [bound.entry for bound in finish.global_bounds(saved.read_summaries(folder), build_config)],
             **finish.planned_arrangement(folder, build_config),
             "predicted_bytes": sum(
                 shard.num_sequences * plan.sequence_bytes(config.layouts[shard.layout])
-                for summary in summaries
-                for shard in summary.shards
+                for shard in saved.planned_shards(folder)
             ),
             "predicted_decode_core_s": planned["source_px"] / DECODED_PX_PER_S,
             "rejects": dict(sorted(reasons.items())),
@@ -167,15 +165,16 @@ def compare(inputs: list[str], texts: Sequence[str], base: PlanConfig, options: 
         _check_stores(folder, inputs, options)
         parsed = _inputs(inputs, folder, config)
         files.make_folder(files.join(folder, PLAN_FOLDER))
-        run_graph(
-            folder,
-            lambda pipeline: probe_graph(pipeline, parsed, folder, config),
-            config,
-            options,
-            lambda counts: planning(counts, config),
-        )
+        with output.shuffling(folder, is_local=True) as shuffle:
+            run_graph(
+                folder,
+                lambda pipeline: probe_graph(pipeline, parsed, folder, config, shuffle),
+                config,
+                options,
+                lambda counts: planning(counts, config),
+            )
         found, rejects = examples.read_probed(folder), list(saved.read_rejects(folder))
-        for warning in _check_listing(saved.read_listing(folder), len(found.keys) + len(rejects), parsed, config):
+        for warning in _check_listing(saved.read_listing(folder), parsed, config):
             warn(warning)
         if not found.keys:
             first = min(rejects)
@@ -266,22 +265,24 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
     """Makes the plan; with --overwrite beside the old dataset, which it replaces once it is complete."""
     home = files.join(folder, NEXT_FOLDER) if config.overwrite else folder
     output.clear_next(folder)
-    output.clear_plan(home)
+    output.clear_plan(home, keep_probed=config.resume)
     output.write_record(home, inputs, config)
     try:
-        with output.stage_noted(home, "plan", config.workers if options is None else None) as counts:
+        with (
+            output.stage_noted(home, "plan", config.workers if options is None else None) as counts,
+            output.shuffling(home, is_local=options is None) as shuffle,
+        ):
             run_graph(
                 home,
-                lambda pipeline: plan_graph(pipeline, inputs, home, config),
+                lambda pipeline: plan_graph(pipeline, inputs, home, config, shuffle),
                 config,
                 options,
                 lambda counts: planning(counts, config),
                 counts,
             )
-        summaries = list(saved.read_summaries(home))
         listing = saved.read_listing(home)
-        warnings = _check_plan(summaries, listing, inputs, config)
-        totals = finish.planned_totals(summaries, listing)
+        warnings = _check_plan(listing, inputs, config)
+        totals = finish.planned_totals(saved.read_summaries(home), listing)
         _check_not_all_rejected(home, totals)
         _check_readable(home, totals, config)
     except (BuildFailed, ValueError, OSError, KeyboardInterrupt) as error:
@@ -297,6 +298,7 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
         "inputs": [given.relative for given in inputs],
         "totals": totals,
     }
+    output.clear_probed(home)
     files.write(files.join(home, PLAN_NAME), json.dumps(record, indent=2).encode() + b"\n")
     for warning in warnings:
         warn(warning)
@@ -304,27 +306,26 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
         output.settle(folder)
 
 
-def _check_plan(summaries: list[GroupSummary], listing: Listing, inputs: list[Input], config: BuildConfig) -> list[str]:
+def _check_plan(listing: Listing, inputs: list[Input], config: BuildConfig) -> list[str]:
     """Returns warnings about a plan.
 
     Raises:
         ValueError: keys conflict, nothing was found, or what labels were asked for is not there.
     """
-    warnings = _check_listing(listing, sum(summary.num_inputs for summary in summaries), inputs, config)
-    if config.has_labels:
-        gaps = [summary.label_gaps for summary in summaries if summary.label_gaps]
-        warnings += filter(None, [check_labels(gaps, config.labels_shown)])
+    warnings = _check_listing(listing, inputs, config)
+    if listing.label_gaps is not None and listing.label_gaps.num_inputs:
+        warnings += filter(None, [check_labels(listing.label_gaps, config.labels_shown)])
     return warnings
 
 
-def _check_listing(listing: Listing, num_inputs: int, inputs: list[Input], config: BuildConfig) -> list[str]:
+def _check_listing(listing: Listing, inputs: list[Input], config: BuildConfig) -> list[str]:
     """Returns warnings about what was listed; raises ValueError where keys conflict or nothing was found."""
     if listing.key_conflict:
         key, (one, two) = listing.key_conflict
         raise ValueError(
             f"{key}: two inputs of this key, {one} and {two}; keys are unique; name each input once, or their common folder"
         )
-    if not num_inputs:
+    if not listing.num_inputs:
         ignored = ", ".join(f"{count} {why}" for why, count in listing.ignored.items())
         by_suffix = any(why == NO_SUFFIX or why.startswith(".") for why in listing.ignored)
         raise ValueError(
@@ -364,12 +365,11 @@ def _check_readable(folder: str, totals: Totals, config: BuildConfig) -> None:
 
 
 def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: PipelineOptions | None) -> None:
-    summaries = list(saved.read_summaries(folder))
-    shards = [shard for summary in summaries for shard in summary.shards]
+    shards = list(saved.planned_shards(folder))
     # from here on the dataset is unfinished
     files.remove(files.join(folder, MANIFEST_NAME))
     versions = library_versions(config.media_backend)
-    writing = Writing(folder, summaries, lists=options is not None)
+    writing = Writing(folder, shards, saved.read_listing(folder).num_rejects, lists=options is not None)
 
     def add_graph(pipeline: beam.Pipeline) -> None:
         shard_graph(pipeline, shards, roots, folder, config, versions)

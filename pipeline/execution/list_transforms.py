@@ -1,174 +1,206 @@
-"""The transforms of listing: what inputs contain, each key once, with its labels, spread over workers."""
+"""The transforms of listing: what inputs contain, and their labels, in tables spread over buckets by key."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 import apache_beam as beam
+import numpy as np
+import pyarrow as pa
 import xxhash
-from apache_beam.pvalue import AsSingleton, DoOutputsTuple, PCollection
-from apache_beam.transforms import combiners
+from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.execution import counts
-from patchpack.pipeline.execution.plan_transforms import ByKind, Listed, Stage
-from patchpack.pipeline.inputs.split import parse_splits, split_of
+from patchpack.pipeline.execution.shuffle import Piece, Shuffle, split
+from patchpack.pipeline.execution.transform import Tagged, Transform
+from patchpack.pipeline.stages.buckets import bucket_of, num_buckets
 from patchpack.pipeline.stages.labels import read_label_file, with_folder_label
 from patchpack.pipeline.stages.list import (
     BEYOND_LIMIT,
-    LABEL_OF_NONE,
-    OF_OTHER_SPLIT,
     Input,
     excluded,
     list_container,
     list_input,
-    source_place,
     split_container,
 )
-from patchpack.pipeline.stages.records import Container, Ignored, KeyConflict, LabelRow, Reject, Source
+from patchpack.pipeline.stages.records import Container, Ignored, LabelRow, Reject, Source
+from patchpack.pipeline.stages.summary import Listing
+from patchpack.pipeline.stages.tables import LABEL_SCHEMA, SOURCE_SCHEMA, source_table
 
-# enough to spread probing over any number of workers
-_NUM_BUCKETS = 4096
+Item = TypeVar("Item")
+
+# rows of a table that listing hands on, 10 MB
+BATCH = 65_536
+
+# which schema a piece has, and the piece
+Part = tuple[str, Piece]
+
+
+class Listed(NamedTuple):
+    """What listing gives: the parts of each bucket, rejects, how much was ignored, and how many buckets there are."""
+
+    parts: PCollection[tuple[int, Part]]
+    rejects: PCollection[Reject]
+    ignored: PCollection[Listing]
+    buckets: PCollection[int]
 
 
 @dataclass
-class ListInputs(Stage[PCollection[Input], Listed]):
-    """Inputs to what they contain, with their labels, spread over workers; equal keys become a KeyConflict.
+class ListInputs(Transform[PCollection[Input], Listed]):
+    """Inputs to what they contain, with their labels, spread over buckets.
 
     Tables and tars are opened here, each row group by itself, so that their rows never pass through the launcher.
     """
 
     roots: list[str]
     config: PlanConfig
-    has_containers: bool = False
+    shuffle: Shuffle
 
     def expand(self, inputs: PCollection[Input]) -> Listed:
-        config, roots = self.config, self.roots
+        config, shuffle, roots = self.config, self.shuffle, self.roots
         options = (config.exclude, config.any_suffix, config.prefix_keys)
-        listed = (
-            inputs
-            | "list" >> beam.FlatMap(lambda given: counts.each_timed("list", list_input(given, *options)))
-            | "found" >> ByKind()
-        )
-        sources, ignored, rejects = (listed[kind.__name__] for kind in (Source, Ignored, Reject))
-        if self.has_containers:
-            held = listed[Container.__name__] | "containers" >> _ListContainers(roots, config)
-            sources = (sources, held[Source.__name__]) | "sources" >> beam.Flatten()
-            rejects = (rejects, held[Reject.__name__]) | "rejects" >> beam.Flatten()
-            ignored = (ignored, held[Ignored.__name__]) | "not taken" >> beam.Flatten()
-        if config.labels == "folder":
-            sources = sources | "folders" >> beam.Map(with_folder_label)
+
+        def list_one(given: Input) -> Iterator[Tagged]:
+            return _sorted_out(list_input(given, *options), config, shuffle)
+
+        def list_held(container: Container) -> Iterator[Tagged]:
+            return _sorted_out(_held(container, roots, config), config, shuffle)
+
+        found = inputs | "files" >> beam.FlatMap(list_one).with_outputs()
+        pieces = found.containers | "pieces" >> beam.FlatMap(_pieces_of, roots).with_outputs("rejects", main="pieces")
+        held = pieces.pieces | "one a worker" >> beam.Reshuffle() | "open" >> beam.FlatMap(list_held).with_outputs()
+        sources = (found.sources, held.sources) | "sources" >> beam.Flatten()
+        rejects = (found.rejects, pieces.rejects, held.rejects) | "rejects" >> beam.Flatten()
+        ignored = (found.ignored, held.ignored) | "ignored" >> beam.Flatten()
         if config.limit is not None:
-            kept = sources | "limit" >> _Limit(config.limit, config.seed)
-            sources = kept[Source.__name__]
-            ignored = (ignored, kept[Ignored.__name__]) | "ignored" >> beam.Flatten()
+            kept = sources | "limit" >> _Limit(config.limit, config.seed, shuffle)
+            sources, ignored = kept.sources, (ignored, kept.ignored) | "and beyond" >> beam.Flatten()
+        buckets = (
+            sources
+            | "sizes" >> beam.Map(lambda counted: counted[0])
+            | "in all" >> beam.CombineGlobally(sum)
+            | "buckets" >> beam.Map(num_buckets)
+        )
+
+        def spread(counted: tuple[int, Piece], buckets: int) -> Iterator[tuple[int, Part]]:
+            table = shuffle.get([counted[1]], SOURCE_SCHEMA)
+            return _spread("source", table, buckets, shuffle)
+
+        parts = sources | "spread" >> beam.FlatMap(spread, AsSingleton(buckets))
         if config.labels not in ("none", "folder"):
-            labels = (
+            named = (
                 sources.pipeline
                 | "label file" >> beam.Create([config.labels])
-                | "labels" >> beam.FlatMap(read_label_file)
-                | "of keys" >> ByKind()
+                | "labels" >> beam.FlatMap(_labels, AsSingleton(buckets), shuffle).with_outputs("rejects", main="parts")
             )
-            sources = (sources, labels[LabelRow.__name__]) | "and labels" >> beam.Flatten()
-            rejects = (rejects, labels[Reject.__name__]) | "and bad rows" >> beam.Flatten()
-        spread = (
-            sources
-            | "bucket" >> beam.Map(_in_bucket)
-            | "spread" >> beam.GroupByKey()
-            | "distinct" >> beam.FlatMap(lambda bucket: _distinct(bucket[1], roots))
-            | ByKind()
-        )
-        ignored = (ignored, spread[Ignored.__name__]) | "counted" >> beam.Flatten()
-        named, conflicts = spread[Source.__name__], spread[KeyConflict.__name__]
-        if config.split_name is None:
-            return Listed(named, named, rejects, ignored, conflicts)
-        own = (
-            (named, rejects)
-            | "of all splits" >> beam.Flatten()
-            | "split" >> beam.Map(_of_split, config)
-            | "own" >> ByKind()
-        )
-        ignored = (ignored, own[Ignored.__name__]) | "of others" >> beam.Flatten()
-        return Listed(named, own[Source.__name__], own[Reject.__name__], ignored, conflicts)
+            parts = (parts, named.parts) | "and labels" >> beam.Flatten()
+            rejects = (rejects, named.rejects) | "and bad rows" >> beam.Flatten()
+        return Listed(parts, rejects, ignored, buckets)
 
 
 @dataclass
-class _ListContainers(Stage[PCollection[Container], DoOutputsTuple]):
-    """Tables and tars to what they hold, one piece a worker at a time."""
-
-    roots: list[str]
-    config: PlanConfig
-
-    def expand(self, containers: PCollection[Container]) -> DoOutputsTuple:
-        roots, config = self.roots, self.config
-        media_root = len(roots) - 1 if config.media_root is not None else None
-
-        def run(container: Container) -> Iterator[Source | Ignored | Reject]:
-            for listed in counts.each_timed("list", list_container(container, roots, config.columns, media_root)):
-                why = excluded(listed.key, config.exclude) if isinstance(listed, Source) else None
-                yield Ignored(listed.key, why) if why else listed
-
-        pieces = containers | "split" >> beam.FlatMap(split_container, roots) | "pieces" >> ByKind()
-        held = pieces[Container.__name__] | "one a worker" >> beam.Reshuffle() | "open" >> beam.FlatMap(run)
-        return (held, pieces[Reject.__name__]) | "all" >> beam.Flatten() | ByKind()
-
-
-@dataclass
-class _Limit(Stage[PCollection[Source], DoOutputsTuple]):
-    """Keeps the sources with the smallest hashes: a sample that no order of listing changes."""
+class _Limit(Transform[PCollection[tuple[int, Piece]], beam.pvalue.DoOutputsTuple]):
+    """Keeps the sources with the smallest hashes: a sample that no order of listing changes. Holds their hashes."""
 
     limit: int
     seed: int
+    shuffle: Shuffle
 
-    def expand(self, sources: PCollection[Source]) -> DoOutputsTuple:
-        seed = self.seed
+    def expand(self, sources: PCollection[tuple[int, Piece]]) -> beam.pvalue.DoOutputsTuple:
+        shuffle, limit = self.shuffle, self.limit
 
-        def rank(source: Source) -> tuple[str, str]:
-            # text: Beam's coder for integers has 64 bits with a sign
-            return xxhash.xxh3_64_hexdigest(f"limit\0{seed}\0{source.key}".encode()), source.key
+        def ranks(table: pa.Table) -> list[tuple[bytes, str]]:
+            start = f"limit\0{self.seed}\0"
+            keys = table["key"].to_pylist()
+            return [(xxhash.xxh3_64_digest((start + key).encode()), key) for key in keys]
+
+        def least(counted: tuple[int, Piece]) -> list[tuple[bytes, str]]:
+            return nsmallest(limit, ranks(shuffle.get([counted[1]], SOURCE_SCHEMA)))
+
+        def merged(lists: Iterable[list[tuple[bytes, str]]]) -> list[tuple[bytes, str]]:
+            kept: list[tuple[bytes, str]] = []
+            for ranked in lists:
+                kept = nsmallest(limit, [*kept, *ranked])
+            return kept
 
         last = (
             sources
-            | beam.Map(rank)
-            | combiners.Top.Smallest(self.limit)
-            | "last" >> beam.Map(lambda ranks: ranks[-1] if ranks else ("", ""))
-        )
-        return (
-            sources
-            | "keep"
-            >> beam.Map(
-                lambda source, last: source if rank(source) <= last else Ignored(source.key, BEYOND_LIMIT),
-                AsSingleton(last),
-            )
-            | ByKind()
+            | "ranks" >> beam.Map(least)
+            | "least" >> beam.CombineGlobally(merged)
+            | "last" >> beam.Map(lambda ranked: ranked[-1] if ranked else (b"", ""))
         )
 
+        def keep(counted: tuple[int, Piece], last: tuple[bytes, str]) -> Iterator[Tagged]:
+            table = shuffle.get([counted[1]], SOURCE_SCHEMA)
+            kept = table.filter(np.array([rank <= last for rank in ranks(table)], dtype=bool))
+            yield TaggedOutput("ignored", Listing({BEYOND_LIMIT: len(table) - len(kept)}))
+            yield from _as_pieces(kept, shuffle)
 
-def _in_bucket(row: Source | LabelRow) -> tuple[int, Source | LabelRow]:
-    if isinstance(row, Source):
-        counts.add(num_inputs=1)
-    return xxhash.xxh3_64_intdigest(row.key.encode()) % _NUM_BUCKETS, row
-
-
-def _distinct(listed: Iterable[Source | LabelRow], roots: list[str]) -> Iterator[Source | KeyConflict | Ignored]:
-    """Yields each key's source once, with the labels of its key, and a KeyConflict for every other source of that key."""
-    first: dict[str, Source] = {}
-    labels: dict[str, tuple[str, ...]] = {}
-    for row in listed:
-        if isinstance(row, LabelRow):
-            labels[row.key] = row.labels
-        elif row.key in first:
-            one, two = sorted((source_place(first[row.key], roots), source_place(row, roots)))
-            yield KeyConflict(row.key, (one, two))
-        else:
-            first[row.key] = row
-    for key, source in first.items():
-        named = labels.pop(key, None)
-        yield source if named is None else source._replace(facts=source.facts._replace(labels=named))
-    yield from (Ignored(key, LABEL_OF_NONE) for key in labels)
+        return sources | "keep" >> beam.FlatMap(keep, AsSingleton(last)).with_outputs()
 
 
-def _of_split(row: Source | Reject, config: PlanConfig) -> Source | Reject | Ignored:
-    """Returns what belongs to the split of this build, and of other splits that it does not."""
-    value = (row.facts.split if isinstance(row, Source) else "") or row.key
-    own = split_of(value, parse_splits(config.split or "")) == config.split_name
-    return row if own else Ignored(row.key, OF_OTHER_SPLIT)
+def _sorted_out(
+    listed: Iterable[Source | Container | Ignored | Reject], config: PlanConfig, shuffle: Shuffle
+) -> Iterator[Tagged]:
+    """Yields what was listed: sources as tables, containers, rejects, and how much was ignored."""
+    for batch in counts.each_timed("list", _batched(listed, BATCH)):
+        sources = [one for one in batch if isinstance(one, Source)]
+        counts.add(num_inputs=len(sources))
+        if config.labels == "folder":
+            sources = [with_folder_label(source) for source in sources]
+        yield from _as_pieces(source_table(sources), shuffle)
+        ignored: Counter[str] = Counter()
+        for one in batch:
+            if isinstance(one, Ignored):
+                ignored[one.why] += 1
+            elif not isinstance(one, Source):
+                yield TaggedOutput("rejects" if isinstance(one, Reject) else "containers", one)
+        if ignored:
+            yield TaggedOutput("ignored", Listing(dict(ignored)))
+
+
+def _as_pieces(table: pa.Table, shuffle: Shuffle) -> Iterator[Tagged]:
+    for count, piece in shuffle.put((len(batch), batch) for batch in table.combine_chunks().to_batches()):
+        yield TaggedOutput("sources", (count, piece))
+
+
+def _held(container: Container, roots: list[str], config: PlanConfig) -> Iterator[Source | Ignored | Reject]:
+    """Yields what a table or tar holds."""
+    media_root = len(roots) - 1 if config.media_root is not None else None
+    held = list_container(container, roots, config.columns, media_root)
+    if not config.exclude:
+        yield from held
+        return
+    for listed in held:
+        why = excluded(listed.key, config.exclude) if isinstance(listed, Source) else None
+        yield Ignored(listed.key, why) if why else listed
+
+
+def _pieces_of(container: Container, roots: list[str]) -> Iterator[Tagged]:
+    for piece in split_container(container, roots):
+        yield TaggedOutput("rejects", piece) if isinstance(piece, Reject) else piece
+
+
+def _labels(path: str, buckets: int, shuffle: Shuffle) -> Iterator[Tagged]:
+    for batch in _batched(read_label_file(path), BATCH):
+        rows = [row for row in batch if isinstance(row, LabelRow)]
+        yield from (TaggedOutput("rejects", row) for row in batch if isinstance(row, Reject))
+        columns = list(zip(*rows, strict=True)) or [()] * len(LABEL_SCHEMA)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, LABEL_SCHEMA, strict=True)]
+        yield from _spread("label", pa.table(arrays, schema=LABEL_SCHEMA), buckets, shuffle)
+
+
+def _spread(kind: str, table: pa.Table, buckets: int, shuffle: Shuffle) -> Iterator[tuple[int, Part]]:
+    numbers = np.array([bucket_of(key, buckets) for key in table["key"].to_pylist()], dtype=np.int64)
+    for bucket, piece in shuffle.put(split(table, numbers)):
+        yield bucket, (kind, piece)
+
+
+def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,200 +1,287 @@
-"""The first graph's transforms, a stage each: thin, since every stage is a function that works without Beam.
+"""The transforms of planning, a stage each: thin, since every stage is a function that works without Beam.
 
-A stage's records leave it sorted by what they are: what the next stage takes, rejects, and what is only counted.
+Elements are buckets of inputs and parts of tables, never single inputs, so that neither Beam nor the launcher holds more than
+some hundred bytes for a hundred of them. Rejects leave with the bucket that they are of.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.pvalue import AsIter, AsSingleton, DoOutputsTuple, PCollection, TaggedOutput
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 from apache_beam.transforms import combiners
-from apache_beam.typehints.decorators import IOTypeHints
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.execution import counts
+from patchpack.pipeline.execution.list_transforms import Listed, Part
 from patchpack.pipeline.execution.sandbox import isolated
+from patchpack.pipeline.execution.shuffle import Piece, Shuffle, split
+from patchpack.pipeline.execution.transform import Tagged, Transform
 from patchpack.pipeline.media import DecodeError
 from patchpack.pipeline.names import CLASSES_NAME, LISTING_NAME
-from patchpack.pipeline.stages.dedupe import keep_least, with_digest
+from patchpack.pipeline.stages.buckets import bucket_of, distinct, of_split
+from patchpack.pipeline.stages.dedupe import rejects_of_copies, with_digest
 from patchpack.pipeline.stages.group import group_of, num_groups
-from patchpack.pipeline.stages.labels import in_order, label_of
-from patchpack.pipeline.stages.list import (
-    source_path,
-)
-from patchpack.pipeline.stages.plan import plan_group, rest_group
+from patchpack.pipeline.stages.labels import in_order, label_gaps, label_of
+from patchpack.pipeline.stages.list import OF_OTHER_SPLIT, source_path
+from patchpack.pipeline.stages.plan import plan_view, rest_group
 from patchpack.pipeline.stages.probe import probe
-from patchpack.pipeline.stages.records import (
-    Example,
-    Ignored,
-    KeyConflict,
-    Reference,
-    Reject,
-    Source,
-    reject,
+from patchpack.pipeline.stages.probed import Probed, fingerprint, read_probed, write_probed
+from patchpack.pipeline.stages.records import Example, Ignored, KeyConflict, LabelRow, Reject, Source, reject
+from patchpack.pipeline.stages.sample import sample_table
+from patchpack.pipeline.stages.saved import write_rejects, write_view_plan
+from patchpack.pipeline.stages.summary import HEADS, Listing
+from patchpack.pipeline.stages.tables import (
+    EXAMPLE_SCHEMA,
+    LABEL_SCHEMA,
+    REFERENCE_SCHEMA,
+    SOURCE_SCHEMA,
+    source_table,
+    sources_of,
+    values,
 )
-from patchpack.pipeline.stages.sample import sample_views
-from patchpack.pipeline.stages.saved import GroupPlan, write_group_plan
-from patchpack.pipeline.stages.summary import Listing
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import read_input
 from patchpack.schemas.manifest import canonical_json
 
-Taken = TypeVar("Taken")
-Given = TypeVar("Given")
+# how often what is probed is counted
+COUNT_EVERY_S = 0.25
 
-# a group's number and how many groups there are; its references; its rejects
-Grouped = tuple[tuple[int, int], tuple[Iterable[Reference], Iterable[Reject]]]
-
-
-class Listed(NamedTuple):
-    """What listing gives; `named` are the sources of all splits, and `sources` those of this one."""
-
-    named: PCollection[Source]
-    sources: PCollection[Source]
-    rejects: PCollection[Reject]
-    ignored: PCollection[Ignored]
-    conflicts: PCollection[KeyConflict]
+# what is known of a bucket: ("probed", number of its examples), ("copy", a key, the one that is kept, number of examples), or
+# ("reject", the reject)
+Found = tuple[str, Any]
+# a group, a view of it, and how many groups there are
+ViewKey = tuple[int, int, int]
 
 
-class Probed(NamedTuple):
-    """What probing gives."""
+class ProbedBuckets(NamedTuple):
+    """What probing gives; the examples themselves are kept in files (`probed`)."""
 
-    examples: PCollection[Example]
-    rejects: PCollection[Reject]
-    ignored: PCollection[Ignored]
+    found: PCollection[tuple[int, Found]]
+    listings: PCollection[Listing]
+    labels: PCollection[str]
+    digests: PCollection[tuple[str, tuple[str, int, int]]]
 
 
-class Deduped(NamedTuple):
-    """What looking for equal files gives."""
+class Met(NamedTuple):
+    """Everything that is known of each bucket, and how many examples are left of all."""
 
-    examples: PCollection[Example]
-    rejects: PCollection[Reject]
+    buckets: PCollection[tuple[int, Iterable[Found]]]
+    num_examples: PCollection[int]
 
 
 class Sampled(NamedTuple):
-    """What sampling gives."""
+    """What sampling gives: the parts of each view of each group, and what became of the inputs."""
 
-    references: PCollection[Reference]
-    rejects: PCollection[Reject]
-
-
-class Stage(beam.PTransform[Taken, Given], Generic[Taken, Given]):
-    """A transform of one or several collections; Beam's own type hints know only one, and would warn."""
-
-    def default_type_hints(self) -> IOTypeHints:
-        return IOTypeHints.empty()
-
-
-class ByKind(Stage[PCollection[object], DoOutputsTuple]):
-    """Records to one output for each kind of them, by the name of its class."""
-
-    def expand(self, records: PCollection[object]) -> DoOutputsTuple:
-        return records | beam.FlatMap(_tagged).with_outputs()
+    parts: PCollection[tuple[ViewKey, Piece]]
+    listings: PCollection[Listing]
 
 
 @dataclass
-class Probe(Stage[PCollection[Source], Probed]):
-    """Sources to Examples or Rejects, by their headers."""
+class Probe(Transform[Listed, ProbedBuckets]):
+    """Buckets of sources to files of examples, by their headers; what an earlier run has probed is kept."""
 
     roots: list[str]
+    folder: str
     config: PlanConfig
+    shuffle: Shuffle
 
-    def expand(self, sources: PCollection[Source]) -> Probed:
-        roots, config = self.roots, self.config
+    def expand(self, listed: Listed) -> ProbedBuckets:
+        probed = listed.parts | "meet" >> beam.GroupByKey() | "bucket" >> beam.FlatMap(self._run).with_outputs()
+        return ProbedBuckets(probed.found, probed.listings, probed.labels, probed.digests)
 
-        def run(source: Source) -> list[Example | Reject | Ignored]:
-            path, root = source_path(source, roots), roots[source.root]
-            rule = (config.clip_rule, config.max_pixels, config.max_bytes, config.seed, config.animated)
-            try:
-                with counts.timed("probe"):
-                    probed = read_input(root, isolated, config, probe, source, path, *rule)
-                    if config.dedupe == "digest":
-                        probed = read_input(root, with_digest, probed, source, path)
-            except DecodeError as error:
-                probed = [reject(source.key, "probe", error.reason, error)]
-            counts.add(num_probed=1)
-            return probed
+    def _run(self, bucket: tuple[int, Iterable[Part]]) -> Iterator[Tagged]:
+        number, parts = bucket
+        with counts.timed("list"):
+            sources, listing = self._listed(parts)
+        names = {name for source in sources for name in source.facts.labels}
+        if self.config.classes is None:
+            yield from (TaggedOutput("labels", name) for name in sorted(names))
+        own = [row for row in of_split(sources, self.config) if isinstance(row, Source)]
+        others = len(sources) - len(own)
+        with counts.timed("probe"):
+            probed = self._probed(number, own)
+        ignored = dict(probed.ignored) | ({OF_OTHER_SPLIT: others} if others else {})
+        yield TaggedOutput("listings", listing)
+        yield TaggedOutput("listings", Listing(ignored))
+        yield TaggedOutput("found", (number, ("probed", len(probed.examples))))
+        if self.config.dedupe != "none":
+            of_key: dict[tuple[str, str], int] = {}
+            for digest, key in zip(*(values(probed.examples, name) for name in ("digest", "key")), strict=True):
+                of_key[digest, key] = of_key.get((digest, key), 0) + 1
+            for (digest, key), count in of_key.items():
+                yield TaggedOutput("digests", (digest, (key, number, count)))
 
-        probed = sources | beam.FlatMap(run) | ByKind()
-        return Probed(probed[Example.__name__], probed[Reject.__name__], probed[Ignored.__name__])
-
-
-@dataclass
-class Dedupe(Stage[PCollection[Example], Deduped]):
-    """Examples of equal files to those of one file and Rejects; without --dedupe nothing is shuffled."""
-
-    config: PlanConfig
-
-    def expand(self, examples: PCollection[Example]) -> Deduped:
-        if self.config.dedupe == "none":
-            return Deduped(examples, examples.pipeline | "none" >> beam.Create([]))
-        kept = (
-            examples
-            | "content" >> beam.Map(lambda example: (example.source.digest, example))
-            | "meet" >> beam.GroupByKey()
-            | "least key" >> beam.FlatMap(lambda group: keep_least(group[1]))
-            | ByKind()
-        )
-        return Deduped(kept[Example.__name__], kept[Reject.__name__])
-
-
-@dataclass
-class Sample(Stage[PCollection[Example], Sampled]):
-    """Examples to one Reference a view, with size and grid, or Rejects."""
-
-    config: PlanConfig
-
-    def expand(self, examples: PCollection[Example]) -> Sampled:
-        policy = self.config.policy
-
-        def run(example: Example) -> Iterator[Reference | Reject]:
-            for row in sample_views(example, policy):
-                if isinstance(row, Reference):
-                    counts.add(num_sampled=1)
-                yield row
-
-        sampled = examples | beam.FlatMap(run) | ByKind()
-        return Sampled(sampled[Reference.__name__], sampled[Reject.__name__])
-
-
-@dataclass
-class Group(Stage[tuple[PCollection[Reference], PCollection[Reject]], PCollection[Grouped]]):
-    """References and Rejects to groups of about --group-size examples; all of one source meet."""
-
-    config: PlanConfig
-
-    def expand(self, members: tuple[PCollection[Reference], PCollection[Reject]]) -> PCollection[Grouped]:
-        references, rejects = members
-        seed, size = self.config.seed, self.config.group_size
-        groups = (
-            references
-            | "of one view" >> beam.Filter(lambda reference: reference.view == 0)
-            | "count" >> combiners.Count.Globally()
-            | "groups" >> beam.Map(num_groups, size)
-        )
-
-        def group(key: str, groups: int) -> tuple[int, int]:
-            return group_of(key, seed, groups), groups
-
+    def _listed(self, parts: Iterable[Part]) -> tuple[list[Source], Listing]:
+        """Returns the sources of a bucket by key, each once, and what else was in it."""
+        pieces: dict[str, list[Piece]] = {"source": [], "label": []}
+        for kind, piece in parts:
+            pieces[kind].append(piece)
+        listed = sources_of(self.shuffle.get(pieces["source"], SOURCE_SCHEMA))
+        named = self.shuffle.get(pieces["label"], LABEL_SCHEMA)
+        labels = [LabelRow(*row) for row in zip(*(named[name].to_pylist() for name in named.column_names), strict=True)]
+        rows = list(distinct(listed, labels, self.roots))
+        conflicts = [row for row in rows if isinstance(row, KeyConflict)]
         return (
-            references
-            | "of references"
-            >> beam.Map(lambda row, groups: (group(row.example.source.key, groups), row), AsSingleton(groups)),
-            rejects | "of rejects" >> beam.Map(lambda row, groups: (group(row.key, groups), row), AsSingleton(groups)),
-        ) | "meet" >> beam.CoGroupByKey()
+            [row for row in rows if isinstance(row, Source)],
+            Listing.merged(
+                [Listing(key_conflict=min(conflicts, default=None))]
+                + [Listing({row.why: 1}) for row in rows if isinstance(row, Ignored)]
+            ),
+        )
+
+    def _probed(self, bucket: int, sources: list[Source]) -> Probed:
+        """Returns what is in a bucket, from the file of an earlier run where that still holds."""
+        expected = fingerprint(source_table(sources), self.roots, self.config)
+        kept = read_probed(self.folder, bucket, expected)
+        if kept is not None:
+            counts.add(num_probed=len(sources))
+            return kept
+        found: list[Example | Reject | Ignored] = []
+        pending, counted_at = 0, time.monotonic()
+        for source in sources:
+            found += self._probe(source)
+            pending += 1
+            if time.monotonic() - counted_at > COUNT_EVERY_S:
+                counts.add(num_probed=pending)
+                pending, counted_at = 0, time.monotonic()
+        counts.add(num_probed=pending)
+        probed = Probed.of(found)
+        write_probed(self.folder, bucket, probed, expected)
+        return probed
+
+    def _probe(self, source: Source) -> list[Example | Reject | Ignored]:
+        config, path, root = self.config, source_path(source, self.roots), self.roots[source.root]
+        rule = (config.clip_rule, config.max_pixels, config.max_bytes, config.seed, config.animated)
+        try:
+            probed = read_input(root, isolated, config, probe, source, path, *rule)
+            if config.dedupe == "digest":
+                probed = read_input(root, with_digest, probed, source, path)
+        except DecodeError as error:
+            return [reject(source.key, "probe", error.reason, error)]
+        return probed
 
 
 @dataclass
-class ClassNames(Stage[Listed, PCollection[tuple[str, ...]]]):
-    """Listed inputs to the names of their classes: those given, or all there are, sorted; saved beside the plan."""
+class Dedupe(Transform[tuple[Listed, ProbedBuckets], Met]):
+    """Buckets with everything that is known of them: rejects of listing, and which inputs are copies of others."""
+
+    config: PlanConfig
+
+    def expand(self, found: tuple[Listed, ProbedBuckets]) -> Met:
+        listed, probed = found
+        config = self.config
+
+        def of_bucket(row: Reject, buckets: int) -> Iterator[tuple[int, Found]]:
+            for own in of_split([row], config):
+                if isinstance(own, Reject):
+                    yield bucket_of(row.key, buckets), ("reject", tuple(row))
+
+        rejects = listed.rejects | "of bucket" >> beam.FlatMap(of_bucket, AsSingleton(listed.buckets))
+        of_buckets, counted = [probed.found, rejects], [probed.found | "probed" >> beam.Map(lambda row: row[1][1])]
+        if config.dedupe != "none":
+            copies = probed.digests | "content" >> beam.GroupByKey() | "least key" >> beam.FlatMap(rejects_of_copies)
+            of_buckets.append(copies | "copies" >> beam.Map(lambda row: (row[0], ("copy", row[1]))))
+            counted.append(copies | "fewer" >> beam.Map(lambda row: -row[1][2]))
+        return Met(
+            of_buckets | "known" >> beam.Flatten() | "meet" >> beam.GroupByKey(),
+            counted | "counts" >> beam.Flatten() | "examples" >> beam.CombineGlobally(sum),
+        )
+
+
+def of_bucket(folder: str, number: int, found: Iterable[Found]) -> tuple[pa.Table, list[Reject]]:
+    """Returns the examples of a bucket, copies left out, and its rejects."""
+    examples, rejects, copies = None, set[Reject](), dict[str, str]()
+    for kind, what in found:
+        if kind == "probed":
+            kept = read_probed(folder, number)
+            if kept is None:
+                raise OSError(
+                    f"bucket {number} of the plan: what was probed is not there any more; plan again with --resume"
+                )
+            examples, rejects = kept.examples, rejects | set(kept.rejects)
+        elif kind == "copy":
+            copies[what[0]] = what[1]
+        else:
+            rejects.add(Reject(*what))
+    if examples is None:
+        examples = EXAMPLE_SCHEMA.empty_table()
+    if copies:
+        is_copy = pc.is_in(examples["key"], pa.array(list(copies), pa.string()))
+        examples = examples.filter(pc.invert(is_copy))
+        rejects |= {reject(key, "dedupe", "duplicate", f"the same bytes as {kept}") for key, kept in copies.items()}
+    return examples, sorted(rejects)
+
+
+@dataclass
+class Sample(Transform[Met, Sampled]):
+    """Buckets to the views of their examples, with sizes and grids, spread over groups; their rejects are saved."""
+
+    folder: str
+    config: PlanConfig
+    shuffle: Shuffle
+
+    def expand(self, met: Met) -> Sampled:
+        groups = met.num_examples | "groups" >> beam.Map(num_groups, self.config.group_size)
+        sampled = met.buckets | "bucket" >> beam.FlatMap(self._run, AsSingleton(groups)).with_outputs(
+            "listings", main="parts"
+        )
+        return Sampled(sampled.parts, sampled.listings)
+
+    def _run(self, bucket: tuple[int, Iterable[Found]], groups: int) -> Iterator[Tagged]:
+        number, found = bucket
+        config = self.config
+        with counts.timed("sample"):
+            examples, rejects = of_bucket(self.folder, number, found)
+            references, too_large = sample_table(examples, config.policy)
+            rejects = sorted({*rejects, *too_large})
+            if rejects:
+                write_rejects(self.folder, number, rejects)
+            counts.add(num_sampled=len(references))
+            for row in rejects:
+                counts.add_reject(row)
+            keys = references["key"].to_pylist()
+            group_N = np.array([group_of(key, config.seed, groups) for key in keys], dtype=np.int64)
+            parts = split(references, group_N * config.views + references["view"].to_numpy())
+            pieces = [(divmod(at, config.views), piece) for at, piece in self.shuffle.put(parts)]
+        for (group, view), piece in pieces:
+            yield (group, view, groups), piece
+        yield TaggedOutput("listings", self._listing(examples, set(keys), rejects))
+
+    def _listing(self, examples: pa.Table, sampled: set[str], rejects: list[Reject]) -> Listing:
+        """Returns what became of the inputs of a bucket."""
+        columns = ("key", "size_bytes", "head", "labels")
+        of_key = {
+            key: rest
+            for key, *rest in zip(*(values(examples, name) for name in columns), strict=True)
+            if key in sampled
+        }
+        sizes = [size for size, _, _ in of_key.values()]
+        gaps = label_gaps({key: labels for key, (_, _, labels) in of_key.items()}, self.config.classes)
+        return Listing(
+            num_inputs=len(of_key.keys() | {row.key for row in rejects}),
+            num_rejects=len(rejects),
+            source_bytes=None if any(size < 0 for size in sizes) else sum(sizes),
+            heads=sorted(head for _, head, _ in of_key.values())[:HEADS],
+            label_gaps=gaps if self.config.has_labels else None,
+        )
+
+
+@dataclass
+class ClassNames(Transform[tuple[Listed, ProbedBuckets], PCollection[tuple[str, ...]]]):
+    """The names of the classes: those given, or all that inputs have, sorted; saved beside the plan."""
 
     folder: str
     given: tuple[str, ...] | None
     of_folders: bool
 
-    def expand(self, listed: Listed) -> PCollection[tuple[str, ...]]:
+    def expand(self, found: tuple[Listed, ProbedBuckets]) -> PCollection[tuple[str, ...]]:
+        listed, probed = found
         path = files.join(self.folder, CLASSES_NAME)
 
         def save(names: Iterable[str]) -> tuple[str, ...]:
@@ -202,12 +289,11 @@ class ClassNames(Stage[Listed, PCollection[tuple[str, ...]]]):
             return tuple(names)
 
         if self.given is not None:
-            return listed.sources.pipeline | "given" >> beam.Create([self.given]) | "save" >> beam.Map(save)
-        of_sources = listed.named | "names" >> beam.FlatMap(lambda source: source.facts.labels)
+            return listed.buckets.pipeline | "given" >> beam.Create([self.given]) | "save" >> beam.Map(save)
         # a folder of nothing but what cannot be listed is a class, too
         of_rejects = listed.rejects | "folders" >> beam.FlatMap(self._folders)
         return (
-            (of_sources, of_rejects)
+            (probed.labels, of_rejects)
             | beam.Flatten()
             | beam.Distinct()
             | combiners.ToList()
@@ -221,69 +307,74 @@ class ClassNames(Stage[Listed, PCollection[tuple[str, ...]]]):
 
 
 @dataclass
-class SaveListing(Stage[tuple[PCollection[Ignored], PCollection[KeyConflict]], PCollection[None]]):
-    """What was ignored, counted by reason, and the first key conflict, saved beside the plan."""
+class SaveListing(Transform[tuple[PCollection[Listing], ...], PCollection[None]]):
+    """What became of all inputs, counted, saved beside the plan."""
 
     folder: str
 
-    def expand(self, counted: tuple[PCollection[Ignored], PCollection[KeyConflict]]) -> PCollection[None]:
-        ignored, conflicts = counted
+    def expand(self, parts: tuple[PCollection[Listing], ...]) -> PCollection[None]:
         path = files.join(self.folder, LISTING_NAME)
-
-        def save(ignored: list[tuple[str, int]], conflicts: Iterable[list[KeyConflict]]) -> None:
-            conflict = next((first[0] for first in conflicts if first), None)
-            files.write(path, Listing(dict(sorted(ignored)), conflict).to_json())
-
-        first = conflicts | "first" >> combiners.Top.Smallest(1)
         return (
-            ignored
-            | "why" >> beam.Map(lambda row: row.why)
-            | "count" >> combiners.Count.PerElement()
-            | "all" >> combiners.ToList()
-            | "save" >> beam.Map(save, AsIter(first))
+            parts
+            | "all" >> beam.Flatten()
+            | "sum" >> beam.CombineGlobally(Listing.merged)
+            | "save" >> beam.Map(lambda listing: files.write(path, listing.to_json()))
         )
 
 
 @dataclass
-class SavePlan(Stage[PCollection[Grouped], PCollection[None]]):
-    """Groups to their packed plans, written below the output folder; their rests to plans of their own."""
+class Group(Transform[Sampled, PCollection[tuple[ViewKey, Iterable[Piece]]]]):
+    """The parts of each view of each group of about --group-size examples; all of one source meet."""
+
+    def expand(self, sampled: Sampled) -> PCollection[tuple[ViewKey, Iterable[Piece]]]:
+        return sampled.parts | "meet" >> beam.GroupByKey()
+
+
+@dataclass
+class SavePlan(Transform[PCollection[tuple[ViewKey, Iterable[Piece]]], PCollection[None]]):
+    """Views of groups to their packed plans, written below the output folder; their rests to plans of their own."""
 
     folder: str
     config: PlanConfig
+    shuffle: Shuffle
     classes: PCollection[tuple[str, ...]] | None
 
-    def expand(self, groups: PCollection[Grouped]) -> PCollection[None]:
-        folder, config = self.folder, self.config
-
-        def run(grouped: Grouped, classes: tuple[str, ...] | None) -> Iterator[tuple[tuple[int, int], Reference]]:
-            (number, num_groups), (references, rejects) = grouped
-            counts.add(num_groups=1)
-            with counts.timed("pack"):
-                plan = plan_group(number, references, rejects, config, classes, num_groups)
-                write_group_plan(plan, folder)
-            counts.add(num_planned=_num_planned(plan))
-            for reference in plan.rest:
-                yield (rest_group(number, num_groups, config), num_groups), reference
-
-        def run_rests(rests: tuple[tuple[int, int], Iterable[Reference]], classes: tuple[str, ...] | None) -> None:
-            (number, num_groups), references = rests
-            with counts.timed("pack"):
-                plan = plan_group(number, references, [], config, classes, num_groups, of_rests=True)
-                write_group_plan(plan, folder)
-            counts.add(num_planned=_num_planned(plan))
-
+    def expand(self, views: PCollection[tuple[ViewKey, Iterable[Piece]]]) -> PCollection[None]:
         classes = None if self.classes is None else AsSingleton(self.classes)
         return (
-            groups
-            | "group" >> beam.FlatMap(run, classes)
+            views
+            | "view" >> beam.FlatMap(self._run, classes)
             | "rests meet" >> beam.GroupByKey()
-            | "rests" >> beam.Map(run_rests, classes)
+            | "rests" >> beam.Map(self._run_rests, classes)
         )
 
+    def _run(
+        self, view: tuple[ViewKey, Iterable[Piece]], classes: tuple[str, ...] | None
+    ) -> Iterator[tuple[ViewKey, Piece]]:
+        (group, number, groups), pieces = view
+        counts.add(num_groups=1)
+        rest = self._planned(group, number, groups, pieces, classes, of_rests=False)
+        key = (rest_group(group, groups, self.config), number, groups)
+        yield from self.shuffle.put((key, batch) for batch in rest.combine_chunks().to_batches())
 
-def _num_planned(plan: GroupPlan) -> int:
-    return sum(len(rows) for rows in plan.shards)
+    def _run_rests(self, view: tuple[ViewKey, Iterable[Piece]], classes: tuple[str, ...] | None) -> None:
+        (group, number, groups), pieces = view
+        self._planned(group, number, groups, pieces, classes, of_rests=True)
 
-
-def _tagged(record: object) -> Iterator[object]:
-    yield TaggedOutput(type(record).__name__, record)
+    def _planned(
+        self,
+        group: int,
+        view: int,
+        groups: int,
+        pieces: Iterable[Piece],
+        classes: tuple[str, ...] | None,
+        *,
+        of_rests: bool,
+    ) -> pa.Table:
+        """Plans a view of a group, saves that, and returns its rest."""
+        with counts.timed("pack"):
+            references = self.shuffle.get(pieces, REFERENCE_SCHEMA)
+            plan = plan_view(group, view, references, self.config, classes, groups, of_rests=of_rests)
+            write_view_plan(self.folder, plan.summary, plan.shards)
+        counts.add(num_planned=sum(map(len, plan.shards)))
+        return plan.rest

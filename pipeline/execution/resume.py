@@ -119,8 +119,8 @@ def _check_inputs(before: list[str] | None, inputs: list[Input], folder: str) ->
 def _planned_keys(folder: str) -> Iterator[int]:
     for reject in saved.read_rejects(folder):
         yield _hash(reject.key)
-    for summary in saved.read_summaries(folder):
-        with files.open_read(saved.plan_path(folder, summary.group)) as file:
+    for name in saved.plan_names(folder):
+        with files.open_read(files.join(folder, name)) as file:
             for batch in pq.ParquetFile(file).iter_batches(columns=["key"]):
                 yield from map(_hash, batch["key"].to_pylist())
 

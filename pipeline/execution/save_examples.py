@@ -4,46 +4,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import apache_beam as beam
-import xxhash
 from apache_beam.pvalue import PCollection
 
-from patchpack.pipeline.execution.plan_transforms import Stage
-from patchpack.pipeline.stages.records import Example, Reject
+from patchpack.pipeline.execution.plan_transforms import Found, of_bucket
+from patchpack.pipeline.execution.transform import Transform
 from patchpack.pipeline.stages.saved import write_rejects
-from patchpack.pipeline.whatif.examples import to_row, write_rows
-
-# as many files of each; a million images are 16,384 rows a file
-_NUM_BUCKETS = 64
-
-Row = dict[str, object]
+from patchpack.pipeline.stages.summary import Listing
+from patchpack.pipeline.whatif.examples import write_examples
 
 
 @dataclass
-class SaveExamples(Stage[tuple[PCollection[Example], PCollection[Reject]], PCollection[None]]):
-    """Examples and rejects, saved below a folder in buckets by key."""
+class SaveExamples(Transform[PCollection[tuple[int, Iterable[Found]]], PCollection[Listing]]):
+    """Examples and rejects, saved below a folder in their buckets."""
 
     folder: str
 
-    def expand(self, found: tuple[PCollection[Example], PCollection[Reject]]) -> PCollection[None]:
-        """Returns nothing of use: what is saved is."""
-        examples, rejects = found
+    def expand(self, buckets: PCollection[tuple[int, Iterable[Found]]]) -> PCollection[Listing]:
+        """Returns what became of the inputs of each bucket."""
         folder = self.folder
 
-        def save(bucket: tuple[int, tuple[Iterable[Row], Iterable[Reject]]]) -> None:
-            number, (rows, rejected) = bucket
-            write_rows(folder, number, list(rows))
-            write_rejects(folder, number, sorted(set(rejected)))
+        def save(bucket: tuple[int, Iterable[Found]]) -> Listing:
+            number, found = bucket
+            examples, rejects = of_bucket(folder, number, found)
+            write_examples(folder, number, examples)
+            write_rejects(folder, number, rejects)
+            return Listing(num_inputs=len({*examples["key"].to_pylist(), *(row.key for row in rejects)}))
 
-        saved: PCollection[None] = (
-            (
-                examples | "of examples" >> beam.Map(lambda one: (_bucket(one.source.key), to_row(one))),
-                rejects | "of rejects" >> beam.Map(lambda row: (_bucket(row.key), row)),
-            )
-            | "meet" >> beam.CoGroupByKey()
-            | "write" >> beam.Map(save)
-        )
+        saved: PCollection[Listing] = buckets | "bucket" >> beam.Map(save)
         return saved
-
-
-def _bucket(key: str) -> int:
-    return xxhash.xxh3_64_intdigest(key.encode()) % _NUM_BUCKETS

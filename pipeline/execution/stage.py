@@ -12,7 +12,7 @@ from patchpack.pipeline.errors import BuildFailed
 from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution import runner
 from patchpack.pipeline.execution.progress import Amount, shown
-from patchpack.pipeline.stages.summary import GroupSummary
+from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import RUN_NAME, SEQUENCES_FOLDER
 
@@ -85,17 +85,18 @@ class Writing:
     Shards of an earlier run are done from the beginning; what workers count is what they write.
     """
 
-    def __init__(self, folder: str, summaries: list[GroupSummary], *, lists: bool) -> None:
+    def __init__(self, folder: str, shards: list[ShardPlan], num_rejects: int, *, lists: bool) -> None:
         """Looks which shards are there.
 
         Args:
             folder: the output.
-            summaries: of the plan.
+            shards: of the plan.
+            num_rejects: of the plan.
             lists: whether to go on looking.
         """
         self._folder, self._lists = files.join(folder, SEQUENCES_FOLDER), lists
-        self._examples = {shard.name: shard.num_segments for summary in summaries for shard in summary.shards}
-        self._num_rejects = sum(summary.num_rejects for summary in summaries)
+        self._examples = {shard.name: shard.num_segments for shard in shards}
+        self._num_rejects = num_rejects
         self._before = self._listed()
 
     def amount(self, counts: Counter[str]) -> Amount:

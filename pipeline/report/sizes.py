@@ -12,8 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from patchpack.pipeline.report.statistics import distribution
-from patchpack.pipeline.stages.records import Reference
 from patchpack.schemas.figures import Number, Options
 from patchpack.schemas.geometry import MAX_ROW_BYTES, Layout
 from patchpack.schemas.report import Sizes
@@ -55,39 +59,45 @@ def by_number(counts: Mapping[str, int]) -> dict[int, int]:
     return {int(number): count for number, count in counts.items()}
 
 
-def count_sizes(references: Iterable[Reference], layouts: Sequence[Layout], clip_frames: int) -> SizeCounts:
-    """Returns the counts of a group.
+def count_sizes(planned: pa.Table, layouts: Sequence[Layout], clip_frames: int) -> SizeCounts:
+    """Returns the counts of what is planned together.
 
     Args:
-        references: at the grids that are planned.
+        planned: rows of `tables.REFERENCE_SCHEMA`, at the grids that are planned.
         layouts: of the build.
         clip_frames: frames of a clip that is not cut short.
     """
-    numbers: Counter[str] = Counter(dict.fromkeys(_NUMBERS, 0))
-    shrunk_tokens, shrunk_side, upscaled_side = Counter[int](), Counter[int](), Counter[int]()
-    for reference in references:
-        example, (_, h, w) = reference.example, reference.grid
-        num_frames = len(example.frame_pts)
-        is_clip = num_frames > 0
-        num_repeated = num_frames - len(set(example.frame_pts))
-        _, down, across = layouts[reference.layout].stride
-        area, source_area = h * down * w * across, reference.box.height * reference.box.width
-        if reference.uncapped_tokens:
-            shrunk_tokens[reference.uncapped_tokens] += 1
-            shrunk_side[_side(reference.num_tokens, reference.uncapped_tokens)] += 1
-        if area > source_area:
-            upscaled_side[_side(area, source_area)] += 1
-        numbers.update(
-            num_examples=1,
-            num_clips=is_clip,
-            num_shrunk_clips=is_clip and reference.uncapped_tokens > 0,
-            num_upscaled_clips=is_clip and area > source_area,
-            num_short_clips=is_clip and num_frames < clip_frames,
-            num_slow_clips=num_repeated > 0,
-            num_slow_frames=num_repeated,
-        )
+
+    def column(name: str) -> npt.NDArray[np.int64]:
+        found: npt.NDArray[np.int64] = planned[name].to_numpy().astype(np.int64)
+        return found
+
+    frames = pc.list_value_length(planned["frame_pts"]).to_numpy().astype(np.int64)
+    is_clip = frames > 0
+    repeated = np.zeros(len(planned), dtype=np.int64)
+    for at in np.flatnonzero(is_clip).tolist():
+        pts = planned["frame_pts"][at].as_py()
+        repeated[at] = len(pts) - len(set(pts))
+    strides = np.array([layout.stride for layout in layouts])[column("layout")]
+    area = column("grid_h") * strides[:, 1] * column("grid_w") * strides[:, 2]
+    source_area = column("box_height") * column("box_width")
+    uncapped, is_larger = column("uncapped_tokens"), area > source_area
+    is_shrunk = uncapped > 0
+    shrunk_side, upscaled_side = (
+        Counter(map(_side, of[which].tolist(), to[which].tolist()))
+        for of, to, which in ((column("num_tokens"), uncapped, is_shrunk), (area, source_area, is_larger))
+    )
     return SizeCounts(
-        **numbers, shrunk_tokens=dict(shrunk_tokens), shrunk_side=dict(shrunk_side), upscaled_side=dict(upscaled_side)
+        num_examples=len(planned),
+        num_clips=int(is_clip.sum()),
+        num_shrunk_clips=int((is_clip & is_shrunk).sum()),
+        num_upscaled_clips=int((is_clip & is_larger).sum()),
+        num_short_clips=int((is_clip & (frames < clip_frames)).sum()),
+        num_slow_clips=int((repeated > 0).sum()),
+        num_slow_frames=int(repeated.sum()),
+        shrunk_tokens=dict(Counter(uncapped[is_shrunk].tolist())),
+        shrunk_side=dict(shrunk_side),
+        upscaled_side=dict(upscaled_side),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import xxhash
 
 from patchpack.pipeline.inputs.opened import open_source
-from patchpack.pipeline.stages.records import Example, Ignored, Reject, Source, reject
+from patchpack.pipeline.stages.records import Example, Ignored, Reject, Source
 
 _BLOCK_BYTES = 2**20
 
@@ -35,15 +35,18 @@ def with_digest(probed: list[Probed], source: Source, path: str) -> list[Probed]
     ]
 
 
-def keep_least(same: Iterable[Example]) -> Iterator[Example | Reject]:
-    """Yields the examples of one content: of the least key as they are, and for each other its key's Reject.
+def rejects_of_copies(
+    same: tuple[str, Iterable[tuple[str, int, int]]],
+) -> Iterator[tuple[int, tuple[str, str, int]]]:
+    """Yields, by bucket, the inputs of one content but that of the least key: key, the key that is kept, number of examples.
 
-    Equal Rejects become one row when their group is planned. Goes through the examples twice and holds none of them: a
-    placeholder image may have come a million times.
+    Goes through them twice and holds none: a placeholder image may have come a million times.
+
+    Args:
+        same: a digest, and of each input of that content the key, the bucket and how many examples it has.
     """
-    least = min(example.source.key for example in same)
-    for example in same:
-        if example.source.key == least:
-            yield example
-        else:
-            yield reject(example.source.key, "dedupe", "duplicate", f"the same bytes as {least}")
+    _, inputs = same
+    least = min(key for key, _, _ in inputs)
+    for key, bucket, num_examples in inputs:
+        if key != least:
+            yield bucket, (key, least, num_examples)

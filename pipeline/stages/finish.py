@@ -6,8 +6,8 @@ unfinished, so everything else is there before it.
 
 import json
 import warnings
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import numpy as np
@@ -24,11 +24,11 @@ from patchpack.pipeline.report.choice import Choice
 from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, show
 from patchpack.pipeline.report.page import page_of
 from patchpack.pipeline.report.scan import make_report
-from patchpack.pipeline.report.sizes import merge_sizes
+from patchpack.pipeline.report.sizes import SizeCounts, merge_sizes
 from patchpack.pipeline.report.text import to_json
 from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.records import Reject
-from patchpack.pipeline.stages.summary import GroupSummary, Listing
+from patchpack.pipeline.stages.summary import Listing, ViewSummary
 from patchpack.pipeline.stages.write import ShardResult
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.whatif.advice import with_advice
@@ -50,45 +50,61 @@ from patchpack.schemas.manifest import (
 from patchpack.schemas.report import Arranged, DatasetTotals, Report, Totals
 
 
-def planned_totals(summaries: list[GroupSummary], listing: Listing) -> Totals:
+def planned_totals(summaries: Iterable[ViewSummary], listing: Listing) -> Totals:
     """Returns the totals over all groups: inputs, rejects, ignored by reason, planned counts and sizes."""
-    shards = [shard for summary in summaries for shard in summary.shards]
-    source_bytes = [summary.source_bytes for summary in summaries if summary.source_bytes is not None]
+    numbers: Counter[str] = Counter()
+
+    def sizes() -> Iterator[SizeCounts]:
+        # a group at a time: there may be very many
+        for summary in summaries:
+            numbers.update(source_px=summary.source_px, num_shards=len(summary.shards))
+            for shard in summary.shards:
+                numbers.update({name: getattr(shard, name) for name in ("num_sequences", "num_segments", "num_tokens")})
+            yield summary.sizes
+
+    merged = merge_sizes(sizes())
     return {
-        "num_inputs": sum(summary.num_inputs for summary in summaries),
-        "num_rejects": sum(summary.num_rejects for summary in summaries),
+        "num_inputs": listing.num_inputs,
+        "num_rejects": listing.num_rejects,
         "ignored": listing.ignored,
         "planned": {
-            "num_shards": len(shards),
-            "num_sequences": sum(shard.num_sequences for shard in shards),
-            "num_segments": sum(shard.num_segments for shard in shards),
-            "num_tokens": sum(shard.num_tokens for shard in shards),
-            "source_px": sum(summary.source_px for summary in summaries),
-            "source_bytes": sum(source_bytes) if len(source_bytes) == len(summaries) else None,
+            "num_shards": numbers["num_shards"],
+            "num_sequences": numbers["num_sequences"],
+            "num_segments": numbers["num_segments"],
+            "num_tokens": numbers["num_tokens"],
+            "source_px": numbers["source_px"],
+            "source_bytes": listing.source_bytes,
         },
-        "sizes": merge_sizes(summary.sizes for summary in summaries),
+        "sizes": merged,
     }
 
 
-def global_bounds(summaries: list[GroupSummary], config: PlanConfig) -> list[ProvenBound]:
+def global_bounds(summaries: Iterable[ViewSummary], config: PlanConfig) -> list[ProvenBound]:
     """Returns for each view and layout the proven least number of sequences over all groups, beside what was planned.
 
     The bound is that of the merged histogram: bounds of groups do not add up to one.
     """
-    bounds = []
-    streams = [(view, number) for view in range(config.views) for number in range(len(config.layouts))]
-    for at, (view, number) in enumerate(streams):
-        merged: Counter[int] = Counter()
-        for summary in summaries:
-            merged.update(summary.lengths[at])
-        chunks = [
-            chunk for summary in summaries for chunk in summary.chunks if (chunk.view, chunk.layout) == (view, number)
-        ]
-        packed = [(chunk.num_sequences, chunk.bound) for chunk in chunks]
-        num_moved = sum(chunk.num_moved for chunk in chunks)
-        layout = config.layouts[number]
-        bounds.append(prove(merged, layout, packed, view=view, layout_number=number, num_moved=num_moved))
-    return bounds
+    merged: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
+    packed: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    moved: Counter[tuple[int, int]] = Counter()
+    for summary in summaries:
+        for number, lengths in enumerate(summary.lengths):
+            merged[summary.view, number].update(lengths)
+        for chunk in summary.chunks:
+            packed[chunk.view, chunk.layout].append((chunk.num_sequences, chunk.bound))
+            moved[chunk.view, chunk.layout] += chunk.num_moved
+    streams = ((view, number) for view in range(config.views) for number in range(len(config.layouts)))
+    return [
+        prove(
+            merged[stream],
+            config.layouts[stream[1]],
+            packed[stream],
+            view=stream[0],
+            layout_number=stream[1],
+            num_moved=moved[stream],
+        )
+        for stream in streams
+    ]
 
 
 def planned_arrangement(folder: str, config: PlanConfig) -> Arranged:
@@ -96,7 +112,7 @@ def planned_arrangement(folder: str, config: PlanConfig) -> Arranged:
     arrangement = Arrangement(config.balance_step)
     columns = ["key", "example_id", "sequence", "num_tokens"]
     for summary in saved.read_summaries(folder):
-        with files.open_read(saved.plan_path(folder, summary.group)) as file:
+        with files.open_read(saved.plan_path(folder, summary.group, summary.view)) as file:
             parquet = pq.ParquetFile(file)
             for shard in summary.shards:
                 rows = parquet.read_row_group(shard.row_group, columns)
@@ -125,11 +141,10 @@ def finish(
 
     Returns the report; `progress` is called with how many shards are in it.
     """
-    summaries = list(saved.read_summaries(folder))
     # views and clips of one broken input fail alike: one row says it
     rejects = sorted({*saved.read_rejects(folder), *(reject for result in results for reject in result.rejects)})
     totals: DatasetTotals = {
-        **planned_totals(summaries, saved.read_listing(folder)),
+        **planned_totals(saved.read_summaries(folder), saved.read_listing(folder)),
         "num_rejects": len(rejects),
         "stored": {
             "num_shards": len(results),
@@ -139,7 +154,7 @@ def finish(
             "bytes": sum(result.bytes for result in results),
         },
     }
-    bounds, layouts = global_bounds(summaries, config), config.layouts
+    bounds, layouts = global_bounds(saved.read_summaries(folder), config), config.layouts
     classes = json.loads(files.read(files.join(folder, CLASSES_NAME))) if config.has_labels else None
     manifest = Manifest(
         dataset_digest=dataset_digest(layouts, [result.digest for result in results]),

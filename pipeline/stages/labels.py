@@ -5,8 +5,8 @@ they and their order are given, so that a split has the numbers of the dataset t
 """
 
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from patchpack.pipeline.inputs import table
 from patchpack.pipeline.inputs.facts import BadRow, text_of
@@ -32,13 +32,12 @@ def with_folder_label(source: Source) -> Source:
 
 
 def read_label_file(path: str) -> Iterator[LabelRow | Reject]:
-    """Yields the labels of each key that a CSV file of two columns, key and label, names; several rows are several labels.
+    """Yields each row of a CSV file of two columns, key and label; several rows of a key are several labels.
 
     Raises:
         OSError: it cannot be read.
     """
     name = os.path.basename(path)
-    found: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for number, row in table.csv_rows(path):
         try:
             if isinstance(row, BadRow):
@@ -46,12 +45,9 @@ def read_label_file(path: str) -> Iterator[LabelRow | Reject]:
             if len(row) < 2:
                 raise BadRow("one column; a row is a key and a label")
             (key_name, key), (label_name, label), *_ = row.items()
-            label = text_of(label, label_name)
-            found[text_of(key, key_name)][label] = None
+            yield LabelRow(text_of(key, key_name), number, text_of(label, label_name))
         except BadRow as error:
             yield reject(f"{name}#{number}", "list", "bad_row", error)
-    for key, labels in found.items():
-        yield LabelRow(key, tuple(labels))
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -64,42 +60,47 @@ def _is_number(name: str) -> bool:
     return name.isdecimal() and str(int(name)) == name
 
 
-def label_gaps(sources: Iterable[Source], classes: tuple[str, ...]) -> LabelGaps:
-    """Returns which of a group's planned inputs have no label."""
-    labels = {source.key: source.facts.labels for source in sources}
+def label_gaps(labels: Mapping[str, Sequence[str]], classes: tuple[str, ...] | None) -> LabelGaps:
+    """Returns which planned inputs have no label, or one that is no class.
+
+    Args:
+        labels: of each input, by its key.
+        classes: those given, or None where every label is one.
+    """
     without = sorted(key for key, names in labels.items() if not names)
-    known = frozenset(classes)
+    known = frozenset(classes or ())
     unknown = Counter(name for names in labels.values() for name in names if name not in known)
-    return LabelGaps(len(labels), len(without), without[0] if without else "", dict(sorted(unknown.items())))
+    return LabelGaps(
+        len(labels),
+        len(without),
+        without[0] if without else "",
+        {} if classes is None else dict(sorted(unknown.items())),
+    )
 
 
-def check_labels(gaps: list[LabelGaps], option: str) -> str:
+def check_labels(gaps: LabelGaps, option: str) -> str:
     """Returns a warning about inputs without a label, or nothing where every input has one.
 
     Args:
-        gaps: of every group, as `label_gaps` gave them.
+        gaps: of all inputs.
         option: where labels come from, as it was typed.
 
     Raises:
         ValueError: no input has a label, or a label is no class of --classes.
     """
-    unknown: Counter[str] = Counter()
-    for gap in gaps:
-        unknown.update(gap.unknown_labels)
+    unknown = gaps.unknown_labels
     of_folder = option == "--labels folder"
     if unknown:
-        first = ", ".join(sorted(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
+        names = ", ".join(sorted(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
         what = "lie in folders" if of_folder else "have labels"
         every = "every folder" if of_folder else "every label"
         raise ValueError(
-            f"--classes: {sum(unknown.values())} inputs {what} that are none of them ({first}); {every} is a "
+            f"--classes: {sum(unknown.values())} inputs {what} that are none of them ({names}); {every} is a "
             "class; add the names, or leave those inputs out with --exclude"
         )
-    num_without = sum(gap.num_without_label for gap in gaps)
+    num_without, first, num_inputs = gaps.num_without_label, gaps.first_without_label, gaps.num_inputs
     if not num_without:
         return ""
-    first = min(gap.first_without_label for gap in gaps if gap.num_without_label)
-    num_inputs = sum(gap.num_inputs for gap in gaps)
     if of_folder:
         rule = "a file named by itself, or by a glob that the shell has spelled out, has no folder in its key"
         way, lies, lie = (

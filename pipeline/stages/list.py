@@ -75,7 +75,6 @@ EXCLUDED = "(excluded by {})"
 BEYOND_LIMIT = "(beyond --limit)"
 NO_MEDIA = "(no media by content)"
 NO_SUFFIX = "(no suffix)"
-LABEL_OF_NONE = "(label of no input)"
 OF_OTHER_SPLIT = "(of another split)"
 
 if TYPE_CHECKING:

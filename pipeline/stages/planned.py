@@ -1,13 +1,15 @@
 """One example as the plan holds it: where it goes, where its source is, and at which size; to Arrow and back."""
 
-import json
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from patchpack.pipeline.sampling.framing import Framing
-from patchpack.pipeline.stages.records import Part, Reference, Source
+from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.stages.records import Part, Source
+from patchpack.pipeline.stages.tables import values
 from patchpack.schemas.geometry import Box, Grid
 
 PLAN_SCHEMA = pa.schema(
@@ -105,57 +107,6 @@ class PlannedExample(NamedTuple):
     fps: float
     extra: str
 
-    @classmethod
-    def of(
-        cls, reference: Reference, framing: Framing, sequence: int, class_numbers: dict[str, int] | None
-    ) -> "PlannedExample":
-        """Returns the row of a reference that was packed into a sequence of its shard."""
-        example, source = reference.example, reference.example.source
-        facts, part = source.facts, source.part
-        numbers = {} if class_numbers is None else class_numbers
-        names = facts.labels if class_numbers is not None else ()
-        return cls(
-            sequence=sequence,
-            example_id=example.example_id,
-            view=reference.view,
-            key=source.key,
-            clip=example.clip,
-            root=source.root,
-            path=os.fsencode(source.path),
-            size_bytes=source.size_bytes,
-            part_offset=part.offset,
-            part_row_group=part.row_group,
-            part_row=part.row,
-            part_column=part.column,
-            labels=tuple(numbers[name] for name in names if name in numbers),
-            captions=facts.captions,
-            weight=facts.weight,
-            boxes=facts.boxes,
-            source_height=example.source_height,
-            source_width=example.source_width,
-            target_height=reference.target_height,
-            target_width=reference.target_width,
-            grid_t=reference.grid.t,
-            grid_h=reference.grid.h,
-            grid_w=reference.grid.w,
-            num_tokens=reference.num_tokens,
-            box_top=framing.box.top,
-            box_left=framing.box.left,
-            box_height=framing.box.height,
-            box_width=framing.box.width,
-            valid_height=framing.valid_height,
-            valid_width=framing.valid_width,
-            flip=reference.flip,
-            caption=reference.caption,
-            num_text_tokens=reference.num_text_tokens,
-            frame_pts=example.frame_pts,
-            time_base_num=example.time_base[0],
-            time_base_den=example.time_base[1],
-            random_access_pts=example.random_access_pts,
-            fps=example.fps,
-            extra=_joined(example.extra, facts.extra),
-        )
-
     @property
     def source(self) -> Source:
         """The file that it comes from."""
@@ -173,9 +124,55 @@ class PlannedExample(NamedTuple):
         return Box(self.box_top, self.box_left, self.box_height, self.box_width)
 
 
-def to_table(rows: list[PlannedExample]) -> pa.Table:
-    """Returns rows as a table of PLAN_SCHEMA."""
-    return pa.Table.from_pylist([row._asdict() for row in rows], schema=PLAN_SCHEMA)
+def plan_table(
+    references: pa.Table, sequences_M: npt.NDArray[np.int64], config: PlanConfig, class_numbers: dict[str, int] | None
+) -> pa.Table:
+    """Returns the rows of one shard, a table of PLAN_SCHEMA.
+
+    Args:
+        references: M rows of `tables.REFERENCE_SCHEMA` at their planned sizes, in stored order.
+        sequences_M: the sequence of each in its shard, (M,).
+        config: of the build.
+        class_numbers: of the names of labels, or None where there are none.
+    """
+    columns = {name: references[name] for name in PLAN_SCHEMA.names if name in references.column_names}
+    columns |= _framing(references, config)
+    columns["sequence"] = pa.array(sequences_M.astype(np.int32))
+    numbers = {} if class_numbers is None else class_numbers
+    # those that are no class are refused, once all of them are known
+    columns["labels"] = [
+        [numbers[name] for name in names if name in numbers] if class_numbers is not None else []
+        for names in values(references, "labels")
+    ]
+    return pa.table(
+        [
+            columns[field.name].cast(field.type)
+            if isinstance(columns[field.name], pa.ChunkedArray | pa.Array)
+            else pa.array(columns[field.name], field.type)
+            for field in PLAN_SCHEMA
+        ],
+        schema=PLAN_SCHEMA,
+    )
+
+
+def _framing(references: pa.Table, config: PlanConfig) -> dict[str, Any]:
+    """Returns the columns that say which part of its source an example shows, and at which size."""
+    layouts = np.array([layout.stride for layout in config.layouts])[references["layout"].to_numpy()]
+    height, width = (references[name].to_numpy() * layouts[:, at] for name, at in (("grid_h", 1), ("grid_w", 2)))
+    if config.fit == "resize":
+        return {"valid_height": pa.array(height), "valid_width": pa.array(width)}
+    names = [f"box_{side}" for side in Box._fields]
+    boxes = zip(*(references[name].to_pylist() for name in names), strict=True)
+    framings = [
+        config.framing(Box(*box), *size, is_shrunk=uncapped > 0)
+        for box, uncapped, *size in zip(
+            boxes, references["uncapped_tokens"].to_pylist(), height.tolist(), width.tolist(), strict=True
+        )
+    ]
+    columns: dict[str, Any] = {name: [framing.box[at] for framing in framings] for at, name in enumerate(names)}
+    columns["valid_height"] = [framing.valid_height for framing in framings]
+    columns["valid_width"] = [framing.valid_width for framing in framings]
+    return columns
 
 
 def from_table(table: pa.Table) -> list[PlannedExample]:
@@ -193,13 +190,3 @@ def from_table(table: pa.Table) -> list[PlannedExample]:
         )
         for row in rows
     ]
-
-
-def _joined(*texts: str) -> str:
-    """Returns objects of JSON as one."""
-    objects = [json.loads(text) for text in texts if text]
-    return (
-        json.dumps({name: one[name] for one in objects for name in one}, sort_keys=True, separators=(",", ":"))
-        if objects
-        else ""
-    )

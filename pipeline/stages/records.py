@@ -69,10 +69,11 @@ class Container(NamedTuple):
 
 
 class LabelRow(NamedTuple):
-    """A line of --labels FILE: the labels of the input of a key."""
+    """A row of --labels FILE, by its number: a label of the input of a key."""
 
     key: str
-    labels: tuple[str, ...]
+    number: int
+    label: str
 
 
 class Ignored(NamedTuple):

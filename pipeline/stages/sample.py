@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import pyarrow as pa
+
 from patchpack.pipeline.inputs.text import tokens_of
 from patchpack.pipeline.sampling.draws import integer, words
 from patchpack.pipeline.sampling.dropping import Dropping, most_tokens, num_kept
@@ -17,6 +19,7 @@ from patchpack.pipeline.sampling.framing import Crop
 from patchpack.pipeline.sampling.grids import candidate_grids, nearest_grid
 from patchpack.pipeline.sampling.resolution import Resolution
 from patchpack.pipeline.stages.records import Example, Reference, Reject, reject
+from patchpack.pipeline.stages.tables import examples_of, reference_table
 from patchpack.schemas.geometry import MAX_GRID, Grid, Layout, ceil_div
 
 # of a view's random words: size, patch size, dropping, flip, four of the crop, and the caption
@@ -112,25 +115,46 @@ def sample_views(example: Example, policy: Policy) -> Iterable[Reference | Rejec
     return (sample(example, view, policy) for view in range(policy.num_views))
 
 
-def candidate_lengths(
-    reference: Reference, slack: Fraction, layout: Layout, rule: Resolution, cap: int
-) -> dict[int, tuple[int, Grid]]:
-    """Returns the token counts an example may have, each with its cost in tokens and its grid, by rising count.
+def sample_table(examples: pa.Table, policy: Policy) -> tuple[pa.Table, list[Reject]]:
+    """Returns every view of examples, and the rejects of those that cannot fit, equal ones once.
 
     Args:
-        reference: with its requested grid.
+        examples: rows of `tables.EXAMPLE_SCHEMA`.
+        policy: of the build.
+
+    Returns:
+        Rows of `tables.REFERENCE_SCHEMA`, and rejects, sorted.
+    """
+    references: list[Reference] = []
+    places: list[int] = []
+    rejects: set[Reject] = set()
+    for place, example in enumerate(examples_of(examples)):
+        for row in sample_views(example, policy):
+            if isinstance(row, Reference):
+                references.append(row)
+                places.append(place)
+            else:
+                rejects.add(row)
+    return reference_table(examples, places, references), sorted(rejects)
+
+
+def candidate_lengths(
+    grid: Grid, size: tuple[int, int], slack: Fraction, layout: Layout, rule: Resolution, cap: int
+) -> dict[int, tuple[int, Grid]]:
+    """Returns the token counts that a drawn example may have, each with its cost in tokens and its grid, by rising count.
+
+    Args:
+        grid: the requested one.
+        size: (height, width) in px of the part of the source that is shown.
         slack: most change of the side, as a fraction.
         layout: of its view.
         rule: of --resolution.
         cap: most tokens of one example.
     """
-    steps, multiple, cell = reference.grid[0], layout.grid_multiple, layout.cell
-    if not reference.is_drawn:  # native sizes and budgets stay, and those that were shrunk
-        return {reference.num_tokens: (0, reference.grid)}
-    _, _, height, width = reference.box
+    steps, multiple, cell = grid.t, layout.grid_multiple, layout.cell
     a_cell = steps * multiple**2
-    grid = reference.grid.h // multiple, reference.grid.w // multiple
-    grids = candidate_grids(height, width, grid, slack, cap // a_cell, cell, rule.limits(height, width, cell))
+    of_step = grid.h // multiple, grid.w // multiple
+    grids = candidate_grids(*size, of_step, slack, cap // a_cell, cell, rule.limits(*size, cell))
     return {
         a_cell * count: (a_cell * cost, Grid(steps, h * multiple, w * multiple))
         for count, (cost, (h, w)) in grids.items()

@@ -1,16 +1,20 @@
-"""The saved plan below an output: a Parquet file a group, one row group a shard, whose metadata holds the group's summary."""
+"""The saved plan below an output: a Parquet file for each view of a group, one row group a shard, whose metadata holds a summary.
 
-from collections.abc import Iterator
+What is read of it is read a group at a time: there may be millions of shards.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from itertools import groupby
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from patchpack.pipeline.names import LISTING_NAME, PLAN_FOLDER, group_plan_name, group_rejects_name
-from patchpack.pipeline.stages.planned import PLAN_SCHEMA, PlannedExample, from_table, to_table
-from patchpack.pipeline.stages.records import Reference, Reject
-from patchpack.pipeline.stages.summary import GroupSummary, Listing, ShardPlan
+from patchpack.pipeline.names import LISTING_NAME, PLAN_FOLDER, bucket_rejects_name, view_plan_name
+from patchpack.pipeline.stages.planned import PLAN_SCHEMA, PlannedExample, from_table
+from patchpack.pipeline.stages.records import Reject
+from patchpack.pipeline.stages.summary import Listing, ShardPlan, ViewSummary
 from patchpack.pipeline.storage import files
 from patchpack.schemas.errors import FormatError
 from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA
@@ -18,54 +22,64 @@ from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA
 SUMMARY_KEY = b"patchpack_plan"
 
 
-class GroupPlan(NamedTuple):
-    """What planning a group gives: rows for each shard, its rejects, the summary that is saved with them, and its rest.
-
-    The rest are references that would only half fill a sequence here; those of many groups are planned together.
-    """
-
-    shards: list[list[PlannedExample]]
-    rejects: list[Reject]
-    summary: GroupSummary
-    rest: list[Reference]
+def plan_path(folder: str, group: int, view: int) -> str:
+    """Returns the path of the plan of a view of a group in an output folder."""
+    return files.join(folder, view_plan_name(group, view))
 
 
-def plan_path(folder: str, group: int) -> str:
-    """Returns the path of a group's plan file in an output folder."""
-    return files.join(folder, group_plan_name(group))
-
-
-def write_group_plan(plan: GroupPlan, folder: str) -> None:
-    """Writes a group's plan and rejects below an output folder, whole or not at all."""
-    group = plan.summary.group
+def write_view_plan(folder: str, summary: ViewSummary, shards: list[pa.Table]) -> None:
+    """Writes the plan of a view of a group below an output folder, whole or not at all."""
     with (
-        files.writing(plan_path(folder, group)) as file,
+        files.writing(plan_path(folder, summary.group, summary.view)) as file,
         pq.ParquetWriter(pa.PythonFile(file, mode="w"), PLAN_SCHEMA, compression="zstd") as writer,
     ):
-        for rows in plan.shards:
-            writer.write_table(to_table(rows), row_group_size=max(1, len(rows)))
-        writer.add_key_value_metadata({SUMMARY_KEY: plan.summary.to_json()})
-    write_rejects(folder, group, plan.rejects)
+        for rows in shards:
+            writer.write_table(rows, row_group_size=max(1, len(rows)))
+        writer.add_key_value_metadata({SUMMARY_KEY: summary.to_json()})
 
 
-def write_rejects(folder: str, group: int, rejects: list[Reject]) -> None:
-    """Writes a group's rejects below an output folder, whole or not at all."""
+def write_rejects(folder: str, bucket: int, rejects: list[Reject]) -> None:
+    """Writes the rejects among the inputs of a bucket below an output folder, whole or not at all."""
     table = pa.Table.from_pylist([reject._asdict() for reject in rejects], schema=REJECT_TABLE_SCHEMA)
-    with files.writing(files.join(folder, group_rejects_name(group))) as file:
+    with files.writing(files.join(folder, bucket_rejects_name(bucket))) as file:
         pq.write_table(table, pa.PythonFile(file, mode="w"), compression="zstd")
 
 
-def read_summaries(folder: str) -> Iterator[GroupSummary]:
-    """Yields the summary of every group planned below an output folder, by group number.
+def read_summaries(folder: str) -> Iterator[ViewSummary]:
+    """Yields the summary of every view of every group planned below an output folder, by group and view; shards by their names.
 
     Raises:
         FormatError: the plan was damaged.
     """
-    for name in files.names(files.join(folder, PLAN_FOLDER)):
-        if name.startswith("part-"):
-            path = files.join(folder, f"{PLAN_FOLDER}/{name}")
-            with files.open_read(path) as file, intact(path):
-                yield GroupSummary.from_json(pq.ParquetFile(file).metadata.metadata[SUMMARY_KEY])
+    for _, summaries in groupby(plan_names(folder), key=lambda name: name.rpartition("-")[0]):
+        yield from numbered(_read_summary(folder, name) for name in summaries)
+
+
+def read_group(folder: str, group: int, num_views: int) -> list[ViewSummary]:
+    """Returns the summaries of one group; raises as `read_summaries` does."""
+    return list(numbered(_read_summary(folder, view_plan_name(group, view)) for view in range(num_views)))
+
+
+def numbered(summaries: Iterable[ViewSummary]) -> Iterator[ViewSummary]:
+    """Yields the summaries of a group's views with their shards numbered through the group."""
+    first = 0
+    for summary in summaries:
+        shards = [dataclasses.replace(shard, index=first + shard.index) for shard in summary.shards]
+        first += len(shards)
+        yield dataclasses.replace(summary, shards=shards)
+
+
+def plan_names(folder: str) -> list[str]:
+    """Returns the names of the plan files below an output folder, by group and view."""
+    return [
+        f"{PLAN_FOLDER}/{name}" for name in files.names(files.join(folder, PLAN_FOLDER)) if name.startswith("part-")
+    ]
+
+
+def _read_summary(folder: str, name: str) -> ViewSummary:
+    path = files.join(folder, name)
+    with files.open_read(path) as file, intact(path):
+        return ViewSummary.from_json(pq.ParquetFile(file).metadata.metadata[SUMMARY_KEY])
 
 
 def planned_shards(folder: str) -> Iterator[ShardPlan]:
@@ -86,7 +100,7 @@ def read_listing(folder: str) -> Listing:
 
 
 def read_rejects(folder: str) -> Iterator[Reject]:
-    """Yields the rejects of every group planned below an output folder."""
+    """Yields the rejects of the plan below an output folder."""
     for name in files.names(files.join(folder, PLAN_FOLDER)):
         if name.startswith("rejects-"):
             with files.open_read(files.join(folder, f"{PLAN_FOLDER}/{name}")) as file:
@@ -99,7 +113,7 @@ def read_shard_rows(folder: str, shard: ShardPlan) -> list[PlannedExample]:
     Raises:
         FormatError: the plan was damaged.
     """
-    path = plan_path(folder, shard.group)
+    path = plan_path(folder, shard.group, shard.view)
     with files.open_read(path) as file, intact(path):
         return from_table(pq.ParquetFile(file).read_row_group(shard.row_group))
 

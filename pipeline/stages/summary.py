@@ -1,7 +1,10 @@
-"""What a group's plan says of itself, in counts and names: to JSON and back, by the names of the fields."""
+"""What a plan says of itself, in counts and names: to JSON and back, by the names of the fields."""
 
 import dataclasses
+import heapq
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from patchpack.pipeline.names import shard_name
@@ -9,10 +12,13 @@ from patchpack.pipeline.report.sizes import SizeCounts, by_number
 from patchpack.pipeline.stages.records import KeyConflict
 from patchpack.schemas.manifest import canonical_json
 
+# inputs of a dataset by which copies are estimated: within a few hundredths
+HEADS = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """One shard to be written: its name and its totals. `row_group` is where its rows stand in the group's plan file."""
+    """One shard to be written: its name and its totals. `row_group` is where its rows stand in the plan file of its view."""
 
     group: int
     index: int
@@ -57,43 +63,47 @@ class LabelGaps:
     first_without_label: str
     unknown_labels: dict[str, int]
 
+    @classmethod
+    def merged(cls, parts: Iterable["LabelGaps"]) -> "LabelGaps":
+        """Returns the sum of several, none of whose inputs is in two of them."""
+        num_inputs = num_without = 0
+        firsts: list[str] = []
+        unknown: Counter[str] = Counter()
+        for part in parts:
+            num_inputs, num_without = num_inputs + part.num_inputs, num_without + part.num_without_label
+            firsts += [part.first_without_label] if part.num_without_label else []
+            unknown.update(part.unknown_labels)
+        return cls(num_inputs, num_without, min(firsts, default=""), dict(sorted(unknown.items())))
+
 
 @dataclass(frozen=True, slots=True)
-class GroupSummary:
-    """Totals of one group.
+class ViewSummary:
+    """Totals of one view of a group.
 
-    `lengths` counts the examples that take up each number of tokens of a sequence, of each view and in it of each layout.
-    `source_px` are the pixels that decoding takes, `source_bytes` what the inputs take up where they are, each once (None: unknown).
-    `heads` are the least of its inputs' heads: a sample by content, whose copies are all in it or none.
-    `label_gaps` is None where no labels were asked for.
+    `lengths` counts the examples that take up each number of tokens of a sequence, of each layout. `source_px` are the pixels
+    that decoding takes. `shards` are numbered in the view; `saved.numbered` numbers them in their group.
     """
 
     group: int
-    num_inputs: int
-    num_rejects: int
+    view: int
     source_px: int
     sizes: SizeCounts
     lengths: list[dict[int, int]]
     chunks: list[Chunk]
     shards: list[ShardPlan]
-    label_gaps: LabelGaps | None = None
-    # plans of earlier versions have none
-    source_bytes: int | None = None
-    heads: list[int] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> bytes:
         """Returns the summary as canonical JSON."""
         return canonical_json(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, data: bytes) -> "GroupSummary":
+    def from_json(cls, data: bytes) -> "ViewSummary":
         """Returns the summary that `to_json` wrote.
 
         Raises:
             ValueError, TypeError, KeyError: it is not one.
         """
         values = json.loads(data)
-        gaps = values["label_gaps"]
         return cls(
             **values
             | {
@@ -101,26 +111,78 @@ class GroupSummary:
                 "lengths": [by_number(counts) for counts in values["lengths"]],
                 "chunks": [Chunk(**chunk) for chunk in values["chunks"]],
                 "shards": [ShardPlan(**shard) for shard in values["shards"]],
-                "label_gaps": None if gaps is None else LabelGaps(**gaps),
             }
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What was listed and is in no group: how many inputs were ignored, by reason, and the first key conflict."""
+    """What became of inputs before they were packed; parts of it add up (`merged`).
 
-    ignored: dict[str, int]
-    key_conflict: KeyConflict | None
+    Attributes:
+        ignored: how many inputs, by reason.
+        key_conflict: the first one.
+        num_inputs: that were sampled or rejected.
+        num_rejects: rows of rejects.
+        source_bytes: what the sampled ones take up where they are, each once; None where only reading would show it.
+        heads: the least of their heads, HEADS at most: a sample by content, whose copies are all in it or none.
+        label_gaps: which of them have no label; None where no labels were asked for.
+    """
+
+    ignored: dict[str, int] = dataclasses.field(default_factory=dict)
+    key_conflict: KeyConflict | None = None
+    num_inputs: int = 0
+    num_rejects: int = 0
+    source_bytes: int | None = 0
+    heads: list[int] = dataclasses.field(default_factory=list)
+    label_gaps: LabelGaps | None = None
+
+    @classmethod
+    def merged(cls, parts: Iterable["Listing"]) -> "Listing":
+        """Returns the sum of parts, in whatever order they come."""
+        ignored: Counter[str] = Counter()
+        heads: list[int] = []
+        conflicts: list[KeyConflict] = []
+        gaps: list[LabelGaps] = []
+        numbers, source_bytes, is_known = Counter[str](), 0, True
+        for part in parts:
+            ignored.update(part.ignored)
+            heads = heapq.nsmallest(HEADS, [*heads, *part.heads])
+            conflicts += filter(None, [part.key_conflict])
+            gaps += filter(None, [part.label_gaps])
+            numbers.update(num_inputs=part.num_inputs, num_rejects=part.num_rejects)
+            is_known = is_known and part.source_bytes is not None
+            source_bytes += part.source_bytes or 0
+            gaps = [LabelGaps.merged(gaps)] if gaps else []
+        return cls(
+            ignored=dict(sorted(ignored.items())),
+            key_conflict=min(conflicts, default=None),
+            num_inputs=numbers["num_inputs"],
+            num_rejects=numbers["num_rejects"],
+            source_bytes=source_bytes if is_known else None,
+            heads=heads,
+            label_gaps=gaps[0] if gaps else None,
+        )
 
     def to_json(self) -> bytes:
         """Returns the record as canonical JSON."""
-        conflict = self.key_conflict
-        return canonical_json({"ignored": self.ignored, "key_conflict": conflict and conflict._asdict()})
+        return canonical_json(
+            dataclasses.asdict(self) | {"key_conflict": self.key_conflict and self.key_conflict._asdict()}
+        )
 
     @classmethod
     def from_json(cls, data: bytes) -> "Listing":
-        """Returns the record that `to_json` wrote."""
+        """Returns the record that `to_json` wrote.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is not one.
+        """
         values = json.loads(data)
-        conflict = values["key_conflict"]
-        return cls(values["ignored"], conflict and KeyConflict(conflict["key"], tuple(conflict["paths"])))
+        conflict, gaps = values["key_conflict"], values["label_gaps"]
+        return cls(
+            **values
+            | {
+                "key_conflict": conflict and KeyConflict(conflict["key"], tuple(conflict["paths"])),
+                "label_gaps": gaps and LabelGaps(**gaps),
+            }
+        )

@@ -131,14 +131,10 @@ def config_of(manifest: Manifest) -> PlanConfig | None:
 def duplicates(folder: str) -> float:
     """Returns how many of a plan's inputs are probably copies of others, a fraction: files of one size that begin alike.
 
-    Of inputs up to the least of the greatest heads that groups kept, all are known. Reads no file.
+    Of inputs up to the greatest head that was kept, all are known. Reads no file.
     """
-    groups = read_heads(folder)
-    if not groups:
-        return 0.0
-    end = min(heads[-1] for heads in groups)
-    known = [head for heads in groups for head in heads if head <= end]
-    return 1 - len(set(known)) / len(known)
+    known = read_heads(folder)
+    return 1 - len(set(known)) / len(known) if known else 0.0
 
 
 def _candidates(report: Report, base: PlanConfig) -> Iterator[Candidate]:

@@ -20,7 +20,8 @@ from patchpack.pipeline.packing.field import FIELD_PACKERS
 from patchpack.pipeline.report.arrangement import COST_STEPS
 from patchpack.pipeline.report.statistics import add_unique
 from patchpack.pipeline.stages.group import group_of, num_groups
-from patchpack.pipeline.stages.plan import Packed, Stream, pack_group, rest_group, sequence_bytes, source_px
+from patchpack.pipeline.stages.packed import Members, Packed, Stream, in_order, pack_stream, slots_of, streams_of
+from patchpack.pipeline.stages.plan import rest_group, sequence_bytes
 from patchpack.pipeline.stages.records import Reference
 from patchpack.pipeline.stages.sample import sample_views
 from patchpack.pipeline.whatif.cost import training_flops
@@ -125,7 +126,7 @@ def pack_as(packer: str, planned: Planned, config: PlanConfig) -> Tally:
     tally = Tally()
     for (_, number), parts in sorted(planned.tokens.items()):
         layout, tokens_N = config.layouts[number], np.concatenate(parts)
-        slots_N = -(-tokens_N // layout.align_tokens) * layout.align_tokens
+        slots_N = slots_of(layout, tokens_N)
         tally.add(layout, tokens_N, FIELD_PACKERS[packer](slots_N, layout.sequence_length, layout.max_segments))
     return tally
 
@@ -148,26 +149,47 @@ def _plan_groups(
                 else:
                     planned.num_rejects += 1
         num_sampled += sum(reference.view == 0 for reference in references)
-        planned.source_px += sum(map(source_px, references))
+        planned.source_px += sum(map(_source_px, references))
         planned.num_shrunk += sum(reference.uncapped_tokens > 0 for reference in references)
         planned.has_text |= any(reference.num_text_tokens for reference in references)
-        for stream, sampled, packed in pack_group(group, references, config, groups, effort=effort):
+        leaves_rest = groups > 1
+        for stream, sampled, requested in _streams(group, references, config):
             if sampled:
-                tokens = np.array([reference.num_tokens for reference in sampled], dtype=np.int64)
-                planned.tokens[stream.view, stream.layout_number].append(tokens)
-            _add(planned, stream, packed)
-            rests[rest_group(group, groups, config)] += [reference for chunk in packed for reference in chunk.rest]
+                planned.tokens[stream.view, stream.layout_number].append(requested.tokens)
+            for packed in pack_stream(stream, requested, config, leaves_rest=leaves_rest, effort=effort):
+                _add(planned, stream, packed)
+                rests[rest_group(group, groups, config)] += [sampled[at] for at in packed.rest.tolist()]
         done += len(places)
         advance(done)
     for number, rest in rests.items():
-        for stream, _, packed in pack_group(number, rest, config, groups, of_rests=True, effort=effort):
-            _add(planned, stream, packed)
+        for stream, _, requested in _streams(number, rest, config):
+            for packed in pack_stream(stream, requested, config, leaves_rest=False, effort=effort):
+                _add(planned, stream, packed)
     return planned, num_sampled
 
 
-def _add(planned: Planned, stream: Stream, packed: list[Packed]) -> None:
-    bins = [members for chunk in packed for members in chunk.bins]
-    tokens = np.array([reference.num_tokens for members in bins for reference in members], dtype=np.int64)
-    costs = planned.ours.add(stream.layout, tokens, np.repeat(np.arange(len(bins)), [len(members) for members in bins]))
+def _streams(
+    group: int, references: list[Reference], config: PlanConfig
+) -> Iterator[tuple[Stream, list[Reference], Members]]:
+    """Yields each stream of a group with its references, in an order of their own, and the same as packing takes them."""
+    by_stream: dict[tuple[int, int], list[Reference]] = defaultdict(list)
+    for reference in references:
+        by_stream[reference.view, reference.layout].append(reference)
+    for view in range(config.views):
+        for stream in streams_of(config, group, view):
+            arrived = by_stream[view, stream.layout_number]
+            members = Members.of_references(arrived)
+            order = in_order(members, config)
+            yield stream, [arrived[at] for at in order.tolist()], members.take(order)
+
+
+def _source_px(reference: Reference) -> int:
+    """Returns the pixels that decoding a view takes."""
+    example = reference.example
+    return example.source_height * example.source_width * max(1, len(example.frame_pts))
+
+
+def _add(planned: Planned, stream: Stream, packed: Packed) -> None:
+    costs = planned.ours.add(stream.layout, packed.tokens, packed.bins)
     if planned.steps:
         planned.steps.add(costs)

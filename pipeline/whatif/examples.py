@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from patchpack.pipeline.inputs.facts import Facts
-from patchpack.pipeline.names import PLAN_FOLDER
+from patchpack.pipeline.names import LISTING_NAME, PLAN_FOLDER
 from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.records import Example, Source, example_id
-from patchpack.pipeline.stages.summary import GroupSummary
+from patchpack.pipeline.stages.summary import Listing
+from patchpack.pipeline.stages.tables import values
 from patchpack.pipeline.storage import files
 from patchpack.schemas import storage
 
@@ -103,28 +104,25 @@ class Examples:
         )
 
 
-def to_row(example: Example) -> dict[str, object]:
-    """Returns an example as probed as a row of SCHEMA."""
-    views = [len(pts) for pts, _, _ in example.views] or [len(example.frame_pts)]
-    return {
-        "key": example.source.key,
-        "clip": example.clip,
-        "source_height": example.source_height,
-        "source_width": example.source_width,
-        "num_frames": views if len(set(views)) > 1 else views[:1],
-        "captions": list(example.source.facts.captions),
-    }
-
-
-def write_rows(folder: str, number: int, rows: list[dict[str, object]]) -> None:
-    """Writes a part of the examples below a folder, whole or not at all."""
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+def write_examples(folder: str, number: int, examples: pa.Table) -> None:
+    """Writes a part of the examples, rows of `tables.EXAMPLE_SCHEMA`, below a folder, whole or not at all."""
+    counts = [
+        _counts([len(view["pts"]) for view in views] or [len(pts)])
+        for views, pts in zip(*(values(examples, name) for name in ("views", "frame_pts")), strict=True)
+    ]
+    columns = {name: examples[name] for name in SCHEMA.names if name != "num_frames"} | {"num_frames": counts}
+    table = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
     with files.writing(files.join(folder, f"{_PREFIX}{number:05}.parquet")) as file:
         pq.write_table(table, pa.PythonFile(file, mode="w"), compression="zstd")
 
 
+def _counts(of_views: list[int]) -> list[int]:
+    """Returns the frames of each view, or of all where they are equal."""
+    return of_views if len(set(of_views)) > 1 else of_views[:1]
+
+
 def read_probed(folder: str) -> Examples:
-    """Returns the examples that `write_rows` wrote below a folder."""
+    """Returns the examples that `write_examples` wrote below a folder."""
     tables = [SCHEMA.empty_table()]
     for name in files.names(files.join(folder, PLAN_FOLDER)):
         path = f"{PLAN_FOLDER}/{name}"
@@ -146,7 +144,13 @@ def read_planned(folder: str, most: int | None = None) -> Examples:
     """
     found: dict[tuple[str, int], list[object]] = {}
     frames: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
-    for table in _read_plan(folder, lambda plan: plan.read(_PLAN_COLUMNS).select(_PLAN_COLUMNS)):
+    last = ""
+    for name, table in _read_plan(folder, lambda plan: plan.read(_PLAN_COLUMNS).select(_PLAN_COLUMNS)):
+        # its views are a file each
+        group, before = name.rpartition("-")[0], last
+        if most is not None and len(found) >= most and group != before:
+            break
+        last = group
         keys, clips, views, heights, widths, _, captions = (table[name].to_pylist() for name in _PLAN_COLUMNS)
         counts = pc.list_value_length(table["frame_pts"]).to_pylist()
         for key, clip, view, height, width, count, texts in zip(
@@ -154,8 +158,6 @@ def read_planned(folder: str, most: int | None = None) -> Examples:
         ):
             found.setdefault((key, clip), [height, width, texts])
             frames[key, clip][view] = count
-        if most is not None and len(found) >= most:
-            break
     step = 1 if most is None else -(-len(found) // most)
     rows = []
     for (key, clip), (height, width, texts) in islice(found.items(), 0, None, step or 1):
@@ -170,24 +172,25 @@ def read_planned(folder: str, most: int | None = None) -> Examples:
     return Examples.of_table(pa.table(arrays, schema=SCHEMA), of_plan=True)
 
 
-def read_heads(folder: str) -> list[list[int]]:
-    """Returns the heads that each group of the plan below an output folder kept, ascending.
+def read_heads(folder: str) -> list[int]:
+    """Returns the heads that the plan below an output folder kept, ascending.
 
     Raises:
         FormatError: the plan was damaged.
     """
-    summaries = _read_plan(folder, lambda plan: GroupSummary.from_json(plan.metadata.metadata[saved.SUMMARY_KEY]))
-    return [summary.heads for summary in summaries if summary.heads]
+    path = storage.join(folder, LISTING_NAME)
+    with saved.intact(path):
+        return Listing.from_json(storage.read_bytes(path)).heads
 
 
-def _read_plan(folder: str, read: Callable[[pq.ParquetFile], Read]) -> Iterator[Read]:
-    """Yields what is read of each group's file; by what reads datasets: one may lie in a store where Beam is not installed."""
+def _read_plan(folder: str, read: Callable[[pq.ParquetFile], Read]) -> Iterator[tuple[str, Read]]:
+    """Yields the name and what is read of each plan file; by what reads datasets: one may lie in a store where Beam is not installed."""
     for name in storage.list_names(storage.join(folder, PLAN_FOLDER)):
         if name.startswith("part-"):
             path = storage.join(folder, f"{PLAN_FOLDER}/{name}")
             with storage.open_file(path) as file, saved.intact(path):
                 found = read(pq.ParquetFile(file))
-            yield found
+            yield name, found
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.sampling.resolution import Resolution
-from patchpack.pipeline.stages.planned import PlannedExample
+from patchpack.pipeline.stages.planned import PlannedExample, from_table, plan_table
 from patchpack.pipeline.stages.records import Example, Reference, Source
 from patchpack.pipeline.stages.sample import Policy
 from patchpack.pipeline.stages.summary import ShardPlan
@@ -19,6 +19,7 @@ from patchpack.pipeline.stages.write import ShardResult, write_shard
 from patchpack.schemas import check_sequence
 from patchpack.schemas.geometry import Box, Grid, Layout
 from patchpack.schemas.sequence import array_columns
+from support.plans import table_of
 
 PICTURE_SIZE = (24, 36)
 CONFIG = PlanConfig(tubelet=(1, 4, 4), sequence_length=20, max_segments=4, mean=(0.1, 0.2, 0.3))
@@ -68,8 +69,9 @@ def policy(resolution: str = "native", **more: Any) -> Policy:
 
 def planned_of(example: Example, grid: tuple[int, int, int], config: PlanConfig = CONFIG) -> PlannedExample:
     """Returns an example as planned alone, at a grid."""
-    reference = reference_of(example, grid)
-    return PlannedExample.of(reference, config.framing(reference), 0, None)
+    references = table_of([reference_of(example, grid)])
+    [row] = from_table(plan_table(references, np.zeros(1, dtype=np.int64), config, None))
+    return row
 
 
 def make_row(sequence: int, key: str, grid: tuple[int, int, int], **more: Any) -> PlannedExample:

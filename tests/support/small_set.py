@@ -13,7 +13,7 @@ import xxhash
 from PIL import Image
 
 from patchpack.pipeline.config import BuildConfig
-from patchpack.pipeline.stages import finish, plan, probe, sample, saved
+from patchpack.pipeline.stages import finish, probe, sample, saved
 from patchpack.pipeline.stages import list as source
 from patchpack.pipeline.stages import write as shards
 from patchpack.pipeline.stages.group import group_of
@@ -24,6 +24,7 @@ from patchpack.schemas import Layout, read_manifest, read_shard_table, sequence_
 from patchpack.schemas.manifest import SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
 from patchpack.schemas.sequence import array_columns
 from support.manifests import change_manifest
+from support.plans import plan_group, save_group
 
 NUM_GROUPS = 2
 NUM_IMAGES = 22
@@ -55,22 +56,31 @@ def build_small_set(folder: Path) -> Path:
     (output / "_plan" / "classes.json").write_text(json.dumps(CLASSES))
     given = source.parse_input(0, str(media))
     references: list[list[Reference]] = [[] for _ in range(NUM_GROUPS)]
-    rejects: list[list[Reject]] = [[] for _ in range(NUM_GROUPS)]
+    rejects: set[Reject] = set()
     ignored: Counter[str] = Counter()
     for listed in source.list_input(given, ()):
         for outcome in _outcomes(listed, given.root):
             if isinstance(outcome, Ignored):
                 ignored[outcome.why] += 1
             elif isinstance(outcome, Reject):
-                rejects[group_of(outcome.key, CONFIG.seed, NUM_GROUPS)].append(outcome)
+                rejects.add(outcome)
             else:
                 references[group_of(outcome.example.source.key, CONFIG.seed, NUM_GROUPS)].append(outcome)
-    (output / "_plan" / "listing.json").write_bytes(Listing(dict(ignored), None).to_json())
+    sources = {one.example.source.key: one.example.source for group in references for one in group}
+    listing = Listing(
+        dict(ignored),
+        num_inputs=len(sources.keys() | {row.key for row in rejects}),
+        num_rejects=len(rejects),
+        source_bytes=sum(one.size_bytes for one in sources.values()),
+        heads=sorted(one.head for one in sources.values()),
+    )
+    (output / "_plan" / "listing.json").write_bytes(listing.to_json())
+    saved.write_rejects(str(output), 0, sorted(rejects))
     planned = []
     for number in range(NUM_GROUPS):
-        group = plan.plan_group(number, references[number], rejects[number], CONFIG, CLASSES)
-        saved.write_group_plan(group, str(output))
-        planned += group.summary.shards
+        group = plan_group(number, references[number], CONFIG, CLASSES)
+        save_group(str(output), group)
+        planned += group.listed
     (media / "left" / "04.png").write_bytes(b"another file")
     results = [
         shards.write_shard(shard, saved.read_shard_rows(str(output), shard), [given.root], str(output), CONFIG, {})

@@ -50,9 +50,9 @@ def line(
     ours = steps_of(attention_costs(lengths, balanced.bin_index), balanced.order, size)
     total = ours.num_steps
     return (
-        f"{name:24}{capacity:6}{total:7}{random_order.ratio_sum / total:9.3f}"
+        f"{name:24}{capacity:6}{total:7}{float(random_order.ratio_sum / total):9.3f}"
         f"{sorted_runs.worst:10.3f}{sorted_runs.num_within / total:9.4f}"
-        f"{ours.ratio_sum / total:10.4f}{ours.worst:9.4f}{ours.num_within / total:9.4f}{total - ours.num_within:6}"
+        f"{float(ours.ratio_sum / total):10.4f}{ours.worst:9.4f}{ours.num_within / total:9.4f}{total - ours.num_within:6}"
         f"{seconds:10.2f}"
     )
 

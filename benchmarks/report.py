@@ -20,7 +20,6 @@ import numpy as np
 from harness import cpu, read, say_where
 
 import patchpack
-from patchpack.pipeline.report.gallery import read_gallery
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report
 from patchpack.schemas import read_manifest, read_shard_table
@@ -61,8 +60,9 @@ def page_of(folder: Path) -> str:
     """Returns the page of a dataset."""
     manifest = read_manifest(str(folder))
     rejects = read_table(str(folder), REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
-    report = make_report(str(folder), manifest, read_shard_table(str(folder)), rejects)
-    return render_html(report, read_gallery(str(folder), manifest))
+    scan = scan_shards(str(folder), read_shard_table(str(folder)).to_pylist(), manifest.balance_step)
+    scan.choice.number(scan.number_of)
+    return render_html(make_report(manifest, scan, rejects), show(str(folder), manifest, scan.choice))
 
 
 def opened(pages: dict[str, Path]) -> dict[str, float]:

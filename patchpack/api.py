@@ -177,20 +177,12 @@ def report(dataset: str | os.PathLike[str]) -> Report:
     Raises:
         FormatError: there is no finished dataset, or it is broken.
     """
-    from patchpack.pipeline.report.scan import make_report
+    from patchpack.pipeline.report.scan import read_report
     from patchpack.pipeline.whatif.advice import with_advice
-    from patchpack.schemas.manifest import (
-        REJECT_TABLE_NAME,
-        REJECT_TABLE_SCHEMA,
-        read_manifest,
-        read_shard_table,
-        read_table,
-    )
+    from patchpack.schemas.manifest import read_manifest
 
     folder = os.fspath(dataset)
-    manifest = read_manifest(folder)
-    rejects = read_table(folder, REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
-    return with_advice(folder, manifest, make_report(folder, manifest, read_shard_table(folder), rejects))
+    return with_advice(folder, read_manifest(folder), read_report(folder))
 
 
 def verify(dataset: str | os.PathLike[str]) -> list[str]:

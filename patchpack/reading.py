@@ -91,8 +91,9 @@ def add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
 def _report(values: argparse.Namespace, _: list[str]) -> int:
     from patchpack.pipeline.recipes import recipe_of
     from patchpack.pipeline.report.charted import charts_of
+    from patchpack.pipeline.report.counted import DEFAULT_SEQUENCES
     from patchpack.pipeline.report.figures import write_figures
-    from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, check_num_sequences, read_gallery
+    from patchpack.pipeline.report.gallery import check_num_sequences, read_gallery
     from patchpack.pipeline.report.page import page_of
     from patchpack.pipeline.report.text import print_report
     from patchpack.schemas.manifest import read_manifest

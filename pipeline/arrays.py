@@ -17,6 +17,7 @@ from patchpack.pipeline.names import shard_name
 from patchpack.pipeline.packing import pack
 from patchpack.pipeline.packing.proof import prove
 from patchpack.pipeline.packing.streaming import num_in_whole_bins
+from patchpack.pipeline.report.counted import scan_shards
 from patchpack.pipeline.sampling.draws import shuffled
 from patchpack.pipeline.stages.finish import publish
 from patchpack.pipeline.stages.packed import even_runs
@@ -25,11 +26,14 @@ from patchpack.pipeline.storage import files
 from patchpack.schemas.geometry import Grid, Layout, ceil_div, grid_positions
 from patchpack.schemas.manifest import (
     FORMAT_VERSION,
+    SHARD_TABLE_NAME,
+    SHARD_TABLE_SCHEMA,
     Manifest,
     ShardRow,
     canonical_json,
     dataset_digest,
     largest_limits,
+    table_bytes,
 )
 from patchpack.schemas.report import Bound, Report
 from patchpack.schemas.sequence import Segment, rows_per_group, sequence_digest
@@ -167,7 +171,9 @@ class ShardWriter:
         if self.report is None:
             self._write_group(last=True)
             bound = prove(self._lengths, self._layout, self._chunks)
-            self.report = publish(self._folder, self._manifest(bound.entry), [bound], self._shards, [])
+            files.write(files.join(self._folder, SHARD_TABLE_NAME), table_bytes(self._shards, SHARD_TABLE_SCHEMA))
+            scan = scan_shards(self._folder, self._shards, None)
+            self.report = publish(self._folder, self._manifest(bound.entry), [bound], [], scan)
         return self.report
 
     def _check_tokens(self, tokens_NP: np.ndarray, grid: Grid, positions_N3: np.ndarray | None, where: str) -> None:

@@ -16,7 +16,10 @@ CLASSES_NAME = f"{PLAN_FOLDER}/classes.json"
 PROBED_PREFIX = f"{PLAN_FOLDER}/probed-"
 # what crosses the shuffles of a build on this machine
 SHUFFLE_FOLDER = f"{PLAN_FOLDER}/shuffle"
-RESULTS_NAME = f"{PLAN_FOLDER}/results.json"
+# what became of a build, where it is no dataset
+OUTCOME_NAME = f"{PLAN_FOLDER}/outcome.json"
+# what writing gave
+RESULTS_FOLDER = "_results"
 # where --overwrite plans
 NEXT_FOLDER = "_plan-next"
 
@@ -37,6 +40,16 @@ def view_plan_name(group: int, view: int) -> str:
 def bucket_rejects_name(bucket: int) -> str:
     """Returns the name of the rejects of a bucket of inputs."""
     return f"{PLAN_FOLDER}/rejects-{GENERATION:03}-{bucket:05}.parquet"
+
+
+def shard_result_name(group: int, index: int) -> str:
+    """Returns the name of what writing a shard gave."""
+    return f"{RESULTS_FOLDER}/part-{GENERATION:03}-{group:05}-{index:05}.json"
+
+
+def group_result_name(group: int) -> str:
+    """Returns the name of what writing the shards of a group gave."""
+    return f"{RESULTS_FOLDER}/group-{GENERATION:03}-{group:05}.json"
 
 
 def shard_name(group: int, index: int) -> str:

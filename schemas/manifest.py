@@ -6,7 +6,8 @@ The manifest is written last: a folder without one is unfinished, and readers sa
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypedDict, cast
+from itertools import islice
+from typing import IO, TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,8 @@ from patchpack.schemas.report import Bound, DatasetTotals
 from patchpack.schemas.storage import join, read_bytes
 
 FORMAT_VERSION = 1
+# of a table: some ten MB
+ROWS_AT_ONCE = 65_536
 # names of optional features this reader understands
 UNDERSTOOD = frozenset({"align_tokens", "codec", "keep_order", "text"})
 
@@ -128,12 +131,13 @@ def check_version(version: object, requires: Iterable[str], where: str) -> None:
 
 def dataset_digest(layouts: Iterable[Layout], shard_digests: Iterable[str]) -> str:
     """Returns the identity of a dataset, 32 hex digits: xxh3_128 over format version, layouts and shard digests in order."""
-    identity = {
-        "format_version": FORMAT_VERSION,
-        "layouts": [layout.to_json() for layout in layouts],
-        "shards": list(shard_digests),
-    }
-    return xxhash.xxh3_128_hexdigest(canonical_json(identity))
+    identity = {"format_version": FORMAT_VERSION, "layouts": [layout.to_json() for layout in layouts], "shards": []}
+    # its canonical JSON, a shard at a time: there may be millions
+    digest = xxhash.xxh3_128(canonical_json(identity).removesuffix(b"]}"))
+    for number, shard_digest in enumerate(shard_digests):
+        digest.update(b"," * (number > 0) + canonical_json(shard_digest))
+    digest.update(b"]}")
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -308,6 +312,17 @@ def read_shard_table(folder: str) -> pa.Table:
 def table_bytes(rows: Iterable[Mapping[str, object]], schema: pa.Schema) -> bytes:
     """Returns a small table as the bytes of a Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink, compression="zstd", write_page_checksum=True)
+    write_rows(sink, rows, schema)
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def write_rows(sink: IO[bytes] | pa.NativeFile, rows: Iterable[Mapping[str, object]], schema: pa.Schema) -> None:
+    """Writes rows as a Parquet file, some at a time."""
+    iterator = iter(rows)
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer:
+        while True:
+            batch = list(islice(iterator, ROWS_AT_ONCE))
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+            if len(batch) < ROWS_AT_ONCE:
+                return

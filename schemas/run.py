@@ -2,10 +2,10 @@
 
 from typing import Literal, TypedDict
 
-StageName = Literal["plan", "write", "finish"]
+StageName = Literal["plan", "write"]
 
 # kinds of a worker's work, in the order that data passes: `worker_s` has those that there were
-WORK = ("list", "probe", "pack", "decode", "patchify", "write")
+WORK = ("list", "probe", "sample", "pack", "decode", "patchify", "write", "finish")
 
 
 class StageTime(TypedDict):

@@ -121,28 +121,32 @@ def test_the_record_keeps_time_by_stage_of_every_run(media: Path, tmp_path: Path
     (bad / "broken.jpg").write_text("broken")
     command = ("build", *sorted(media.iterdir()), bad, "--output", output, "--workers", 1, *SMALL)
     assert run(*command).code == 0
-    plan, write, finish = stages(output)
-    assert [plan["stage"], write["stage"], finish["stage"]] == ["plan", "write", "finish"]
+    plan, write = stages(output)
+    assert [plan["stage"], write["stage"]] == ["plan", "write"]
     assert set(plan) == set(StageTime.__annotations__)
     totals = json.loads((output / "manifest.json").read_text())["totals"]
     stored = totals["stored"]
-    assert list(plan["worker_s"]) == ["list", "probe", "pack"]
+    assert list(plan["worker_s"]) == ["list", "probe", "sample", "pack"]
     assert plan["counts"]["num_inputs"] == plan["counts"]["num_probed"] == totals["num_inputs"]
     assert plan["counts"]["num_sampled"] == plan["counts"]["num_planned"] == totals["planned"]["num_segments"]
     assert plan["counts"]["num_rejects"] == plan["counts"]["num_rejects_unknown_format"] == 1
-    assert list(write["worker_s"]) == ["decode", "patchify", "write"]
+    assert list(write["worker_s"]) == ["decode", "patchify", "write", "finish"]
     for count, total in (("shards", "num_shards"), ("sequences", "num_sequences"), ("examples", "num_segments")):
         assert write["counts"][f"num_{count}"] == stored[total]
     assert write["counts"]["num_tokens"] == stored["num_tokens"]
     assert write["counts"]["num_bytes"] == stored["bytes"]
     assert write["counts"]["num_token_bytes"] == stored["num_tokens"] * 16 * 16 * 3
-    assert (finish["worker_s"], finish["counts"]) == ({}, {})
     # a second run: it finds everything there
     (output / "manifest.json").unlink()
     assert run("build", "--output", output, "--resume", "--workers", 1).code == 0
-    assert stages(output)[:3] == [plan, write, finish]
-    assert [stage["stage"] for stage in stages(output)[3:]] == ["write", "finish"]
-    assert stages(output)[3]["counts"] == {"num_kept_shards": stored["num_shards"]}
+    assert stages(output)[:2] == [plan, write]
+    assert [stage["stage"] for stage in stages(output)[2:]] == ["write"]
+    assert stages(output)[2]["counts"] == {
+        "num_counted_shards": stored["num_shards"],
+        "num_kept_examples": stored["num_segments"],
+        "num_kept_rejects": 0,
+        "num_kept_shards": stored["num_shards"],
+    }
     documented = (ROOT / "docs/format.md").read_text()
     for name in (*plan["counts"], *write["counts"], *WORK, "num_kept_shards", "num_kept_rejects"):
         assert f"`{re.sub('^num_rejects_.*', 'num_rejects_', name)}" in documented, name

@@ -21,6 +21,7 @@ from support.reports import printed, rejected, report_of
 from support.small_set import CONFIG, accept_file, build_small_set, stored_rows
 
 import patchpack
+from patchpack.pipeline.report.counted import scan_shards
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.statistics import MAX_BINS, distribution
@@ -277,10 +278,8 @@ def test_a_set_without_sequences_has_a_report(packed: Path) -> None:
         totals={"num_inputs": 1, "num_rejects": 1, "ignored": {}, "planned": none, "sizes": None},
         bounds=(),
     )
-    shards = read_shard_table(str(packed)).slice(0, 0)
-    report = make_report(
-        str(packed), manifest, shards, pa.Table.from_pylist(rejected("a.jpg"), schema=REJECT_TABLE_SCHEMA)
-    )
+    none_stored = scan_shards(str(packed), [], None)
+    report = make_report(manifest, none_stored, pa.Table.from_pylist(rejected("a.jpg"), schema=REJECT_TABLE_SCHEMA))
     assert report["efficiency"]["efficiency"] is None
     assert re.search("efficiency +none", printed(report))
     assert "Nothing was stored." in render_html(report)

@@ -15,6 +15,7 @@ from support.markup import plain
 from support.media_files import photo, write_files
 
 import patchpack
+from patchpack.pipeline.report.counted import scan_shards
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.text import to_json
@@ -89,7 +90,8 @@ def test_other_reports_show_what_they_are_given(odd: Path) -> None:
     """Of a class or a key that no file could hold: half a character."""
     manifest = dataclasses.replace(read_manifest(str(odd)), classes=tuple("\ud800" for _ in ODD))
     none = pa.Table.from_pylist([], schema=REJECT_TABLE_SCHEMA)
-    report = make_report(str(odd), manifest, read_shard_table(str(odd)), none)
+    scan = scan_shards(str(odd), read_shard_table(str(odd)).to_pylist(), manifest.balance_step)
+    report = make_report(manifest, scan, none)
     page = render_html(report)
     assert "\\ud800" in page and page.encode()
     assert json.loads(to_json(report).encode())["classes"]["largest"][0]["name"] == "\ud800"

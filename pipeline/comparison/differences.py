@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from patchpack.pipeline.execution.progress import bar
 from patchpack.pipeline.names import REPORT_NAME
-from patchpack.pipeline.report.scan import REPORT_VERSION, make_report
+from patchpack.pipeline.report.scan import REPORT_VERSION, read_report
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO
 from patchpack.schemas import FormatError, Manifest, Shard, read_manifest, read_shard_table
 from patchpack.schemas.comparison import ChartName, Comparison, Names, NamesName, OnlyIn, Row, SectionName, Side
@@ -102,7 +102,7 @@ def compare(a: str, b: str) -> Comparison:
 def _read(folder: str) -> _Dataset:
     manifest, shards = read_manifest(folder), read_shard_table(folder)
     rejects = read_table(folder, REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
-    report = _read_report(folder, manifest) or make_report(folder, manifest, shards, rejects)
+    report = _read_report(folder, manifest) or read_report(folder)
     try:
         sections = _sections(manifest, report, rejects)
     except (AttributeError, KeyError, TypeError) as error:

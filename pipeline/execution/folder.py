@@ -33,7 +33,7 @@ from patchpack.pipeline.names import (
     PROBED_PREFIX,
     REPORT_NAME,
     REPORT_PAGE_NAME,
-    RESULTS_NAME,
+    RESULTS_FOLDER,
     SHUFFLE_FOLDER,
 )
 from patchpack.pipeline.stages import saved
@@ -153,8 +153,9 @@ def now() -> str:
 
 def sweep(folder: str) -> None:
     """Deletes what killed writes have left."""
-    for each in (folder, files.join(folder, PLAN_FOLDER), files.join(folder, SEQUENCES_FOLDER)):
-        files.sweep(each)
+    for name in (PLAN_FOLDER, SEQUENCES_FOLDER, RESULTS_FOLDER):
+        files.sweep(files.join(folder, name))
+    files.sweep(folder)
 
 
 def clear_plan(folder: str, *, keep_probed: bool = False) -> None:
@@ -229,7 +230,6 @@ def delete_dataset(folder: str) -> None:
         REJECT_TABLE_NAME,
         BOUND_TABLE_NAME,
         CLASSES_NAME,
-        RESULTS_NAME,
         PLAN_NAME,
         SHARD_TABLE_NAME,
     ]
@@ -237,7 +237,10 @@ def delete_dataset(folder: str) -> None:
         files.remove(files.join(folder, name))
     sweep(folder)
     clear_plan(folder)
-    _remove_empty(files.join(folder, SEQUENCES_FOLDER))
+    for name in files.names(files.join(folder, RESULTS_FOLDER)):
+        files.remove(files.join(folder, f"{RESULTS_FOLDER}/{name}"))
+    for name in (SEQUENCES_FOLDER, RESULTS_FOLDER):
+        _remove_empty(files.join(folder, name))
     files.remove(files.join(folder, RUN_NAME))
 
 

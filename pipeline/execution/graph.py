@@ -20,10 +20,9 @@ from patchpack.pipeline.execution.plan_transforms import (
     SavePlan,
 )
 from patchpack.pipeline.execution.save_examples import SaveExamples
-from patchpack.pipeline.execution.shard_transforms import SaveResults, WriteShards
+from patchpack.pipeline.execution.shard_transforms import Finish, PlannedShards, WriteShards
 from patchpack.pipeline.execution.shuffle import Shuffle
 from patchpack.pipeline.stages.list import Input, source_roots
-from patchpack.pipeline.stages.summary import ShardPlan
 
 
 def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: PlanConfig, shuffle: Shuffle) -> None:
@@ -69,17 +68,17 @@ def _probed(
 
 def shard_graph(
     pipeline: beam.Pipeline,
-    shards: list[ShardPlan],
+    groups: list[int],
     roots: list[str],
     folder: str,
     config: BuildConfig,
     versions: dict[str, str],
 ) -> None:
-    """Adds plan -> write -> results to a pipeline.
+    """Adds plan -> write -> finish to a pipeline.
 
     Args:
         pipeline: to add to.
-        shards: of the saved plan.
+        groups: of the saved plan.
         roots: where the sources are, by root number.
         folder: the output.
         config: of the build.
@@ -87,8 +86,8 @@ def shard_graph(
     """
     (
         pipeline
-        | "shards" >> beam.Create(shards)
-        | "one a worker" >> beam.Reshuffle()
+        | "groups" >> beam.Create(groups)
+        | "shards" >> PlannedShards(folder, config.views)
         | "write" >> WriteShards(folder, roots, config, versions)
-        | "results" >> SaveResults(folder)
+        | "finish" >> Finish(folder, config)
     )

@@ -17,32 +17,28 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 
 from patchpack.options import output_affecting
 from patchpack.pipeline.config import BuildConfig, PlanConfig
-from patchpack.pipeline.errors import BuildFailed, TooManyRejects
+from patchpack.pipeline.errors import BuildFailed
 from patchpack.pipeline.execution import folder as output
+from patchpack.pipeline.execution import outcome
+from patchpack.pipeline.execution.checks import check_listing, check_not_all_rejected, check_plan, check_readable
 from patchpack.pipeline.execution.graph import plan_graph, probe_graph, shard_graph
 from patchpack.pipeline.execution.progress import bar, warn
 from patchpack.pipeline.execution.resume import plan_is_kept, resumed, warn_of_new_inputs
-from patchpack.pipeline.execution.stage import Writing, bug, planning, run_graph
+from patchpack.pipeline.execution.stage import Writing, planning, run_graph
 from patchpack.pipeline.media.resize import resolved
-from patchpack.pipeline.names import NEXT_FOLDER, PLAN_FOLDER, PLAN_NAME, RESULTS_NAME
-from patchpack.pipeline.stages import finish, plan, saved
-from patchpack.pipeline.stages.labels import check_labels
-from patchpack.pipeline.stages.list import EXCLUDED, NO_SUFFIX, Input, check_containers, parse_input, source_roots
+from patchpack.pipeline.names import NEXT_FOLDER, PLAN_FOLDER, PLAN_NAME, REPORT_NAME
+from patchpack.pipeline.stages import finish, saved
+from patchpack.pipeline.stages.list import Input, check_containers, parse_input, source_roots
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Reject
-from patchpack.pipeline.stages.summary import Listing
-from patchpack.pipeline.stages.write import ShardResult
 from patchpack.pipeline.storage import files, remote
 from patchpack.pipeline.versions import library_versions
 from patchpack.pipeline.whatif import examples, rows
 from patchpack.pipeline.whatif.cost import DECODED_PX_PER_S
 from patchpack.pipeline.whatif.settings import Setting, check_examples, parse_setting
 from patchpack.schemas.figures import Options
-from patchpack.schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME
+from patchpack.schemas.manifest import MANIFEST_NAME
 from patchpack.schemas.report import Prediction, Report, Totals
 from patchpack.schemas.whatif import WhatIf
-
-# the reject fraction of fewer inputs says little
-MIN_INPUTS_FOR_REJECT_FRACTION = 100
 
 
 def build(inputs: list[str], folder: str, config: BuildConfig, options: PipelineOptions | None) -> Report:
@@ -68,37 +64,10 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
             _make_plan(parsed, folder, config, options)
         try:
             _write_shards(folder, source_roots(parsed, config), config, options)
-            results = finish.read_results(folder)
-            _check_failures(results, folder)
-            with output.stage_noted(folder, "finish", 1), bar("finishing", len(results), "shards") as advance:
-                report = finish.finish(
-                    folder, config, results, lambda report: not _too_many_rejects(report, config), advance
-                )
-            files.remove(files.join(folder, RESULTS_NAME))
-            output.note(folder, finished=output.now())
-            _check_rejects(report, config, folder)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(f"{folder} is unfinished; build --output {folder} --resume goes on") from error
-        return report
-
-
-def _check_rejects(report: Report, config: BuildConfig, folder: str) -> None:
-    """Fails a build that has everything but a manifest, for its many rejects."""
-    if rejects := _too_many_rejects(report, config):
-        raise TooManyRejects(
-            f"{folder}: {rejects} of {report['totals']['num_inputs']} inputs rejected; --max-reject-fraction is "
-            f"{config.max_reject_fraction}, so no manifest was written; see {REJECT_TABLE_NAME}; to accept them: build --output "
-            f"{folder} --resume --max-reject-fraction X",
-            report,
-        )
-
-
-def _too_many_rejects(report: Report, config: BuildConfig) -> int:
-    """Returns how many inputs were rejected if that is too many, otherwise 0; duplicates were asked for, and do not count."""
-    duplicates = sum(row["num_rejects"] for row in report["rejects"] if row["reason"] == "duplicate")
-    inputs, rejects = report["totals"]["num_inputs"], report["totals"]["num_rejected_inputs"] - duplicates
-    too_many = inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and rejects > config.max_reject_fraction * inputs
-    return rejects if too_many else 0
+        outcome.raise_saved(folder)
+        return cast(Report, json.loads(files.read(files.join(folder, REPORT_NAME))))
 
 
 def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: PipelineOptions | None) -> Prediction:
@@ -119,7 +88,8 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
         build_config = _with_backend(build_config, options)
         with output.held(folder, build_config):
             _make_plan(parsed, folder, build_config, options)
-        totals = finish.planned_totals(saved.read_summaries(folder), saved.read_listing(folder))
+        every = finish.Planned(saved.read_summaries(folder), build_config)
+        totals = every.totals(saved.read_listing(folder))
         planned, length = totals["planned"], config.sequence_length
         rejects = list(saved.read_rejects(folder))
         reasons = Counter(f"{reject.stage}: {reject.reason}" for reject in rejects)
@@ -129,12 +99,9 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
             "efficiency": planned["num_tokens"] / (planned["num_sequences"] * length)
             if planned["num_sequences"]
             else 0.0,
-            "bounds": [bound.entry for bound in finish.global_bounds(saved.read_summaries(folder), build_config)],
+            "bounds": [bound.entry for bound in every.bounds()],
             **finish.planned_arrangement(folder, build_config),
-            "predicted_bytes": sum(
-                shard.num_sequences * plan.sequence_bytes(config.layouts[shard.layout])
-                for shard in saved.planned_shards(folder)
-            ),
+            "predicted_bytes": every.num_bytes,
             "predicted_decode_core_s": planned["source_px"] / DECODED_PX_PER_S,
             "rejects": dict(sorted(reasons.items())),
             "config": cast(Options, output_affecting(build_config)),
@@ -174,7 +141,7 @@ def compare(inputs: list[str], texts: Sequence[str], base: PlanConfig, options: 
                 lambda counts: planning(counts, config),
             )
         found, rejects = examples.read_probed(folder), list(saved.read_rejects(folder))
-        for warning in _check_listing(saved.read_listing(folder), parsed, config):
+        for warning in check_listing(saved.read_listing(folder), parsed, config):
             warn(warning)
         if not found.keys:
             first = min(rejects)
@@ -281,10 +248,10 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
                 counts,
             )
         listing = saved.read_listing(home)
-        warnings = _check_plan(listing, inputs, config)
-        totals = finish.planned_totals(saved.read_summaries(home), listing)
-        _check_not_all_rejected(home, totals)
-        _check_readable(home, totals, config)
+        warnings = check_plan(listing, inputs, config)
+        totals = finish.Planned(saved.read_summaries(home), config).totals(listing)
+        check_not_all_rejected(home, totals)
+        check_readable(home, totals, config)
     except (BuildFailed, ValueError, OSError, KeyboardInterrupt) as error:
         if config.overwrite:
             output.clear_next(folder)
@@ -306,86 +273,17 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
         output.settle(folder)
 
 
-def _check_plan(listing: Listing, inputs: list[Input], config: BuildConfig) -> list[str]:
-    """Returns warnings about a plan.
-
-    Raises:
-        ValueError: keys conflict, nothing was found, or what labels were asked for is not there.
-    """
-    warnings = _check_listing(listing, inputs, config)
-    if listing.label_gaps is not None and listing.label_gaps.num_inputs:
-        warnings += filter(None, [check_labels(listing.label_gaps, config.labels_shown)])
-    return warnings
-
-
-def _check_listing(listing: Listing, inputs: list[Input], config: BuildConfig) -> list[str]:
-    """Returns warnings about what was listed; raises ValueError where keys conflict or nothing was found."""
-    if listing.key_conflict:
-        key, (one, two) = listing.key_conflict
-        raise ValueError(
-            f"{key}: two inputs of this key, {one} and {two}; keys are unique; name each input once, or their common folder"
-        )
-    if not listing.num_inputs:
-        ignored = ", ".join(f"{count} {why}" for why, count in listing.ignored.items())
-        by_suffix = any(why == NO_SUFFIX or why.startswith(".") for why in listing.ignored)
-        raise ValueError(
-            f"{', '.join(given.named for given in inputs)}: no media found{f' (ignored: {ignored})' if ignored else ''}; "
-            "at least one image or video is needed; check the path"
-            + (", or add --any-suffix to try files whatever their suffix" if by_suffix else "")
-        )
-    return [
-        f"--exclude {pattern}: leaves out nothing; it is matched with whole keys, such as photos/cat/1.jpg; check it"
-        for pattern in config.exclude
-        if EXCLUDED.format(pattern) not in listing.ignored
-    ]
-
-
-def _check_not_all_rejected(folder: str, totals: Totals) -> None:
-    if totals["planned"]["num_shards"]:
-        return
-    rejects = list(saved.read_rejects(folder))
-    first, num_inputs = min(rejects), len({row.key for row in rejects})
-    raise BuildFailed(
-        f"{folder}: nothing to write, all {num_inputs} inputs were rejected (first: {first.key}: {first.reason}, {first.detail}); "
-        f"at least one must be readable; see {PLAN_FOLDER}/rejects-*.parquet"
-    )
-
-
-def _check_readable(folder: str, totals: Totals, config: BuildConfig) -> None:
-    """Keeps no plan that was made while storage failed: it would leave out for ever what could not be read then."""
-    lost = sorted(row for row in saved.read_rejects(folder) if row.reason in ("unreadable", "not_found"))
-    num_inputs = totals["num_inputs"]
-    num_lost = len({row.key for row in lost})
-    if num_inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and num_lost > config.max_reject_fraction * num_inputs:
-        raise BuildFailed(
-            f"{folder}: {num_lost} of {num_inputs} inputs cannot be read (first: {lost[0].key}: {lost[0].detail}); "
-            f"--max-reject-fraction is {config.max_reject_fraction}, so the plan is not kept; see to the storage and go on with "
-            "--resume, or raise it"
-        )
-
-
 def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: PipelineOptions | None) -> None:
-    shards = list(saved.planned_shards(folder))
     # from here on the dataset is unfinished
     files.remove(files.join(folder, MANIFEST_NAME))
+    outcome.clear(folder)
     versions = library_versions(config.media_backend)
-    writing = Writing(folder, shards, saved.read_listing(folder).num_rejects, lists=options is not None)
+    groups = saved.planned_groups(folder)
+    totals: Totals = json.loads(files.read(files.join(folder, PLAN_NAME)))["totals"]
+    writing = Writing(folder, totals, lists=options is not None)
 
     def add_graph(pipeline: beam.Pipeline) -> None:
-        shard_graph(pipeline, shards, roots, folder, config, versions)
+        shard_graph(pipeline, groups, roots, folder, config, versions)
 
     with output.stage_noted(folder, "write", config.workers if options is None else None) as counts:
         run_graph(folder, add_graph, config, options, writing.amount, counts)
-
-
-def _check_failures(results: list[ShardResult], folder: str) -> None:
-    failed = [result for result in results if result.failure]
-    for result in failed:
-        if result.traceback:
-            text = f"{result.failure}, writing {result.path}"
-            raise bug(folder, text, result.traceback) from RuntimeError(result.traceback)
-    if failed:
-        raise BuildFailed(
-            f"{files.join(folder, failed[0].path)}: not written ({failed[0].failure}); {len(failed)} of {len(results)} shards failed, "
-            "so the dataset has no manifest; run the same command with --resume"
-        )

@@ -1,28 +1,51 @@
-"""The second graph's transforms: planned shards to written ones, and what that gave."""
+"""The second graph's transforms: planned shards to written ones, and these to a finished dataset."""
 
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
-from apache_beam.pvalue import PCollection
-from apache_beam.transforms import combiners
+from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 
 from patchpack.pipeline.config import BuildConfig
-from patchpack.pipeline.execution import counts
-from patchpack.pipeline.names import RESULTS_NAME
-from patchpack.pipeline.stages.saved import read_shard_rows
+from patchpack.pipeline.execution import counts, outcome
+from patchpack.pipeline.execution.checks import Failure, finish_dataset
+from patchpack.pipeline.execution.transform import Tagged, Transform
+from patchpack.pipeline.report.counted import Scan
+from patchpack.pipeline.stages.results import read_result, save_group, save_result
+from patchpack.pipeline.stages.saved import read_group, read_shard_rows
 from patchpack.pipeline.stages.summary import ShardPlan
-from patchpack.pipeline.stages.write import FilledSequence, ShardResult, write_shard
+from patchpack.pipeline.stages.write import FilledSequence, write_shard
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import StorageGone
 from patchpack.pipeline.versions import library_versions
-from patchpack.schemas.manifest import canonical_json
+
+# a group, and what became of one of its shards: a failure, or None where it is there
+Done = tuple[int, Failure | None]
+# how many failed, and the first by name
+Failed = tuple[int, Failure | None]
 
 
 @dataclass
-class WriteShards(beam.PTransform[PCollection[ShardPlan], PCollection[ShardResult]]):
+class PlannedShards(Transform[PCollection[int], PCollection[ShardPlan]]):
+    """Groups to their planned shards, spread over workers: their list is read here, and is in no job request."""
+
+    folder: str
+    num_views: int
+
+    def expand(self, groups: PCollection[int]) -> PCollection[ShardPlan]:
+        """Returns them."""
+        folder, views = self.folder, self.num_views
+
+        def planned(group: int) -> list[ShardPlan]:
+            return [shard for summary in read_group(folder, group, views) for shard in summary.shards]
+
+        return groups | "of group" >> beam.FlatMap(planned) | "one a worker" >> beam.Reshuffle()
+
+
+@dataclass
+class WriteShards(Transform[PCollection[ShardPlan], PCollection[Done]]):
     """Planned shards to written ones. A shard that storage fails is reported; the others are finished."""
 
     folder: str
@@ -30,7 +53,8 @@ class WriteShards(beam.PTransform[PCollection[ShardPlan], PCollection[ShardResul
     config: BuildConfig
     versions: dict[str, str]
 
-    def expand(self, shards: PCollection[ShardPlan]) -> PCollection[ShardResult]:
+    def expand(self, shards: PCollection[ShardPlan]) -> PCollection[Done]:
+        """Returns what became of each."""
         return shards | beam.ParDo(_WriteFn(self.folder, self.roots, self.config, self.versions))
 
 
@@ -50,23 +74,22 @@ class _WriteFn(beam.DoFn):
                 f"worker: {other}; workers and launcher run the same versions; install constraints.txt on both"
             )
 
-    def process(self, shard: ShardPlan) -> Iterator[ShardResult]:
+    def process(self, shard: ShardPlan) -> Iterator[Done]:
+        """Yields what became of a shard."""
+        failure = None
         try:
-            result = self._written(shard)
+            self._written(shard)
         except NothingFits:
             raise
         except (OSError, MemoryError) as error:
             # the shard failed, the others go on, --resume tries again
-            result = _failed(shard, files.described(error) if isinstance(error, OSError) else "out of memory")
+            failure = Failure(shard.name, files.described(error) if isinstance(error, OSError) else "out of memory")
         except Exception as error:  # noqa: BLE001 (a bug costs one shard, and is reported)
-            result = _failed(shard, f"{type(error).__name__}: {error}", traceback.format_exc())
-        if result.failure:
-            yield result
-            return
-        yield result
+            failure = Failure(shard.name, f"{type(error).__name__}: {error}", traceback.format_exc())
+        yield shard.group, failure
 
-    def _written(self, shard: ShardPlan) -> ShardResult:
-        """Returns what writing a shard gave; once more where an error of storage may pass.
+    def _written(self, shard: ShardPlan) -> None:
+        """Writes a shard; once more where an error of storage may pass.
 
         Raises:
             NothingFits: so that no further shard need be decoded.
@@ -74,7 +97,8 @@ class _WriteFn(beam.DoFn):
         """
         for is_last in (False, True):
             try:
-                return self._tried(shard)
+                self._tried(shard)
+                return
             except OSError as error:
                 if files.is_full(error):
                     raise NothingFits(
@@ -82,10 +106,9 @@ class _WriteFn(beam.DoFn):
                     ) from error
                 if is_last or isinstance(error, StorageGone):
                     raise
-        raise AssertionError("the last try returns or raises")
 
-    def _tried(self, shard: ShardPlan) -> ShardResult:
-        """Returns what writing a shard gave; counts sequence by sequence, and where the time went."""
+    def _tried(self, shard: ShardPlan) -> None:
+        """Writes a shard, unless it is there, and notes what that gave; counts sequence by sequence, and where the time went."""
         layout = self._config.layouts[shard.layout]
         began, elsewhere_s, is_kept = time.perf_counter(), 0.0, True
 
@@ -104,14 +127,19 @@ class _WriteFn(beam.DoFn):
                 counts.add_reject(row)
 
         try:
-            where = (self._roots, self._folder, self._config, self._versions)
             rows = read_shard_rows(self._folder, shard)
-            result = write_shard(shard, rows, *where, retry_rejects=self._config.retry_rejects, filled=filled)
+            known = read_result(self._folder, shard)
+            where = (self._roots, self._folder, self._config, self._versions)
+            result = write_shard(
+                shard, rows, *where, retry_rejects=self._config.retry_rejects, filled=filled, known=known
+            )
+            if result != known:
+                save_result(self._folder, shard, result)
             if is_kept:
-                counts.add(num_kept_shards=1, num_kept_rejects=len(result.rejects))
+                rejects = len(result.rejects)
+                counts.add(num_kept_shards=1, num_kept_rejects=rejects, num_kept_examples=result.num_segments)
             else:
                 counts.add(num_shards=1, num_bytes=result.bytes)
-            return result
         finally:
             # the plan's rows, the file and its flush, or the check of a shard that is there
             counts.add(write_us=round((time.perf_counter() - began - elsewhere_s) * 1e6))
@@ -121,33 +149,65 @@ class NothingFits(RuntimeError):
     """The disk is full: this ends the pipeline, and not the shard alone."""
 
 
-def _failed(shard: ShardPlan, failure: str, traceback: str = "") -> ShardResult:
-    return ShardResult(
-        path=shard.name,
-        digest="",
-        fingerprint="",
-        bytes=0,
-        group=shard.group,
-        view=shard.view,
-        layout=shard.layout,
-        num_sequences=0,
-        num_segments=0,
-        num_tokens=0,
-        failure=failure,
-        traceback=traceback,
-    )
-
-
 @dataclass
-class SaveResults(beam.PTransform[PCollection[ShardResult], PCollection[None]]):
-    """All results to one file, from which the launcher finishes the dataset."""
+class Finish(Transform[PCollection[Done], PCollection[None]]):
+    """Written shards to a finished dataset: groups are counted wherever there is a worker, and one of them adds up.
+
+    What came of it is saved (`outcome`).
+    """
 
     folder: str
+    config: BuildConfig
 
-    def expand(self, results: PCollection[ShardResult]) -> PCollection[None]:
-        path = files.join(self.folder, RESULTS_NAME)
+    def expand(self, done: PCollection[Done]) -> PCollection[None]:
+        """Returns one element, when the dataset is finished or will not be."""
+        config = self.config
 
-        def save(results: list[ShardResult]) -> None:
-            files.write(path, canonical_json([result.to_json() for result in sorted(results)]))
+        def merged(scans: Iterable[Scan]) -> Scan:
+            every = Scan(config.balance_step)
+            for scan in scans:
+                every.merge(scan)
+            return every
 
-        return results | combiners.ToList() | beam.Map(save)
+        counted = (
+            done
+            | "meet" >> beam.GroupByKey()
+            | "count" >> beam.FlatMap(self._count).with_outputs("failed", main="scans")
+        )
+        scan = counted.scans | "add up" >> beam.CombineGlobally(merged)
+        failed = counted.failed | "failed" >> beam.CombineGlobally(_all_failed)
+        finished: PCollection[None] = scan | "dataset" >> beam.Map(self._finish, AsSingleton(failed))
+        return finished
+
+    def _count(self, group: tuple[int, Iterable[Failure | None]]) -> Iterator[Tagged]:
+        """Yields what is in the shards of a group, if all are there; how many are not otherwise."""
+        number, outcomes = group
+        failed = _all_failed((1, failure) for failure in outcomes if failure is not None)
+        yield TaggedOutput("failed", failed)
+        if failed[0]:
+            return
+        with counts.timed("finish"):
+            scan, results = Scan(self.config.balance_step), []
+            for summary in read_group(self.folder, number, self.config.views):
+                for shard in summary.shards:
+                    result = read_result(self.folder, shard)
+                    if result is None:
+                        raise OSError(f"{shard.name}: what was noted of it is gone; go on with --resume")
+                    results.append(result)
+                    scan.add_shard(self.folder, result.table_row(), number)
+                    counts.add(num_counted_shards=1)
+            save_group(self.folder, number, results)
+        yield scan
+
+    def _finish(self, scan: Scan, failed: Failed) -> None:
+        with counts.timed("finish"), outcome.saved(self.folder):
+            finish_dataset(self.folder, self.config, scan, *failed)
+
+
+def _all_failed(failed: Iterable[Failed]) -> Failed:
+    total, first = 0, None
+    for number, failure in failed:
+        total += number
+        if failure is not None and (first is None or failure < first):
+            first = failure
+    return total, first

@@ -12,9 +12,9 @@ from patchpack.pipeline.errors import BuildFailed
 from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution import runner
 from patchpack.pipeline.execution.progress import Amount, shown
-from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import RUN_NAME, SEQUENCES_FOLDER
+from patchpack.schemas.report import Totals
 
 # asking workers of this machine costs nothing
 EVERY_S = 0.5
@@ -82,40 +82,42 @@ def planning(counts: Counter[str], config: PlanConfig) -> Amount:
 class Writing:
     """How far writing is: by what workers count, and where another runner does not say, by the shards that are there.
 
-    Shards of an earlier run are done from the beginning; what workers count is what they write.
+    Shards of an earlier run are done when a worker has looked at them, and say nothing of how fast it goes.
     """
 
-    def __init__(self, folder: str, shards: list[ShardPlan], num_rejects: int, *, lists: bool) -> None:
-        """Looks which shards are there.
+    def __init__(self, folder: str, totals: Totals, *, lists: bool) -> None:
+        """Reads nothing.
 
         Args:
             folder: the output.
-            shards: of the plan.
-            num_rejects: of the plan.
-            lists: whether to go on looking.
+            totals: of the plan.
+            lists: whether to look how many shards are there.
         """
         self._folder, self._lists = files.join(folder, SEQUENCES_FOLDER), lists
-        self._examples = {shard.name: shard.num_segments for shard in shards}
-        self._num_rejects = num_rejects
-        self._before = self._listed()
+        self._total, self._num_shards = totals["planned"]["num_segments"], totals["planned"]["num_shards"]
+        self._num_rejects = totals["num_rejects"]
 
     def amount(self, counts: Counter[str]) -> Amount:
         """Returns how far it is, by what was counted."""
-        total = sum(self._examples.values())
+        if counts["num_counted_shards"]:
+            return Amount("finishing", "shards", counts["num_counted_shards"], self._num_shards)
+        before = counts["num_kept_examples"] + counts["num_kept_rejects"]
         # a shard that is tried again counts again
-        done = min(total, self._before + counts["num_examples"] + counts["num_rejects"])
+        done = min(self._total, before + counts["num_examples"] + counts["num_rejects"])
         return Amount(
             "writing shards",
             "examples",
             max(done, self._listed()) if self._lists else done,
-            total,
-            self._before,
+            self._total,
+            before,
             counts["num_token_bytes"],
             self._num_rejects + counts["num_rejects"] + counts["num_kept_rejects"],
         )
 
     def _listed(self) -> int:
-        return sum(self._examples.get(f"{SEQUENCES_FOLDER}/{name}", 0) for name in files.names(self._folder))
+        there = sum(name.endswith(".parquet") for name in files.names(self._folder))
+        listed: int = self._total * there // max(1, self._num_shards)
+        return listed
 
 
 def bug(folder: str, text: str, traceback: str) -> BuildFailed:

@@ -72,9 +72,22 @@ class Arrangement:
         self._pending.append((lengths_M, rows_M + self._num_sequences, names))
         self._num_sequences += num_rows
 
-    def figures(self) -> Arranged:
-        """Returns `step_balance` and `mixing` as the report has them; called once, at the end."""
+    def merge(self, other: "Arrangement") -> None:
+        """Adds the shards of another, which are of other groups; both are ended by it."""
+        self.end()
+        other.end()
+        self._steps.merge(other._steps)
+        self._costs.update(other._costs)
+        self._mixing.merge(other._mixing)
+
+    def end(self) -> None:
+        """Counts what waits for more shards of its group: there are none."""
         self._end_listing()
+        self._listing = None
+
+    def figures(self) -> Arranged:
+        """Returns `step_balance` and `mixing` as the report has them."""
+        self.end()
         steps = self._steps
         balance: StepBalance = {
             "balance_step": self._balance_step,
@@ -87,7 +100,7 @@ class Arrangement:
             "fraction_within_limit": None,
         }
         if steps.num_steps:
-            balance["mean_max_over_mean"] = steps.ratio_sum / steps.num_steps
+            balance["mean_max_over_mean"] = float(steps.ratio_sum / steps.num_steps)
             balance["worst_max_over_mean"] = steps.worst
             balance["fraction_within_limit"] = steps.num_within / steps.num_steps
         span, random_span = self._mixing.source_span() or (None, None)

@@ -6,6 +6,7 @@ a hexagonal grid, ties to the lower. Equal datasets give equal bins on every mac
 
 import heapq
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ class Aspects:
             sides: of each.
             errors_N: as `aspect_error` returned them.
             keys: (N,) of their sources.
-            sequences_N: the number of the sequence of each in the dataset.
+            sequences_N: the place of the sequence of each in the dataset: it sorts as its number does.
         """
         source, shown = _steps(sides.source_height, sides.source_width), _steps(sides.height, sides.width)
         add_unique(self._pairs, source * _PAIR + shown)
@@ -70,10 +71,23 @@ class Aspects:
                 "width": int(sides.width[at]),
             }
             entry = int(errors_N[at]), -row["sequence"], -row["segment"], row
-            (heapq.heappush if len(self._worst) < MAX_WORST else heapq.heappushpop)(self._worst, entry)
+            self._keep(entry)
 
-    def plane(self) -> AspectPlane:
-        """Returns the bins that hold examples, by place, and the most stretched examples, the worst first."""
+    def merge(self, other: "Aspects") -> None:
+        """Adds the examples of another."""
+        self._pairs.update(other._pairs)
+        for entry in other._worst:
+            self._keep(entry)
+
+    def _keep(self, entry: tuple[int, int, int, WorstAspect]) -> None:
+        (heapq.heappush if len(self._worst) < MAX_WORST else heapq.heappushpop)(self._worst, entry)
+
+    def plane(self, number_of: Callable[[int], int] = int) -> AspectPlane:
+        """Returns the bins that hold examples, by place, and the most stretched examples, the worst first.
+
+        Args:
+            number_of: numbers the place of a sequence in the dataset.
+        """
         bins = Counter[tuple[int, int]]()
         for pair, count in self._pairs.items():
             # floor division puts a negative second half into the first
@@ -83,7 +97,8 @@ class Aspects:
             {"source": x / STEPS_PER_OCTAVE, "realised": y / STEPS_PER_OCTAVE, "num_examples": count}
             for (x, y), count in sorted(bins.items())
         ]
-        worst = [row for error, *_, row in sorted(self._worst, key=lambda entry: entry[:3], reverse=True) if error]
+        ordered = sorted(self._worst, key=lambda entry: entry[:3], reverse=True)
+        worst = [row | {"sequence": number_of(row["sequence"])} for error, *_, row in ordered if error]
         return {"bins": found, "worst": worst}
 
 

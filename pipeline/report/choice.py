@@ -4,6 +4,8 @@ Three small columns of every shard are looked at, a shard at a time, and only th
 than one shard. Ties go to the lower number.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 
@@ -21,22 +23,42 @@ class Choice:
         self._best = [(np.empty(0), np.empty(0, np.int64)) for _ in CRITERIA[:-1]]
         self._total = 0
 
-    def add(self, fill: np.ndarray, num_segments: np.ndarray, max_segment_tokens: np.ndarray) -> None:
-        """Adds the sequences that follow those before, each array (R,): share of real tokens, examples, tokens of the longest one."""
-        numbers = np.arange(self._total, self._total + len(fill))
+    def add(
+        self, fill: np.ndarray, num_segments: np.ndarray, max_segment_tokens: np.ndarray, first: int | None = None
+    ) -> None:
+        """Adds sequences, each array (R,): share of real tokens, examples, tokens of the longest one.
+
+        They follow those before, or the first has the place `first`: places sort as the numbers in the dataset do.
+        """
+        first = self._total if first is None else first
+        numbers = np.arange(first, first + len(fill))
         self._total += len(fill)
         for at, values in enumerate((fill, -fill, num_segments, max_segment_tokens)):
-            joined = [
-                np.concatenate(pair) for pair in zip(self._best[at], (values.astype(float), numbers), strict=True)
-            ]
-            # stable: of equal ones the first stays first
-            best = np.argsort(-joined[0], kind="stable")[: self._num]
-            self._best[at] = joined[0][best], joined[1][best]
+            self._keep(at, values.astype(float), numbers)
 
-    def add_shard(self, table: pa.Table, sequence_length: int) -> None:
-        """Adds the sequences of the next shard of the table, by its columns COLUMNS."""
+    def add_shard(self, table: pa.Table, sequence_length: int, first: int | None = None) -> None:
+        """Adds the sequences of a shard, by its columns COLUMNS, as `add` does."""
         tokens, segments, longest = (table[name].to_numpy() for name in COLUMNS)
-        self.add(tokens / sequence_length, segments, longest)
+        self.add(tokens / sequence_length, segments, longest, first)
+
+    def merge(self, other: "Choice") -> None:
+        """Adds the sequences of another."""
+        self._total += other._total
+        for at, (values, numbers) in enumerate(other._best):
+            self._keep(at, values, numbers)
+
+    def number(self, number_of: Callable[[int], int]) -> None:
+        """Numbers the places of the sequences, once all are added."""
+        self._best = [
+            (values, np.array([number_of(place) for place in places.tolist()], np.int64))
+            for values, places in self._best
+        ]
+
+    def _keep(self, at: int, values: np.ndarray, numbers: np.ndarray) -> None:
+        joined = [np.concatenate(pair) for pair in zip(self._best[at], (values, numbers), strict=True)]
+        # of equal ones the first
+        best = np.lexsort((joined[1], -joined[0]))[: self._num]
+        self._best[at] = joined[0][best], joined[1][best]
 
     def chosen(self, seed: int) -> list[tuple[int, str]]:
         """Returns numbers of sequences, each once, and the criterion: they take turns, each with its best that no other took."""

@@ -5,9 +5,10 @@ different values there are and not on how many examples.
 """
 
 import json
-import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +47,8 @@ class ExampleScan:
     def __init__(self) -> None:
         """Starts without any."""
         self.num_examples = self.num_labelled = self.num_captioned = self.num_captions = self.num_dropped_tokens = 0
-        self.clip_duration_s = 0.0
+        # exact, so that parts add up in any order
+        self._clip_duration_s = Fraction(0)
         self._counts: dict[str, Counter[int]] = defaultdict(Counter)
         self._labels, self._frames, self._warnings = Counter[int](), Counter(dict.fromkeys(_FRAMES, 0)), Counter[str]()
         self._aspects = Aspects()
@@ -56,7 +58,7 @@ class ExampleScan:
 
         Args:
             segments: the struct of each, as a shard holds it.
-            sequences_N: the number of the sequence of each in the dataset.
+            sequences_N: the place of the sequence of each in the dataset.
         """
         self.num_examples += len(segments)
         tokens = _column(segments, "num_tokens")
@@ -67,6 +69,21 @@ class ExampleScan:
         self._add_sizes(segments, sequences_N)
         self._add_frames(segments)
         self._add_words(segments)
+
+    def merge(self, other: "ExampleScan") -> None:
+        """Adds the examples of another."""
+        self.num_examples += other.num_examples
+        self.num_labelled += other.num_labelled
+        self.num_captioned += other.num_captioned
+        self.num_captions += other.num_captions
+        self.num_dropped_tokens += other.num_dropped_tokens
+        self._clip_duration_s += other._clip_duration_s
+        for name, counts in other._counts.items():
+            self._counts[name].update(counts)
+        self._labels.update(other._labels)
+        self._frames.update(other._frames)
+        self._warnings.update(other._warnings)
+        self._aspects.merge(other._aspects)
 
     def distributions(self) -> ExampleDistributions:
         """Returns the finished distributions by name."""
@@ -83,9 +100,9 @@ class ExampleScan:
             "kept_fraction": distribution(counts["kept_fraction"], RATIO_STEPS, [n / 20 for n in range(21)]),
         }
 
-    def aspect_plane(self) -> AspectPlane:
-        """Returns source against realised aspects."""
-        return self._aspects.plane()
+    def aspect_plane(self, number_of: Callable[[int], int]) -> AspectPlane:
+        """Returns source against realised aspects; `number_of` numbers a place in the dataset."""
+        return self._aspects.plane(number_of)
 
     def frames(self) -> Frames:
         """Returns how many images, clips and frames there are."""
@@ -97,7 +114,7 @@ class ExampleScan:
             "num_repeated_clip_frames": frames["num_repeated_clip_frames"],
             "num_clips_with_repeated_frames": frames["num_clips_with_repeated_frames"],
             "num_repeated_image_frames": frames["num_repeated_image_frames"],
-            "clip_duration_s": round(self.clip_duration_s, 3),
+            "clip_duration_s": round(float(self._clip_duration_s), 3),
         }
 
     def clips(self) -> Clips | None:
@@ -166,7 +183,7 @@ class ExampleScan:
         )
         self._frames.update(dict(zip(_FRAMES, map(int, values), strict=True)))
         durations, rates = (segments.field(name).drop_null().to_numpy() for name in ("clip_duration_s", "fps"))
-        self.clip_duration_s += math.fsum(durations.tolist())
+        self._clip_duration_s += sum(map(Fraction, durations.tolist()), Fraction(0))
         self._count("duration_s", np.rint(durations * _TIME_STEPS).astype(np.int64))
         self._count("fps", np.rint(rates * _TIME_STEPS).astype(np.int64))
 

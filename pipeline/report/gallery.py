@@ -19,6 +19,7 @@ from PIL import Image
 from patchpack.pipeline.inspection.segment import NamedSegment, captions, frame_times, frames_of, named
 from patchpack.pipeline.inspection.sequence import open_listed, read_row
 from patchpack.pipeline.report.choice import COLUMNS, Choice
+from patchpack.pipeline.report.counted import DEFAULT_SEQUENCES
 from patchpack.pipeline.report.text import fitted
 from patchpack.schemas import Layout, Manifest, check_sequence, read_shard_table
 from patchpack.schemas.figures import WorstAspect
@@ -26,7 +27,6 @@ from patchpack.schemas.manifest import ShardRow
 from patchpack.schemas.sequence import Sequence
 from patchpack.schemas.storage import join
 
-DEFAULT_SEQUENCES = 12
 MAX_SEQUENCES = 100
 # of the gallery in the page: a few seconds of a slow line, and no more than a mail takes
 MAX_BYTES = 3_000_000

@@ -1,32 +1,21 @@
 """What a dataset is like, in numbers: how full, how far from the bound, what sizes, what was left out.
 
-Reads the manifest, the shard and reject tables and the shards' small columns, never tokens; a shard at a time.
-Every distribution is kept as exact counts of integers (fractions in fixed steps), so memory depends on how many
-different values there are and not on how many examples (the names of one group's examples, for `arrangement`, are all
-that is kept of single ones), and equal datasets give equal reports on every machine.
+Of the manifest, the reject table and what `counted` found in the shards; equal datasets give equal reports on every machine.
 """
 
-import dataclasses
 import heapq
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import defaultdict
 from typing import cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from patchpack.pipeline.report.arrangement import Arrangement
-from patchpack.pipeline.report.choice import Choice
-from patchpack.pipeline.report.examples import ExampleScan
+from patchpack.pipeline.report.counted import Scan, SequenceScan, ratio, scan_shards
 from patchpack.pipeline.report.sizes import SIZE_NAMES
-from patchpack.pipeline.report.statistics import add_unique, distribution
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO
-from patchpack.schemas import FormatError, Layout, Manifest, Shard
-from patchpack.schemas.figures import SequenceDistributions
-from patchpack.schemas.manifest import ShardRow
+from patchpack.schemas import FormatError, Manifest, read_manifest, read_shard_table
+from patchpack.schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, read_table
 from patchpack.schemas.report import (
-    AttentionCost,
     Bound,
     DatasetTotals,
     Efficiency,
@@ -36,63 +25,43 @@ from patchpack.schemas.report import (
     Report,
     ReportedBound,
     ReportedTotals,
-    SegmentLimit,
     Sizes,
-    Storage,
 )
-from patchpack.schemas.storage import join
 
 # 1: the keys that `make_report` documents; a key that changes its meaning makes it 2
 REPORT_VERSION = 1
-# exact enough that the mean of the fill is the efficiency
-FILL_STEPS = 1_000_000
 MAX_SAMPLE_KEYS = 3
 
-_TOTALS = (
-    "num_sequences",
-    "num_segments",
-    "num_tokens",
-    "num_full_sequences",
-    "num_empty_sequences",
-    "num_at_limit",
-    "num_padding_tokens_at_limit",
-)
-_COLUMNS = ["num_tokens", "num_segments", "attention_cost", "max_segment_tokens", "segments"]
+
+def read_report(folder: str) -> Report:
+    """Returns the report of a finished dataset, made anew from its tables and shards; without advice.
+
+    Raises:
+        FormatError: there is no finished dataset, or it is broken.
+    """
+    manifest = read_manifest(folder)
+    rejects = read_table(folder, REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
+    scan = scan_shards(folder, read_shard_table(folder).to_pylist(), manifest.balance_step)
+    return make_report(manifest, scan, rejects)
 
 
-def make_report(
-    folder: str,
-    manifest: Manifest,
-    shards: pa.Table,
-    rejects: pa.Table,
-    choice: Choice | None = None,
-    progress: Callable[[int], object] = lambda done: None,
-) -> Report:
+def make_report(manifest: Manifest, scan: Scan, rejects: pa.Table) -> Report:
     """Returns the content of report.json, which `schemas.report` describes; equal for equal datasets.
 
     Args:
-        folder: where the shards lie.
         manifest: of the dataset.
-        shards: its shard table.
+        scan: of all its shards.
         rejects: its reject table.
-        choice: sees every sequence, so that the gallery needs no look of its own at every shard.
-        progress: called with how many shards are done, after each.
 
     Raises:
-        FormatError: a shard is missing or broken, or the manifest lacks totals.
+        FormatError: the manifest lacks totals.
     """
-    scan, examples, arrangement = _SequenceScan(), ExampleScan(), Arrangement(manifest.balance_step)
-    for done, shard in enumerate(shards.to_pylist(), 1):
-        table, layout = _scan_shard(scan, examples, arrangement, folder, shard)
-        if choice is not None:
-            choice.add_shard(table, layout.sequence_length)
-        progress(done)
-    num_bytes = sum(shards["bytes"].to_pylist())
-    stored = scan.stored(len(shards), num_bytes)
+    sequences, examples = scan.sequences, scan.examples
+    stored = sequences.stored(scan.num_shards, scan.num_bytes)
     try:
         totals = _totals(manifest.totals, stored, _num_rejected_inputs(rejects))
         bounds = [_bound(entry) for entry in manifest.bounds]
-        efficiency = _efficiency(scan, manifest, totals["planned"])
+        efficiency = _efficiency(sequences, manifest, totals["planned"])
         sizes = manifest.totals["sizes"]
         # earlier versions do not say
         source_bytes = manifest.totals["planned"].get("source_bytes")
@@ -100,7 +69,7 @@ def make_report(
             sizes = cast(Sizes, {name: cast(dict[str, object], sizes)[name] for name in SIZE_NAMES})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FormatError(
-            f"{join(folder, 'manifest.json')}: broken totals or bounds ({error!r}); it holds what docs/format.md lists; "
+            f"{MANIFEST_NAME}: broken totals or bounds ({error!r}); it holds what docs/format.md lists; "
             "write it again with build --resume"
         ) from error
     return {
@@ -112,13 +81,13 @@ def make_report(
         "totals": totals,
         "rejects": _rejects(rejects),
         **examples.distributions(),
-        **scan.distributions(),
-        "segment_limit": scan.segment_limit(),
-        "aspect_plane": examples.aspect_plane(),
+        **sequences.distributions(),
+        "segment_limit": sequences.segment_limit(),
+        "aspect_plane": examples.aspect_plane(scan.number_of),
         "num_dropped_tokens": examples.num_dropped_tokens,
-        "attention_cost_per_sequence": scan.attention(),
-        **arrangement.figures(),
-        "storage": scan.storage(num_bytes, source_bytes),
+        "attention_cost_per_sequence": sequences.attention(),
+        **scan.arrangement.figures(),
+        "storage": sequences.storage(scan.num_bytes, source_bytes),
         "frames": examples.frames(),
         "clips": examples.clips(),
         "sizes": sizes,
@@ -133,134 +102,19 @@ def make_report(
     }
 
 
-def _scan_shard(
-    scan: "_SequenceScan", examples: ExampleScan, arrangement: Arrangement, folder: str, shard: ShardRow
-) -> tuple[pa.Table, Layout]:
-    """Counts what is in a shard, and returns its small columns and its layout."""
-    path = join(folder, shard["path"])
-    try:
-        with Shard(path) as opened:
-            table, column_bytes = opened.read_metadata(_COLUMNS), opened.column_bytes()
-    except FileNotFoundError as error:
-        raise FormatError(
-            f"{path}: no such file; shards.parquet lists it; write it again with build --resume"
-        ) from error
-    layout, first = opened.layout, scan.totals["num_sequences"]
-    scan.add(table, layout)
-    scan.column_bytes.update(column_bytes)
-    segments = table["segments"].combine_chunks()
-    found, rows = segments.flatten(), pc.list_parent_indices(segments).to_numpy()
-    examples.add(found, first + rows)
-    arrangement.add_shard(
-        (shard["group"], shard["view"], shard["layout"]),
-        found.field("num_tokens").to_numpy(zero_copy_only=False).astype(np.int64),
-        rows,
-        pa.table({"key": found.field("source"), "example_id": found.field("example_id")}),
-        len(table),
-        layout.sequence_length,
-    )
-    return table, layout
-
-
-@dataclasses.dataclass
-class _SequenceScan:
-    """Sums and exact counts over the sequences seen so far."""
-
-    # counts of a dataset without sequences are zeros, and not missing
-    totals: Counter[str] = dataclasses.field(default_factory=lambda: Counter(dict.fromkeys(_TOTALS, 0)))
-    counts: dict[str, Counter[int]] = dataclasses.field(default_factory=lambda: defaultdict(Counter))
-    column_bytes: Counter[str] = dataclasses.field(default_factory=Counter)
-    capacity: int = 0
-    full_attention: int = 0
-    attention_sum: int = 0
-    attention_max: int = 0
-
-    def add(self, table: pa.Table, layout: Layout) -> None:
-        """Counts what belongs to whole sequences."""
-        tokens, segments, cost = (table[name].to_numpy().astype(np.int64) for name in _COLUMNS[:3])
-        length, at_limit = layout.sequence_length, segments == layout.max_segments
-        self.totals.update(
-            num_sequences=len(tokens),
-            num_segments=int(segments.sum()),
-            num_tokens=int(tokens.sum()),
-            num_full_sequences=int((tokens == length).sum()),
-            num_empty_sequences=int((tokens == 0).sum()),
-            num_at_limit=int(at_limit.sum()),
-            num_padding_tokens_at_limit=int((length - tokens)[at_limit].sum()),
-        )
-        self.capacity += len(tokens) * length
-        self.full_attention += len(tokens) * length**2
-        self.attention_sum += int(cost.sum())
-        self.attention_max = max(self.attention_max, int(cost.max(initial=0)))
-        add_unique(self.counts["examples_per_sequence"], segments)
-        add_unique(self.counts["sequence_fill"], (tokens * FILL_STEPS + length // 2) // length)
-
-    def distributions(self) -> SequenceDistributions:
-        """Returns the finished distributions by name."""
-        return {
-            "examples_per_sequence": distribution(self.counts["examples_per_sequence"]),
-            "sequence_fill": distribution(self.counts["sequence_fill"], FILL_STEPS, [n / 20 for n in range(21)]),
-        }
-
-    def stored(self, num_shards: int, num_bytes: int) -> ReportedTotals:
-        """Returns the totals of what is stored."""
-        totals = self.totals
-        return {
-            "num_sequences": totals["num_sequences"],
-            "num_segments": totals["num_segments"],
-            "num_tokens": totals["num_tokens"],
-            "num_full_sequences": totals["num_full_sequences"],
-            "num_empty_sequences": totals["num_empty_sequences"],
-            "num_shards": num_shards,
-            "bytes": num_bytes,
-        }
-
-    def segment_limit(self) -> SegmentLimit:
-        """Returns what max_segments costs."""
-        totals = self.totals
-        return {
-            "num_at_limit": totals["num_at_limit"],
-            "num_padding_tokens_at_limit": totals["num_padding_tokens_at_limit"],
-        }
-
-    def storage(self, num_bytes: int, source_bytes: int | None) -> Storage:
-        """Returns what takes up the bytes of the shards, the largest first."""
-        by_kind = dict(sorted(self.column_bytes.items(), key=lambda item: (-item[1], item[0])))
-        return {
-            "bytes_by_column": by_kind,
-            "footer_bytes": num_bytes - sum(by_kind.values()),
-            "source_bytes": source_bytes,
-            "factor": _ratio(num_bytes, source_bytes) if source_bytes else None,
-        }
-
-    def attention(self) -> AttentionCost:
-        """Returns the cost of attention inside segments, in pairs of tokens (the sum of n^2)."""
-        mean = _ratio(self.attention_sum, self.totals["num_sequences"])
-        return {
-            "mean": mean,
-            "max": self.attention_max,
-            "max_over_mean": self.attention_max / mean if mean else None,
-            "fraction_of_full": _ratio(self.attention_sum, self.full_attention),
-        }
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
-
-
-def _efficiency(scan: _SequenceScan, manifest: Manifest, planned: PlannedCounts) -> Efficiency:
+def _efficiency(scan: SequenceScan, manifest: Manifest, planned: PlannedCounts) -> Efficiency:
     """Returns efficiency as stored, and what the plan and the bound would give."""
     lengths = [layout.sequence_length for layout in manifest.layouts]
     planned_capacity = sum(entry["num_sequences"] * lengths[entry["layout"]] for entry in manifest.bounds)
     bound_capacity = sum(entry["bound"] * lengths[entry["layout"]] for entry in manifest.bounds)
-    efficiency = _ratio(scan.totals["num_tokens"], scan.capacity)
+    efficiency = ratio(scan.totals["num_tokens"], scan.capacity)
     if bound_capacity < planned["num_tokens"]:
         raise ValueError(f"bounds of {bound_capacity} tokens for {planned['num_tokens']} planned")
     return {
         "efficiency": efficiency,
         "padding_fraction": None if efficiency is None else (scan.capacity - scan.totals["num_tokens"]) / scan.capacity,
-        "planned_efficiency": _ratio(planned["num_tokens"], planned_capacity),
-        "efficiency_at_bound": _ratio(planned["num_tokens"], bound_capacity),
+        "planned_efficiency": ratio(planned["num_tokens"], planned_capacity),
+        "efficiency_at_bound": ratio(planned["num_tokens"], bound_capacity),
     }
 
 
@@ -290,7 +144,7 @@ def _bound(entry: Bound) -> ReportedBound:
         "num_sequences": entry["num_sequences"],
         "bound": entry["bound"],
         "gap": gap,
-        "gap_fraction": _ratio(gap, entry["bound"]),
+        "gap_fraction": ratio(gap, entry["bound"]),
         "proven_optimal": gap == 0,
         "num_moved": entry.get("num_moved", 0),  # earlier builds do not say
         "num_chunks": entry["num_chunks"],

@@ -8,7 +8,7 @@ from patchpack.schemas import storage
 from patchpack.schemas.manifest import RUN_NAME
 from patchpack.schemas.run import WORK, RunRecord, StageName
 
-_STAGES: tuple[StageName, ...] = ("plan", "write", "finish")
+_STAGES: tuple[StageName, ...] = ("plan", "write")
 
 
 class Times(TypedDict):
@@ -49,11 +49,11 @@ def read_times(folder: str) -> Times | None:
         wall: dict[str, float] = defaultdict(float)
         work: dict[str, float] = defaultdict(float)
         for stage in stages:
-            # that of finish is known when the page is there
+            # that of writing is known when the page is there
             wall[stage["stage"]] += stage["wall_s"] or 0.0
             for kind, seconds in stage["worker_s"].items():
                 work[kind] += seconds
-        unknown = sum(stage["wall_s"] is None and stage["stage"] != "finish" for stage in stages)
+        unknown = sum(stage["wall_s"] is None for stage in stages[:-1])
         num_runs = max((sum(one["stage"] == name for one in stages) for name in _STAGES), default=0)
     except (AttributeError, KeyError, OSError, TypeError, ValueError):
         return None

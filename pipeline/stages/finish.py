@@ -17,17 +17,19 @@ import pyarrow.parquet as pq
 from patchpack.extras import MissingExtra
 from patchpack.options import output_affecting
 from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.names import CLASSES_NAME, REPORT_NAME, REPORT_PAGE_NAME, RESULTS_NAME
+from patchpack.pipeline.names import CLASSES_NAME, REPORT_NAME, REPORT_PAGE_NAME
 from patchpack.pipeline.packing.proof import ProvenBound, prove
 from patchpack.pipeline.report.arrangement import Arrangement
-from patchpack.pipeline.report.choice import Choice
-from patchpack.pipeline.report.gallery import DEFAULT_SEQUENCES, show
+from patchpack.pipeline.report.counted import Scan
+from patchpack.pipeline.report.gallery import show
 from patchpack.pipeline.report.page import page_of
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.sizes import SizeCounts, merge_sizes
 from patchpack.pipeline.report.text import to_json
 from patchpack.pipeline.stages import saved
+from patchpack.pipeline.stages.plan import sequence_bytes
 from patchpack.pipeline.stages.records import Reject
+from patchpack.pipeline.stages.results import read_groups
 from patchpack.pipeline.stages.summary import Listing, ViewSummary
 from patchpack.pipeline.stages.write import ShardResult
 from patchpack.pipeline.storage import files
@@ -41,70 +43,88 @@ from patchpack.schemas.manifest import (
     REJECT_TABLE_SCHEMA,
     SHARD_TABLE_NAME,
     SHARD_TABLE_SCHEMA,
+    Limits,
     Manifest,
     ShardRow,
     dataset_digest,
     largest_limits,
     table_bytes,
+    write_rows,
 )
 from patchpack.schemas.report import Arranged, DatasetTotals, Report, Totals
 
-
-def planned_totals(summaries: Iterable[ViewSummary], listing: Listing) -> Totals:
-    """Returns the totals over all groups: inputs, rejects, ignored by reason, planned counts and sizes."""
-    numbers: Counter[str] = Counter()
-
-    def sizes() -> Iterator[SizeCounts]:
-        # a group at a time: there may be very many
-        for summary in summaries:
-            numbers.update(source_px=summary.source_px, num_shards=len(summary.shards))
-            for shard in summary.shards:
-                numbers.update({name: getattr(shard, name) for name in ("num_sequences", "num_segments", "num_tokens")})
-            yield summary.sizes
-
-    merged = merge_sizes(sizes())
-    return {
-        "num_inputs": listing.num_inputs,
-        "num_rejects": listing.num_rejects,
-        "ignored": listing.ignored,
-        "planned": {
-            "num_shards": numbers["num_shards"],
-            "num_sequences": numbers["num_sequences"],
-            "num_segments": numbers["num_segments"],
-            "num_tokens": numbers["num_tokens"],
-            "source_px": numbers["source_px"],
-            "source_bytes": listing.source_bytes,
-        },
-        "sizes": merged,
-    }
+_COUNTS = ("num_sequences", "num_segments", "num_tokens")
 
 
-def global_bounds(summaries: Iterable[ViewSummary], config: PlanConfig) -> list[ProvenBound]:
-    """Returns for each view and layout the proven least number of sequences over all groups, beside what was planned.
+class Planned:
+    """What is planned, added up over groups and their views; `summaries` are looked at once, one at a time.
 
-    The bound is that of the merged histogram: bounds of groups do not add up to one.
+    Attributes:
+        groups: the numbers of those that have shards, ascending.
+        num_bytes: of all sequences, before a codec makes them fewer.
     """
-    merged: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
-    packed: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
-    moved: Counter[tuple[int, int]] = Counter()
-    for summary in summaries:
+
+    def __init__(self, summaries: Iterable[ViewSummary], config: PlanConfig) -> None:
+        """Adds them up."""
+        self._config = config
+        self._numbers: Counter[str] = Counter()
+        self._lengths: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
+        self._packed: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        self._moved: Counter[tuple[int, int]] = Counter()
+        self.groups: list[int] = []
+        self.num_bytes = 0
+        self._sizes = merge_sizes(self._added(summary) for summary in summaries)
+
+    def _added(self, summary: ViewSummary) -> SizeCounts:
+        self._numbers.update(source_px=summary.source_px, num_shards=len(summary.shards))
+        if summary.shards and self.groups[-1:] != [summary.group]:
+            self.groups.append(summary.group)
+        for shard in summary.shards:
+            self._numbers.update({name: getattr(shard, name) for name in _COUNTS})
+            self.num_bytes += shard.num_sequences * sequence_bytes(self._config.layouts[shard.layout])
         for number, lengths in enumerate(summary.lengths):
-            merged[summary.view, number].update(lengths)
+            self._lengths[summary.view, number].update(lengths)
         for chunk in summary.chunks:
-            packed[chunk.view, chunk.layout].append((chunk.num_sequences, chunk.bound))
-            moved[chunk.view, chunk.layout] += chunk.num_moved
-    streams = ((view, number) for view in range(config.views) for number in range(len(config.layouts)))
-    return [
-        prove(
-            merged[stream],
-            config.layouts[stream[1]],
-            packed[stream],
-            view=stream[0],
-            layout_number=stream[1],
-            num_moved=moved[stream],
-        )
-        for stream in streams
-    ]
+            self._packed[chunk.view, chunk.layout].append((chunk.num_sequences, chunk.bound))
+            self._moved[chunk.view, chunk.layout] += chunk.num_moved
+        return summary.sizes
+
+    def totals(self, listing: Listing) -> Totals:
+        """Returns inputs, rejects, ignored by reason, planned counts and sizes."""
+        numbers = self._numbers
+        return {
+            "num_inputs": listing.num_inputs,
+            "num_rejects": listing.num_rejects,
+            "ignored": listing.ignored,
+            "planned": {
+                "num_shards": numbers["num_shards"],
+                "num_sequences": numbers["num_sequences"],
+                "num_segments": numbers["num_segments"],
+                "num_tokens": numbers["num_tokens"],
+                "source_px": numbers["source_px"],
+                "source_bytes": listing.source_bytes,
+            },
+            "sizes": self._sizes,
+        }
+
+    def bounds(self) -> list[ProvenBound]:
+        """Returns for each view and layout the proven least number of sequences over all groups, beside what was planned.
+
+        The bound is that of the merged histogram: bounds of groups do not add up to one.
+        """
+        layouts = self._config.layouts
+        return [
+            prove(
+                self._lengths[view, number],
+                layout,
+                self._packed[view, number],
+                view=view,
+                layout_number=number,
+                num_moved=self._moved[view, number],
+            )
+            for view in range(self._config.views)
+            for number, layout in enumerate(layouts)
+        ]
 
 
 def planned_arrangement(folder: str, config: PlanConfig) -> Arranged:
@@ -124,40 +144,69 @@ def planned_arrangement(folder: str, config: PlanConfig) -> Arranged:
     return arrangement.figures()
 
 
-def read_results(folder: str) -> list[ShardResult]:
-    """Returns what the shard pipeline reported, by file name."""
-    rows = json.loads(files.read(files.join(folder, RESULTS_NAME)))
-    return [ShardResult(**row | {"rejects": [Reject(**reject) for reject in row["rejects"]]}) for row in rows]
+class _Stored:
+    """What is stored, added up over shards."""
+
+    def __init__(self, num_layouts: int) -> None:
+        self.numbers: Counter[str] = Counter()
+        self.rejects: set[Reject] = set()
+        self._digests = bytearray()
+        self._limits = [largest_limits(()) for _ in range(num_layouts)]
+
+    def add(self, result: ShardResult) -> ShardRow:
+        """Adds a shard, the next one by name, and returns its row."""
+        for name in ("num_sequences", "num_segments", "num_tokens", "bytes"):
+            self.numbers[name] += getattr(result, name)
+        self.numbers["num_shards"] += 1
+        # views and clips of one broken input fail alike: one row says it
+        self.rejects.update(result.rejects)
+        self._digests += bytes.fromhex(result.digest)
+        self._limits[result.layout] = largest_limits((self._limits[result.layout], result.limits))
+        return result.table_row()
+
+    @property
+    def digests(self) -> Iterator[str]:
+        """Those of the shards, in order."""
+        return (self._digests[at : at + 16].hex() for at in range(0, len(self._digests), 16))
+
+    @property
+    def limits(self) -> tuple[Limits, ...]:
+        """Of each layout."""
+        return tuple(self._limits)
 
 
 def finish(
-    folder: str,
-    config: PlanConfig,
-    results: list[ShardResult],
-    accepted: Callable[[Report], bool] = lambda report: True,
-    progress: Callable[[int], object] = lambda done: None,
+    folder: str, config: PlanConfig, scan: Scan, accepted: Callable[[Report], bool] = lambda report: True
 ) -> Report:
     """Writes the tables and the report of a dataset whose shards are all there, and the manifest if the report is accepted.
 
-    Returns the report; `progress` is called with how many shards are in it.
+    Args:
+        folder: the output; what writing gave lies there, a file a group (`results`).
+        config: of the build.
+        scan: of all shards.
+        accepted: says whether the report is; it is returned in any case.
     """
-    # views and clips of one broken input fail alike: one row says it
-    rejects = sorted({*saved.read_rejects(folder), *(reject for result in results for reject in result.rejects)})
+    stored, layouts = _Stored(len(config.layouts)), config.layouts
+    planned = Planned(saved.read_summaries(folder), config)
+    with files.writing(files.join(folder, SHARD_TABLE_NAME)) as file:
+        rows = map(stored.add, read_groups(folder, planned.groups))
+        write_rows(pa.PythonFile(file, mode="w"), rows, SHARD_TABLE_SCHEMA)
+    rejects = sorted(stored.rejects.union(saved.read_rejects(folder)))
     totals: DatasetTotals = {
-        **planned_totals(saved.read_summaries(folder), saved.read_listing(folder)),
+        **planned.totals(saved.read_listing(folder)),
         "num_rejects": len(rejects),
         "stored": {
-            "num_shards": len(results),
-            "num_sequences": sum(result.num_sequences for result in results),
-            "num_segments": sum(result.num_segments for result in results),
-            "num_tokens": sum(result.num_tokens for result in results),
-            "bytes": sum(result.bytes for result in results),
+            "num_shards": stored.numbers["num_shards"],
+            "num_sequences": stored.numbers["num_sequences"],
+            "num_segments": stored.numbers["num_segments"],
+            "num_tokens": stored.numbers["num_tokens"],
+            "bytes": stored.numbers["bytes"],
         },
     }
-    bounds, layouts = global_bounds(saved.read_summaries(folder), config), config.layouts
+    bounds = planned.bounds()
     classes = json.loads(files.read(files.join(folder, CLASSES_NAME))) if config.has_labels else None
     manifest = Manifest(
-        dataset_digest=dataset_digest(layouts, [result.digest for result in results]),
+        dataset_digest=dataset_digest(layouts, stored.digests),
         layouts=layouts,
         classes=None if classes is None else tuple(classes),
         totals=totals,
@@ -165,37 +214,33 @@ def finish(
         config=cast(Options, output_affecting(config)),
         balance_step=config.balance_step,
         recipe=config.recipe_name,
-        limits=tuple(
-            largest_limits(result.limits for result in results if result.layout == number)
-            for number in range(len(layouts))
-        ),
+        limits=stored.limits,
     )
-    return publish(folder, manifest, bounds, [result.table_row() for result in results], rejects, accepted, progress)
+    return publish(folder, manifest, bounds, rejects, scan, accepted)
 
 
 def publish(
     folder: str,
     manifest: Manifest,
     bounds: list[ProvenBound],
-    shard_rows: list[ShardRow],
     rejects: list[Reject],
+    scan: Scan,
     accepted: Callable[[Report], bool] = lambda report: True,
-    progress: Callable[[int], object] = lambda done: None,
 ) -> Report:
-    """Writes what makes shards a dataset: the tables, the report, and the manifest if the report is accepted; returns it."""
-    shard_table = table_bytes(shard_rows, SHARD_TABLE_SCHEMA)
-    reject_table = table_bytes([row._asdict() for row in rejects], REJECT_TABLE_SCHEMA)
-    files.write(files.join(folder, SHARD_TABLE_NAME), shard_table)
+    """Writes what makes shards and their table a dataset: the other tables, the report, and the manifest if the report is accepted.
+
+    Returns the report.
+    """
+    reject_table = table_bytes((row._asdict() for row in rejects), REJECT_TABLE_SCHEMA)
     files.write(files.join(folder, REJECT_TABLE_NAME), reject_table)
     proof_table = table_bytes((row for bound in bounds for row in bound.rows.to_pylist()), BOUND_TABLE_SCHEMA)
     files.write(files.join(folder, BOUND_TABLE_NAME), proof_table)
-    shards, rejected = (pq.read_table(pa.BufferReader(table)) for table in (shard_table, reject_table))
-    choice = Choice(DEFAULT_SEQUENCES)
-    made = make_report(folder, manifest, shards, rejected, choice, progress)
+    made = make_report(manifest, scan, pq.read_table(pa.BufferReader(reject_table)))
     report = with_advice(folder, manifest, made)
     files.write(files.join(folder, REPORT_NAME), to_json(report).encode() + b"\n")
     try:
-        page = page_of(folder, report, show(folder, manifest, choice))
+        scan.choice.number(scan.number_of)
+        page = page_of(folder, report, show(folder, manifest, scan.choice))
         files.write(files.join(folder, REPORT_PAGE_NAME), page.encode())
     except MissingExtra as error:
         # the extra beam brings it; ShardWriter may do without

@@ -55,9 +55,15 @@ def read_summaries(folder: str) -> Iterator[ViewSummary]:
         yield from numbered(_read_summary(folder, name) for name in summaries)
 
 
+def planned_groups(folder: str) -> list[int]:
+    """Returns the numbers of the groups of the plan below an output folder, ascending."""
+    return sorted({int(name.split("-")[2]) for name in plan_names(folder)})
+
+
 def read_group(folder: str, group: int, num_views: int) -> list[ViewSummary]:
-    """Returns the summaries of one group; raises as `read_summaries` does."""
-    return list(numbered(_read_summary(folder, view_plan_name(group, view)) for view in range(num_views)))
+    """Returns the summaries of one group's views, of those that have a plan; raises as `read_summaries` does."""
+    names = (view_plan_name(group, view) for view in range(num_views))
+    return list(numbered(_read_summary(folder, name) for name in names if files.exists(files.join(folder, name))))
 
 
 def numbered(summaries: Iterable[ViewSummary]) -> Iterator[ViewSummary]:

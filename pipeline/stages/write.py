@@ -46,7 +46,7 @@ from patchpack.schemas.shard_file import ShardFile
 
 @dataclass(frozen=True, order=True, slots=True)
 class ShardResult:
-    """What writing a shard gave; `failure` says why there is none, with a traceback where that is a bug of ours."""
+    """What writing a shard gave."""
 
     path: str
     digest: str
@@ -60,8 +60,6 @@ class ShardResult:
     num_tokens: int
     limits: Limits = field(default_factory=lambda: largest_limits(()))
     rejects: list[Reject] = field(default_factory=list)
-    failure: str = ""
-    traceback: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Returns the result as an object of JSON."""
@@ -119,6 +117,7 @@ def write_shard(
     versions: dict[str, str],
     retry_rejects: bool = False,
     filled: Callable[[FilledSequence], object] = lambda sequence: None,
+    known: ShardResult | None = None,
 ) -> ShardResult:
     """Writes a shard, unless it is there already, and returns its totals.
 
@@ -131,12 +130,13 @@ def write_shard(
         versions: of the libraries that decide bytes.
         retry_rejects: whether a finished shard that lacks examples is written anew; otherwise only if their files are back.
         filled: called after each sequence, and so at least once if the shard is written.
+        known: what an earlier run has noted of it, if it has.
 
     Raises:
         OSError: storage failed for good; no shard is left under the name.
     """
     path, expected = files.join(folder, shard.name), fingerprint(rows, config, versions)
-    existing = _finished(path, shard, expected)
+    existing = known if _still_holds(known, folder, expected) else _finished(path, shard, expected)
     if existing and not (existing.rejects and (retry_rejects or _are_back(existing.rejects, rows, roots))):
         return existing
     rejects: list[Reject] = []
@@ -151,6 +151,15 @@ def write_shard(
             rejects=[row._asdict() for row in rejects],
         )
     return _result(shard, record, written.digest, written.size)
+
+
+def _still_holds(known: ShardResult | None, folder: str, expected: str) -> bool:
+    """Returns whether what was noted of a shard is of the one that is planned, and of the file that is there: its bytes are not read."""
+    return (
+        known is not None
+        and known.fingerprint == expected
+        and files.size(files.join(folder, known.path)) == known.bytes
+    )
 
 
 def _finished(path: str, shard: ShardPlan, expected: str) -> ShardResult | None:

@@ -106,6 +106,13 @@ def find(root: str, name: str) -> ListedFile:
     return ListedFile(name, listed[0][1] if listed else 0)
 
 
+def size(path: str) -> int | None:
+    """Returns the bytes of a file, or None where there is none."""
+    if is_uri(path):
+        return next((size_bytes for _, size_bytes in remote.listed(path)), None)
+    return os.path.getsize(path) if os.path.isfile(path) else None
+
+
 def is_there(root: str) -> bool:
     """Returns whether there is anything below a root; what an unmounted disk leaves is an empty folder."""
     try:

@@ -85,7 +85,7 @@ def _row(number: int, setting: Setting, packer: str, planned: Planned, tally: Ta
         "attention_cost": tally.attention_cost,
         "relative_attention_cost": None,
         "max_over_mean": {str(ranks): random_ratio(tally.costs, ranks) for ranks in RANKS},
-        "balanced_max_over_mean": steps.ratio_sum / steps.num_steps if steps and steps.num_steps else None,
+        "balanced_max_over_mean": float(steps.ratio_sum / steps.num_steps) if steps and steps.num_steps else None,
         "predicted_bytes": tally.num_bytes,
         "decode_core_hours": planned.source_px / DECODED_PX_PER_S / 3600,
         "attention_gpu_hours": gpu_hours(tally.attention_flops) / config.views,

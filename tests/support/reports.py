@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from patchpack.pipeline.report.counted import scan_shards
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.text import print_report
 from patchpack.schemas import read_manifest, read_shard_table
@@ -19,7 +20,8 @@ def report_of(folder: Path, rejects: list[dict[str, str]] | None = None, **manif
     if rejects is not None:
         table = pa.Table.from_pylist(rejects, schema=REJECT_TABLE_SCHEMA)
     changed = dataclasses.replace(read_manifest(str(folder)), **manifest)
-    return make_report(str(folder), changed, read_shard_table(str(folder)), table)
+    scan = scan_shards(str(folder), read_shard_table(str(folder)).to_pylist(), changed.balance_step)
+    return make_report(changed, scan, table)
 
 
 def printed(report: dict[str, Any]) -> str:

@@ -13,12 +13,15 @@ import xxhash
 from PIL import Image
 
 from patchpack.pipeline.config import BuildConfig
+from patchpack.pipeline.report.counted import scan_shards
 from patchpack.pipeline.stages import finish, probe, sample, saved
 from patchpack.pipeline.stages import list as source
 from patchpack.pipeline.stages import write as shards
 from patchpack.pipeline.stages.group import group_of
 from patchpack.pipeline.stages.labels import with_folder_label
 from patchpack.pipeline.stages.records import Example, Ignored, Reference, Reject, Source
+from patchpack.pipeline.stages.results import save_group as save_group_results
+from patchpack.pipeline.stages.results import save_result
 from patchpack.pipeline.stages.summary import Listing
 from patchpack.schemas import Layout, read_manifest, read_shard_table, sequence_digest
 from patchpack.schemas.manifest import SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
@@ -86,7 +89,12 @@ def build_small_set(folder: Path) -> Path:
         shards.write_shard(shard, saved.read_shard_rows(str(output), shard), [given.root], str(output), CONFIG, {})
         for shard in planned
     ]
-    finish.finish(str(output), CONFIG, results)
+    for shard, result in zip(planned, results, strict=True):
+        save_result(str(output), shard, result)
+    for number in range(NUM_GROUPS):
+        save_group_results(str(output), number, [result for result in results if result.group == number])
+    scan = scan_shards(str(output), [result.table_row() for result in results], CONFIG.balance_step)
+    finish.finish(str(output), CONFIG, scan)
     return output
 
 

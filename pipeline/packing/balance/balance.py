@@ -14,9 +14,9 @@ anything between one clip and 446 images), at most at 1.10 (`benchmarks/balance.
 can repair the run of the most expensive bins where one example fills most of each.
 """
 
-import math
 from collections import Counter
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -132,13 +132,14 @@ class Steps:
         size: sequences that step together (W).
         num_steps: how many steps were seen.
         num_within: how many are within the limit that `balance` aims at.
-        ratio_sum, worst: sum and largest of maximum / mean, 0 before the first step.
+        ratio_sum: of maximum / mean, exact, so that parts add up in any order.
+        worst: the largest of them, 0 before the first step.
     """
 
     size: int
     num_steps: int = 0
     num_within: int = 0
-    ratio_sum: float = 0.0
+    ratio_sum: Fraction = Fraction(0)
     worst: float = 0.0
 
     def add(self, costs: npt.ArrayLike) -> None:
@@ -152,8 +153,15 @@ class Steps:
         ]
         self.num_steps += len(ratios)
         self.num_within += len(ratios) - int(over_limit(sums, most, self.size).sum())
-        self.ratio_sum = math.fsum([self.ratio_sum, *ratios])
+        self.ratio_sum += sum(map(Fraction, ratios), Fraction(0))
         self.worst = max([self.worst, *ratios])
+
+    def merge(self, other: "Steps") -> None:
+        """Adds the steps of another."""
+        self.num_steps += other.num_steps
+        self.num_within += other.num_within
+        self.ratio_sum += other.ratio_sum
+        self.worst = max(self.worst, other.worst)
 
 
 def random_ratio(counts: Counter[int], size: int) -> float | None:

@@ -2,8 +2,8 @@
 
 Packers like to put equal lengths into one bin, and inputs are listed folder by folder; a batch of sequences whose
 examples are alike is a smaller sample than it seems. Two figures say how alike: the intraclass correlation of
-lengths, and how far apart in the listing the examples of one bin stand. Sums are whole numbers, or floats added in a
-fixed order, so that equal packings have equal figures. Costs a sort of the bin numbers; keeps no single examples.
+lengths, and how far apart in the listing the examples of one bin stand. Sums are exact, so that equal packings have equal
+figures, in whatever order their parts are added. Costs a sort of the bin numbers; keeps no single examples.
 """
 
 from collections import Counter
@@ -31,8 +31,8 @@ class Mixing:
     squares: int = 0
     totals: Counter[int] = field(default_factory=Counter)
     squared_totals: Counter[int] = field(default_factory=Counter)
-    span: float = 0.0
-    random_span: float = 0.0
+    span: Fraction = Fraction(0)
+    random_span: Fraction = Fraction(0)
 
     def add(self, lengths: npt.ArrayLike, bin_index: npt.ArrayLike, ranks: npt.ArrayLike) -> None:
         """Adds the bins of one listing; every bin is whole.
@@ -59,9 +59,18 @@ class Mixing:
             self.squared_totals[count] += int((totals_B[of_count] ** 2).sum())
             if count > 1:
                 last = len(order) - 1
-                self.span += int(spans_B[of_count].sum()) / last
+                self.span += Fraction(int(spans_B[of_count].sum()) / last)
                 # k of M ranks drawn at random lie (M + 1) (k - 1) / (k + 1) apart
-                self.random_span += number * (len(order) + 1) * (count - 1) / ((count + 1) * last)
+                self.random_span += Fraction(number * (len(order) + 1) * (count - 1) / ((count + 1) * last))
+
+    def merge(self, other: "Mixing") -> None:
+        """Adds the bins of another, which are of other listings."""
+        self.num_bins.update(other.num_bins)
+        self.squares += other.squares
+        self.totals.update(other.totals)
+        self.squared_totals.update(other.squared_totals)
+        self.span += other.span
+        self.random_span += other.random_span
 
     def length_correlation(self) -> float | None:
         """Returns the intraclass correlation of lengths, ICC(1): 0 as at random, 1 where each bin holds one length.
@@ -88,4 +97,4 @@ class Mixing:
         Over bins of two and more examples; None where there are none.
         """
         bins = sum(number for count, number in self.num_bins.items() if count > 1)
-        return (self.span / bins, self.random_span / bins) if bins else None
+        return (float(self.span / bins), float(self.random_span / bins)) if bins else None

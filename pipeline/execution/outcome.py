@@ -1,0 +1,69 @@
+"""What became of a build that gave no dataset: saved where it ends, which may be far from whoever started it.
+
+The launcher raises it again, if it is still there, and `patchpack status` says it.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Literal, TypedDict, cast
+
+from patchpack.pipeline.errors import BuildFailed, TooManyRejects
+from patchpack.pipeline.names import OUTCOME_NAME, PLAN_FOLDER, REPORT_NAME
+from patchpack.pipeline.storage import files
+from patchpack.schemas.report import Report
+
+
+class Outcome(TypedDict):
+    """Why there is no dataset: wrong use, a failure (with a traceback where that is a bug of ours), or too many rejects."""
+
+    kind: Literal["usage", "failed", "rejects"]
+    message: str
+    traceback: str
+
+
+@contextlib.contextmanager
+def saved(folder: str) -> Iterator[None]:
+    """Saves below an output folder the failure that comes out of this, and lets nothing out of it but failures of storage."""
+    try:
+        yield
+    except TooManyRejects as error:
+        _save(folder, {"kind": "rejects", "message": str(error), "traceback": ""})
+    except BuildFailed as error:
+        _save(folder, {"kind": "failed", "message": str(error), "traceback": str(error.__cause__ or "")})
+    except ValueError as error:
+        _save(folder, {"kind": "usage", "message": str(error), "traceback": ""})
+
+
+def read(folder: str) -> Outcome | None:
+    """Returns what was saved, or None where nothing went wrong, so far."""
+    path = files.join(folder, OUTCOME_NAME)
+    return cast(Outcome, json.loads(files.read(path))) if files.exists(path) else None
+
+
+def clear(folder: str) -> None:
+    """Forgets what became of an earlier run."""
+    files.remove(files.join(folder, OUTCOME_NAME))
+
+
+def raise_saved(folder: str) -> None:
+    """Raises what was saved, if anything was.
+
+    Raises:
+        ValueError: wrong use.
+        BuildFailed: a failure, or too many rejects (`TooManyRejects`, with the report).
+    """
+    outcome = read(folder)
+    if outcome is None:
+        return
+    if outcome["kind"] == "usage":
+        raise ValueError(outcome["message"])
+    if outcome["kind"] == "rejects":
+        raise TooManyRejects(outcome["message"], cast(Report, json.loads(files.read(files.join(folder, REPORT_NAME)))))
+    cause = RuntimeError(outcome["traceback"]) if outcome["traceback"] else None
+    raise BuildFailed(outcome["message"]) from cause
+
+
+def _save(folder: str, outcome: Outcome) -> None:
+    files.make_folder(files.join(folder, PLAN_FOLDER))
+    files.write(files.join(folder, OUTCOME_NAME), json.dumps(outcome).encode())

@@ -20,6 +20,8 @@ import numpy as np
 from harness import cpu, read, say_where
 
 import patchpack
+from patchpack.pipeline.report.counted import scan_shards
+from patchpack.pipeline.report.gallery import show
 from patchpack.pipeline.report.html import render_html
 from patchpack.pipeline.report.scan import make_report
 from patchpack.schemas import read_manifest, read_shard_table

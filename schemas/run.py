@@ -2,7 +2,8 @@
 
 from typing import Literal, TypedDict
 
-StageName = Literal["plan", "write"]
+# build: both, as one job of another runner
+StageName = Literal["plan", "write", "build"]
 
 # kinds of a worker's work, in the order that data passes: `worker_s` has those that there were
 WORK = ("list", "probe", "sample", "pack", "decode", "patchify", "write", "finish")

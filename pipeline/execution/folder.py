@@ -115,8 +115,10 @@ def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
 
 
 def note(folder: str, **more: object) -> None:
-    """Adds to _run.json."""
+    """Adds to _run.json; where the plan that it belongs to was put into the place of another meanwhile, to the one there."""
     path = files.join(folder, RUN_NAME)
+    if folder.endswith(NEXT_FOLDER) and not files.exists(path):
+        path = files.join(folder.removesuffix(NEXT_FOLDER).rstrip("/"), RUN_NAME)
     record = json.loads(files.read(path)) | more
     files.write(path, json.dumps(record, indent=2).encode() + b"\n")
 

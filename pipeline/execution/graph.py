@@ -1,11 +1,12 @@
 """The graph: two small Beam pipelines, one line a stage.
 
-The first decides, on integers, and keeps the plan; the second touches pixels, once. Between them the
-launcher looks at the plan: conflicting keys and empty inputs stop there, `plan` ends there, and `--resume`
-starts there.
+The first decides, on integers, and keeps the plan; the second touches pixels, once, and finishes the dataset. Between
+them the plan is looked at (`stock`): conflicting keys and empty inputs stop there, `plan` ends there, and `--resume` starts
+there. On this machine they run one after the other; on another runner they are one job, which needs nobody.
 """
 
 import apache_beam as beam
+from apache_beam.pvalue import PCollection
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.execution.list_transforms import Listed, ListInputs
@@ -22,11 +23,14 @@ from patchpack.pipeline.execution.plan_transforms import (
 from patchpack.pipeline.execution.save_examples import SaveExamples
 from patchpack.pipeline.execution.shard_transforms import Finish, PlannedShards, WriteShards
 from patchpack.pipeline.execution.shuffle import Shuffle
+from patchpack.pipeline.execution.stock import TakeStock, planning_home
 from patchpack.pipeline.stages.list import Input, source_roots
 
 
-def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: PlanConfig, shuffle: Shuffle) -> None:
-    """Adds list -> probe -> dedupe -> sample -> group -> plan to a pipeline.
+def plan_graph(
+    pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: PlanConfig, shuffle: Shuffle
+) -> PCollection[None]:
+    """Adds list -> probe -> dedupe -> sample -> group -> plan to a pipeline; returns an element for each part that is saved.
 
     Args:
         pipeline: to add to.
@@ -38,14 +42,16 @@ def plan_graph(pipeline: beam.Pipeline, inputs: list[Input], folder: str, config
     listed, probed = _probed(pipeline, inputs, folder, config, shuffle)
     met = (listed, probed) | "dedupe" >> Dedupe(config)
     sampled = met | "sample" >> Sample(folder, config, shuffle)
-    (listed.ignored, probed.listings, sampled.listings) | "listing" >> SaveListing(folder)
+    listing = (listed.ignored, probed.listings, sampled.listings) | "listing" >> SaveListing(folder)
     given = (listed, probed)
     classes = (
         given | "classes" >> ClassNames(folder, config.classes, config.labels == "folder")
         if config.has_labels
         else None
     )
-    sampled | "group" >> Group() | "plan" >> SavePlan(folder, config, shuffle, classes)
+    planned = sampled | "group" >> Group() | "plan" >> SavePlan(folder, config, shuffle, classes)
+    every: PCollection[None] = (listing, planned) | "saved" >> beam.Flatten()
+    return every
 
 
 def probe_graph(
@@ -84,9 +90,31 @@ def shard_graph(
         config: of the build.
         versions: of the launcher's libraries, which workers must have too.
     """
+    _written(pipeline | "groups" >> beam.Create(groups), roots, folder, config, versions)
+
+
+def build_graph(
+    pipeline: beam.Pipeline, inputs: list[Input], folder: str, config: BuildConfig, versions: dict[str, str]
+) -> None:
+    """Adds everything from list to finish to a pipeline: one job that needs nobody.
+
+    Args:
+        pipeline: to add to.
+        inputs: what the user named.
+        folder: the output.
+        config: of the build.
+        versions: of the launcher's libraries, which workers must have too.
+    """
+    saved = plan_graph(pipeline, inputs, planning_home(folder, config), config, Shuffle(None))
+    groups = saved | "stock" >> TakeStock(folder, inputs, config)
+    _written(groups, source_roots(inputs, config), folder, config, versions)
+
+
+def _written(
+    groups: PCollection[int], roots: list[str], folder: str, config: BuildConfig, versions: dict[str, str]
+) -> None:
     (
-        pipeline
-        | "groups" >> beam.Create(groups)
+        groups
         | "shards" >> PlannedShards(folder, config.views)
         | "write" >> WriteShards(folder, roots, config, versions)
         | "finish" >> Finish(folder, config)

@@ -20,13 +20,14 @@ from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import BuildFailed
 from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution import outcome
-from patchpack.pipeline.execution.checks import check_listing, check_not_all_rejected, check_plan, check_readable
-from patchpack.pipeline.execution.graph import plan_graph, probe_graph, shard_graph
+from patchpack.pipeline.execution.checks import check_listing
+from patchpack.pipeline.execution.graph import build_graph, plan_graph, probe_graph, shard_graph
 from patchpack.pipeline.execution.progress import bar, warn
 from patchpack.pipeline.execution.resume import plan_is_kept, resumed, warn_of_new_inputs
-from patchpack.pipeline.execution.stage import Writing, planning, run_graph
+from patchpack.pipeline.execution.stage import Building, Writing, planning, run_graph
+from patchpack.pipeline.execution.stock import planning_home, take_stock, undone_if_refused
 from patchpack.pipeline.media.resize import resolved
-from patchpack.pipeline.names import NEXT_FOLDER, PLAN_FOLDER, PLAN_NAME, REPORT_NAME
+from patchpack.pipeline.names import PLAN_FOLDER, PLAN_NAME, REPORT_NAME
 from patchpack.pipeline.stages import finish, saved
 from patchpack.pipeline.stages.list import Input, check_containers, parse_input, source_roots
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Reject
@@ -58,12 +59,17 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
     parsed = _inputs(inputs, folder, config)
     config = _with_backend(config, options)
     with output.held(folder, config):
-        if config.resume and plan_is_kept(folder, config, parsed):
+        outcome.clear(folder)
+        is_planned = config.resume and plan_is_kept(folder, config, parsed)
+        if is_planned:
             _take_plan_over(parsed, folder, config)
-        else:
-            _make_plan(parsed, folder, config, options)
         try:
-            _write_shards(folder, source_roots(parsed, config), config, options)
+            if options is not None and not is_planned:
+                _run_all(parsed, folder, config, options)
+            else:
+                if not is_planned:
+                    _make_plan(parsed, folder, config, options)
+                _write_shards(folder, source_roots(parsed, config), config, options)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(f"{folder} is unfinished; build --output {folder} --resume goes on") from error
         outcome.raise_saved(folder)
@@ -230,11 +236,8 @@ def _take_plan_over(inputs: list[Input], folder: str, config: BuildConfig) -> No
 
 def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: PipelineOptions | None) -> None:
     """Makes the plan; with --overwrite beside the old dataset, which it replaces once it is complete."""
-    home = files.join(folder, NEXT_FOLDER) if config.overwrite else folder
-    output.clear_next(folder)
-    output.clear_plan(home, keep_probed=config.resume)
-    output.write_record(home, inputs, config)
-    try:
+    home = _begin_plan(inputs, folder, config)
+    with undone_if_refused(folder, config):
         with (
             output.stage_noted(home, "plan", config.workers if options is None else None) as counts,
             output.shuffling(home, is_local=options is None) as shuffle,
@@ -247,36 +250,37 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
                 lambda counts: planning(counts, config),
                 counts,
             )
-        listing = saved.read_listing(home)
-        warnings = check_plan(listing, inputs, config)
-        totals = finish.Planned(saved.read_summaries(home), config).totals(listing)
-        check_not_all_rejected(home, totals)
-        check_readable(home, totals, config)
-    except (BuildFailed, ValueError, OSError, KeyboardInterrupt) as error:
-        if config.overwrite:
-            output.clear_next(folder)
-            raise type(error)(f"{error}; {folder} is as it was".removeprefix("; ")) from error
-        if isinstance(error, ValueError):
-            # a build that goes on keeps its record: what is wrong may be mended
-            (output.clear_plan if config.resume else output.delete_dataset)(folder)
-        raise
-    record = {
-        "config": output_affecting(config),
-        "inputs": [given.relative for given in inputs],
-        "totals": totals,
-    }
-    output.clear_probed(home)
-    files.write(files.join(home, PLAN_NAME), json.dumps(record, indent=2).encode() + b"\n")
-    for warning in warnings:
-        warn(warning)
-    if config.overwrite:
-        output.settle(folder)
+        for warning in take_stock(folder, inputs, config):
+            warn(warning)
+
+
+def _begin_plan(inputs: list[Input], folder: str, config: BuildConfig) -> str:
+    """Returns where the plan is to be made, with nothing of an earlier one but what may be kept."""
+    home = planning_home(folder, config)
+    output.clear_next(folder)
+    output.clear_plan(home, keep_probed=config.resume)
+    output.write_record(home, inputs, config)
+    return home
+
+
+def _run_all(inputs: list[Input], folder: str, config: BuildConfig, options: PipelineOptions) -> None:
+    """Builds with one job of another runner."""
+    home = _begin_plan(inputs, folder, config)
+    versions = library_versions(config.media_backend)
+    with output.stage_noted(home, "build", None) as counts:
+        run_graph(
+            home,
+            lambda pipeline: build_graph(pipeline, inputs, folder, config, versions),
+            config,
+            options,
+            Building(folder, config).amount,
+            counts,
+        )
 
 
 def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: PipelineOptions | None) -> None:
     # from here on the dataset is unfinished
     files.remove(files.join(folder, MANIFEST_NAME))
-    outcome.clear(folder)
     versions = library_versions(config.media_backend)
     groups = saved.planned_groups(folder)
     totals: Totals = json.loads(files.read(files.join(folder, PLAN_NAME)))["totals"]

@@ -340,20 +340,18 @@ class SavePlan(Transform[PCollection[tuple[ViewKey, Iterable[Piece]]], PCollecti
     classes: PCollection[tuple[str, ...]] | None
 
     def expand(self, views: PCollection[tuple[ViewKey, Iterable[Piece]]]) -> PCollection[None]:
+        """Returns an element for each view of each group whose plan is saved."""
         classes = None if self.classes is None else AsSingleton(self.classes)
-        return (
-            views
-            | "view" >> beam.FlatMap(self._run, classes)
-            | "rests meet" >> beam.GroupByKey()
-            | "rests" >> beam.Map(self._run_rests, classes)
-        )
+        planned = views | "view" >> beam.FlatMap(self._run, classes).with_outputs("planned", main="rests")
+        rests = planned.rests | "rests meet" >> beam.GroupByKey() | "rests" >> beam.Map(self._run_rests, classes)
+        saved: PCollection[None] = (planned.planned, rests) | "saved" >> beam.Flatten()
+        return saved
 
-    def _run(
-        self, view: tuple[ViewKey, Iterable[Piece]], classes: tuple[str, ...] | None
-    ) -> Iterator[tuple[ViewKey, Piece]]:
+    def _run(self, view: tuple[ViewKey, Iterable[Piece]], classes: tuple[str, ...] | None) -> Iterator[Tagged]:
         (group, number, groups), pieces = view
         counts.add(num_groups=1)
         rest = self._planned(group, number, groups, pieces, classes, of_rests=False)
+        yield TaggedOutput("planned", None)
         key = (rest_group(group, groups, self.config), number, groups)
         yield from self.shuffle.put((key, batch) for batch in rest.combine_chunks().to_batches())
 

@@ -201,7 +201,7 @@ def _quiet_beam() -> Iterator[None]:
 
 
 def run(
-    add_graph: Callable[[beam.Pipeline], None],
+    add_graph: Callable[[beam.Pipeline], object],
     workers: int,
     options: PipelineOptions | None,
     tick: Callable[[Counter[str]], object],

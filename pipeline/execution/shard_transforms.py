@@ -200,6 +200,9 @@ class Finish(Transform[PCollection[Done], PCollection[None]]):
         yield scan
 
     def _finish(self, scan: Scan, failed: Failed) -> None:
+        if outcome.read(self.folder) is not None:
+            # the plan was refused
+            return
         with counts.timed("finish"), outcome.saved(self.folder):
             finish_dataset(self.folder, self.config, scan, *failed)
 

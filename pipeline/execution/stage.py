@@ -1,5 +1,6 @@
 """One graph of a build: runs it, shows how far it is, and says in one line why it failed."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from patchpack.pipeline.errors import BuildFailed
 from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution import runner
 from patchpack.pipeline.execution.progress import Amount, shown
+from patchpack.pipeline.names import NEXT_FOLDER, PLAN_NAME
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import RUN_NAME, SEQUENCES_FOLDER
 from patchpack.schemas.report import Totals
@@ -24,7 +26,7 @@ REMOTE_EVERY_S = 30.0
 
 def run_graph(
     folder: str,
-    add_graph: Callable[[beam.Pipeline], None],
+    add_graph: Callable[[beam.Pipeline], object],
     config: BuildConfig,
     options: PipelineOptions | None,
     amount: Callable[[Counter[str]], Amount],
@@ -118,6 +120,29 @@ class Writing:
         there = sum(name.endswith(".parquet") for name in files.names(self._folder))
         listed: int = self._total * there // max(1, self._num_shards)
         return listed
+
+
+class Building:
+    """How far one job is that plans and writes: by what is counted, and by what lies in the output."""
+
+    def __init__(self, folder: str, config: BuildConfig) -> None:
+        """Reads nothing.
+
+        Args:
+            folder: the output.
+            config: of the build.
+        """
+        self._folder, self._config = folder, config
+        self._writing: Writing | None = None
+
+    def amount(self, counts: Counter[str]) -> Amount:
+        """Returns how far it is, by what was counted."""
+        path = files.join(self._folder, PLAN_NAME)
+        # a plan that is to be replaced says nothing of this build
+        is_own = not (self._config.overwrite and files.exists(files.join(self._folder, f"{NEXT_FOLDER}/{RUN_NAME}")))
+        if self._writing is None and is_own and files.exists(path):
+            self._writing = Writing(self._folder, json.loads(files.read(path))["totals"], lists=True)
+        return planning(counts, self._config) if self._writing is None else self._writing.amount(counts)
 
 
 def bug(folder: str, text: str, traceback: str) -> BuildFailed:

@@ -8,7 +8,7 @@ from patchpack.schemas import storage
 from patchpack.schemas.manifest import RUN_NAME
 from patchpack.schemas.run import WORK, RunRecord, StageName
 
-_STAGES: tuple[StageName, ...] = ("plan", "write")
+_STAGES: tuple[StageName, ...] = ("plan", "write", "build")
 
 
 class Times(TypedDict):

@@ -12,6 +12,7 @@ PLAN_FOLDER = "_plan"
 # written last: a plan with it is complete
 PLAN_NAME = f"{PLAN_FOLDER}/plan.json"
 LISTING_NAME = f"{PLAN_FOLDER}/listing.json"
+ARRANGED_NAME = f"{PLAN_FOLDER}/arranged.json"
 CLASSES_NAME = f"{PLAN_FOLDER}/classes.json"
 PROBED_PREFIX = f"{PLAN_FOLDER}/probed-"
 # what crosses the shuffles of a build on this machine

@@ -89,7 +89,7 @@ def test_what_ends_the_planning_leaves_the_old_set(
     if code == 130:
         monkeypatch.setattr(stage.runner, "run", fail)
     else:
-        monkeypatch.setattr(plan_transforms, "write_group_plan", fail)
+        monkeypatch.setattr(plan_transforms, "write_view_plan", fail)
     ended = run("build", media / "other", "--output", old, "--overwrite", *OPTIONS)
     assert ended.code == code
     assert told.format(set=old) in ended.err and ended.err.endswith(f"{old} is as it was\n")

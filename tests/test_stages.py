@@ -8,12 +8,24 @@ from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from conftest import ROOT
 
 from patchpack.pipeline.config import BuildConfig
-from patchpack.pipeline.execution.graph import plan_graph, shard_graph
+from patchpack.pipeline.execution.graph import build_graph, plan_graph, shard_graph
 from patchpack.pipeline.execution.shuffle import Shuffle
 
 STAGES = ["list", "probe", "dedupe", "sample", "group", "plan", "write", "finish"]
 # what the stages share
-SHARED = {"__init__", "records", "tables", "buckets", "probed", "packed", "planned", "labels", "saved", "summary"}
+SHARED = {
+    "__init__",
+    "records",
+    "tables",
+    "buckets",
+    "probed",
+    "packed",
+    "planned",
+    "labels",
+    "saved",
+    "summary",
+    "results",
+}
 
 
 class Labels(PipelineVisitor):
@@ -42,8 +54,13 @@ def test_each_stage_is_a_label_of_the_graph_in_order(tmp_path: Path) -> None:
     planning, writing, config = beam.Pipeline(), beam.Pipeline(), BuildConfig()
     plan_graph(planning, [], str(tmp_path), config, Shuffle(None))
     shard_graph(writing, [], [], str(tmp_path), config, {})
-    # finish is no transform: the launcher does it, when every shard is there
-    assert [*labels_of(planning), *labels_of(writing), "finish"] == STAGES
+    assert [*labels_of(planning), *labels_of(writing)] == STAGES
+
+
+def test_one_job_has_all_of_them(tmp_path: Path) -> None:
+    whole = beam.Pipeline()
+    build_graph(whole, [], str(tmp_path), BuildConfig(), {})
+    assert labels_of(whole) == STAGES
 
 
 def test_each_stage_is_in_the_figure_in_order() -> None:

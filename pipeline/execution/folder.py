@@ -168,7 +168,7 @@ def clear_plan(folder: str, *, keep_probed: bool = False) -> None:
     for name in files.names(plan_folder):
         if not (keep_probed and f"{PLAN_FOLDER}/{name}".startswith(PROBED_PREFIX)):
             files.remove(files.join(plan_folder, name))
-    _remove_empty(plan_folder)
+    files.remove_empty(plan_folder)
 
 
 def clear_probed(folder: str) -> None:
@@ -200,7 +200,7 @@ def clear_next(folder: str) -> None:
     clear_plan(following)
     for name in files.names(following):
         files.remove(files.join(following, name))
-    _remove_empty(following)
+    files.remove_empty(following)
 
 
 def settle(folder: str) -> None:
@@ -242,7 +242,7 @@ def delete_dataset(folder: str) -> None:
     for name in files.names(files.join(folder, RESULTS_FOLDER)):
         files.remove(files.join(folder, f"{RESULTS_FOLDER}/{name}"))
     for name in (SEQUENCES_FOLDER, RESULTS_FOLDER):
-        _remove_empty(files.join(folder, name))
+        files.remove_empty(files.join(folder, name))
     files.remove(files.join(folder, RUN_NAME))
 
 
@@ -254,8 +254,3 @@ def _shard_names(folder: str) -> list[str]:
             # broken: the plan it was made from names the same shards
             pass
     return [shard.name for shard in saved.planned_shards(folder)]
-
-
-def _remove_empty(folder: str) -> None:
-    if not files.is_uri(folder) and os.path.isdir(folder) and not os.listdir(folder):
-        os.rmdir(folder)

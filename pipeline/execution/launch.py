@@ -106,7 +106,7 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
             if planned["num_sequences"]
             else 0.0,
             "bounds": [bound.entry for bound in every.bounds()],
-            **finish.planned_arrangement(folder, build_config),
+            **saved.read_arranged(folder),
             "predicted_bytes": every.num_bytes,
             "predicted_decode_core_s": planned["source_px"] / DECODED_PX_PER_S,
             "rejects": dict(sorted(reasons.items())),

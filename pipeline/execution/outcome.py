@@ -44,6 +44,7 @@ def read(folder: str) -> Outcome | None:
 def clear(folder: str) -> None:
     """Forgets what became of an earlier run."""
     files.remove(files.join(folder, OUTCOME_NAME))
+    files.remove_empty(files.join(folder, PLAN_FOLDER))
 
 
 def raise_saved(folder: str) -> None:
@@ -57,6 +58,8 @@ def raise_saved(folder: str) -> None:
     if outcome is None:
         return
     if outcome["kind"] == "usage":
+        # nothing was begun, and nothing is left
+        clear(folder)
         raise ValueError(outcome["message"])
     if outcome["kind"] == "rejects":
         raise TooManyRejects(outcome["message"], cast(Report, json.loads(files.read(files.join(folder, REPORT_NAME)))))

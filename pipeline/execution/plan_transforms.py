@@ -23,13 +23,14 @@ from patchpack.pipeline.execution.sandbox import isolated
 from patchpack.pipeline.execution.shuffle import Piece, Shuffle, split
 from patchpack.pipeline.execution.transform import Tagged, Transform
 from patchpack.pipeline.media import DecodeError
-from patchpack.pipeline.names import CLASSES_NAME, LISTING_NAME
+from patchpack.pipeline.names import ARRANGED_NAME, CLASSES_NAME, LISTING_NAME
+from patchpack.pipeline.report.arrangement import Arrangement
 from patchpack.pipeline.stages.buckets import bucket_of, distinct, of_split
 from patchpack.pipeline.stages.dedupe import rejects_of_copies, with_digest
 from patchpack.pipeline.stages.group import group_of, num_groups
 from patchpack.pipeline.stages.labels import in_order, label_gaps, label_of
 from patchpack.pipeline.stages.list import OF_OTHER_SPLIT, source_path
-from patchpack.pipeline.stages.plan import plan_view, rest_group
+from patchpack.pipeline.stages.plan import ViewPlan, arrangement_of, plan_view, rest_group
 from patchpack.pipeline.stages.probe import probe
 from patchpack.pipeline.stages.probed import Probed, fingerprint, read_probed, write_probed
 from patchpack.pipeline.stages.records import Example, Ignored, KeyConflict, LabelRow, Reject, Source, reject
@@ -340,24 +341,40 @@ class SavePlan(Transform[PCollection[tuple[ViewKey, Iterable[Piece]]], PCollecti
     classes: PCollection[tuple[str, ...]] | None
 
     def expand(self, views: PCollection[tuple[ViewKey, Iterable[Piece]]]) -> PCollection[None]:
-        """Returns an element for each view of each group whose plan is saved."""
-        classes = None if self.classes is None else AsSingleton(self.classes)
+        """Returns an element when all of it is saved."""
+        classes, path = (
+            None if self.classes is None else AsSingleton(self.classes),
+            files.join(self.folder, ARRANGED_NAME),
+        )
+        step = self.config.balance_step
+
+        def merged(parts: Iterable[Arrangement]) -> Arrangement:
+            every = Arrangement(step)
+            for part in parts:
+                every.merge(part)
+            return every
+
         planned = views | "view" >> beam.FlatMap(self._run, classes).with_outputs("planned", main="rests")
         rests = planned.rests | "rests meet" >> beam.GroupByKey() | "rests" >> beam.Map(self._run_rests, classes)
-        saved: PCollection[None] = (planned.planned, rests) | "saved" >> beam.Flatten()
+        saved: PCollection[None] = (
+            (planned.planned, rests)
+            | "saved" >> beam.Flatten()
+            | "arrangement" >> beam.CombineGlobally(merged)
+            | "save" >> beam.Map(lambda every: files.write(path, canonical_json(every.figures())))
+        )
         return saved
 
     def _run(self, view: tuple[ViewKey, Iterable[Piece]], classes: tuple[str, ...] | None) -> Iterator[Tagged]:
         (group, number, groups), pieces = view
         counts.add(num_groups=1)
-        rest = self._planned(group, number, groups, pieces, classes, of_rests=False)
-        yield TaggedOutput("planned", None)
+        plan = self._planned(group, number, groups, pieces, classes, of_rests=False)
+        yield TaggedOutput("planned", arrangement_of(plan, self.config))
         key = (rest_group(group, groups, self.config), number, groups)
-        yield from self.shuffle.put((key, batch) for batch in rest.combine_chunks().to_batches())
+        yield from self.shuffle.put((key, batch) for batch in plan.rest.combine_chunks().to_batches())
 
-    def _run_rests(self, view: tuple[ViewKey, Iterable[Piece]], classes: tuple[str, ...] | None) -> None:
+    def _run_rests(self, view: tuple[ViewKey, Iterable[Piece]], classes: tuple[str, ...] | None) -> Arrangement:
         (group, number, groups), pieces = view
-        self._planned(group, number, groups, pieces, classes, of_rests=True)
+        return arrangement_of(self._planned(group, number, groups, pieces, classes, of_rests=True), self.config)
 
     def _planned(
         self,
@@ -368,11 +385,11 @@ class SavePlan(Transform[PCollection[tuple[ViewKey, Iterable[Piece]]], PCollecti
         classes: tuple[str, ...] | None,
         *,
         of_rests: bool,
-    ) -> pa.Table:
-        """Plans a view of a group, saves that, and returns its rest."""
+    ) -> ViewPlan:
+        """Returns the plan of a view of a group, which is saved."""
         with counts.timed("pack"):
             references = self.shuffle.get(pieces, REFERENCE_SCHEMA)
             plan = plan_view(group, view, references, self.config, classes, groups, of_rests=of_rests)
             write_view_plan(self.folder, plan.summary, plan.shards)
         counts.add(num_planned=sum(map(len, plan.shards)))
-        return plan.rest
+        return plan

@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,7 +18,6 @@ from patchpack.options import output_affecting
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.names import CLASSES_NAME, REPORT_NAME, REPORT_PAGE_NAME
 from patchpack.pipeline.packing.proof import ProvenBound, prove
-from patchpack.pipeline.report.arrangement import Arrangement
 from patchpack.pipeline.report.counted import Scan
 from patchpack.pipeline.report.gallery import show
 from patchpack.pipeline.report.page import page_of
@@ -51,7 +49,7 @@ from patchpack.schemas.manifest import (
     table_bytes,
     write_rows,
 )
-from patchpack.schemas.report import Arranged, DatasetTotals, Report, Totals
+from patchpack.schemas.report import DatasetTotals, Report, Totals
 
 _COUNTS = ("num_sequences", "num_segments", "num_tokens")
 
@@ -125,23 +123,6 @@ class Planned:
             for view in range(self._config.views)
             for number, layout in enumerate(layouts)
         ]
-
-
-def planned_arrangement(folder: str, config: PlanConfig) -> Arranged:
-    """Returns what the report will say of step balance and mixing, from the plan alone."""
-    arrangement = Arrangement(config.balance_step)
-    columns = ["key", "example_id", "sequence", "num_tokens"]
-    for summary in saved.read_summaries(folder):
-        with files.open_read(saved.plan_path(folder, summary.group, summary.view)) as file:
-            parquet = pq.ParquetFile(file)
-            for shard in summary.shards:
-                rows = parquet.read_row_group(shard.row_group, columns)
-                lengths = rows["num_tokens"].to_numpy().astype(np.int64)
-                sequences = rows["sequence"].to_numpy().astype(np.int64)
-                listing = (shard.group, shard.view, shard.layout)
-                names = rows.select(columns[:2])
-                arrangement.add_shard(listing, lengths, sequences, names, shard.num_sequences, config.sequence_length)
-    return arrangement.figures()
 
 
 class _Stored:

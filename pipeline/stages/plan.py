@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.report.arrangement import Arrangement
 from patchpack.pipeline.report.sizes import count_sizes
 from patchpack.pipeline.stages.packed import (
     Ints,
@@ -114,6 +115,18 @@ def plan_view(
         shards=shards,
     )
     return ViewPlan(tables, summary, pa.concat_tables([no_rows, *rests]))
+
+
+def arrangement_of(plan: ViewPlan, config: PlanConfig) -> Arrangement:
+    """Returns how a planned view is arranged, as the report will say of its shards."""
+    arrangement = Arrangement(config.balance_step)
+    for shard, rows in zip(plan.summary.shards, plan.shards, strict=True):
+        lengths_M, rows_M = (rows[name].to_numpy().astype(np.int64) for name in ("num_tokens", "sequence"))
+        names = rows.select(["key", "example_id"])
+        listing = (shard.group, shard.view, shard.layout)
+        arrangement.add_shard(listing, lengths_M, rows_M, names, shard.num_sequences, config.sequence_length)
+    arrangement.end()
+    return arrangement
 
 
 def source_px(references: pa.Table) -> Ints:

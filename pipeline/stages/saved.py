@@ -4,20 +4,23 @@ What is read of it is read a group at a time: there may be millions of shards.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from patchpack.pipeline.names import LISTING_NAME, PLAN_FOLDER, bucket_rejects_name, view_plan_name
+from patchpack.pipeline.names import ARRANGED_NAME, LISTING_NAME, PLAN_FOLDER, bucket_rejects_name, view_plan_name
 from patchpack.pipeline.stages.planned import PLAN_SCHEMA, PlannedExample, from_table
 from patchpack.pipeline.stages.records import Reject
 from patchpack.pipeline.stages.summary import Listing, ShardPlan, ViewSummary
 from patchpack.pipeline.storage import files
 from patchpack.schemas.errors import FormatError
 from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA
+from patchpack.schemas.report import Arranged
 
 SUMMARY_KEY = b"patchpack_plan"
 
@@ -103,6 +106,17 @@ def read_listing(folder: str) -> Listing:
     path = files.join(folder, LISTING_NAME)
     with intact(path):
         return Listing.from_json(files.read(path))
+
+
+def read_arranged(folder: str) -> Arranged:
+    """Returns how the plan below an output folder arranges examples and sequences.
+
+    Raises:
+        FormatError: the plan was damaged.
+    """
+    path = files.join(folder, ARRANGED_NAME)
+    with intact(path):
+        return cast(Arranged, json.loads(files.read(path)))
 
 
 def read_rejects(folder: str) -> Iterator[Reject]:

@@ -217,6 +217,12 @@ def remove(path: str) -> None:
             os.remove(path)
 
 
+def remove_empty(folder: str) -> None:
+    """Deletes a local folder that is there and has nothing in it."""
+    if not is_uri(folder) and os.path.isdir(folder) and not os.listdir(folder):
+        os.rmdir(folder)
+
+
 @contextlib.contextmanager
 def writing(path: str) -> Iterator[IO[bytes]]:
     """A file that appears under its name whole, or not at all: temporary name, flushed, renamed.

@@ -349,15 +349,15 @@ def test_progress_counts_examples(
     assert run(*command).code == 0
     shards = pq.read_table(tmp_path / "shards/shards.parquet").to_pylist()
     token_bytes = sum(shard["num_tokens"] for shard in shards) * 16 * 16 * 3
-    assert [amount for amount in amounts if amount.work != "finishing"] == [
+    assert amounts == [
         Amount("planning", "inputs", 0),
         Amount("planning (packing)", "examples", planned, planned, num_rejects=0),
         Amount("writing shards", "examples", 0, planned, 0, 0, 0),
-        Amount("writing shards", "examples", planned, planned, 0, token_bytes, 0),
+        Amount("finishing", "shards", len(shards), len(shards)),
     ]
-    assert amounts[-1] == Amount("finishing", "shards", len(shards), len(shards))
-    first, *_ = json.loads((tmp_path / "shards/_run.json").read_text())["stages"]
+    first, second = json.loads((tmp_path / "shards/_run.json").read_text())["stages"]
     assert first["counts"]["num_inputs"] == first["counts"]["num_probed"] == num_inputs
+    assert (second["counts"]["num_examples"], second["counts"]["num_token_bytes"]) == (planned, token_bytes)
     # half of it is there already
     for shard in shards[4:]:
         (tmp_path / "shards" / shard["path"]).unlink()
@@ -366,10 +366,13 @@ def test_progress_counts_examples(
     assert run(*command, "--resume").code == 0
     done = sum(shard["num_segments"] for shard in shards[:4])
     written = sum(shard["num_tokens"] for shard in shards[4:]) * 16 * 16 * 3
-    assert [amount for amount in amounts if amount.work == "writing shards"] == [
-        Amount("writing shards", "examples", done, planned, done, 0, 0),
-        Amount("writing shards", "examples", planned, planned, done, written, 0),
+    assert amounts == [
+        Amount("writing shards", "examples", 0, planned, 0, 0, 0),
+        Amount("finishing", "shards", len(shards), len(shards)),
     ]
+    *_, third = json.loads((tmp_path / "shards/_run.json").read_text())["stages"]
+    counted = [third["counts"][f"num_{name}"] for name in ("kept_examples", "examples", "token_bytes")]
+    assert counted == [done, planned - done, written]
 
 
 def _run(add_graph: Callable[..., None]) -> PipelineResult:

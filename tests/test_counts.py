@@ -144,7 +144,6 @@ def test_the_record_keeps_time_by_stage_of_every_run(media: Path, tmp_path: Path
     assert stages(output)[2]["counts"] == {
         "num_counted_shards": stored["num_shards"],
         "num_kept_examples": stored["num_segments"],
-        "num_kept_rejects": 0,
         "num_kept_shards": stored["num_shards"],
     }
     documented = (ROOT / "docs/format.md").read_text()

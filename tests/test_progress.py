@@ -4,6 +4,7 @@ import io
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,6 @@ from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.execution import progress
 from patchpack.pipeline.execution.progress import Amount, Progress
 from patchpack.pipeline.execution.stage import Writing, planning
-from patchpack.pipeline.stages.summary import ShardPlan
 
 
 class Clock:
@@ -157,35 +157,36 @@ def test_how_many_inputs_are_of_this_split_is_not_known() -> None:
     assert planning(counts, config) == Amount("planning (probing)", "inputs", 5, None, num_rejects=0)
 
 
-def writing(folder: Path, *, lists: bool) -> tuple[Writing, list[Path]]:
-    """Returns the progress of two groups of two shards of 10 and 90 examples, of which the first is there, and their files."""
-    shards = [
-        ShardPlan(group, index, 0, index, 1, examples, 0) for group in (0, 1) for index, examples in ((0, 10), (1, 90))
-    ]
-    paths = [folder / shard.name for shard in shards]
-    paths[0].parent.mkdir()
-    paths[0].touch()
-    return Writing(str(folder), shards, 7, lists=lists), paths
+def writing(folder: Path, *, lists: bool) -> Writing:
+    """Returns the progress of four shards of 200 examples."""
+    (folder / "sequences").mkdir()
+    planned: Any = {"num_segments": 200, "num_shards": 4}
+    totals: Any = {"num_rejects": 7, "planned": planned}
+    return Writing(str(folder), totals, lists=lists)
 
 
 def test_what_an_earlier_run_has_written_is_done_and_says_nothing_of_the_speed(tmp_path: Path) -> None:
-    shown, paths = writing(tmp_path, lists=False)
-    at_first = Amount("writing shards", "examples", 10, 200, 10, 0, 7)
-    assert shown.amount(Counter()) == at_first
-    # the kept shard lacks two; of the 20 examples that came next one failed
-    counts = Counter({"num_kept_shards": 1, "num_kept_rejects": 2, "num_examples": 19, "num_token_bytes": 500})
-    counts.update({"num_rejects": 1})
-    assert shown.amount(counts) == at_first._replace(done=30, token_bytes=500, num_rejects=10)
+    shown = writing(tmp_path, lists=False)
+    assert shown.amount(Counter()) == Amount("writing shards", "examples", 0, 200, 0, 0, 7)
+    # the kept shard has ten examples and lacks two; of the 20 that came next one failed
+    counts = Counter({"num_kept_shards": 1, "num_kept_examples": 10, "num_kept_rejects": 2})
+    counts.update({"num_examples": 19, "num_token_bytes": 500, "num_rejects": 1})
+    assert shown.amount(counts) == Amount("writing shards", "examples", 32, 200, 12, 500, 10)
     # a shard that was tried again
     assert shown.amount(Counter({"num_examples": 1000})).done == 200
     # workers say what they do: nobody lists the output meanwhile
-    paths[1].touch()
-    assert shown.amount(Counter()) == at_first
+    (tmp_path / "sequences/part-000-00000-00000.parquet").touch()
+    assert shown.amount(Counter()).done == 0
+    assert shown.amount(Counter({"num_examples": 198, "num_counted_shards": 3})) == Amount("finishing", "shards", 3, 4)
 
 
 def test_a_runner_that_counts_nothing_is_watched_by_its_shards(tmp_path: Path) -> None:
-    shown, paths = writing(tmp_path, lists=True)
-    paths[1].touch()
-    (tmp_path / "sequences/.part-000-00001-00001.parquet.abc.tmp").touch()
+    shown = writing(tmp_path, lists=True)
+    for name in (
+        "part-000-00000-00000.parquet",
+        "part-000-00001-00000.parquet",
+        ".part-000-00001-00001.parquet.abc.tmp",
+    ):
+        (tmp_path / "sequences" / name).touch()
     assert shown.amount(Counter()).done == 100
-    assert shown.amount(Counter({"num_examples": 150})).done == 160
+    assert shown.amount(Counter({"num_examples": 150})).done == 150

@@ -63,13 +63,13 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
         is_planned = config.resume and plan_is_kept(folder, config, parsed)
         if is_planned:
             _take_plan_over(parsed, folder, config)
+        elif options is None:
+            _make_plan(parsed, folder, config, options)
         try:
-            if options is not None and not is_planned:
-                _run_all(parsed, folder, config, options)
-            else:
-                if not is_planned:
-                    _make_plan(parsed, folder, config, options)
+            if is_planned or options is None:
                 _write_shards(folder, source_roots(parsed, config), config, options)
+            else:
+                _run_all(parsed, folder, config, options)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(f"{folder} is unfinished; build --output {folder} --resume goes on") from error
         outcome.raise_saved(folder)

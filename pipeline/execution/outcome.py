@@ -43,8 +43,10 @@ def read(folder: str) -> Outcome | None:
 
 def clear(folder: str) -> None:
     """Forgets what became of an earlier run."""
-    files.remove(files.join(folder, OUTCOME_NAME))
-    files.remove_empty(files.join(folder, PLAN_FOLDER))
+    path = files.join(folder, OUTCOME_NAME)
+    if files.exists(path):
+        files.remove(path)
+        files.remove_empty(files.join(folder, PLAN_FOLDER))
 
 
 def raise_saved(folder: str) -> None:

@@ -366,7 +366,7 @@ def test_progress_counts_examples(
     assert run(*command, "--resume").code == 0
     done = sum(shard["num_segments"] for shard in shards[:4])
     written = sum(shard["num_tokens"] for shard in shards[4:]) * 16 * 16 * 3
-    assert amounts == [
+    assert [amount for amount in amounts if amount.unit != "inputs"] == [
         Amount("writing shards", "examples", 0, planned, 0, 0, 0),
         Amount("finishing", "shards", len(shards), len(shards)),
     ]

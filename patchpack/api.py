@@ -244,6 +244,12 @@ def needing_beam() -> Iterator[None]:
             # a bug of ours, and no extra
             raise
         raise MissingExtra(error.name, "build and plan need", "beam") from error
+    except (ImportError, MemoryError, SystemError) as error:
+        # how an interpreter without memory fails
+        raise RuntimeError(
+            f"Beam cannot be imported ({' '.join(str(error).split()) or 'out of memory'}); it takes some 300 MB; free memory, "
+            "or raise the limit (ulimit -v)"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -48,6 +49,12 @@ COMPLAINTS_S = 2.0
 
 # how long a job server may take to answer its first call
 JOB_SERVER_ANSWER_S = 15.0
+
+# how Python, its extensions and the kernel say that there is no memory, which all come as errors of their own
+_NO_MEMORY = re.compile(
+    "MemoryError|out of memory|can't start new thread|Cannot allocate memory|failed to map segment|"
+    "error return without exception set|bad_alloc"
+)
 
 # a failed look-up, a wrong type, a wrong call: what no input and no storage raises
 _BUGS = frozenset(
@@ -261,10 +268,13 @@ def run(
 
 def _local(workers: int) -> beam.Pipeline:
     if workers == 1:
-        return beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
-    return beam.Pipeline(
-        runner=FnApiRunner(default_environment=_Forked()), options=PipelineOptions([f"--direct_num_workers={workers}"])
-    )
+        pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
+    else:
+        options = PipelineOptions([f"--direct_num_workers={workers}"])
+        pipeline = beam.Pipeline(runner=FnApiRunner(default_environment=_Forked()), options=options)
+    # Beam's, for what is not used here; a launcher that is killed would leave it
+    shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
+    return pipeline
 
 
 _FORKED = "patchpack:env:forked"
@@ -324,13 +334,8 @@ def _watched_threads(failure: list[BaseException], fail: Callable[[BaseException
             before(arguments)
         elif not issubclass(arguments.exc_type, grpc.RpcError):
             # those only complain about a worker that is gone
-            error = arguments.exc_value or arguments.exc_type()
-            what = "out of memory" if isinstance(error, MemoryError) else f"{arguments.exc_type.__name__}: {error}"
-            fail(
-                RuntimeError(
-                    f"the launcher cannot go on ({what}); run the same command with --resume, and fewer --workers"
-                )
-            )
+            what = f"{arguments.exc_type.__name__}: {arguments.exc_value}"
+            fail(RuntimeError(f"the launcher cannot go on ({what}); run the same command with --resume"))
 
     threading.excepthook = hook
     try:
@@ -357,8 +362,13 @@ def _await_complaints() -> None:
 
 def _described(error: BaseException) -> PipelineFailed:
     """Returns what a failure of Beam's says, in one line, without the tracebacks that Beam puts into its messages."""
-    text = str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    text = str(error) or type(error).__name__
+    if found := _NO_MEMORY.search(text):
+        return PipelineFailed(
+            f"out of memory ({found[0]}); the launcher takes some 300 MB and each of --workers as much; free memory, or "
+            "use fewer, and run the same command with --resume"
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     # the last line of a remote traceback: "module.SomeError: text [while running 'step']"
     last = re.sub(r"\s*\[while running .*\]$", "", lines[-1])
     match = re.match(r"(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*): ?", last)

@@ -82,9 +82,7 @@ def say(answers: int, **what: object) -> None:
 
 def work(worker: str, control: str, server: int, answers: int) -> NoReturn:
     """Is a worker until its launcher needs it no more; a thread that fails ends it, as others would wait for that for ever."""
-    from apache_beam.portability.api import endpoints_pb2
     from apache_beam.runners.worker import sdk_worker_main
-    from google.protobuf import text_format
 
     from patchpack.pipeline.execution import counts
 
@@ -96,9 +94,8 @@ def work(worker: str, control: str, server: int, answers: int) -> NoReturn:
     threading.excepthook = lambda arguments: die(arguments.exc_value)
     try:
         counts.send(lambda counted: say(answers, worker=worker, counts=counted))
-        address = text_format.MessageToString(endpoints_pb2.ApiServiceDescriptor(url=control))
         _, harness, _ = sdk_worker_main.create_harness(
-            {"CONTROL_API_SERVICE_DESCRIPTOR": address, "PIPELINE_OPTIONS": "{}", "WORKER_ID": worker}
+            {"CONTROL_API_SERVICE_DESCRIPTOR": f'url: "{control}"', "PIPELINE_OPTIONS": "{}", "WORKER_ID": worker}
         )
         harness.run()
     except BaseException as error:  # noqa: BLE001 (the launcher says it)

@@ -330,12 +330,14 @@ def _watched_threads(failure: list[BaseException], fail: Callable[[BaseException
     before = threading.excepthook
 
     def hook(arguments: threading.ExceptHookArgs) -> None:
+        if issubclass(arguments.exc_type, grpc.RpcError):
+            # a complaint about a worker that is gone
+            return
         if not _is_of_beam(arguments.exc_traceback):
             before(arguments)
-        elif not issubclass(arguments.exc_type, grpc.RpcError):
-            # those only complain about a worker that is gone
-            what = f"{arguments.exc_type.__name__}: {arguments.exc_value}"
-            fail(RuntimeError(f"the launcher cannot go on ({what}); run the same command with --resume"))
+            return
+        what = f"{arguments.exc_type.__name__}: {arguments.exc_value}"
+        fail(RuntimeError(f"the launcher cannot go on ({what}); run the same command with --resume"))
 
     threading.excepthook = hook
     try:

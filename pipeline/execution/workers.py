@@ -21,6 +21,8 @@ from patchpack.pipeline.execution.sandbox import module_search
 # what a worker that was let go may take, and the server after the last of them
 LET_GO_S = 5.0
 
+_NO_SERVER = "the process that starts workers is gone"
+
 # a worker is one core's work; pools of threads in libraries would only wait for each other
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -70,7 +72,7 @@ class Workers:
             self._server.stdin.flush()
         except (OSError, ValueError):
             # there is no server any more, and so no worker
-            self._end(worker, self._why or "it was not started")
+            self._end(worker, self._why or _NO_SERVER)
 
     def let_go(self, worker: str) -> None:
         """Takes the end of a worker for no failure from now on."""
@@ -124,7 +126,7 @@ class Workers:
         finally:
             self.is_alive = False
             for worker in list(self._ended):
-                self._end(worker, self._why or "with the process that started it")
+                self._end(worker, self._why or _NO_SERVER)
 
     def _end(self, worker: str, why: str) -> None:
         with self._lock:

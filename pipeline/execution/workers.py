@@ -2,8 +2,8 @@
 
 They are forked by a server (`worker`) that has imported everything once; what it imports, it imports while the launcher
 does the same. The server says at once when a worker has ended, whatever ended it, and it and its workers end with the launcher.
-It serves all graphs of a build. A worker costs some 0.1 s of CPU to start, where a Python of its own would cost 1.3 s, and 2.9 s with
-torch (benchmarks/start.py); what is given up is a look at what a worker prints, which goes nowhere.
+It serves all graphs of a build. The server costs 1.5 s of CPU, a worker some 0.2 s, where a Python of its own took 2.3
+(docs/decisions.md); what is given up is a look at what a worker prints, which goes nowhere.
 """
 
 import contextlib

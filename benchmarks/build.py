@@ -1,13 +1,18 @@
-"""What Beam adds to the work on media, and what a second worker brings.
+"""What Beam adds to the work on media, what a second worker brings, and what starting costs.
 
-    python benchmarks/build.py [--views 24] [FOLDER]
+    python benchmarks/build.py [--views 24] [--rounds 3] [FOLDER]
 
 FOLDER: media, by default ../shared/media beside the checkout. They are planned once, every view a size of its own. Then the
 shards are written by a plain loop over `write_shard`, by `build --resume` with one worker, and with two. CPU seconds are
-those of all processes, wall seconds those of the whole command; of both, those of the same on a single image are taken
-off (imports, Beam's start). Medians of 3 rounds. The figure for two workers means something on two idle cores only.
+those of all processes, wall seconds those of the whole command; of both, what the same command takes when every shard is
+there already is taken off (imports, starting, the report and its page). All take turns; medians of the rounds. Wall
+seconds mean something on two idle cores only.
+
+Starting is what a build of a single image costs until its shard is there; what ends it (tables, report and its page) is
+shown beside it.
 """
 
+import json
 import os
 import shutil
 import statistics
@@ -19,8 +24,6 @@ from pathlib import Path
 
 from harness import ROOT, SHARED, read, say_where
 from PIL import Image
-
-ROUNDS = 3
 
 LOOP = """
 import json, sys
@@ -35,61 +38,73 @@ for shard in saved.planned_shards(folder):
     result = shards.write_shard(shard, saved.read_shard_rows(folder, shard), roots, folder, config, {})
     assert not result.failure, result.failure
 """
+WAYS = {"loop": "plain loop", "1": "build, 1 worker", "2": "build, 2 workers"}
 
 
 def main() -> None:
-    """Prints the table."""
-    options = read(__doc__, {"views": 24}, folder=str(SHARED / "media"))
+    """Prints the tables."""
+    options = read(__doc__, {"views": 24, "rounds": 3}, folder=str(SHARED / "media"))
     say_where()
     with tempfile.TemporaryDirectory() as scratch:
         single = Path(scratch) / "single"
         single.mkdir()
         Image.new("RGB", (64, 64)).save(single / "one.jpg")
-        cost = {
-            (name, folder): _medians(name, folder, options.views, Path(scratch))
-            for folder in (str(single), options.folder)
-            for name in ("loop", "1", "2")
-        }
-    cpu, wall = (
-        {name: cost[name, options.folder][kind] - cost[name, str(single)][kind] for name in ("loop", "1", "2")}
-        for kind in (0, 1)
-    )
-    print(f"{'':<18} {'CPU s':>8} {'wall s':>8}")
-    for name, label in (("loop", "plain loop"), ("1", "build, 1 worker"), ("2", "build, 2 workers")):
-        print(f"{label:<18} {cpu[name]:>8.2f} {wall[name]:>8.2f}")
+        _print_starts(str(single), Path(scratch), options.rounds)
+        cost = _medians(options.folder, options.views, options.rounds, Path(scratch))
+    cpu, wall = ({way: cost[way][kind] for way in WAYS} for kind in (0, 1))
+    print(f"\n{'':<18} {'CPU s':>8} {'wall s':>8}")
+    for way, label in WAYS.items():
+        print(f"{label:<18} {cpu[way]:>8.2f} {wall[way]:>8.2f}")
     print(f"one worker / plain loop, CPU: {cpu['1'] / cpu['loop']:.3f}")
+    print(f"two workers / plain loop, CPU: {cpu['2'] / cpu['loop']:.3f}")
     print(f"one worker / two workers, wall: {wall['1'] / wall['2']:.2f}")
 
 
-def _medians(name: str, folder: str, views: int, scratch: Path) -> tuple[float, float]:
-    """Returns median CPU and wall seconds of writing the shards of a folder."""
+def _print_starts(single: str, scratch: Path, rounds: int) -> None:
+    """Prints what a build of a single image costs."""
+    print(f"{'a single image':<18} {'CPU s':>8} {'wall s':>8} {'start, wall s':>14} {'end, wall s':>12}")
+    for workers in ("1", "2"):
+        rows = []
+        for _ in range(rounds):
+            output = scratch / "started"
+            shutil.rmtree(output, ignore_errors=True)
+            build = ["build", single, "--output", str(output), "--media-backend", "pillow", "--workers", workers]
+            cpu_s, wall_s = _run([sys.executable, "-m", "patchpack", *build])
+            stages = json.loads((output / "_run.json").read_text())["stages"]
+            end_s = next(stage["wall_s"] for stage in stages if stage["stage"] == "finish")
+            rows.append((cpu_s, wall_s, wall_s - end_s, end_s))
+        cpu_s, wall_s, start_s, end_s = map(statistics.median, zip(*rows, strict=True))
+        print(f"{WAYS[workers]:<18} {cpu_s:>8.2f} {wall_s:>8.2f} {start_s:>14.2f} {end_s:>12.2f}")
+
+
+def _medians(folder: str, views: int, rounds: int, scratch: Path) -> dict[str, tuple[float, float]]:
+    """Returns median CPU and wall seconds of writing the shards of a folder, by way."""
     planned = scratch / "planned"
     shutil.rmtree(planned, ignore_errors=True)
     # small shards, so that two workers share them evenly
     rules = [
-        "--views",
-        str(views),
-        "--media-backend",
-        "pillow",
-        "--shard-bytes",
-        "8000000",
-        "--max-reject-fraction",
-        "1",
+        *("--views", str(views), "--media-backend", "pillow"),
+        *("--shard-bytes", "8000000", "--max-reject-fraction", "1"),
     ]
     _run([sys.executable, "-m", "patchpack", "plan", folder, "--output", str(planned), *rules])
-    rounds = []
-    for _ in range(ROUNDS):
-        output = scratch / "output"
-        shutil.rmtree(output, ignore_errors=True)
-        shutil.copytree(planned, output)
-        if name == "loop":
-            command = [sys.executable, "-c", LOOP, str(output), str(views)]
-        else:
-            build = ["build", folder, "--output", str(output), *rules, "--resume", "--workers", name]
-            command = [sys.executable, "-m", "patchpack", *build]
-        rounds.append(_run(command))
-    cpu, wall = zip(*rounds, strict=True)
-    return statistics.median(cpu), statistics.median(wall)
+    taken: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way in WAYS:
+            output = scratch / "output"
+            shutil.rmtree(output, ignore_errors=True)
+            shutil.copytree(planned, output)
+            if way == "loop":
+                command = [sys.executable, "-c", LOOP, str(output), str(views)]
+            else:
+                build = ["build", folder, "--output", str(output), *rules, "--resume", "--workers", way]
+                command = [sys.executable, "-m", "patchpack", *build]
+            all_, again = _run(command), _run(command)
+            taken[way].append((all_[0] - again[0], all_[1] - again[1]))
+    return {way: (_median(rows, 0), _median(rows, 1)) for way, rows in taken.items()}
+
+
+def _median(rows: list[tuple[float, float]], kind: int) -> float:
+    return statistics.median(row[kind] for row in rows)
 
 
 def _run(command: list[str]) -> tuple[float, float]:

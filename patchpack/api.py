@@ -15,6 +15,7 @@ from patchpack.extras import MissingExtra
 from patchpack.options import flag
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.recipes import with_recipe
+from patchpack.pipeline.rules import default_workers
 from patchpack.schemas.comparison import Comparison
 from patchpack.schemas.report import Prediction, Report
 from patchpack.schemas.whatif import WhatIf
@@ -46,7 +47,8 @@ def build(
         raise ValueError(
             f"split {options['split']}: build makes one dataset, and these are several; build_splits makes them all; call that"
         )
-    with _root_logger_kept():
+    workers = options.get("workers", default_workers())
+    with _root_logger_kept(), _started(workers, beam_options, options.get("media_backend", "auto")):
         with needing_beam():
             from patchpack.pipeline.execution import launch, resume, runner
         beam = runner.parse_beam_options(list(beam_options))
@@ -119,7 +121,7 @@ def plan(
             f"--split {config.split} --output: a saved plan is of one dataset, and these are several; plan without --output looks at "
             "all of them together; leave one out"
         )
-    with _root_logger_kept():
+    with _root_logger_kept(), _started(config.workers, beam_options):
         with needing_beam():
             from patchpack.pipeline.execution import launch, runner
         beam = runner.parse_beam_options(list(beam_options))
@@ -210,6 +212,15 @@ def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
     return compare(os.fspath(a), os.fspath(b))
 
 
+def _started(
+    workers: int, beam_options: Sequence[str], backend: str = "pillow"
+) -> contextlib.AbstractContextManager[None]:
+    """Starts the worker processes of this machine before Beam is loaded here, which takes them as long."""
+    from patchpack.pipeline.execution.workers import started
+
+    return started(1 if beam_options else workers, backend)
+
+
 @contextlib.contextmanager
 def needing_beam() -> Iterator[None]:
     """Imports of modules that import Beam: nothing of what it says then is shown.
@@ -225,6 +236,12 @@ def needing_beam() -> Iterator[None]:
             # a bug of ours, and no extra
             raise
         raise MissingExtra(error.name, "build and plan need", "beam") from error
+    except (ImportError, MemoryError, SystemError) as error:
+        # how an interpreter without memory fails
+        raise RuntimeError(
+            f"Beam cannot be imported ({' '.join(str(error).split()) or 'out of memory'}); it takes some 300 MB; free memory, "
+            "or raise the limit (ulimit -v)"
+        ) from error
 
 
 @contextlib.contextmanager

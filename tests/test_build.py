@@ -22,6 +22,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult
 from conftest import SMALL, Result, said, start
 from PIL import Image
+from support.family import Family
 
 import patchpack
 from patchpack.pipeline.execution import counts, plan_transforms, stage
@@ -93,48 +94,30 @@ def test_a_killed_build_resumes_to_the_same_bytes(reference: Path, media: Path, 
     assert {path: path.stat().st_mtime_ns for path in done} == done, "finished shards were written again"
 
 
-@pytest.mark.slow
 def test_a_dead_worker_process_ends_the_build_with_one_line(media: Path, tmp_path: Path) -> None:
     output = tmp_path / "shards"
-    process = start("build", media, "--output", output, "--workers", 2, *SMALL)
+    build = Family("build", media, "--output", output, "--workers", 2, *SMALL)
     wait_for_shards(output, 1)
-    workers = workers_of(process.pid)
+    workers = build.workers()
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert (
-        err
-        == "a worker process died (Worker subprocess exited with return code -9); run the same command with --resume\n"
-    )
+    _, err = build.launcher.communicate(timeout=30)
+    assert build.launcher.returncode == 1
+    assert said(err) == "a worker process died (SIGKILL); run the same command with --resume\n"
+    assert build.lives_after(5) == []
     assert not (output / "manifest.json").exists()
 
 
 def test_workers_end_with_their_launcher_and_without_a_word(media: Path, tmp_path: Path) -> None:
-    output = tmp_path / "shards"
-    process = start("build", media, "--output", output, "--workers", 2, *SMALL)
-    while not workers_of(process.pid):
-        assert process.poll() is None
+    build = Family("build", media, "--output", tmp_path / "shards", "--workers", 2, *SMALL)
+    while not build.servers():
+        assert build.launcher.poll() is None
         time.sleep(0.002)
-    # they have just begun to start, and would wait for it
-    os.kill(process.pid, signal.SIGKILL)
-    # their standard error is the launcher's: it is closed when the last of them has ended
-    out, err = process.communicate(timeout=20)
-    assert (process.returncode, out, err) == (-signal.SIGKILL, "", "")
-
-
-def workers_of(launcher: int) -> list[int]:
-    """Returns the worker processes of a build."""
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _is_worker_of(entry, launcher)]
-
-
-def _is_worker_of(entry: str, launcher: int) -> bool:
-    try:
-        command = Path(f"/proc/{entry}/cmdline").read_bytes()
-        parent = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return False
-    return b"patchpack.pipeline.execution.worker" in command and parent == launcher
+    # what forks them has just begun to import, and would wait for it
+    os.kill(build.launcher.pid, signal.SIGKILL)
+    out, err = build.launcher.communicate(timeout=20)
+    assert (build.launcher.returncode, out, err) == (-signal.SIGKILL, "", "")
+    assert build.lives_after(5) == []
 
 
 def test_every_input_is_packed_rejected_or_ignored(media: Path, tmp_path: Path, run: Run) -> None:

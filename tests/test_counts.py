@@ -1,6 +1,7 @@
 """What workers count: where the launcher finds it, and what stands in the record afterwards."""
 
 import json
+import queue
 import re
 import time
 from collections import Counter
@@ -35,40 +36,17 @@ def stages(output: Path) -> list[StageTime]:
     return json.loads((output / "_run.json").read_text())["stages"]
 
 
-def test_counts_of_all_processes_add_up(tmp_path: Path) -> None:
-    counts.add(num_probed=2, probe_us=10)
-    (tmp_path / "1.json").write_text('{"num_probed": 30, "probe_us": 5}')
-    (tmp_path / "2.json").write_text('{"num_probed": 400, "num_rejects": 1}')
-    # still being written, and what nobody of ours has written
-    (tmp_path / "3.json.tmp").write_text('{"num_probed": 5000}')
-    for number, text in enumerate(("", "{", "7", '"text"', '{"num_probed": "many"}'), 4):
-        (tmp_path / f"{number}.json").write_text(text)
-    (tmp_path / "folder.json").mkdir()
-    assert counts.of_machine(str(tmp_path)) == {"num_probed": 432, "probe_us": 15, "num_rejects": 1}
-    assert counts.of_machine("") == counts.of_machine(str(tmp_path / "gone")) == {"num_probed": 2, "probe_us": 10}
-
-
-def test_a_worker_leaves_its_counts_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counts, "FILE_EVERY_S", 0.01)
-    counts.leave_in(str(tmp_path / "gone"))
-    counts.leave_in(str(tmp_path))
+def test_counts_are_handed_over_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counts, "SEND_EVERY_S", 0.01)
+    taken: queue.Queue[Counter[str]] = queue.Queue()
+    counts.send(taken.put)
+    assert taken.get(timeout=30) == {}
     counts.add(num_probed=2)
+    counts.add(num_probed=1, probe_us=5)
     deadline = time.monotonic() + 30
-    found: Counter[str] = Counter()
-    while not found["num_probed"] and time.monotonic() < deadline:
-        time.sleep(0.01)
-        found = counts.of_machine(str(tmp_path)) - Counter(num_probed=2)
-    # of this process itself, and of its file
-    assert found == {"num_probed": 2}
-
-
-def test_a_build_goes_on_where_no_folder_can_be_made_for_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(prefix: str) -> str:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(counts.tempfile, "mkdtemp", full)
-    with counts.folder() as made:
-        assert made == ""
+    while (found := taken.get(timeout=30)) != {"num_probed": 3, "probe_us": 5}:
+        assert time.monotonic() < deadline, found
+    assert counts.own() == found
 
 
 def test_the_same_counts_are_counters_of_beam() -> None:
@@ -80,7 +58,7 @@ def test_the_same_counts_are_counters_of_beam() -> None:
     pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
     _ = pipeline | beam.Create([1, 20]) | beam.Map(work)
     of_beam = counts.of_result(pipeline.run())
-    assert of_beam == counts.of_machine("")
+    assert of_beam == counts.own()
     assert of_beam["num_probed"] == 21
     assert of_beam.keys() == {"num_probed", "probe_us", "list_us"}
 

@@ -114,31 +114,32 @@ def test_errors_of_the_storage_come_back_as_themselves(sandbox: Sandbox, tmp_pat
         sandbox.call(divmod, 1, 0)
 
 
-def test_a_helper_ends_with_its_parent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["starting", "idle", "busy"])
+def test_a_sandbox_ends_with_its_parent(when: str) -> None:
     code = (
-        "import os, sys, time; from patchpack.pipeline.execution.sandbox import Sandbox, Limits; one = Sandbox(Limits(2, 2**32)); "
-        "print(one.call(os.getpid), flush=True); sys.stdin.readline(); one.call(time.sleep, 1000)"
+        "import os, subprocess, sys, time; from patchpack.pipeline.execution.sandbox import Sandbox, Limits; "
+        "start = subprocess.Popen.__init__; one = Sandbox(Limits(1000, 2**32))\n"
+        "def shown(self, *args, **options): start(self, *args, **options); print(self.pid, flush=True)\n"
+        "subprocess.Popen.__init__ = shown\n"
+        "one.call(os.getpid); print('started', flush=True); sys.stdin.readline(); one.call(time.sleep, 1000)"
     )
-    for busy in (False, True):
-        parent = subprocess.Popen(
-            [sys.executable, "-c", code], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        assert parent.stdout and parent.stdin
-        pid = int(parent.stdout.readline())
-        if busy:
-            parent.stdin.write("\n")
-            parent.stdin.flush()
-            time.sleep(0.3)
-        parent.kill()
-        parent.wait()
-        parent.stdin.close()
-        parent.stdout.close()
-        # the idle one ends at once, the busy one when its time is up
-        deadline = time.monotonic() + 30
-        while _is_alive(pid) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not _is_alive(pid)
+    parent = subprocess.Popen([sys.executable, "-c", code], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdout and parent.stdin
+    pid = int(parent.stdout.readline())
+    if when != "starting":
+        assert parent.stdout.readline() == "started\n"
+    if when == "busy":
+        parent.stdin.write("\n")
+        parent.stdin.flush()
+        time.sleep(0.3)
+    parent.kill()
+    parent.wait()
+    parent.stdin.close()
+    parent.stdout.close()
+    deadline = time.monotonic() + 5
+    while _is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _is_alive(pid)
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,11 +1,13 @@
 """What Beam would say in a hundred lines, or only after minutes, is one line, and soon."""
 
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -76,9 +78,54 @@ def test_what_beam_says_of_a_dead_worker_after_the_run_is_not_shown(
     before = threading.excepthook
     failure: list[BaseException] = []
     thread = threading.Thread(target=late, name="beam_control_read", daemon=True)
-    with runner._watched_workers(failure, ended):
+    with runner._watched_threads(failure, failure.append):
         thread.start()
         failure.append(RuntimeError("a worker process died"))
         ended.set()
     assert not thread.is_alive() and threading.excepthook is before
+    assert len(failure) == 1
     assert capsys.readouterr().err == ""
+
+
+def test_a_thread_of_beams_that_fails_ends_the_run_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    others: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", others.append)
+    of_beam: dict[str, Any] = {"__name__": "grpc._server"}
+    exec("def serve(error): raise error", of_beam)
+
+    def mine(error: BaseException) -> None:
+        raise error
+
+    failure: list[BaseException] = []
+    with runner._watched_threads(failure, failure.append):
+        for work, error in (
+            (mine, ValueError("of somebody")),
+            (of_beam["serve"], RuntimeError("can't start new thread")),
+        ):
+            thread = threading.Thread(target=work, args=(error,))
+            thread.start()
+            thread.join()
+    assert [str(error) for error in failure] == [
+        "the launcher cannot go on (RuntimeError: can't start new thread); run the same command with --resume"
+    ]
+    assert [str(arguments.exc_value) for arguments in others] == ["of somebody"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("a worker process died (out of memory); run the same command with --resume"),
+        RuntimeError("can't start new thread"),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("Traceback (most recent call last):\n  File x\nMemoryError: [while running 'plan/group']"),
+    ],
+)
+def test_whatever_says_that_there_is_no_memory_says_what_to_do(error: Exception) -> None:
+    failed = runner._described(error)
+    assert re.fullmatch(
+        r"out of memory \(.+\); the launcher takes some 300 MB and each of --workers as much; free memory, or use fewer, and "
+        "run the same command with --resume",
+        str(failed),
+    )
+    assert failed.traceback == ""

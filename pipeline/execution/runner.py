@@ -1,22 +1,23 @@
 """Runs a graph: by default on this machine with Beam's FnApiRunner, or on the runner named after `--`.
 
-Local workers are processes. A worker process that dies makes FnApiRunner wait for ever, so the pipeline runs
-in a thread of its own, and this thread watches, and asks for what is counted meanwhile (`counts`).
+Local workers are processes (`workers`), which Beam meets as an environment of its own kind. A worker process that dies makes
+FnApiRunner wait for ever, and so does a thread of gRPC's or Beam's that does; so the pipeline runs in a thread of
+its own, and this thread watches, and asks for what is counted meanwhile (`counts`).
 """
 
 import contextlib
 import logging
 import os
 import re
-import shlex
+import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from traceback import format_exception
+from traceback import format_exception, walk_tb
+from types import TracebackType
 from typing import Any, cast
 
 import apache_beam as beam
@@ -24,14 +25,15 @@ import grpc
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
 from apache_beam.runners.runner import PipelineResult
-from apache_beam.transforms.environments import SubprocessSDKEnvironment
+from apache_beam.transforms.environments import Environment
 from apache_beam.utils import processes
 
 import patchpack as package
 from patchpack.options import Parser
 from patchpack.pipeline.execution import counts
-from patchpack.pipeline.execution.sandbox import module_search
+from patchpack.pipeline.execution.workers import Workers, of_build
 
 # this machine: what runs is always FnApiRunner (`_local`)
 _LOCAL_RUNNERS = ("FnApiRunner", "DirectRunner")
@@ -47,6 +49,12 @@ COMPLAINTS_S = 2.0
 
 # how long a job server may take to answer its first call
 JOB_SERVER_ANSWER_S = 15.0
+
+# how Python, its extensions and the kernel say that there is no memory, which all come as errors of their own
+_NO_MEMORY = re.compile(
+    "MemoryError|out of memory|can't start new thread|Cannot allocate memory|failed to map segment|"
+    "error return without exception set|bad_alloc"
+)
 
 # a failed look-up, a wrong type, a wrong call: what no input and no storage raises
 _BUGS = frozenset(
@@ -223,9 +231,14 @@ def run(
     results: list[PipelineResult] = []
     ended = threading.Event()
 
-    def target(folder: str) -> None:
+    def fail(error: BaseException) -> None:
+        failure.append(error)
+        ended.set()
+
+    def target(processes: Workers | None) -> None:
         try:
-            pipeline = _local(workers, folder) if options is None else beam.Pipeline(options=options)
+            _of_thread.processes, _of_thread.fail = processes, fail
+            pipeline = _local(workers) if options is None else beam.Pipeline(options=options)
             add_graph(pipeline)
             # on this machine it ends before there is a result
             results.append(pipeline.run())
@@ -236,46 +249,95 @@ def run(
             ended.set()
 
     counts.begin()
-    with counts.folder() as folder, _watched_workers(failure, ended), _quiet_beam():
-        threading.Thread(target=target, args=(folder,), name="pipeline", daemon=True).start()
+    with contextlib.ExitStack() as stack:
+        processes = stack.enter_context(of_build()) if options is None and workers > 1 else None
+        stack.enter_context(_watched_threads(failure, fail))
+        stack.enter_context(_quiet_beam())
+        threading.Thread(target=target, args=(processes,), name="pipeline", daemon=True).start()
         while not ended.wait(tick_every_s):
-            if options is None:
-                tick(counts.of_machine(folder))
-            else:
+            if options is not None:
                 tick(counts.of_result(results[0]) if results else Counter())
+            else:
+                tick(counts.own() + (processes.counts() if processes else Counter()))
+        if failure and processes:
+            processes.close()
     if failure:
         raise _described(failure[0]) from failure[0]
     return counts.of_result(results[0])
 
 
-def _local(workers: int, folder: str) -> beam.Pipeline:
+def _local(workers: int) -> beam.Pipeline:
     if workers == 1:
-        return beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
-    environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in module_search().items())
-    worker = [sys.executable, "-m", "patchpack.pipeline.execution.worker", str(os.getpid()), folder]
-    # Ctrl-C reaches every process of a terminal; the launcher answers it, and its workers end with it
-    command = f"trap '' INT; {environment} exec {shlex.join(worker)}"
-    return beam.Pipeline(
-        runner=FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command_string=command)),
-        options=PipelineOptions([f"--direct_num_workers={workers}"]),
-    )
+        pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
+    else:
+        options = PipelineOptions([f"--direct_num_workers={workers}"])
+        pipeline = beam.Pipeline(runner=FnApiRunner(default_environment=_Forked()), options=options)
+    # Beam's, for what is not used here; a launcher that is killed would leave it
+    shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
+    return pipeline
+
+
+_FORKED = "patchpack:env:forked"
+
+# what belongs to the pipeline that a thread runs: its processes, and what to call when one dies
+_of_thread = threading.local()
+
+
+class _Forked(Environment):
+    """Where workers run: in processes that are forked (`workers`)."""
+
+    def to_runner_api_parameter(self, context: object) -> tuple[str, bytes]:
+        return _FORKED, b""
+
+    @staticmethod
+    def from_runner_api_parameter(*_: object) -> "_Forked":
+        return _Forked()
+
+
+Environment.register_urn(_FORKED, None)(_Forked)
+
+
+class _ForkedHandler(GrpcWorkerHandler):
+    """One worker process, as FnApiRunner starts and stops it; made by the thread of its pipeline."""
+
+    def __init__(self, payload: bytes, *of_beam: Any) -> None:
+        super().__init__(*of_beam)
+        self._processes, self._fail = _of_thread.processes, _of_thread.fail
+
+    def start_worker(self) -> None:
+        self._processes.start(self.worker_id, self.control_address, self._died)
+
+    def close(self) -> None:
+        self._processes.let_go(self.worker_id)
+        super().close()
+
+    def stop_worker(self) -> None:
+        self._processes.wait(self.worker_id)
+
+    def _died(self, why: str) -> None:
+        error = RuntimeError(f"a worker process died ({why}); run the same command with --resume")
+        self._fail(error)
+        # so that the pipeline's thread ends, too
+        self.control_conn.abort(error)
+
+
+WorkerHandler.register_environment(_FORKED, bytes)(_ForkedHandler)
 
 
 @contextlib.contextmanager
-def _watched_workers(failure: list[BaseException], ended: threading.Event) -> Iterator[None]:
-    """Ends the wait when one of FnApiRunner's worker threads reports that its process died."""
+def _watched_threads(failure: list[BaseException], fail: Callable[[BaseException], None]) -> Iterator[None]:
+    """Fails a run when a thread of gRPC's or Beam's in this process does, such as one that got no memory."""
     before = threading.excepthook
 
     def hook(arguments: threading.ExceptHookArgs) -> None:
-        if arguments.thread is not None and arguments.thread.name == "run_worker":
-            failure.append(
-                RuntimeError(f"a worker process died ({arguments.exc_value}); run the same command with --resume")
-            )
-            ended.set()
-        elif not issubclass(
-            arguments.exc_type, grpc.RpcError
-        ):  # Beam's other threads only complain about the dead worker
+        if issubclass(arguments.exc_type, grpc.RpcError):
+            # a complaint about a worker that is gone
+            return
+        if not _is_of_beam(arguments.exc_traceback):
             before(arguments)
+            return
+        what = f"{arguments.exc_type.__name__}: {arguments.exc_value}"
+        fail(RuntimeError(f"the launcher cannot go on ({what}); run the same command with --resume"))
 
     threading.excepthook = hook
     try:
@@ -284,6 +346,12 @@ def _watched_workers(failure: list[BaseException], ended: threading.Event) -> It
         if failure:
             _await_complaints()
         threading.excepthook = before
+
+
+def _is_of_beam(traceback: TracebackType | None) -> bool:
+    """Returns whether a thread's error came through code of gRPC's or Beam's: other threads are their owners'."""
+    names = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(traceback)]
+    return any(name.partition(".")[0] in ("grpc", "apache_beam") for name in names)
 
 
 def _await_complaints() -> None:
@@ -296,8 +364,13 @@ def _await_complaints() -> None:
 
 def _described(error: BaseException) -> PipelineFailed:
     """Returns what a failure of Beam's says, in one line, without the tracebacks that Beam puts into its messages."""
-    text = str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    text = str(error) or type(error).__name__
+    if found := _NO_MEMORY.search(text):
+        return PipelineFailed(
+            f"out of memory ({found[0]}); the launcher takes some 300 MB and each of --workers as much; free memory, or "
+            "use fewer, and run the same command with --resume"
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     # the last line of a remote traceback: "module.SomeError: text [while running 'step']"
     last = re.sub(r"\s*\[while running .*\]$", "", lines[-1])
     match = re.match(r"(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*): ?", last)

@@ -1,11 +1,11 @@
 """Media functions in a process of their own, so that a decoder that crashes or hangs costs one file, not the run.
 
-A sandbox (`pipeline.sandbox`) is started at the first call of a thread and serves it from then on; after a
+A sandbox (`sandbox_process`) is started at the first call of a thread and serves it from then on; after a
 crash or a time-out the next call starts another. Calls go to it pickled, by its standard input. What comes back is
 never unpickled, since the file may have damaged the sandbox: JSON and raw arrays, each behind its length. The time
-limit is an alarm that the sandbox's kernel keeps, so a sandbox whose parent was killed in the middle of a hanging
-decode dies too; an idle one ends with its input. Costs one more start of Python a worker (0.5 s), 0.2 ms a call,
-and one copy of the resized frames; benchmarks/isolation.py measures it.
+limit is an alarm that the sandbox's kernel keeps. An idle sandbox ends with its input, a busy one with its parent
+(`parent`). Costs one more start of Python a worker (0.5 s), 0.2 ms a call, and one copy of the resized frames;
+benchmarks/isolation.py measures it.
 """
 
 import contextlib
@@ -151,6 +151,38 @@ def receive(stream: IO[bytes]) -> bytes:
     return data
 
 
+def serve(requests: IO[bytes], answers: IO[bytes], seconds: float) -> None:
+    """Answers calls until there are no more; a call that takes longer than `seconds` ends the process."""
+    while True:
+        try:
+            call, args = pickle.loads(receive(requests))  # noqa: S301 (from our own parent)
+        except EOFError:
+            return
+        # nobody handles this signal, so the kernel ends the process, whatever a decoder is stuck in
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        arrays: list[np.ndarray] = []
+        answer = _made(call, args, arrays)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        send(answers, json.dumps(answer | {"num_arrays": len(arrays)}).encode())
+        for array in arrays:
+            send(answers, array.data.cast("B"))
+
+
+def _made(call: Callable[..., object], args: tuple[object, ...], arrays: list[np.ndarray]) -> dict[str, object]:
+    """Returns what a call gave, or what it raised, as JSON can hold it."""
+    try:
+        return {"value": packed(call(*args), arrays)}
+    except DecodeError as error:
+        return {"error": {"kind": "decode", "reason": error.reason, "detail": str(error)}}
+    except MemoryError:
+        return {"error": {"kind": "memory", "detail": ""}}
+    except OSError as error:
+        kind = "not_regular" if isinstance(error, files.NotRegularError) else "storage"
+        return {"error": {"kind": kind, "number": error.errno or 0, "detail": error.strerror or str(error)}}
+    except Exception as error:  # noqa: BLE001 (a bug of ours, reported where it can be seen)
+        return {"error": {"kind": "bug", "detail": f"{type(error).__name__}: {error}"}}
+
+
 def module_search() -> dict[str, str]:
     """Returns the environment in which another Python finds modules where this one does: patchpack among them."""
     # an empty entry is the current folder
@@ -159,7 +191,7 @@ def module_search() -> dict[str, str]:
 
 def _start(limits: Limits) -> "subprocess.Popen[bytes]":
     process = subprocess.Popen(  # noqa: S603 (this Python, and numbers)
-        [sys.executable, "-m", "patchpack.pipeline.execution.sandbox_process", *map(str, limits)],
+        [sys.executable, "-m", "patchpack.pipeline.execution.sandbox_process", str(os.getpid()), *map(str, limits)],
         env=os.environ | module_search(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

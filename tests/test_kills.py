@@ -1,0 +1,136 @@
+"""Whatever is killed at whatever moment: one line, nothing left running, and --resume gives the same bytes."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import Result, said
+from support.family import Family
+from support.media_files import photo, video, write_files
+
+from patchpack.pipeline.stages import finish
+
+Run = Callable[..., Result]
+
+OPTIONS = (
+    *("--sequence-length", 128, "--group-size", 8, "--shard-bytes", 200_000, "--labels", "folder"),
+    *("--max-reject-fraction", 1, "--media-backend", "pillow"),
+)
+NUM_KILLS = 50
+NUM_SHOWN = 4
+
+
+class Undisturbed(NamedTuple):
+    """A build that nobody disturbed: its media, its files, and how long it took."""
+
+    media: Path
+    contents: dict[str, bytes]
+    wall_s: float
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    images = {f"{'ab'[number % 2]}/{number}.jpg": photo((40 + 9 * number, 90)) for number in range(20)}
+    write_files(folder / "media", images | {"a/clip.mp4": video(), "b/broken.jpg": b"broken", "b/notes.txt": b"text"})
+    began = time.monotonic()
+    whole = Family("build", folder / "media", "--output", folder / "set", "--workers", 2, *OPTIONS)
+    _, err = whole.launcher.communicate(timeout=120)
+    assert (whole.launcher.returncode, said(err)) == (0, "")
+    assert whole.lives_after(5) == []
+    return Undisturbed(folder / "media", contents(folder / "set"), time.monotonic() - began)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Returns every file that equal builds have equal: all but the record of the run, and the page with its times."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("_run.json", "report.html")
+    }
+
+
+def test_the_set_is_worth_killing(undisturbed: Undisturbed) -> None:
+    names = undisturbed.contents
+    assert len([name for name in names if name.startswith("sequences/")]) >= 6
+    assert len([name for name in names if name.startswith("_plan/")]) >= 3
+
+
+def kills() -> list[object]:
+    """Returns who is killed and when, as a fraction of an undisturbed run; the first few also without the slow ones."""
+    draw, drawn = random.Random(15), []
+    for number in range(NUM_KILLS):
+        # one of each slice of the run, so that all of it is met, in no order
+        moment = ((number * 21) % NUM_KILLS + draw.random()) / NUM_KILLS
+        who = ("worker", "launcher", "both")[number % 3]
+        marks = [pytest.mark.slow] if number >= NUM_SHOWN else []
+        drawn.append(pytest.param(who, moment, draw.random(), id=f"{who}-{moment:.2f}", marks=marks))
+    return drawn
+
+
+@pytest.mark.parametrize(("who", "moment", "chance"), kills())
+def test_a_kill_costs_nothing_but_time(
+    who: str,
+    moment: float,
+    chance: float,
+    undisturbed: Undisturbed,
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, temporary = tmp_path / "set", tmp_path / "temporary"
+    temporary.mkdir()
+    command = ("build", undisturbed.media, "--output", output, *OPTIONS)
+    build = Family(*command, "--workers", 2, temporary=temporary)
+    time.sleep(moment * undisturbed.wall_s)
+    others = sorted(set(build.parents()) - {build.launcher.pid})
+    if who == "both":
+        os.killpg(build.launcher.pid, signal.SIGKILL)
+    elif who == "launcher" or not others:
+        build.launcher.kill()
+    else:
+        kill(others[int(chance * len(others))])
+    _, err = build.launcher.communicate(timeout=30)
+    if build.launcher.returncode == -signal.SIGKILL:
+        assert said(err) == ""
+    elif build.launcher.returncode:
+        assert build.launcher.returncode == 1
+        assert re.fullmatch(r"a worker process died \(.+\); run the same command with --resume\n", said(err)), err
+    assert build.lives_after(5) == []
+
+    # the page is not compared, and takes longer to draw than all the rest
+    monkeypatch.setattr(finish, "page_of", lambda *_: "")
+    ended = run(*command, "--workers", 1, "--resume")
+    assert (ended.code, said(ended.err)) == (0, "")
+    assert contents(output) == undisturbed.contents
+    assert [path.name for path in [*output.rglob("*"), *temporary.iterdir()] if "tmp" in path.name.split(".")] == []
+    assert list(temporary.iterdir()) == []
+    assert run("verify", output).code == 0
+    assert sum(accounted(output)) == sum(path.is_file() for path in undisturbed.media.rglob("*"))
+
+
+def accounted(folder: Path) -> tuple[int, int, int]:
+    """Returns how many inputs are in sequences, among the rejects and nowhere else, and ignored."""
+    tables = [pq.read_table(path, columns=["segments"]) for path in folder.glob("sequences/part-*.parquet")]
+    packed = {segment["source"] for table in tables for row in table["segments"].to_pylist() for segment in row}
+    rejected = set(pq.read_table(folder / "rejects.parquet")["key"].to_pylist())
+    return (
+        len(packed),
+        len(rejected - packed),
+        sum(json.loads((folder / "manifest.json").read_text())["totals"]["ignored"].values()),
+    )
+
+
+def kill(process: int) -> None:
+    """Kills a process that may have ended by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)

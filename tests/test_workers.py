@@ -1,0 +1,142 @@
+"""Worker processes: forked by one server, heard of when they end, and gone with whoever started them."""
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from patchpack.pipeline.execution import parent, workers
+from patchpack.pipeline.execution.sandbox import module_search
+from patchpack.pipeline.execution.worker import described
+
+# where nothing listens, so that a worker waits there
+NOWHERE = "localhost:1"
+
+
+@pytest.fixture
+def one() -> Iterator[workers.Workers]:
+    """A server for a test, ended behind it."""
+    made = workers.Workers("pillow")
+    yield made
+    made.close()
+
+
+def children(pid: int) -> list[int]:
+    """Returns the living children of a process; it has one thread."""
+    return [
+        int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if is_alive(int(child))
+    ]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def started(one: workers.Workers, number: int) -> tuple[list[int], "queue.Queue[str]"]:
+    """Starts workers; returns their processes, and what will be said when one dies."""
+    died: queue.Queue[str] = queue.Queue()
+    for worker in range(number):
+        one.start(f"worker_{worker}", NOWHERE, died.put)
+    deadline = time.monotonic() + 60
+    while len(pids := children(one._server.pid)) < number:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return pids, died
+
+
+def test_a_worker_that_dies_is_heard_of(one: workers.Workers) -> None:
+    pids, died = started(one, 2)
+    assert died.empty()
+    os.kill(pids[1], signal.SIGKILL)
+    assert died.get(timeout=10) == "SIGKILL"
+    one.let_go("worker_0")
+    os.kill(pids[0], signal.SIGKILL)
+    one.wait("worker_0")
+    assert not is_alive(pids[0]) and died.empty()
+    # and the next graph's start where these did
+    more, _ = started(one, 1)
+    assert not set(more) & set(pids)
+
+
+def test_workers_die_with_their_server_and_that_is_heard_of(one: workers.Workers) -> None:
+    pids, died = started(one, 2)
+    one._server.kill()
+    assert [died.get(timeout=10) for _ in pids] == ["the process that starts workers is gone"] * 2
+    deadline = time.monotonic() + 5
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(is_alive, pids))
+    assert not one.is_alive
+    one.start("late", NOWHERE, died.put)
+    assert died.get(timeout=10) == "the process that starts workers is gone"
+
+
+def test_closing_ends_all_and_is_no_death(one: workers.Workers) -> None:
+    pids, died = started(one, 2)
+    one.close()
+    assert one._server.returncode is not None
+    assert not any(map(is_alive, pids)) and died.empty()
+
+
+def test_graphs_of_one_build_share_their_workers() -> None:
+    with workers.started(2, "pillow"), workers.of_build() as first:
+        with workers.of_build() as second:
+            assert second is first
+        # what was killed is replaced
+        first._server.kill()
+        first._server.wait()
+        while first.is_alive:
+            time.sleep(0.01)
+        with workers.of_build() as third:
+            assert third is not first and third.is_alive
+        assert not third.is_alive
+    with workers.started(1, "pillow"), workers.of_build() as alone:
+        assert alone.is_alive
+    assert not alone.is_alive
+
+
+def test_an_error_is_one_short_line() -> None:
+    assert described(MemoryError()) == "out of memory"
+    assert described(ImportError("a\nb")) == "ImportError: a b"
+    assert len(described(ValueError("x" * 10_000))) < 600
+
+
+@pytest.mark.parametrize("its_thread", [False, True])
+def test_a_process_ends_with_its_parent_even_when_that_is_gone_before_it_looks(its_thread: bool) -> None:
+    code = (
+        "import os, sys, time; from patchpack.pipeline.execution.parent import end_with; "
+        f"print(os.getpid(), flush=True); end_with(int(sys.argv[1]), and_its_thread={its_thread}); time.sleep(1000)"
+    )
+    # 2**22 is no process: Linux numbers them below
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(2**22)], env=os.environ | module_search(), stdout=subprocess.DEVNULL
+    )
+    assert child.wait(timeout=10) == 1
+    # and one whose parent, a shell, ends
+    shell = subprocess.Popen(
+        ["sh", "-c", f'"{sys.executable}" -c "$0" $$ & read line', code],
+        env=os.environ | module_search(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert shell.stdin and shell.stdout
+    pid = int(shell.stdout.readline())
+    time.sleep(0.2)
+    assert is_alive(pid)
+    shell.communicate("\n", timeout=10)
+    deadline = time.monotonic() + 5
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_alive(pid)
+
+
+def test_looking_can_be_ended() -> None:
+    looking = parent.end_with(os.getppid(), and_its_thread=False)
+    looking.set()

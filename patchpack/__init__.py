@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchpack.api import build, build_splits, compare, diff, plan, report, verify
+    from patchpack.api import build, build_splits, compare, diff, plan, report, status, submit, verify
     from patchpack.pipeline.arrays import ShardWriter, pack_arrays
     from patchpack.pipeline.config import BuildConfig, PlanConfig
     from patchpack.pipeline.errors import BuildFailed, TooManyRejects
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from patchpack.version import __version__
 
 _HOMES = {
-    "patchpack.api": ("build", "build_splits", "compare", "diff", "plan", "report", "verify"),
+    "patchpack.api": ("build", "build_splits", "compare", "diff", "plan", "report", "status", "submit", "verify"),
     "patchpack.pipeline.arrays": ("ShardWriter", "pack_arrays"),
     "patchpack.pipeline.config": ("BuildConfig", "PlanConfig"),
     "patchpack.pipeline.errors": ("BuildFailed", "TooManyRejects"),
@@ -97,6 +97,8 @@ __all__ = [
     "read_shard_table",
     "report",
     "sequence_schema",
+    "status",
+    "submit",
     "verify",
 ]
 

@@ -18,6 +18,7 @@ from patchpack.pipeline.recipes import with_recipe
 from patchpack.pipeline.rules import default_workers
 from patchpack.schemas.comparison import Comparison
 from patchpack.schemas.report import Prediction, Report
+from patchpack.schemas.run import JobRecord, Status
 from patchpack.schemas.whatif import WhatIf
 
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -40,6 +41,41 @@ def build(
         BuildFailed: a shard was not written, or too many inputs were rejected (`TooManyRejects`, with the report).
         OSError: storage failed.
     """
+    with _launched(output, beam_options, options) as (launch, folder, config, beam):
+        report: Report = launch.build(_listed(inputs), folder, config, beam)
+        return report
+
+
+def submit(inputs: Inputs, output: str | os.PathLike[str], *, beam_options: Sequence[str], **options: Any) -> JobRecord:
+    """Hands a build to another runner, and returns its job, which needs nobody from then on; `status` says where it stands.
+
+    Args and errors are those of `build`, where it does not end before this returns. `build(output=..., resume=True)` waits for it.
+
+    Raises:
+        ValueError: also where the runner is this machine, or needs this process.
+    """
+    with _launched(output, beam_options, options) as (launch, folder, config, beam):
+        job: JobRecord = launch.submit(_listed(inputs), folder, config, beam)
+        return job
+
+
+def status(output: str | os.PathLike[str]) -> Status:
+    """Returns where the build of an output stands, from what is on storage and, where another runner has the job, from its service.
+
+    Raises:
+        ValueError: no build was begun there.
+        OSError: storage failed.
+    """
+    from patchpack.pipeline.execution.status import read_status
+
+    return read_status(os.fspath(output))
+
+
+@contextlib.contextmanager
+def _launched(
+    output: str | os.PathLike[str], beam_options: Sequence[str], options: dict[str, Any]
+) -> Iterator[tuple[Any, str, BuildConfig, Any]]:
+    """Yields the launcher, the output, the options of a build, and Beam's, with the workers of this machine started."""
     folder, options = os.fspath(output), with_recipe(options)
     # before Beam is loaded
     config = None if options.get("resume") else BuildConfig(**options)
@@ -52,9 +88,7 @@ def build(
         with needing_beam():
             from patchpack.pipeline.execution import launch, resume, runner
         beam = runner.parse_beam_options(list(beam_options))
-        if config is None:
-            config = resume.resumed(options, folder)
-        return launch.build(_listed(inputs), folder, config, beam)
+        yield launch, folder, config or resume.resumed(options, folder), beam
 
 
 def build_splits(

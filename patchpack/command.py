@@ -119,6 +119,11 @@ def _add_writers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
     build.section(OUTPUT).add_argument(
         "--output", required=True, metavar="FOLDER", help="where the dataset goes: an empty folder or URI"
     )
+    build.section(OUTPUT).add_argument(
+        "--detach",
+        action="store_true",
+        help="hand the build to the runner behind -- and end; status says where it stands, build --resume waits for it",
+    )
     build.add_options(BuildConfig)
 
     plan = add(
@@ -188,6 +193,13 @@ def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
 
     _silence()
     typed = with_recipe(typed_options(BuildConfig, values))
+    if values.detach:
+        job = patchpack.submit(values.inputs, values.output, beam_options=beam_arguments, **typed)
+        say(
+            f"job {job['id']} of {job['runner']} builds {values.output}; patchpack status {values.output} says where it stands"
+        )
+        show(job, values.json, lambda job, out: print(job["id"], file=out))
+        return 0
     try:
         if typed.get("split") is not None and typed.get("split_name") is None:
             made = patchpack.build_splits(values.inputs, values.output, beam_options=beam_arguments, **typed)

@@ -79,13 +79,29 @@ def add_readers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
     diff.add_argument("b", metavar="B", help="another; changes are from A to B")
     diff.add_argument("--html", metavar="FILE", help="also write both side by side as one HTML page")
 
+    status = add(
+        *("status", _status, "where a build stands", "Says where the build of an output stands, and how to go on."),
+        "OUTPUT [--json]",
+        "shards/",
+        "gs://b/shards",
+    )
+    status.add_argument("output", metavar="OUTPUT", help="the --output of a build, finished or not")
+
     verify = add(
         *("verify", _verify, "re-read everything and check it", "Re-reads a dataset and checks every rule."),
         "SHARDS [--json]",
         "shards/",
     )
     verify.add_argument("shards", metavar="SHARDS", help="a dataset")
-    return report, inspect, diff, verify
+    return report, inspect, diff, status, verify
+
+
+def _status(values: argparse.Namespace, _: list[str]) -> int:
+    from patchpack.pipeline.execution.status import status_lines
+
+    status = patchpack.status(values.output)
+    show(status, values.json, lambda status, out: print("\n".join(status_lines(status)), file=out))
+    return 0 if status["state"] in ("running", "finished") else 1
 
 
 def _report(values: argparse.Namespace, _: list[str]) -> int:

@@ -25,6 +25,16 @@ class StageTime(TypedDict):
     counts: dict[str, int]
 
 
+class JobRecord(TypedDict):
+    """What finds a job of another runner again: its id, and where it was submitted to; what does not apply is empty."""
+
+    runner: str
+    id: str
+    endpoint: str
+    project: str
+    region: str
+
+
 class RunRecord(TypedDict, total=False):
     """What _run.json holds: where and how a dataset was built, and of which inputs."""
 
@@ -42,3 +52,36 @@ class RunRecord(TypedDict, total=False):
     workers: int
     stages: list[StageTime]
     traceback: str
+    # of another runner, and what a plan made there is warned of
+    job: JobRecord
+    warnings: list[str]
+
+
+class Status(TypedDict):
+    """Where a build stands.
+
+    Attributes:
+        output: its folder.
+        state: of the build; "unfinished" where nobody is at it any more, "unknown" where only the job's service could say.
+        stage: what is being done, or was done last.
+        num_inputs, num_shards: of the plan; None until there is one.
+        num_written: shards that are there.
+        started, finished: times, as _run.json has them.
+        job: of another runner.
+        job_state: as its service says; None where there is none, or it does not answer.
+        message: why there is no dataset.
+        what_next: the way on, one line.
+    """
+
+    output: str
+    state: Literal["running", "finished", "failed", "unfinished", "unknown"]
+    stage: Literal["planning", "writing", "finishing"]
+    num_inputs: int | None
+    num_shards: int | None
+    num_written: int
+    started: str | None
+    finished: str | None
+    job: JobRecord | None
+    job_state: str | None
+    message: str | None
+    what_next: str

@@ -18,6 +18,8 @@ FACE = {
         "diff",
         "plan",
         "report",
+        "status",
+        "submit",
         "verify",
         "BuildConfig",
         "PlanConfig",

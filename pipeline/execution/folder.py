@@ -88,6 +88,18 @@ def plan_home(folder: str) -> str:
     return following if files.exists(files.join(following, PLAN_NAME)) else folder
 
 
+def begun_home(folder: str) -> str:
+    """Returns where the record of the build lies that was begun last: the output, or _plan-next/ while an overwrite plans."""
+    following = files.join(folder, NEXT_FOLDER)
+    return following if files.exists(files.join(following, RUN_NAME)) else folder
+
+
+def record_begun(folder: str) -> RunRecord:
+    """Returns what _run.json holds of the build that was begun last; empty where there is none."""
+    path = files.join(begun_home(folder), RUN_NAME)
+    return cast(RunRecord, json.loads(files.read(path))) if files.exists(path) else {}
+
+
 def run_record(folder: str) -> RunRecord:
     """Returns what _run.json holds of the build that `--resume` would go on with; empty where there is none."""
     path = files.join(plan_home(folder), RUN_NAME)

@@ -4,27 +4,29 @@ Refusals come first and change nothing; then the plan is made, or taken over; th
 finished. What stands in the output meanwhile, and who looks after it, is described in `folder`.
 """
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.runners.runner import PipelineResult
 
 from patchpack.options import output_affecting
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import BuildFailed
 from patchpack.pipeline.execution import folder as output
-from patchpack.pipeline.execution import outcome
+from patchpack.pipeline.execution import job, outcome
 from patchpack.pipeline.execution.checks import check_listing
 from patchpack.pipeline.execution.graph import build_graph, plan_graph, probe_graph, shard_graph
-from patchpack.pipeline.execution.progress import bar, warn
+from patchpack.pipeline.execution.progress import Amount, bar, say, warn
 from patchpack.pipeline.execution.resume import plan_is_kept, resumed, warn_of_new_inputs
-from patchpack.pipeline.execution.stage import Building, Writing, planning, run_graph
+from patchpack.pipeline.execution.stage import Building, Writing, planning, run_graph, run_job
 from patchpack.pipeline.execution.stock import planning_home, take_stock, undone_if_refused
 from patchpack.pipeline.media.resize import resolved
 from patchpack.pipeline.names import PLAN_FOLDER, PLAN_NAME, REPORT_NAME
@@ -39,6 +41,7 @@ from patchpack.pipeline.whatif.settings import Setting, check_examples, parse_se
 from patchpack.schemas.figures import Options
 from patchpack.schemas.manifest import MANIFEST_NAME
 from patchpack.schemas.report import Prediction, Report, Totals
+from patchpack.schemas.run import JobRecord, StageName
 from patchpack.schemas.whatif import WhatIf
 
 
@@ -59,21 +62,82 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
     parsed = _inputs(inputs, folder, config)
     config = _with_backend(config, options)
     with output.held(folder, config):
-        outcome.clear(folder)
-        is_planned = config.resume and plan_is_kept(folder, config, parsed)
-        if is_planned:
-            _take_plan_over(parsed, folder, config)
-        elif options is None:
-            _make_plan(parsed, folder, config, options)
         try:
-            if is_planned or options is None:
-                _write_shards(folder, source_roots(parsed, config), config, options)
-            else:
-                _run_all(parsed, folder, config, options)
+            if not _waited_for(folder, config):
+                _build(parsed, folder, config, options)
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(f"{folder} is unfinished; build --output {folder} --resume goes on") from error
+            what = str(error) or f"{folder} is unfinished; build --output {folder} --resume goes on"
+            raise KeyboardInterrupt(what) from error
         outcome.raise_saved(folder)
         return cast(Report, json.loads(files.read(files.join(folder, REPORT_NAME))))
+
+
+def submit(inputs: list[str], folder: str, config: BuildConfig, options: PipelineOptions | None) -> JobRecord:
+    """Hands a build to another runner and returns its job, which needs nobody from then on; arguments and errors are those of `build`."""
+    job.check_detachable(options)
+    _check_stores(folder, inputs, options)
+    parsed = _inputs(inputs, folder, config)
+    config = _with_backend(config, options)
+    with output.held(folder, config):
+        record = output.record_begun(folder).get("job")
+        if record is not None and _running(record, folder) is not None:
+            raise _still_running(folder, record)
+        _build(parsed, folder, config, options, leaves=True)
+        return output.record_begun(folder)["job"]
+
+
+def _build(
+    inputs: list[Input], folder: str, config: BuildConfig, options: PipelineOptions | None, *, leaves: bool = False
+) -> None:
+    """Builds what is not there yet; with `leaves` it only submits the job."""
+    outcome.clear(folder)
+    is_planned = config.resume and plan_is_kept(folder, config, inputs)
+    if is_planned:
+        _take_plan_over(inputs, folder, config)
+    elif options is None:
+        _make_plan(inputs, folder, config, options)
+    if is_planned or options is None:
+        _write_shards(folder, source_roots(inputs, config), config, options, leaves=leaves)
+    else:
+        _run_all(inputs, folder, config, options, leaves=leaves)
+
+
+def _waited_for(folder: str, config: BuildConfig) -> bool:
+    """Waits for the job of another runner that an earlier command has left in this output; returns whether there was one.
+
+    Raises:
+        ValueError: there is one, and it is to be replaced.
+        BuildFailed: it did not finish.
+    """
+    record = output.record_begun(folder).get("job")
+    running = None if record is None else _running(record, folder)
+    if record is None or running is None:
+        return False
+    if not config.resume:
+        raise _still_running(folder, record)
+    say(f"waiting for job {record['id']} of {record['runner']}, which writes {folder}")
+    with output.stage_noted(output.begun_home(folder), "build", None) as counts:
+        run_job(folder, lambda: running, lambda _: True, Building(folder, config).amount, counts)
+    return True
+
+
+def _running(record: JobRecord, folder: str) -> PipelineResult | None:
+    """Returns the job of a record if it has not ended."""
+    try:
+        met = job.met_again(record)
+    except OSError as error:
+        raise OSError(
+            f"{folder}: job {record['id']} of {record['runner']} may be writing here, and its service does not say ({error}); "
+            "one output has one build; see to the service"
+        ) from error
+    return met if met is not None and job.is_running(met) else None
+
+
+def _still_running(folder: str, record: JobRecord) -> ValueError:
+    return ValueError(
+        f"{folder}: job {record['id']} of {record['runner']} is writing here; one output has one build; wait for it with "
+        "build --resume, look with status, or cancel it"
+    )
 
 
 def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: PipelineOptions | None) -> Prediction:
@@ -143,7 +207,6 @@ def compare(inputs: list[str], texts: Sequence[str], base: PlanConfig, options: 
                 folder,
                 lambda pipeline: probe_graph(pipeline, parsed, folder, config, shuffle),
                 config,
-                options,
                 lambda counts: planning(counts, config),
             )
         found, rejects = examples.read_probed(folder), list(saved.read_rejects(folder))
@@ -242,7 +305,7 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
             output.stage_noted(home, "plan", config.workers if options is None else None) as counts,
             output.shuffling(home, is_local=options is None) as shuffle,
         ):
-            run_graph(
+            _run(
                 home,
                 lambda pipeline: plan_graph(pipeline, inputs, home, config, shuffle),
                 config,
@@ -263,22 +326,27 @@ def _begin_plan(inputs: list[Input], folder: str, config: BuildConfig) -> str:
     return home
 
 
-def _run_all(inputs: list[Input], folder: str, config: BuildConfig, options: PipelineOptions) -> None:
+def _run_all(
+    inputs: list[Input], folder: str, config: BuildConfig, options: PipelineOptions | None, *, leaves: bool
+) -> None:
     """Builds with one job of another runner."""
     home = _begin_plan(inputs, folder, config)
     versions = library_versions(config.media_backend)
-    with output.stage_noted(home, "build", None) as counts:
-        run_graph(
+    with _noted(home, "build", None, leaves=leaves) as counts:
+        _run(
             home,
             lambda pipeline: build_graph(pipeline, inputs, folder, config, versions),
             config,
             options,
             Building(folder, config).amount,
             counts,
+            leaves=leaves,
         )
 
 
-def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: PipelineOptions | None) -> None:
+def _write_shards(
+    folder: str, roots: list[str], config: BuildConfig, options: PipelineOptions | None, *, leaves: bool
+) -> None:
     # from here on the dataset is unfinished
     files.remove(files.join(folder, MANIFEST_NAME))
     versions = library_versions(config.media_backend)
@@ -289,5 +357,42 @@ def _write_shards(folder: str, roots: list[str], config: BuildConfig, options: P
     def add_graph(pipeline: beam.Pipeline) -> None:
         shard_graph(pipeline, groups, roots, folder, config, versions)
 
-    with output.stage_noted(folder, "write", config.workers if options is None else None) as counts:
-        run_graph(folder, add_graph, config, options, writing.amount, counts)
+    workers = config.workers if options is None else None
+    with _noted(folder, "write", workers, leaves=leaves) as counts:
+        _run(folder, add_graph, config, options, writing.amount, counts, leaves=leaves)
+
+
+def _noted(
+    folder: str, name: StageName, workers: int | None, *, leaves: bool
+) -> contextlib.AbstractContextManager[Counter[str]]:
+    """Notes the time of a stage; of a job that is left nobody takes it."""
+    return contextlib.nullcontext(Counter()) if leaves else output.stage_noted(folder, name, workers)
+
+
+def _run(
+    folder: str,
+    add_graph: Callable[[beam.Pipeline], object],
+    config: BuildConfig,
+    options: PipelineOptions | None,
+    amount: Callable[[Counter[str]], Amount],
+    counts: Counter[str],
+    *,
+    leaves: bool = False,
+) -> None:
+    """Runs a graph here, or as a job of another runner, which is noted before anybody waits for it."""
+    if options is None:
+        run_graph(folder, add_graph, config, amount, counts)
+        return
+
+    def start() -> PipelineResult:
+        pipeline = beam.Pipeline(options=options)
+        add_graph(pipeline)
+        return pipeline.run()
+
+    def submitted(result: PipelineResult) -> bool:
+        record = job.record_of(result, options)
+        if record is not None:
+            output.note(folder, job=record)
+        return not leaves
+
+    run_job(folder, start, submitted, amount, counts)

@@ -208,62 +208,117 @@ def _quiet_beam() -> Iterator[None]:
         log.setLevel(level)
 
 
-def run(
+def run_here(
     add_graph: Callable[[beam.Pipeline], object],
     workers: int,
-    options: PipelineOptions | None,
     tick: Callable[[Counter[str]], object],
     tick_every_s: float,
 ) -> Counter[str]:
-    """Runs one pipeline to its end, and returns what it counted; empty where the runner does not say.
+    """Runs one pipeline on this machine to its end, and returns what it counted.
 
     Args:
         add_graph: adds the transforms.
-        workers: local processes; more than one are started as such, one runs inside this process.
-        options: of another runner, or None for this machine.
+        workers: more than one are processes, one runs inside this process.
         tick: called while it runs, with what was counted so far.
         tick_every_s: how often, in seconds.
 
     Raises:
         PipelineFailed: it did not finish.
     """
-    failure: list[BaseException] = []
-    results: list[PipelineResult] = []
-    ended = threading.Event()
+    run = _Run()
 
-    def fail(error: BaseException) -> None:
-        failure.append(error)
-        ended.set()
-
-    def target(processes: Workers | None) -> None:
-        try:
-            _of_thread.processes, _of_thread.fail = processes, fail
-            pipeline = _local(workers) if options is None else beam.Pipeline(options=options)
-            add_graph(pipeline)
-            # on this machine it ends before there is a result
-            results.append(pipeline.run())
-            results[0].wait_until_finish()
-        except BaseException as error:  # noqa: BLE001 (raised again in the waiting thread)
-            failure.append(error)
-        finally:
-            ended.set()
+    def target(processes: Workers | None) -> PipelineResult:
+        _of_thread.processes, _of_thread.fail = processes, run.fail
+        pipeline = _local(workers)
+        add_graph(pipeline)
+        # it ends before there is a result
+        return pipeline.run()
 
     counts.begin()
     with contextlib.ExitStack() as stack:
-        processes = stack.enter_context(of_build()) if options is None and workers > 1 else None
-        stack.enter_context(_watched_threads(failure, fail))
-        stack.enter_context(_quiet_beam())
-        threading.Thread(target=target, args=(processes,), name="pipeline", daemon=True).start()
-        while not ended.wait(tick_every_s):
-            if options is not None:
-                tick(counts.of_result(results[0]) if results else Counter())
-            else:
-                tick(counts.own() + (processes.counts() if processes else Counter()))
-        if failure and processes:
+        processes = stack.enter_context(of_build()) if workers > 1 else None
+        stack.enter_context(run.watched(target, processes))
+        while not run.ended.wait(tick_every_s):
+            tick(counts.own() + (processes.counts() if processes else Counter()))
+        if run.failure and processes:
             processes.close()
-    if failure:
-        raise _described(failure[0]) from failure[0]
-    return counts.of_result(results[0])
+    return run.counted()
+
+
+def run_there(
+    start: Callable[[], PipelineResult],
+    submitted: Callable[[PipelineResult], bool],
+    tick: Callable[[Counter[str]], object],
+    tick_every_s: float,
+) -> Counter[str]:
+    """Starts a job of another runner, or meets one again, waits for its end, and returns what it counted, if its runner says.
+
+    Where the waiting is interrupted the job is cancelled.
+
+    Args:
+        start: returns the job.
+        submitted: is called when there is one, and says whether to wait for it.
+        tick: called while it runs, with what was counted so far.
+        tick_every_s: how often, in seconds.
+
+    Raises:
+        PipelineFailed: it did not finish.
+    """
+    run, jobs = _Run(), list[PipelineResult]()
+
+    def target() -> PipelineResult:
+        jobs.append(start())
+        if submitted(jobs[0]):
+            jobs[0].wait_until_finish()
+        return jobs[0]
+
+    with run.watched(target):
+        try:
+            while not run.ended.wait(tick_every_s):
+                tick(counts.of_result(jobs[0]) if jobs else Counter())
+        except KeyboardInterrupt:
+            for job in jobs:
+                # it is over already, or its service does not answer: what the user asked for is to get out
+                with contextlib.suppress(Exception):
+                    job.cancel()
+            raise
+    return run.counted()
+
+
+class _Run:
+    """A pipeline in a thread of its own: this one watches, since what runs it may wait for ever."""
+
+    def __init__(self) -> None:
+        self.failure: list[BaseException] = []
+        self.ended = threading.Event()
+        self._results: list[PipelineResult] = []
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the wait."""
+        self.failure.append(error)
+        self.ended.set()
+
+    @contextlib.contextmanager
+    def watched(self, target: Callable[..., PipelineResult], *args: object) -> Iterator[None]:
+        """Starts the thread, and watches it and Beam's own meanwhile."""
+
+        def call() -> None:
+            try:
+                self._results.append(target(*args))
+            except BaseException as error:  # noqa: BLE001 (raised again in the waiting thread)
+                self.failure.append(error)
+            finally:
+                self.ended.set()
+
+        with _watched_threads(self.failure, self.fail), _quiet_beam():
+            threading.Thread(target=call, name="pipeline", daemon=True).start()
+            yield
+
+    def counted(self) -> Counter[str]:
+        """Returns what was counted; raises PipelineFailed if it did not finish."""
+        if self.failure:
+            raise _described(self.failure[0]) from self.failure[0]
+        return counts.of_result(self._results[0])
 
 
 def _local(workers: int) -> beam.Pipeline:

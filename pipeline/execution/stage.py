@@ -3,10 +3,11 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult
 
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import BuildFailed
@@ -28,41 +29,62 @@ def run_graph(
     folder: str,
     add_graph: Callable[[beam.Pipeline], object],
     config: BuildConfig,
-    options: PipelineOptions | None,
     amount: Callable[[Counter[str]], Amount],
     counts: Counter[str] | None = None,
 ) -> None:
-    """Runs a graph to its end and shows how far it is.
+    """Runs a graph on this machine to its end and shows how far it is.
 
     Args:
         folder: the output, whose record keeps the traceback of a bug.
         add_graph: adds the transforms.
         config: of the build.
-        options: of a Beam runner, or None for this machine.
         amount: returns how far it is, by what was counted.
         counts: becomes what was counted, also where it fails.
 
     Raises:
         BuildFailed: it did not finish.
     """
+    with _shown(folder, amount, counts) as (tick, counted):
+        counted(runner.run_here(add_graph, config.workers, tick, EVERY_S))
+
+
+def run_job(
+    folder: str,
+    start: Callable[[], PipelineResult],
+    submitted: Callable[[PipelineResult], bool],
+    amount: Callable[[Counter[str]], Amount],
+    counts: Counter[str] | None = None,
+) -> None:
+    """Runs a job of another runner, likewise; `start` and `submitted` are those of `runner.run_there`."""
+    with _shown(folder, amount, counts) as (tick, counted):
+        counted(runner.run_there(start, submitted, tick, REMOTE_EVERY_S))
+
+
+@contextmanager
+def _shown(
+    folder: str, amount: Callable[[Counter[str]], Amount], counts: Counter[str] | None
+) -> Iterator[tuple[Callable[[Counter[str]], None], Callable[[Counter[str]], None]]]:
+    """Yields what takes counts while a graph runs, and what takes the last ones."""
     counts = Counter() if counts is None else counts
-    every_s = EVERY_S if options is None else REMOTE_EVERY_S
+
+    def counted(now: Counter[str]) -> None:
+        # of a runner that did not answer this time, the last answer holds
+        counts.update(now - counts)
+
     with shown() as progress:
 
-        def tick(counted: Counter[str]) -> None:
-            # of a runner that did not answer this time, the last answer holds
-            counts.update(counted - counts)
+        def tick(now: Counter[str]) -> None:
+            counted(now)
             progress.show(amount(counts))
 
         # from now on it takes time
         progress.show(amount(counts))
         try:
-            counted = runner.run(add_graph, config.workers, options, tick, every_s)
+            yield tick, counted
         except runner.PipelineFailed as error:
             if error.traceback:
                 raise bug(folder, str(error), error.traceback) from error
             raise BuildFailed(str(error)) from error
-    counts.update(counted - counts)
 
 
 def planning(counts: Counter[str], config: PlanConfig) -> Amount:

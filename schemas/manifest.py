@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypedDict, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
@@ -46,6 +47,8 @@ SHARD_TABLE_SCHEMA = pa.schema(
         pa.field("num_rejects", pa.int64(), nullable=False),
     ]
 )
+# columns that count something, or number it
+_COUNTS = [field.name for field in SHARD_TABLE_SCHEMA if pa.types.is_integer(field.type)]
 
 
 class ShardRow(TypedDict):
@@ -301,8 +304,29 @@ def read_table(folder: str, name: str, schema: pa.Schema) -> pa.Table:
 
 
 def read_shard_table(folder: str) -> pa.Table:
-    """Returns shards.parquet: one row a shard; its order numbers the sequences. Raises FormatError as `read_table`."""
-    return read_table(folder, SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA)
+    """Returns shards.parquet: one row a shard; its order numbers the sequences.
+
+    Its paths name files in `SEQUENCES_FOLDER` and nothing else, since files of these names are opened, and deleted by --overwrite.
+
+    Raises:
+        FormatError: as `read_table`, or a path or a number is none of a shard's.
+    """
+    table = read_table(folder, SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA)
+    where = join(folder, SHARD_TABLE_NAME)
+    for name in SHARD_TABLE_SCHEMA.names:
+        if table[name].null_count:
+            raise FormatError(f"{where}: no {name} in a row; every row has one; write it again with build --resume")
+    is_name = pc.match_substring_regex(table["path"], rf"\A{SEQUENCES_FOLDER}/[A-Za-z0-9][A-Za-z0-9._-]*\z")
+    if not pc.all(is_name).as_py():
+        path = table["path"][pc.index(is_name, False).as_py()].as_py()
+        raise FormatError(
+            f"{where}: path {path!r}; a shard is a file in {SEQUENCES_FOLDER}/, named by letters, digits, '.', '_' and '-'; "
+            "take the dataset from who made it, or write it again with build --resume"
+        )
+    for name in _COUNTS:
+        if (least := pc.min(table[name]).as_py() or 0) < 0:
+            raise FormatError(f"{where}: {name} is {least}; counts are 0 or more; write it again with build --resume")
+    return table
 
 
 def table_bytes(rows: Iterable[Mapping[str, object]], schema: pa.Schema) -> bytes:

@@ -71,10 +71,22 @@ def held(folder: str, config: BuildConfig) -> Iterator[None]:
                     f"{folder}: not empty ({len(names)} entries); a build starts in an empty output; "
                     "use --resume to go on, --overwrite to replace the dataset in it, or another --output"
                 )
+            _check_no_links(folder)
             yield
     finally:
         if made and not files.names(folder):
             os.rmdir(folder)
+
+
+def _check_no_links(folder: str) -> None:
+    """Checks that what a build writes and deletes in lies in the output: a folder that someone hands over may hold links."""
+    for name in (SEQUENCES_FOLDER, PLAN_FOLDER, NEXT_FOLDER, f"{NEXT_FOLDER}/{PLAN_FOLDER}"):
+        path = files.join(folder, name)
+        if not files.is_uri(folder) and os.path.islink(path):
+            raise ValueError(
+                f"{path}: a link to {os.readlink(path)}; a build writes and deletes in its output only; remove the link, or link the "
+                "whole output"
+            )
 
 
 def plan_home(folder: str) -> str:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from patchpack.schemas.errors import FormatError
+from patchpack.schemas.errors import FormatError, without_secrets
 from patchpack.schemas.figures import Options
 from patchpack.schemas.geometry import Layout
 from patchpack.schemas.report import Bound, DatasetTotals
@@ -181,7 +181,7 @@ class Manifest:
             "classes": None if self.classes is None else list(self.classes),
             "totals": self.totals,
             "bounds": list(self.bounds),
-            "config": self.config,
+            "config": json.loads(without_secrets(json.dumps(self.config))),
         }
         if self.balance_step is not None:
             data["balance_step"] = self.balance_step

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchpack.extras import MissingExtra
 from patchpack.schemas import FormatError
+from patchpack.schemas.errors import without_secrets
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -40,7 +41,7 @@ class RunLog:
 
     def add(self, values: Mapping[str, object]) -> None:
         """Writes one line."""
-        self._file.write(json.dumps(values) + "\n")
+        self._file.write(without_secrets(json.dumps(values)) + "\n")
         self._file.flush()
         if self._events is not None:
             for name, value in values.items():

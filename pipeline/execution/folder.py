@@ -14,7 +14,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -36,6 +36,7 @@ from patchpack.pipeline.stages.list import Input, source_roots
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.versions import library_versions
 from patchpack.schemas import FormatError
+from patchpack.schemas.errors import without_secrets
 from patchpack.schemas.manifest import (
     BOUND_TABLE_NAME,
     MANIFEST_NAME,
@@ -118,14 +119,17 @@ def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
         "stages": before.get("stages", []),
     }
     files.make_folder(files.join(folder, PLAN_FOLDER))
-    files.write(files.join(folder, RUN_NAME), json.dumps(record, indent=2).encode() + b"\n")
+    _put_record(folder, record)
 
 
 def note(folder: str, **more: object) -> None:
     """Adds to _run.json."""
-    path = files.join(folder, RUN_NAME)
-    record = json.loads(files.read(path)) | more
-    files.write(path, json.dumps(record, indent=2).encode() + b"\n")
+    _put_record(folder, json.loads(files.read(files.join(folder, RUN_NAME))) | more)
+
+
+def _put_record(folder: str, record: Mapping[str, object]) -> None:
+    """Writes _run.json, without what only the one who typed it should know."""
+    files.write(files.join(folder, RUN_NAME), without_secrets(json.dumps(record, indent=2)).encode() + b"\n")
 
 
 @contextmanager

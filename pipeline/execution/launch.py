@@ -36,6 +36,7 @@ from patchpack.pipeline.versions import library_versions
 from patchpack.pipeline.whatif import examples, rows
 from patchpack.pipeline.whatif.cost import DECODED_PX_PER_S
 from patchpack.pipeline.whatif.settings import Setting, check_examples, parse_setting
+from patchpack.schemas.errors import is_redacted, without_secrets
 from patchpack.schemas.figures import Options
 from patchpack.schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME
 from patchpack.schemas.report import Prediction, Report, Totals
@@ -233,6 +234,10 @@ def _check_stores(folder: str, inputs: list[str], options: PipelineOptions | Non
 def _inputs(texts: list[str], folder: str, config: BuildConfig) -> list[Input]:
     if not texts and config.resume:
         texts = output.run_record(folder).get("inputs", [])
+        if hidden := next(filter(is_redacted, texts), None):
+            raise ValueError(
+                f"{hidden}: begun with credentials in this input, which no record keeps; --resume goes on with the same inputs; type them again"
+            )
     if not texts:
         raise ValueError("no inputs; build takes folders, files, globs or URIs; name at least one")
     inputs = [parse_input(number, text) for number, text in enumerate(texts)]
@@ -297,7 +302,7 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
         "inputs": [given.relative for given in inputs],
         "totals": totals,
     }
-    files.write(files.join(home, PLAN_NAME), json.dumps(record, indent=2).encode() + b"\n")
+    files.write(files.join(home, PLAN_NAME), without_secrets(json.dumps(record, indent=2)).encode() + b"\n")
     for warning in warnings:
         warn(warning)
     if config.overwrite:

@@ -37,6 +37,7 @@ from patchpack.pipeline.stages.records import Reject, Source, reject
 from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import read_input
+from patchpack.schemas.errors import without_secrets
 from patchpack.schemas.geometry import Layout, grid_positions
 from patchpack.schemas.manifest import FORMAT_VERSION, Limits, ShardRow, canonical_json, largest_limits
 from patchpack.schemas.sequence import Segment, measures, rows_per_group
@@ -64,8 +65,9 @@ class ShardResult:
     traceback: str = ""
 
     def to_json(self) -> dict[str, object]:
-        """Returns the result as an object of JSON."""
-        return dataclasses.asdict(self) | {"rejects": [row._asdict() for row in self.rejects]}
+        """Returns the result as an object of JSON, without passwords of URIs."""
+        texts = {"failure": without_secrets(self.failure), "traceback": without_secrets(self.traceback)}
+        return dataclasses.asdict(self) | texts | {"rejects": [row._asdict() for row in self.rejects]}
 
     def table_row(self) -> ShardRow:
         """Returns the row of the shard table."""

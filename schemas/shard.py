@@ -129,8 +129,9 @@ class Shard:
             self._has_codec = self.layout.codec != NO_CODEC
             self._check_columns()
             footer = self._parquet.metadata
-            # those of nested columns too, as pyarrow is asked for them
-            self._leaves = {footer.schema.column(leaf).path for leaf in range(footer.num_columns)}
+            paths = [footer.schema.column(leaf).path.split(".") for leaf in range(footer.num_columns)]
+            # nested ones and their parts, as pyarrow is asked for them
+            self._names = {".".join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
             self.num_sequences: int = footer.num_rows
             rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
             # lists: they are asked for single numbers
@@ -288,7 +289,7 @@ class Shard:
     def read_metadata(self, columns: list[str] | None = None) -> pa.Table:
         """Returns the columns that are not raw arrays (counts, segments, digest), all rows."""
         names = [name for name in self._parquet.schema_arrow.names if name not in self._columns]
-        if columns is not None and (missing := sorted(set(columns) - self._leaves - set(names))):
+        if missing := sorted(set(columns or ()) - self._names):
             # pyarrow leaves out what is not there
             raise self._broken(KeyError(missing[0]))
         with self.intact():

@@ -10,10 +10,13 @@ from apache_beam.utils import retry
 from conftest import Result
 from support.inputs import picture
 from test_files import MemoryFileSystem
+from test_trainer_checkpoint import ALONE, made, record
 
+import patchpack
 from patchpack.pipeline.execution import shard_transforms
 from patchpack.schemas import FormatError
 from patchpack.schemas.errors import is_redacted, without_secrets
+from patchpack.trainer import checkpoint, cli
 from patchpack.trainer.cli import main as train
 from patchpack.trainer.config import resumed
 from patchpack.trainer.runlog import RunLog
@@ -189,8 +192,11 @@ def test_no_error_line_has_a_password(
     assert ended.code and ended.err.count("\n") == 1 and SECRET not in ended.err, ended.err
 
 
-def test_a_run_of_the_trainer_keeps_no_password(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_the_trainer_keeps_no_password(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     named = f"nope://me:{SECRET}@host/set"
+    checkpoint.save(str(tmp_path), record(1) | {"config": {"eval": named}}, made(), ALONE)
     assert train([named, "--steps", "1"]) == 1 and train([named, "--json"]) == 1
     with pytest.raises(ValueError, match="--eval nope://\\*\\*\\*@host/set: begun with credentials in it"):
         resumed({"shards": "a"}, {"eval": "nope://***@host/set"}, "runs/a/step-00000001")
@@ -201,5 +207,27 @@ def test_a_run_of_the_trainer_keeps_no_password(tmp_path: Path, capsys: pytest.C
     log.add({"step": 1, "eval": named})
     log.close()
     assert not found_in(tmp_path)
+
+    def fail(_: object, log: Callable[[dict[str, object]], None]) -> None:
+        log({"step": 1, "eval": named})
+        raise ValueError(f"{named}: no")
+
+    monkeypatch.setattr(cli, "train", fail)
+    assert train([named]) == train([named, "--json"]) == 2
     captured = capsys.readouterr()
     assert SECRET not in captured.out + captured.err and "nope://***@host/set" in captured.err
+
+
+def test_labels_of_a_signed_address_are_resumed_when_it_is_typed_again(
+    store: dict[str, bytes], tmp_path: Path, run: Run
+) -> None:
+    named = f"{STORE}/labels.csv?sig={SECRET}"
+    store[named] = b"key,label\nmedia/0.png,a\nmedia/1.png,b\nmedia/2.png,a\n"
+    built = ("build", f"{STORE}/media/*.png", "--output", tmp_path / "out", *OPTIONS, "--labels", named)
+    assert run(*built).code == 0
+    assert not found_in(tmp_path / "out")
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["config"]["labels"].endswith("?sig=***")
+    assert patchpack.verify(str(tmp_path / "out")) == []
+    again = run(*built[:-2], "--resume")
+    assert again.code == 2 and "begun with credentials" in again.err and SECRET not in again.err
+    assert run(*built, "--resume").code == 0

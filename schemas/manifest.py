@@ -149,7 +149,7 @@ class Manifest:
         classes: class names by label number, or None where the dataset has no labels.
         totals: counts of inputs, rejects, and planned and stored sequences, examples and tokens.
         bounds: for each (view, layout) the proven least number of sequences, and how many were planned.
-        config: every option of the build that affects the output.
+        config: every option of the build that affects the output, but for passwords of URIs in them.
         recipe: name of the recipe that its options come from, or None.
         limits: of each layout, what its sequences have at most; as much as the layout allows in datasets of before.
         balance_step: how many sequences make a group of near-equal cost, or None: every shard is whole groups, but
@@ -169,6 +169,9 @@ class Manifest:
     def __post_init__(self) -> None:
         if len(self.limits) != len(self.layouts):
             object.__setattr__(self, "limits", tuple(map(_allowed, self.layouts)))
+        if (shown := without_secrets(options := json.dumps(self.config))) != options:
+            # here, since reports are made of it too
+            object.__setattr__(self, "config", json.loads(shown))
 
     def to_bytes(self) -> bytes:
         """Returns the content of manifest.json."""
@@ -181,7 +184,7 @@ class Manifest:
             "classes": None if self.classes is None else list(self.classes),
             "totals": self.totals,
             "bounds": list(self.bounds),
-            "config": json.loads(without_secrets(json.dumps(self.config))),
+            "config": self.config,
         }
         if self.balance_step is not None:
             data["balance_step"] = self.balance_step

@@ -221,12 +221,12 @@ def test_a_run_of_the_trainer_keeps_no_password(
 def test_labels_of_a_signed_address_are_resumed_when_it_is_typed_again(
     store: dict[str, bytes], tmp_path: Path, run: Run
 ) -> None:
-    named = f"{STORE}/labels.csv?sig={SECRET}"
+    named = f"{STORE}/labels?sig={SECRET}&as=.csv"
     store[named] = b"key,label\nmedia/0.png,a\nmedia/1.png,b\nmedia/2.png,a\n"
     built = ("build", f"{STORE}/media/*.png", "--output", tmp_path / "out", *OPTIONS, "--labels", named)
     assert run(*built).code == 0
     assert not found_in(tmp_path / "out")
-    assert json.loads((tmp_path / "out/manifest.json").read_text())["config"]["labels"].endswith("?sig=***")
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["config"]["labels"].endswith("?sig=***&as=.csv")
     assert patchpack.verify(str(tmp_path / "out")) == []
     again = run(*built[:-2], "--resume")
     assert again.code == 2 and "begun with credentials" in again.err and SECRET not in again.err

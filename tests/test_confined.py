@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -254,3 +255,10 @@ def test_a_shard_table_without_a_value_is_broken(dataset: Path) -> None:
     pq.write_table(table.cast(pa.schema(fields)).set_column(1, "digest", missing), dataset / "shards.parquet")
     with pytest.raises(FormatError, match=r"shards\.parquet"):
         patchpack.Dataset(str(dataset))
+
+
+def test_the_threat_model_names_what_is_there() -> None:
+    root = Path(__file__).parent.parent
+    text = (root / "docs/security.md").read_text()
+    named = set(re.findall(r"`((?:tests|fuzz|schemas|pipeline|trainer)/[\w/]+(?:\.\w+)?/?)`", text))
+    assert len(named) > 20 and not [name for name in named - {"fuzz/found/"} if not (root / name).exists()]

@@ -320,7 +320,7 @@ def read_shard_table(folder: str) -> pa.Table:
         if table[name].null_count:
             raise FormatError(f"{where}: no {name} in a row; every row has one; write it again with build --resume")
     is_name = pc.match_substring_regex(table["path"], rf"\A{SEQUENCES_FOLDER}/[A-Za-z0-9][A-Za-z0-9._-]*\z")
-    if not pc.all(is_name).as_py():
+    if not pc.all(is_name, min_count=0).as_py():
         path = table["path"][pc.index(is_name, False).as_py()].as_py()
         raise FormatError(
             f"{where}: path {path!r}; a shard is a file in {SEQUENCES_FOLDER}/, named by letters, digits, '.', '_' and '-'; "

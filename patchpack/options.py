@@ -15,6 +15,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from patchpack.schemas.errors import without_secrets
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -79,7 +81,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends with exit 2 and one line."""
-        self.exit(2, f"{message}; see {self.prog} --help\n")
+        self.exit(2, without_secrets(f"{message}; see {self.prog} --help\n"))
 
     def read(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """Returns what was typed; ends with exit 2 and the nearest option where one is not known."""

@@ -12,6 +12,7 @@ from typing import TextIO, TypeVar
 
 import patchpack
 from patchpack.options import Parser
+from patchpack.schemas.errors import without_secrets
 
 # a parsed command and what stands behind --, to its exit code
 Command = Callable[[argparse.Namespace, list[str]], int]
@@ -190,11 +191,11 @@ def _verify(values: argparse.Namespace, _: list[str]) -> int:
     read_manifest(values.shards)  # says so in one line where the dataset is unfinished
     total = sum(read_shard_table(values.shards)["num_sequences"].to_pylist())
     with bar("verifying", total, "sequences") as advance:
-        problems = verify(values.shards, advance)
+        problems = [without_secrets(problem) for problem in verify(values.shards, advance)]
     if values.json:
         print(json.dumps({"num_sequences": total, "problems": problems}, indent=2))
     elif not problems:
-        print(f"{values.shards}: {total} sequences verified, no problem found")
+        print(f"{without_secrets(values.shards)}: {total} sequences verified, no problem found")
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

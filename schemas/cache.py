@@ -74,10 +74,7 @@ class ShardCache:
         """
         self.folder, self.max_bytes = folder, max_bytes
         self._root = os.path.join(folder, FOLDER_NAME)
-        if os.path.islink(self._root):
-            raise ValueError(
-                f"{self._root}: a symbolic link; the cache deletes in a folder of its own only; remove the link"
-            )
+        _check_no_link(self._root)
         os.makedirs(self._root, exist_ok=True)
 
     def check_fits(self, sizes: Sequence[int], window: int) -> None:
@@ -133,6 +130,7 @@ class ShardCache:
         path = os.path.join(self._root, digest[:2], f"{digest}.parquet")
         while not self._use(path, num_bytes):
             os.makedirs(os.path.dirname(path), exist_ok=True)
+            _check_no_link(os.path.dirname(path))
             temporary = f"{path.removesuffix('.parquet')}.tmp"
             with _locked(temporary) as handle:
                 # None: who held the lock before has just finished, or given up
@@ -295,6 +293,13 @@ class Ahead:
             self._cache.keep(upcoming)
             fetch, stopped = self._cache.fetch, self._stop.is_set
             self._fetched += [self._pool.submit(fetch, *shard, stopped) for shard in upcoming]
+
+
+def _check_no_link(folder: str) -> None:
+    if os.path.islink(folder):
+        raise ValueError(
+            f"{folder}: a symbolic link; the cache writes and deletes in a folder of its own only; remove the link"
+        )
 
 
 def _stop(event: threading.Event, pool: ThreadPoolExecutor) -> None:

@@ -161,11 +161,13 @@ class Dataset:
         names = ("example_id", "source")
         for number in self._shards.tolist():
             columns = [f"segments.list.element.{each}" for each in names]
-            segments = self._open(number).shard.read_metadata(columns)["segments"].combine_chunks()
-            fields = segments.flatten()
-            rows = pc.list_parent_indices(segments).to_numpy()
-            slots = np.arange(len(rows)) - np.searchsorted(rows, rows)
-            is_it = pc.or_(*(pc.equal(fields.field(each), name) for each in names)).to_numpy(zero_copy_only=False)
+            shard = self._open(number).shard
+            with shard.intact():
+                segments = shard.read_metadata(columns)["segments"].combine_chunks()
+                fields = segments.flatten()
+                rows = pc.list_parent_indices(segments).to_numpy()
+                slots = np.arange(len(rows)) - np.searchsorted(rows, rows)
+                is_it = pc.or_(*(pc.equal(fields.field(each), name) for each in names)).to_numpy(zero_copy_only=False)
             first = int(self.first_index[number])
             found += [(first + int(row), int(slot)) for row, slot in zip(rows[is_it], slots[is_it], strict=True)]
         return found
@@ -181,7 +183,8 @@ class Dataset:
             number = self.shard_of(index)
             if number not in segments:
                 segments[number] = self._open(number).shard.read_metadata(["segments.list.element.source"])["segments"]
-            keys += [segment["source"] for segment in segments[number][index - self._first_index[number]].as_py()]
+            with self._open(number).shard.intact():
+                keys += [segment["source"] for segment in segments[number][index - self._first_index[number]].as_py()]
         return keys
 
     def shapes(self, size: int) -> Shapes:

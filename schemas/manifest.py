@@ -10,10 +10,11 @@ from itertools import islice
 from typing import IO, TypedDict, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from patchpack.schemas.errors import FormatError
+from patchpack.schemas.errors import FormatError, without_secrets
 from patchpack.schemas.figures import Options
 from patchpack.schemas.geometry import Layout
 from patchpack.schemas.report import Bound, DatasetTotals
@@ -49,6 +50,8 @@ SHARD_TABLE_SCHEMA = pa.schema(
         pa.field("num_rejects", pa.int64(), nullable=False),
     ]
 )
+# columns that count something, or number it
+_COUNTS = [field.name for field in SHARD_TABLE_SCHEMA if pa.types.is_integer(field.type)]
 
 
 class ShardRow(TypedDict):
@@ -150,7 +153,7 @@ class Manifest:
         classes: class names by label number, or None where the dataset has no labels.
         totals: counts of inputs, rejects, and planned and stored sequences, examples and tokens.
         bounds: for each (view, layout) the proven least number of sequences, and how many were planned.
-        config: every option of the build that affects the output.
+        config: every option of the build that affects the output, but for passwords of URIs in them.
         recipe: name of the recipe that its options come from, or None.
         limits: of each layout, what its sequences have at most; as much as the layout allows in datasets of before.
         balance_step: how many sequences make a group of near-equal cost, or None: every shard is whole groups, but
@@ -170,6 +173,9 @@ class Manifest:
     def __post_init__(self) -> None:
         if len(self.limits) != len(self.layouts):
             object.__setattr__(self, "limits", tuple(map(_allowed, self.layouts)))
+        if (shown := without_secrets(options := json.dumps(self.config))) != options:
+            # here, since reports are made of it too
+            object.__setattr__(self, "config", json.loads(shown))
 
     def to_bytes(self) -> bytes:
         """Returns the content of manifest.json."""
@@ -305,8 +311,29 @@ def read_table(folder: str, name: str, schema: pa.Schema) -> pa.Table:
 
 
 def read_shard_table(folder: str) -> pa.Table:
-    """Returns shards.parquet: one row a shard; its order numbers the sequences. Raises FormatError as `read_table`."""
-    return read_table(folder, SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA)
+    """Returns shards.parquet: one row a shard; its order numbers the sequences.
+
+    Its paths name files in `SEQUENCES_FOLDER` and nothing else, since files of these names are opened, and deleted by --overwrite.
+
+    Raises:
+        FormatError: as `read_table`, or a path or a number is none of a shard's.
+    """
+    table = read_table(folder, SHARD_TABLE_NAME, SHARD_TABLE_SCHEMA)
+    where = join(folder, SHARD_TABLE_NAME)
+    for name in SHARD_TABLE_SCHEMA.names:
+        if table[name].null_count:
+            raise FormatError(f"{where}: no {name} in a row; every row has one; write it again with build --resume")
+    is_name = pc.match_substring_regex(table["path"], rf"\A{SEQUENCES_FOLDER}/[A-Za-z0-9][A-Za-z0-9._-]*\z")
+    if not pc.all(is_name, min_count=0).as_py():
+        path = table["path"][pc.index(is_name, False).as_py()].as_py()
+        raise FormatError(
+            f"{where}: path {path!r}; a shard is a file in {SEQUENCES_FOLDER}/, named by letters, digits, '.', '_' and '-'; "
+            "take the dataset from who made it, or write it again with build --resume"
+        )
+    for name in _COUNTS:
+        if (least := pc.min(table[name]).as_py() or 0) < 0:
+            raise FormatError(f"{where}: {name} is {least}; counts are 0 or more; write it again with build --resume")
+    return table
 
 
 def table_bytes(rows: Iterable[Mapping[str, object]], schema: pa.Schema) -> bytes:

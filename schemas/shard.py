@@ -8,12 +8,13 @@ in the same two ways, and decoded by the thread that reads them.
 """
 
 import bisect
+import contextlib
 import itertools
 import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypedDict, cast
 
 import numpy as np
@@ -128,6 +129,9 @@ class Shard:
             self._has_codec = self.layout.codec != NO_CODEC
             self._check_columns()
             footer = self._parquet.metadata
+            paths = [footer.schema.column(leaf).path.split(".") for leaf in range(footer.num_columns)]
+            # nested ones and their parts, as pyarrow is asked for them
+            self._names = {".".join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
             self.num_sequences: int = footer.num_rows
             rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
             # lists: they are asked for single numbers
@@ -285,20 +289,32 @@ class Shard:
     def read_metadata(self, columns: list[str] | None = None) -> pa.Table:
         """Returns the columns that are not raw arrays (counts, segments, digest), all rows."""
         names = [name for name in self._parquet.schema_arrow.names if name not in self._columns]
-        try:
+        if missing := sorted(set(columns or ()) - self._names):
+            # pyarrow leaves out what is not there
+            raise self._broken(KeyError(missing[0]))
+        with self.intact():
             # these are small: other threads cost more than they save
             return self._parquet.read(columns=names if columns is None else columns, use_threads=False)
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            raise self._broken(error) from error
 
     def column_bytes(self) -> dict[str, int]:
         """Returns how many bytes of the file each column takes, by its name; what is left is the footer."""
         footer, sizes = self._parquet.metadata, Counter[str]()
-        for group in range(footer.num_row_groups):
-            for number in range(footer.num_columns):
-                column = footer.row_group(group).column(number)
-                sizes[column.path_in_schema.partition(".")[0]] += column.total_compressed_size
+        with self.intact():
+            for group in range(footer.num_row_groups):
+                for number in range(footer.num_columns):
+                    column = footer.row_group(group).column(number)
+                    sizes[column.path_in_schema.partition(".")[0]] += column.total_compressed_size
         return dict(sizes)
+
+    @contextlib.contextmanager
+    def intact(self) -> Iterator[None]:
+        """Reports columns that cannot be read, or are not what they should be, as those of a broken shard."""
+        try:
+            yield
+        except FormatError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise self._broken(error) from error
 
     def _open(self) -> pq.ParquetFile:
         try:
@@ -351,10 +367,8 @@ class Shard:
     def _cached(self, group: int) -> pa.Table:
         with self._lock:
             if self._cached_group is None or self._cached_group[0] != group:
-                try:
+                with self.intact():
                     table = self._parquet.read_row_group(group, columns=list(self._columns))
-                except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-                    raise self._broken(error) from error
                 self._cached_group = (group, table)
             return self._cached_group[1]
 

@@ -1,6 +1,7 @@
 """Animated images: their first image, or clips with their own frame times."""
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,20 @@ def test_a_broken_animation_is_refused_or_shorter_never_filled_in(format: str) -
         except DecodeError:
             continue
         assert np.array_equal(shown, whole[: len(shown)]), end
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_frame_far_larger_than_its_image_is_refused_before_it_is_made(number: int) -> None:
+    # a frame of 65535x65535 px, which Pillow would fill (4 GB) so as to dispose of it later, alone and behind a sound one
+    sound = saved(Image.new("P", (4, 4)), "GIF").removesuffix(b";")
+    huge = b"!\xf9\x04\x09\0\0\0\0," + struct.pack("<4H", 0, 0, 65535, 65535) + b"\0\x02\x02\x4c\x01\0"
+    data = (sound if number else sound[: sound.index(b",")]) + huge + b";"
+    with pytest.raises(DecodeError, match="65535x65535 is 4294836225 pixels; --max-pixels is 1000") as caught:
+        image.probe_animation(io.BytesIO(data), 1000)
+    assert caught.value.reason == "too_large"
+
+
+def test_pillow_is_as_it_was_behind_an_image() -> None:
+    before = Image._decompression_bomb_check
+    image.probe(io.BytesIO(animated_gif()), 10**6)
+    assert Image._decompression_bomb_check is before

@@ -172,11 +172,11 @@ def test_the_dataset_digest_tells_shards_their_order_and_layouts_apart() -> None
 def test_a_table_survives_its_file(tmp_path: Path) -> None:
     rejects = [{"key": "a/b%FF.jpg", "stage": "probe", "reason": "broken", "detail": "ä"}]
     (tmp_path / "shards.parquet").write_bytes(
-        table_bytes([SHARD, SHARD | {"path": "b", "view": 1}], SHARD_TABLE_SCHEMA)
+        table_bytes([SHARD, SHARD | {"path": "sequences/b", "view": 1}], SHARD_TABLE_SCHEMA)
     )
     (tmp_path / "rejects.parquet").write_bytes(table_bytes(rejects, REJECT_TABLE_SCHEMA))
     table = read_shard_table(str(tmp_path))
-    assert table.to_pylist() == [SHARD, SHARD | {"path": "b", "view": 1}]
+    assert table.to_pylist() == [SHARD, SHARD | {"path": "sequences/b", "view": 1}]
     assert table.schema == SHARD_TABLE_SCHEMA
     assert read_table(str(tmp_path), "rejects.parquet", REJECT_TABLE_SCHEMA).to_pylist() == rejects
     assert read_table(tmp_path.as_uri(), "rejects.parquet", REJECT_TABLE_SCHEMA).to_pylist() == rejects

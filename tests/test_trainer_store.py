@@ -125,7 +125,7 @@ def test_what_a_store_breaks_is_named_or_empty(store: ObjectStore, tmp_path: Pat
     loader = PackedShards(store.uri("b/set"), batch_size=1, shuffle=False, cache=str(tmp_path), cache_bytes=ENOUGH)
     with pytest.raises(
         FormatError,
-        match=rf"^s3://b/set/sequences/{name}.*: \d+ bytes of digest \w+, read 2 times; the shard table says",
+        match=rf"^s3://[*]+@b/set/sequences/{name}.*: \d+ bytes of digest \w+, read 2 times; the shard table says",
     ):
         list(loader)
     skipping = PackedShards(
@@ -135,7 +135,7 @@ def test_what_a_store_breaks_is_named_or_empty(store: ObjectStore, tmp_path: Pat
         found = [int(batch["index"][0]) for batch in skipping]
     assert found.count(-1) == len(skipping.skipped) == 3 and len(found) == 28
     del store.objects[key]
-    with pytest.raises(FormatError, match=rf"^s3://b/set/sequences/{name}.*no such file"):
+    with pytest.raises(FormatError, match=rf"^s3://[*]+@b/set/sequences/{name}.*no such file"):
         list(PackedShards(store.uri("b/set"), batch_size=1, shuffle=False, cache=str(tmp_path / "new")))
     store.refused = True
     with pytest.raises(OSError) as refused:
@@ -167,7 +167,9 @@ def test_a_copy_that_is_no_longer_sound_is_fetched_again(
 
 
 def test_without_a_cache_it_is_read_where_it_is_and_says_so(store: ObjectStore, local: Path) -> None:
-    with pytest.warns(UserWarning, match=r"^s3://b/set.*: read in its store, three requests a sequence in every epoch"):
+    with pytest.warns(
+        UserWarning, match=r"^s3://[*]+@b/set.*: read in its store, three requests a sequence in every epoch"
+    ):
         loader = PackedShards(store.uri("b/set"), batch_size=7)
     assert same(list(loader), list(PackedShards(str(local), batch_size=7)))
     with warnings.catch_warnings():

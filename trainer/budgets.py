@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, TypedDict
 
 from patchpack.extras import MissingExtra
+from patchpack.trainer.runlog import fresh
 
 IMAGE_NAME = "budgets.png"
 
@@ -55,5 +56,5 @@ def draw(found: Sequence[Judged], folder: str) -> str:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     path = os.path.join(folder, IMAGE_NAME)
-    figure.savefig(path, dpi=120)
+    figure.savefig(fresh(path), dpi=120)
     return path

@@ -40,6 +40,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from patchpack.schemas import FormatError
+from patchpack.schemas.errors import without_secrets
 from patchpack.trainer.parallel import World
 
 NAME = re.compile(r"step-(\d{8})")
@@ -122,7 +123,8 @@ def save(folder: str, record: RunRecord, weights: Weights, world: World, *, keep
             tensors = {name: value.contiguous() for name, value in whole.items() if isinstance(value, torch.Tensor)}
             save_file(tensors, os.path.join(temporary, WEIGHTS_NAME))
             with open(os.path.join(temporary, RUN_NAME), "w") as file:
-                json.dump({**record, "checkpoint_version": CHECKPOINT_VERSION}, file, indent=2)
+                data = {**record, "checkpoint_version": CHECKPOINT_VERSION}
+                file.write(without_secrets(json.dumps(data, indent=2)))
             for name in (*os.listdir(temporary), "."):
                 _flush(os.path.join(temporary, name))
             _put(temporary, path)

@@ -9,9 +9,10 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import TextIO, cast
 
 from patchpack.schemas import FormatError
+from patchpack.schemas.errors import without_secrets
 from patchpack.trainer.budgets import Judged, table
 from patchpack.trainer.config import make_parser
 from patchpack.trainer.runlog import plot
@@ -68,19 +69,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def log(values: Mapping[str, object]) -> None:
         if typed.get("json"):
-            print(json.dumps({"event": "log", **values}), flush=True)
+            _say(json.dumps({"event": "log", **values}), sys.stdout)
         else:
-            print(as_line(values), file=sys.stderr, flush=True)
+            _say(as_line(values))
 
     try:
         if folder is not None:
             print(plot(folder))
             return 0
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr, flush=True)
+            warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
             summary = train(typed, log)
     except Interrupted as error:
-        print(error, file=sys.stderr)
+        _say(str(error))
         return error.status
     except KeyboardInterrupt:
         # before the first step, after the last, or the second Ctrl-C
@@ -96,11 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             said = " ".join(str(error).split()) if ours else f"{type(error).__name__}: {error}".split("\n")[0]
             if isinstance(error, OSError) and error.filename:
                 said = f"{error.filename}: {error.strerror}"
-            print(said, file=sys.stderr)
+            _say(said)
         return 2 if usage else 1
     budgets = [] if typed.get("json") else cast(list[Judged], summary.pop("budgets", []))
     if budgets:
-        print("\n".join(table(budgets)))
+        _say("\n".join(table(budgets)), sys.stdout)
     if summary:
-        print(json.dumps({"event": "summary", **summary}) if typed.get("json") else as_line(summary), flush=True)
+        _say(json.dumps({"event": "summary", **summary}) if typed.get("json") else as_line(summary), sys.stdout)
     return 0
+
+
+def _say(text: str, out: TextIO | None = None) -> None:
+    """Prints a text, to standard error if nothing else is said, without passwords of URIs."""
+    print(without_secrets(text), file=out or sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from patchpack.options import Parser, amount, flag, option, settle
+from patchpack.schemas.errors import is_redacted
 from patchpack.trainer.adapters import PREFIXES
 from patchpack.trainer.attention import BACKENDS
 from patchpack.trainer.data import CACHE_BYTES
@@ -337,6 +338,11 @@ def resumed(typed: dict[str, Any], saved: dict[str, Any], path: str) -> Config:
                 "leave the option out"
             )
     kept = {name: saved[name] for name in KEPT if name in saved}
+    for name, value in kept.items():
+        if name not in typed and isinstance(value, str) and is_redacted(value):
+            raise ValueError(
+                f"{flag(name)} {value}: begun with credentials in it, which no checkpoint keeps; type it again, or another"
+            )
     return Config(**kept | {"checkpoint": os.path.dirname(path) or "."} | typed)
 
 

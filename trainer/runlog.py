@@ -1,5 +1,6 @@
 """Where log lines go besides the terminal: log.jsonl in the run's folder, TensorBoard where asked for; and curves of them."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchpack.extras import MissingExtra
 from patchpack.schemas import FormatError
+from patchpack.schemas.errors import without_secrets
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -31,7 +33,7 @@ class RunLog:
         path = os.path.join(folder, LOG_NAME)
         kept = [line for line in read_log(folder) if int(line.get("step", 0)) <= step] if os.path.exists(path) else []
         # whole or not at all, and from then on line by line
-        with open(f"{path}.tmp", "w") as file:
+        with open(fresh(f"{path}.tmp"), "x") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
         os.replace(f"{path}.tmp", path)
         self._file = open(path, "a")  # noqa: SIM115 (closed by `close`)
@@ -39,7 +41,7 @@ class RunLog:
 
     def add(self, values: Mapping[str, object]) -> None:
         """Writes one line."""
-        self._file.write(json.dumps(values) + "\n")
+        self._file.write(without_secrets(json.dumps(values)) + "\n")
         self._file.flush()
         if self._events is not None:
             for name, value in values.items():
@@ -51,6 +53,13 @@ class RunLog:
         self._file.close()
         if self._events is not None:
             self._events.close()
+
+
+def fresh(path: str) -> str:
+    """Returns a path that no file has any more: a link of that name, in a run that was handed over, would be written through."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+    return path
 
 
 def read_log(folder: str) -> list[dict[str, Any]]:
@@ -100,7 +109,7 @@ def plot(folder: str) -> str:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     path = os.path.join(folder, CURVES_NAME)
-    figure.savefig(path, dpi=120)
+    figure.savefig(fresh(path), dpi=120)
     return path
 
 
@@ -109,4 +118,7 @@ def _events(folder: str) -> "SummaryWriter":
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name, "train --tensorboard needs", "tensorboard") from error
-    return SummaryWriter(os.path.join(folder, "tensorboard"))
+    path = os.path.join(folder, "tensorboard")
+    if os.path.islink(path):
+        raise ValueError(f"{path}: a link; a run writes below its own folder only; remove the link")
+    return SummaryWriter(path)

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -41,6 +41,7 @@ from patchpack.pipeline.stages.list import Input, source_roots
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.versions import library_versions
 from patchpack.schemas import FormatError
+from patchpack.schemas.errors import without_secrets
 from patchpack.schemas.manifest import (
     BOUND_TABLE_NAME,
     MANIFEST_NAME,
@@ -76,10 +77,22 @@ def held(folder: str, config: BuildConfig) -> Iterator[None]:
                     f"{folder}: not empty ({len(names)} entries); a build starts in an empty output; "
                     "use --resume to go on, --overwrite to replace the dataset in it, or another --output"
                 )
+            _check_no_links(folder)
             yield
     finally:
         if made and not files.names(folder):
             os.rmdir(folder)
+
+
+def _check_no_links(folder: str) -> None:
+    """Checks that what a build writes and deletes in lies in the output: a folder that someone hands over may hold links."""
+    for name in (SEQUENCES_FOLDER, RESULTS_FOLDER, PLAN_FOLDER, NEXT_FOLDER, f"{NEXT_FOLDER}/{PLAN_FOLDER}"):
+        path = files.join(folder, name)
+        if not files.is_uri(folder) and os.path.islink(path):
+            raise ValueError(
+                f"{path}: a link to {os.readlink(path)}; a build writes and deletes in its output only; remove the link, or link the "
+                "whole output"
+            )
 
 
 def plan_home(folder: str) -> str:
@@ -123,16 +136,19 @@ def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
         "stages": before.get("stages", []),
     }
     files.make_folder(files.join(folder, PLAN_FOLDER))
-    files.write(files.join(folder, RUN_NAME), json.dumps(record, indent=2).encode() + b"\n")
+    _put_record(folder, record)
 
 
 def note(folder: str, **more: object) -> None:
     """Adds to _run.json; where the plan that it belongs to was put into the place of another meanwhile, to the one there."""
-    path = files.join(folder, RUN_NAME)
-    if folder.endswith(NEXT_FOLDER) and not files.exists(path):
-        path = files.join(folder.removesuffix(NEXT_FOLDER).rstrip("/"), RUN_NAME)
-    record = json.loads(files.read(path)) | more
-    files.write(path, json.dumps(record, indent=2).encode() + b"\n")
+    if folder.endswith(NEXT_FOLDER) and not files.exists(files.join(folder, RUN_NAME)):
+        folder = folder.removesuffix(NEXT_FOLDER).rstrip("/")
+    _put_record(folder, json.loads(files.read(files.join(folder, RUN_NAME))) | more)
+
+
+def _put_record(folder: str, record: Mapping[str, object]) -> None:
+    """Writes _run.json, without what only the one who typed it should know."""
+    files.write(files.join(folder, RUN_NAME), without_secrets(json.dumps(record, indent=2)).encode() + b"\n")
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from patchpack.pipeline.versions import library_versions
 from patchpack.pipeline.whatif import examples, rows
 from patchpack.pipeline.whatif.cost import DECODED_PX_PER_S
 from patchpack.pipeline.whatif.settings import Setting, check_examples, parse_setting
+from patchpack.schemas.errors import is_redacted
 from patchpack.schemas.figures import Options
 from patchpack.schemas.manifest import MANIFEST_NAME
 from patchpack.schemas.report import Prediction, Report, Totals
@@ -268,6 +269,10 @@ def _check_stores(folder: str, inputs: list[str], options: PipelineOptions | Non
 def _inputs(texts: list[str], folder: str, config: BuildConfig) -> list[Input]:
     if not texts and config.resume:
         texts = output.run_record(folder).get("inputs", [])
+        if hidden := next(filter(is_redacted, texts), None):
+            raise ValueError(
+                f"{hidden}: begun with credentials in this input, which no record keeps; --resume goes on with the same inputs; type them again"
+            )
     if not texts:
         raise ValueError("no inputs; build takes folders, files, globs or URIs; name at least one")
     inputs = [parse_input(number, text) for number, text in enumerate(texts)]

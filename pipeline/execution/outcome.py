@@ -11,6 +11,7 @@ from typing import Literal, TypedDict, cast
 from patchpack.pipeline.errors import BuildFailed, TooManyRejects
 from patchpack.pipeline.names import OUTCOME_NAME, PLAN_FOLDER, REPORT_NAME
 from patchpack.pipeline.storage import files
+from patchpack.schemas.errors import without_secrets
 from patchpack.schemas.report import Report
 
 
@@ -71,4 +72,4 @@ def raise_saved(folder: str) -> None:
 
 def _save(folder: str, outcome: Outcome) -> None:
     files.make_folder(files.join(folder, PLAN_FOLDER))
-    files.write(files.join(folder, OUTCOME_NAME), json.dumps(outcome).encode())
+    files.write(files.join(folder, OUTCOME_NAME), without_secrets(json.dumps(outcome)).encode())

@@ -8,6 +8,8 @@ from typing import NamedTuple, TextIO
 
 from tqdm import tqdm
 
+from patchpack.schemas.errors import without_secrets
+
 # what is over sooner needs no bar
 DELAY_S = 2.0
 # often enough for eyes, and seldom enough to cost nothing
@@ -21,8 +23,8 @@ _UNCOUNTED = "{desc}: [{elapsed}{postfix}]"
 
 
 def say(text: str) -> None:
-    """Prints one line, whatever the text: names may hold line breaks, and commands to the terminal."""
-    line = " ".join(text.splitlines())
+    """Prints one line, whatever the text: names may hold line breaks, commands to the terminal, and URIs their passwords."""
+    line = without_secrets(" ".join(text.splitlines()))
     shown = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
     print("".join(shown), file=sys.stderr)
 

@@ -23,6 +23,7 @@ from patchpack.pipeline.stages.list import BEYOND_LIMIT, Input, is_guess, list_a
 from patchpack.pipeline.stages.records import Ignored, Source
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.files import described
+from patchpack.schemas.errors import is_redacted, without_secrets
 from patchpack.schemas.manifest import canonical_json
 
 
@@ -38,12 +39,17 @@ def resumed(typed: dict[str, Any], folder: str) -> BuildConfig:
         for name, value in run_record(folder).get("options", {}).items()
         if name in known
     }
+    for name, value in kept.items():
+        if name not in typed and isinstance(value, str) and is_redacted(value):
+            raise ValueError(
+                f"{flag(name)} {value}: begun with credentials in it, which no record keeps; --resume goes on with the same; type it again"
+            )
     config = BuildConfig(**kept | typed)
     if config.media_backend == "auto" and kept:
         # the record says what it stood for
         config = dataclasses.replace(config, media_backend=kept["media_backend"])
-    before = output_affecting(BuildConfig(**kept))
-    for name, value in output_affecting(config).items():
+    before = _recorded(BuildConfig(**kept))
+    for name, value in _recorded(config).items():
         if name in kept and value != before[name]:
             raise _changed(name, value, before[name], folder)
     return config
@@ -61,7 +67,7 @@ def plan_is_kept(folder: str, config: BuildConfig, inputs: list[Input]) -> bool:
         _check_inputs(run_record(folder).get("names"), inputs, folder)
         return False
     kept = json.loads(files.read(path))
-    now = json.loads(canonical_json(output_affecting(config)))
+    now = _recorded(config)
     for name, value in kept["config"].items():
         if now.get(name) != value:
             raise _changed(name, now.get(name), value, folder)
@@ -107,8 +113,14 @@ def warn_of_new_inputs(folder: str, inputs: list[Input], config: BuildConfig) ->
     return f"{message}; {rule}" if num_now > before else ""
 
 
+def _recorded(config: BuildConfig) -> dict[str, Any]:
+    """Returns what a plan's record has of the options that decide bytes."""
+    found: dict[str, Any] = json.loads(without_secrets(canonical_json(output_affecting(config)).decode()))
+    return found
+
+
 def _check_inputs(before: list[str] | None, inputs: list[Input], folder: str) -> None:
-    named = [given.relative for given in inputs]
+    named = [without_secrets(given.relative) for given in inputs]
     if before is not None and before != named:
         raise ValueError(
             f"{folder}: begun with {', '.join(before)}, resumed with {', '.join(named)}; "

@@ -20,6 +20,7 @@ from patchpack.pipeline.names import NEXT_FOLDER, PLAN_NAME
 from patchpack.pipeline.stages import finish, saved
 from patchpack.pipeline.stages.list import Input
 from patchpack.pipeline.storage import files
+from patchpack.schemas.errors import without_secrets
 from patchpack.schemas.manifest import MANIFEST_NAME
 
 
@@ -72,7 +73,7 @@ def take_stock(folder: str, inputs: list[Input], config: BuildConfig) -> list[st
         "totals": totals,
     }
     output.clear_probed(home)
-    files.write(files.join(home, PLAN_NAME), json.dumps(record, indent=2).encode() + b"\n")
+    files.write(files.join(home, PLAN_NAME), without_secrets(json.dumps(record, indent=2)).encode() + b"\n")
     if config.overwrite:
         output.settle(folder)
     return warnings

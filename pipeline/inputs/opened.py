@@ -8,6 +8,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from patchpack.pipeline.inputs.table import content
 from patchpack.pipeline.media.errors import DecodeError
 from patchpack.pipeline.stages.records import Source
 from patchpack.pipeline.storage import files
@@ -103,7 +104,7 @@ class RowGroups:
 
     def _read(self, path: str, row_group: int, column: str) -> pa.ChunkedArray:
         try:
-            with files.open_read(path) as file:
+            with files.open_read(path) as file, content():
                 parquet = pq.ParquetFile(file)
                 self._make_room(_size(parquet, row_group))
                 values = parquet.read_row_group(row_group, columns=[column]).column(0)

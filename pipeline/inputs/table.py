@@ -6,6 +6,7 @@ under the row's own number. Files that rows name lie below `root`, which is the 
 another: nothing else is ever read.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -63,15 +64,16 @@ def check_table(path: str, name: str, columns: Columns) -> None:
     """
     with files.open_read(path) as file:
         try:
-            _choose(_header(file, path), columns)
-        except (BadRow, pa.ArrowException) as error:
-            raise ValueError(f"{name}: {error}") from error
+            with content():
+                _choose(_header(file, path), columns)
+        except (BadRow, csv.Error, pa.ArrowException) as error:
+            raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
 
 
 def row_groups(container: Container, path: str) -> Iterator[Container | Reject]:
     """Yields a table in the pieces that are listed apart: its row groups, or all of it."""
     try:
-        with files.open_read(path) as file:
+        with files.open_read(path) as file, content():
             if _kind(file, path) != "parquet":
                 yield container
                 return
@@ -97,7 +99,7 @@ def list_table(container: Container, path: str, columns: Columns, media_root: Me
     """
     number = 0
     try:
-        with files.open_read(path) as file:
+        with files.open_read(path) as file, content():
             read = _choose(_header(file, path), columns)
             file.seek(0)
             for number, place, row in _rows(file, path, container.row_group, read, columns):
@@ -106,6 +108,20 @@ def list_table(container: Container, path: str, columns: Columns, media_root: Me
         yield reject(f"{container.key}#{number}" if number else container.key, "list", "bad_row", error)
     except (pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
         yield reject(container.key, "list", "broken", f"the table cannot be read behind row {number}: {error}")
+
+
+@contextlib.contextmanager
+def content() -> Iterator[None]:
+    """Reading of Parquet whose content may be at fault: pyarrow's OSErrors over that, without a number, become ArrowInvalid.
+
+    Those of storage have a number, see `files.open_read`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise pa.ArrowInvalid(str(error)) from error
 
 
 def _header(file: IO[bytes], path: str) -> Mapping[str, pa.DataType | None]:

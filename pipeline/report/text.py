@@ -12,6 +12,7 @@ from typing import Literal, TextIO
 
 from patchpack.pipeline.report import words
 from patchpack.pipeline.report.sizes import size_facts
+from patchpack.schemas.errors import without_secrets
 from patchpack.schemas.geometry import LayoutRecord
 from patchpack.schemas.report import Arranged, CountName, DistributionName, Prediction, Report, ReportedBound
 
@@ -91,8 +92,11 @@ def fitted(text: str, width: int) -> str:
 
 
 def to_json(value: object) -> str:
-    """Returns JSON as people read it; what a terminal or a reader would obey stands in it as an escape, which means the same."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    """Returns JSON as people read it; what a terminal or a reader would obey stands in it as an escape, which means the same.
+
+    Passwords and signatures of URIs are left out.
+    """
+    text = without_secrets(json.dumps(value, indent=2, ensure_ascii=False))
     return _BEYOND_ASCII.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import xxhash
 
 from patchpack.pipeline.inputs.facts import Facts
+from patchpack.schemas.errors import without_secrets
 from patchpack.schemas.geometry import Box, Grid
 
 
@@ -190,10 +191,10 @@ PARTIAL_VIDEO = ("probe", "partial")
 
 
 def reject(key: str, stage: str, reason: str, detail: object) -> Reject:
-    """Returns a reject row; its detail is one line, since decoders' messages are not.
+    """Returns a reject row; its detail is one line, since decoders' messages are not, without passwords of URIs.
 
     Raises:
         KeyError: the reason is not one of REASONS (a bug of ours).
     """
     REASONS[reason]
-    return Reject(key, stage, reason, " ".join(str(detail).split()))
+    return Reject(key, stage, reason, without_secrets(" ".join(str(detail).split())))

@@ -110,9 +110,16 @@ class ViewSummary:
                 "sizes": SizeCounts.from_json(values["sizes"]),
                 "lengths": [by_number(counts) for counts in values["lengths"]],
                 "chunks": [Chunk(**chunk) for chunk in values["chunks"]],
-                "shards": [ShardPlan(**shard) for shard in values["shards"]],
+                "shards": [_shard_plan(shard) for shard in values["shards"]],
             }
         )
+
+
+def _shard_plan(values: dict[str, int]) -> ShardPlan:
+    """Returns a shard of a saved plan; its numbers make the name of a file that is written, and deleted by --overwrite."""
+    if wrong := [name for name, value in values.items() if type(value) is not int or value < 0]:
+        raise ValueError(f"{wrong[0]} of a shard is {values[wrong[0]]!r}")
+    return ShardPlan(**values)
 
 
 @dataclass(frozen=True, slots=True)

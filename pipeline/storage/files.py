@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple, TypeVar
 
 from patchpack.pipeline.storage import remote
+from patchpack.schemas.errors import without_secrets
 
 Result = TypeVar("Result")
 
@@ -185,9 +186,9 @@ def is_full(error: OSError) -> bool:
 
 
 def described(error: OSError) -> str:
-    """Returns what an error of storage says in one line, with the file that it is about."""
+    """Returns what an error of storage says in one line, with the file that it is about, without passwords of URIs."""
     reason = error.strerror or str(error) or type(error).__name__
-    return f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason
+    return without_secrets(f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason)
 
 
 def exists(path: str) -> bool:

@@ -159,12 +159,14 @@ def _step_problems(tables: _Tables) -> Iterator[str]:
 
 
 def _stray_problems(tables: _Tables) -> Iterator[str]:
-    """Yields shards that no table knows, and names that the shard table should not hold."""
+    """Yields shards that no table knows, and those that are listed twice."""
     counts = Counter(shard["path"] for shard in tables.shards)
     for name, count in counts.items():
-        if count > 1 or name != f"{SEQUENCES_FOLDER}/{name.rpartition('/')[2]}" or "\\" in name:
-            wrong = f"listed {count} times" if count > 1 else f"no file in {SEQUENCES_FOLDER}/"
-            yield f"{join(tables.folder, SHARD_TABLE_NAME)}: {name} is {wrong}; a shard is listed once, by name; rebuild the dataset"
+        if count > 1:
+            yield (
+                f"{join(tables.folder, SHARD_TABLE_NAME)}: {name} is listed {count} times; a shard is listed once; "
+                "rebuild the dataset"
+            )
     for name in list_names(join(tables.folder, SEQUENCES_FOLDER)):
         path = join(tables.folder, f"{SEQUENCES_FOLDER}/{name}")
         if name.startswith(".part-") and name.endswith(".tmp"):

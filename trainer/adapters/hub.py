@@ -37,7 +37,13 @@ def of_hub(name: str, pretrained: bool, layout: Layout, limits: Limits, num_clas
         raise ValueError(
             f"--model hf:{name}: {own.model_type}; what is known is {', '.join(kinds)}; a model of one's own: docs/adapters.md"
         )
-    backbone = _weights(name, config, kind) if pretrained else kind(own)
+    try:
+        backbone = _weights(name, config, kind) if pretrained else kind(own)
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"--model hf:{name}: {said}; weights are read from safetensors, which run no code; convert them, or leave out --pretrained"
+        ) from error
     adapter: Any = SigLIP2 if kind is Siglip2VisionModel else QwenTower
     made: Model = adapter(backbone, layout, limits, num_classes, backend)
     return made
@@ -49,8 +55,8 @@ def _weights(name: str, config: Any, kind: Any) -> Any:
     Its part alone would be read without an error where its names in the file differ, and be random.
     """
     if not hasattr(config, "vision_config"):
-        return kind.from_pretrained(name)
-    whole = AutoModel.from_pretrained(name)
+        return kind.from_pretrained(name, use_safetensors=True)
+    whole = AutoModel.from_pretrained(name, use_safetensors=True)
     return next(part for part in whole.modules() if isinstance(part, kind))
 
 

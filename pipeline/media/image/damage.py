@@ -74,35 +74,52 @@ def _load_directory(self: ImageFileDirectory_v2, file: IO[bytes]) -> None:
             raise DecodeError("broken", f"more than {MAX_STRIPS} strips or tiles")
 
 
+def _check_size(size: tuple[int, int]) -> None:
+    """Refuses what Pillow is about to make, where it is larger than this thread allows.
+
+    Pillow asks so of every image when it is opened, of tiles, and of each frame of a GIF, which may be far larger than the image:
+    a frame of 65535x65535 that is to be disposed of takes 4 GB before its image is even open.
+    """
+    width, height = size
+    if (most := getattr(_limit, "max_pixels", None)) is not None and width * height > most:
+        raise DecodeError(
+            "too_large", f"{height}x{width} is {width * height} pixels; --max-pixels is {most} of 4 bytes"
+        )
+
+
 _pillows_load_directory = ImageFileDirectory_v2.load
+_pillows_check_size = Image._decompression_bomb_check
 
 _guards = 0
-_pillows_limit: int | None = None
 _guards_lock = threading.Lock()
+# of the file that a thread has open
+_limit = threading.local()
 
 
 @contextmanager
-def guarded_pillow() -> Iterator[None]:
+def guarded_pillow(max_pixels: int | None) -> Iterator[None]:
     """Changes what Pillow does while a file is open, and puts it back.
 
-    Directories are loaded by `_load_directory`, and Pillow's own limit of pixels, which would stand in the way of a higher
-    --max-pixels, is off.
+    Directories are loaded by `_load_directory`, and sizes are checked by `_check_size`: Pillow's own limit of pixels would stand in the
+    way of a higher --max-pixels.
 
     Threads may overlap: what the first found, the last puts back.
     """
-    global _guards, _pillows_limit
+    global _guards
     with _guards_lock:
         if not _guards:
-            _pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            Image._decompression_bomb_check = _check_size
             setattr(ImageFileDirectory_v2, "load", _load_directory)  # noqa: B010 (a method, which type checkers guard)
         _guards += 1
+    before, _limit.max_pixels = getattr(_limit, "max_pixels", None), max_pixels
     try:
         yield
     finally:
+        _limit.max_pixels = before
         with _guards_lock:
             _guards -= 1
             if not _guards:
-                Image.MAX_IMAGE_PIXELS = _pillows_limit
+                Image._decompression_bomb_check = _pillows_check_size
                 setattr(ImageFileDirectory_v2, "load", _pillows_load_directory)  # noqa: B010 (as above)
 
 

@@ -62,7 +62,7 @@ def probe(file: IO[bytes], max_pixels: int | None = None) -> tuple[int, int]:
     Raises:
         DecodeError: there is no readable header, or decoding would hold more.
     """
-    with _opened(file) as image:
+    with _opened(file, max_pixels) as image:
         _check_pixels(image, max_pixels)
         return _oriented_size(image, _orientation(image))
 
@@ -83,7 +83,7 @@ def probe_animation(file: IO[bytes], max_pixels: int | None = None) -> animated.
     Raises:
         DecodeError: a frame is broken, or decoding would hold more than `max_pixels` pixels of four bytes.
     """
-    with _opened(file) as image:
+    with _opened(file, max_pixels) as image:
         _check_pixels(image, max_pixels)
         return animated.timing(image)
 
@@ -146,7 +146,7 @@ def _decoded(
     box: Box | None,
     strict: bool = True,
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    with _opened(io.BytesIO(data)) as image:
+    with _opened(io.BytesIO(data), max_pixels) as image:
         _check_pixels(image, max_pixels)
         orientation = _orientation(image)
         damage.check_pixels(image, data)
@@ -189,7 +189,7 @@ def decode_animation(
     Raises:
         DecodeError: decoding would hold more, the decoder reports any error, or no frame begins at one of the times.
     """
-    with _opened(io.BytesIO(data)) as image:
+    with _opened(io.BytesIO(data), max_pixels) as image:
         _check_pixels(image, max_pixels)
         damage.check_pixels(image, data)
         profile = image.info.get("icc_profile")
@@ -274,8 +274,8 @@ def _check_pixels(image: Image.Image, max_pixels: int | None) -> None:
 
 
 @contextmanager
-def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
-    """Opens an image without decoding it.
+def _opened(file: IO[bytes], max_pixels: int | None = None) -> Iterator[Image.Image]:
+    """Opens an image without decoding it; nothing of more than `max_pixels` pixels is made of it.
 
     Raises:
         DecodeError: whatever a decoder raises over bad bytes, then or later.
@@ -283,7 +283,7 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
     """
     reader = Reader(file)
     try:
-        with warnings.catch_warnings(), damage.guarded_pillow():
+        with warnings.catch_warnings(), damage.guarded_pillow(max_pixels):
             # Pillow's plugins warn about odd metadata and go on
             warnings.simplefilter("ignore")
             damage.check_start(reader)

@@ -53,8 +53,7 @@ ALLOWED = {
     # calls go to the sandbox by a pipe of its parent, and never come back so
     ("pipeline/execution/sandbox.py", "import pickle"),
     ("pipeline/execution/sandbox.py", "pickle.dumps"),
-    ("pipeline/execution/sandbox_process.py", "import pickle"),
-    ("pipeline/execution/sandbox_process.py", "pickle.loads"),
+    ("pipeline/execution/sandbox.py", "pickle.loads"),
     # torch's index, read by an unpickler that knows the classes of an index of tensors and nothing else
     ("trainer/checkpoint.py", "import pickle"),
     ("trainer/checkpoint.py", "pickle.Unpickler"),

@@ -251,6 +251,8 @@ def run(
     counts.begin()
     with contextlib.ExitStack() as stack:
         processes = stack.enter_context(of_build()) if options is None and workers > 1 else None
+        if processes:
+            processes.begin()
         stack.enter_context(_watched_threads(failure, fail))
         stack.enter_context(_quiet_beam())
         threading.Thread(target=target, args=(processes,), name="pipeline", daemon=True).start()

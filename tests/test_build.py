@@ -70,6 +70,13 @@ def test_two_workers_another_order_and_another_root_give_the_same_bytes(
     assert process.returncode == 0, err
     assert said(err) == ""
     assert digests(tmp_path / "shards") == digests(reference)
+    assert counted(tmp_path / "shards") == counted(reference)
+
+
+def counted(folder: Path) -> list[dict[str, int]]:
+    """Returns what each stage counted, without times."""
+    stages = json.loads((folder / "_run.json").read_text())["stages"]
+    return [{name: n for name, n in stage["counts"].items() if not name.endswith("_us")} for stage in stages]
 
 
 def test_a_killed_build_resumes_to_the_same_bytes(reference: Path, media: Path, tmp_path: Path, run: Run) -> None:

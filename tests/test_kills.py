@@ -118,6 +118,18 @@ def test_a_kill_costs_nothing_but_time(
     assert sum(accounted(output)) == sum(path.is_file() for path in undisturbed.media.rglob("*"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("addresses_kb", [1_400_000, 1_800_000, 2_200_000])
+def test_memory_that_runs_out_is_one_line_and_soon(addresses_kb: int, undisturbed: Undisturbed, tmp_path: Path) -> None:
+    command = ("build", undisturbed.media, "--output", tmp_path / "set", "--workers", 2, *OPTIONS)
+    build = Family(*command, addresses_kb=addresses_kb)
+    _, err = build.launcher.communicate(timeout=30)
+    assert build.launcher.returncode == 1
+    # in the launcher's imports, or behind them
+    assert re.fullmatch(r"(out of memory|Beam cannot be imported) \(.+\); .+\n", said(err)), err
+    assert build.lives_after(5) == []
+
+
 def accounted(folder: Path) -> tuple[int, int, int]:
     """Returns how many inputs are in sequences, among the rejects and nowhere else, and ignored."""
     tables = [pq.read_table(path, columns=["segments"]) for path in folder.glob("sequences/part-*.parquet")]

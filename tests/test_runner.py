@@ -1,10 +1,12 @@
 """What Beam would say in a hundred lines, or only after minutes, is one line, and soon."""
 
+import contextlib
 import re
+import resource
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -129,3 +131,25 @@ def test_whatever_says_that_there_is_no_memory_says_what_to_do(error: Exception)
         str(failed),
     )
     assert failed.traceback == ""
+
+
+@pytest.mark.parametrize(
+    ("limit", "workers", "fails"), [(2**31, 2, True), (2**31, 1, False), (2**40, 2, False), (-1, 2, False)]
+)
+def test_too_low_a_limit_of_addresses_is_said_before_grpc_meets_it(
+    limit: int, workers: int, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
+
+    @contextlib.contextmanager
+    def of_build() -> Iterator[None]:
+        yield None
+
+    monkeypatch.setattr(runner, "of_build", of_build)
+
+    def nothing(pipeline: object) -> None:
+        raise RuntimeError("begun")
+
+    said = "out of memory \\(ulimit -v is 2097152\\); .* reserves 3 GB of addresses, .*" if fails else "begun"
+    with pytest.raises(runner.PipelineFailed, match=said):
+        runner.run(nothing, workers, None, lambda counts: None, 0.1)

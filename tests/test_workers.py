@@ -1,5 +1,6 @@
 """Worker processes: forked by one server, heard of when they end, and gone with whoever started them."""
 
+import json
 import os
 import queue
 import signal
@@ -41,6 +42,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def left_of(pids: list[int]) -> list[int]:
+    """Returns which processes still live after five seconds; at once where none does."""
+    deadline = time.monotonic() + 5
+    while (left := [pid for pid in pids if is_alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
+
+
 def started(one: workers.Workers, number: int) -> tuple[list[int], "queue.Queue[str]"]:
     """Starts workers; returns their processes, and what will be said when one dies."""
     died: queue.Queue[str] = queue.Queue()
@@ -56,26 +65,41 @@ def started(one: workers.Workers, number: int) -> tuple[list[int], "queue.Queue[
 def test_a_worker_that_dies_is_heard_of(one: workers.Workers) -> None:
     pids, died = started(one, 2)
     assert died.empty()
+    # held open, the launcher's would keep the reader of a pipe waiting
+    assert {os.readlink(f"/proc/{pid}/fd/2") for pid in (one._server.pid, *pids)} == {os.devnull}
     os.kill(pids[1], signal.SIGKILL)
     assert died.get(timeout=10) == "SIGKILL"
     one.let_go("worker_0")
     os.kill(pids[0], signal.SIGKILL)
     one.wait("worker_0")
     assert not is_alive(pids[0]) and died.empty()
-    # and the next graph's start where these did
+    # and the next graph's start where these did, and count from zero
+    one.begin()
     more, _ = started(one, 1)
     assert not set(more) & set(pids)
+
+
+def test_what_workers_count_is_added_up_graph_by_graph(one: workers.Workers) -> None:
+    lines: queue.Queue[bytes] = queue.Queue()
+    one._server.stdout = iter(lines.get, b"")  # type: ignore[assignment]
+    for line in (
+        {"worker": "worker_0", "counts": {"num_probed": 1}},
+        {"worker": "worker_1", "counts": {"num_probed": 20}},
+        {"worker": "worker_0", "counts": {"num_probed": 300, "probe_us": 5}},
+    ):
+        lines.put(json.dumps(line).encode())
+    lines.put(b"")
+    one._listen()
+    assert one.counts() == {"num_probed": 320, "probe_us": 5}
+    one.begin()
+    assert one.counts() == {}
 
 
 def test_workers_die_with_their_server_and_that_is_heard_of(one: workers.Workers) -> None:
     pids, died = started(one, 2)
     one._server.kill()
     assert [died.get(timeout=10) for _ in pids] == ["the process that starts workers is gone"] * 2
-    deadline = time.monotonic() + 5
-    while any(map(is_alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not any(map(is_alive, pids))
-    assert not one.is_alive
+    assert not left_of(pids)
     one.start("late", NOWHERE, died.put)
     assert died.get(timeout=10) == "the process that starts workers is gone"
 
@@ -84,24 +108,24 @@ def test_closing_ends_all_and_is_no_death(one: workers.Workers) -> None:
     pids, died = started(one, 2)
     one.close()
     assert one._server.returncode is not None
-    assert not any(map(is_alive, pids)) and died.empty()
+    assert not left_of(pids) and died.empty()
+
+
+def test_what_is_refused_at_once_does_not_wait_for_imports() -> None:
+    one = workers.Workers("pillow")
+    one.close()
+    assert one._server.returncode == -signal.SIGKILL
 
 
 def test_graphs_of_one_build_share_their_workers() -> None:
     with workers.started(2, "pillow"), workers.of_build() as first:
         with workers.of_build() as second:
             assert second is first
-        # what was killed is replaced
-        first._server.kill()
-        first._server.wait()
-        while first.is_alive:
-            time.sleep(0.01)
-        with workers.of_build() as third:
-            assert third is not first and third.is_alive
-        assert not third.is_alive
+        assert first._server.poll() is None
+    assert first._server.returncode is not None
     with workers.started(1, "pillow"), workers.of_build() as alone:
-        assert alone.is_alive
-    assert not alone.is_alive
+        assert alone._server.poll() is None
+    assert alone._server.returncode is not None
 
 
 def test_an_error_is_one_short_line() -> None:
@@ -131,10 +155,7 @@ def test_a_process_ends_with_its_parent_even_when_that_is_gone_before_it_looks(i
     time.sleep(0.2)
     assert is_alive(pid)
     shell.communicate("\n", timeout=10)
-    deadline = time.monotonic() + 5
-    while is_alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not is_alive(pid)
+    assert not left_of([pid])
 
 
 def test_looking_can_be_ended() -> None:

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import re
+import resource
 import shutil
 import subprocess
 import threading
@@ -49,6 +50,9 @@ COMPLAINTS_S = 2.0
 
 # how long a job server may take to answer its first call
 JOB_SERVER_ANSWER_S = 15.0
+
+# of the launcher with two workers: below, gRPC gets no threads, or aborts, as it happens (docs/decisions.md)
+_ADDRESSES_BYTES = 3 * 10**9
 
 # how Python, its extensions and the kernel say that there is no memory, which all come as errors of their own
 _NO_MEMORY = re.compile(
@@ -234,9 +238,13 @@ def run_here(
         # it ends before there is a result
         return pipeline.run()
 
+    if workers > 1:
+        _check_addresses()
     counts.begin()
     with contextlib.ExitStack() as stack:
         processes = stack.enter_context(of_build()) if workers > 1 else None
+        if processes:
+            processes.begin()
         stack.enter_context(run.watched(target, processes))
         while not run.ended.wait(tick_every_s):
             tick(counts.own() + (processes.counts() if processes else Counter()))
@@ -319,6 +327,20 @@ class _Run:
         if self.failure:
             raise _described(self.failure[0]) from self.failure[0]
         return counts.of_result(self._results[0])
+
+
+def _check_addresses() -> None:
+    """Checks the limit of addresses, where there is one: gRPC may abort without a word where it is met.
+
+    Raises:
+        PipelineFailed: it is too low.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _ADDRESSES_BYTES:
+        raise PipelineFailed(
+            f"out of memory (ulimit -v is {limit // 1024}); the launcher of several workers reserves {_ADDRESSES_BYTES // 10**9} GB of "
+            "addresses, most of which it never uses; raise the limit, and run the same command with --resume"
+        )
 
 
 def _local(workers: int) -> beam.Pipeline:

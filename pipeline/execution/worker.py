@@ -128,6 +128,7 @@ def main() -> None:
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             thread.join()
+    say(answers, ready=True)
     Server(0, answers).serve()
     os._exit(0)
 

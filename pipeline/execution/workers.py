@@ -28,11 +28,7 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THR
 
 
 class Workers:
-    """The server and its workers.
-
-    Attributes:
-        is_alive: whether it can start workers.
-    """
+    """The server and its workers."""
 
     def __init__(self, backend: str) -> None:
         """Starts the server.
@@ -48,7 +44,7 @@ class Workers:
             # held open, it would keep a pipe's reader waiting
             stderr=subprocess.DEVNULL,
         )
-        self.is_alive = True
+        self._is_ready = False
         self._lock = threading.Lock()
         self._ended: dict[str, tuple[threading.Event, Callable[[str], object]]] = {}
         self._counts: dict[str, Counter[str]] = {}
@@ -85,28 +81,29 @@ class Workers:
         self._ended[worker][0].wait(LET_GO_S)
 
     def counts(self) -> Counter[str]:
-        """Returns what the workers have counted since the counts were begun."""
+        """Returns what the workers of a graph have counted so far."""
         with self._lock:
             return sum(self._counts.values(), Counter())
 
     def begin(self) -> None:
-        """Forgets workers that have ended, and what they counted."""
+        """Forgets workers that have ended, and what was counted: a graph counts from zero."""
         with self._lock:
             self._counts.clear()
             self._ended = {name: entry for name, entry in self._ended.items() if not entry[0].is_set()}
 
     def close(self) -> None:
         """Ends the server and its workers."""
-        self.is_alive = False
         for worker in list(self._ended):
             self.let_go(worker)
+        if not self._is_ready:
+            # it imports, has no workers, and would see the end of its input seconds later
+            self._server.kill()
         with contextlib.suppress(OSError):
             if self._server.stdin is not None:
                 self._server.stdin.close()
         try:
             self._server.wait(LET_GO_S)
         except subprocess.TimeoutExpired:
-            # such as one that is still importing
             self._server.kill()
             self._server.wait()
 
@@ -116,7 +113,9 @@ class Workers:
             for line in self._server.stdout or ():
                 said = json.loads(line)
                 worker = said.get("worker", "")
-                if "counts" in said:
+                if "ready" in said:
+                    self._is_ready = True
+                elif "counts" in said:
                     with self._lock:
                         self._counts[worker] = Counter(said["counts"])
                 elif worker:
@@ -124,7 +123,6 @@ class Workers:
                 else:
                     self._why = said["ended"]
         finally:
-            self.is_alive = False
             for worker in list(self._ended):
                 self._end(worker, self._why or _NO_SERVER)
 
@@ -160,9 +158,8 @@ def started(workers: int, backend: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def of_build() -> Iterator[Workers]:
-    """Yields the workers that were started for this build, or others where none were or they died."""
-    mine = _current.get()
-    if mine is not None and mine.is_alive:
+    """Yields the workers that were started for this build, or others where none were."""
+    if (mine := _current.get()) is not None:
         yield mine
         return
     with contextlib.closing(Workers("pillow")) as other:

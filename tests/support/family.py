@@ -13,15 +13,21 @@ _MARK = "PATCHPACK_TEST_BUILD"
 
 
 class Family:
-    """A command of the pipeline in a process group of its own, which it leads."""
+    """A command of the pipeline in a process group of its own, which it leads.
 
-    def __init__(self, *arguments: object, temporary: Path | None = None) -> None:
+    `temporary` is its folder for temporary files; `addresses_kb` is the limit of each process's memory, as of ulimit.
+    """
+
+    def __init__(self, *arguments: object, temporary: Path | None = None, addresses_kb: int | None = None) -> None:
         self._mark = uuid.uuid4().hex
         environment = os.environ | module_search() | {_MARK: self._mark}
         if temporary is not None:
             environment["TMPDIR"] = str(temporary)
+        command = [sys.executable, "-m", "patchpack", *map(str, arguments)]
+        if addresses_kb is not None:
+            command = ["sh", "-c", f'ulimit -v {addresses_kb}; exec "$@"', "sh", *command]
         self.launcher = subprocess.Popen(
-            [sys.executable, "-m", "patchpack", *map(str, arguments)],
+            command,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -14,6 +14,8 @@ from patchpack.pipeline.storage.stores import Page, StoredObject, split
 
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _RESUME_INCOMPLETE = 308
+# of an upload that is not complete the server keeps multiples of this
+_KEPT_UNIT = 2**18
 
 
 def client() -> "Gcs":
@@ -69,7 +71,11 @@ class Gcs:
 
     def page(self, folder: str, flat: bool, token: str | None, most: int | None = None) -> Page:
         bucket, prefix = split(folder)
-        asked = {"prefix": prefix, "fields": "items(name,size,etag),prefixes,nextPageToken", "maxResults": most}
+        asked = {
+            "prefix": prefix,
+            "fields": "items(name,size,etag),prefixes,nextPageToken",
+            "maxResults": most or stores.PAGE_OBJECTS,
+        }
         asked |= {"delimiter": None if flat else "/", "pageToken": token}
         found = self._ask("GET", f"storage/v1/b/{bucket}/o", params=asked).json()
         root = f"gs://{bucket}/"
@@ -129,33 +135,37 @@ class Gcs:
 
 
 class GcsUpload:
-    """A resumable upload; bytes that the server has already are passed over by it."""
+    """A resumable upload, which is asked what it has after a part whose answer was lost."""
 
     repeatable = True
 
     def __init__(self, gcs: Gcs, url: str) -> None:
-        self._gcs, self._url, self._offset = gcs, url, 0
+        self._gcs, self._url, self._offset, self._lost = gcs, url, 0, False
 
     def send(self, data: bytes, last: bool) -> None:
         end = self._offset + len(data)
-        place = self._offset
-        while True:
-            headers = {"Content-Range": f"bytes {place}-{end - 1}/{end if last else '*'}"}
-            part = data[place - self._offset :]
-            answer = self._gcs.request("PUT", self._url, (200, 201, _RESUME_INCOMPLETE), headers=headers, data=part)
-            if answer.status_code != _RESUME_INCOMPLETE:
-                break
-            kept = int(answer.headers["Range"].rpartition("-")[2]) + 1 if "Range" in answer.headers else 0
-            if kept >= end and not last:
-                break
-            if kept <= place:
+        kept = self._put(b"", "bytes */*", end) if self._lost else self._offset
+        self._lost = True
+        # a server may keep less than it was sent
+        while kept < end:
+            before, total = kept, end if last else "*"
+            kept = self._put(data[kept - self._offset :], f"bytes {kept}-{end - 1}/{total}", end)
+            if kept <= before:
                 raise OSError(f"{kept} bytes are kept of {end} that were sent")
-            place = kept
-        self._offset = end
+        self._offset, self._lost = end, False
 
     def abort(self) -> None:
         # 499: cancelled
         self._gcs.request("DELETE", self._url, (200, 204, 404, 499))
+
+    def _put(self, data: bytes, content_range: str, end: int) -> int:
+        """Returns how many bytes of the object the server has, `end` if the object is there."""
+        fine = (200, 201, _RESUME_INCOMPLETE)
+        answer = self._gcs.request("PUT", self._url, fine, headers={"Content-Range": content_range}, data=data)
+        if answer.status_code != _RESUME_INCOMPLETE:
+            return end
+        kept = int(answer.headers.get("Range", "-0").rpartition("-")[2]) + 1
+        return kept - kept % _KEPT_UNIT
 
 
 def _object(path: str) -> str:

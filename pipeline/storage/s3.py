@@ -63,7 +63,7 @@ class S3:
         bucket, prefix = split(folder)
         more = {"ContinuationToken": token} if token else {}
         more |= {} if flat else {"Delimiter": "/"}
-        found = self._boto.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=most or 1000, **more)
+        found = self._boto.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=most or stores.PAGE_OBJECTS, **more)
         root = f"s3://{bucket}/"
         return Page(
             [StoredObject(root + each["Key"], each["Size"], each.get("ETag", "")) for each in found.get("Contents", [])],

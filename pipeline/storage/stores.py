@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 
 # sent and held at once; S3 takes 10,000 parts of at least 5 MiB, so objects of up to 160 GB; Google multiples of 256 KiB
 PART_BYTES = 2**24
+# of a page of a listing, as many as the stores send
+PAGE_OBJECTS = 1000
 # to be connected, and then for each answer and between its pieces
 CONNECT_S, ANSWER_S = 10.0, 30.0
 # connections that are kept open, for as many threads

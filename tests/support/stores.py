@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -30,6 +30,7 @@ class Proxy:
     Attributes:
         scheme: "s3" or "gs".
         upstream: port of the store.
+        wipe: deletes all objects.
         requests: (kind, name) of every request, in order; kinds are those of `kind_of`.
         fault: (kind, name) -> one of FAULTS, or None to pass the request on.
         hidden: names that are not listed.
@@ -38,12 +39,23 @@ class Proxy:
 
     scheme: str
     upstream: int
+    wipe: Callable[[], None]
     port: int = 0
     requests: list[tuple[str, str]] = field(default_factory=list)
     fault: Callable[[str, str], str | None] = lambda kind, name: None
     hidden: Callable[[str], bool] = lambda name: False
     released: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def clear(self) -> None:
+        """Makes it an empty store without faults, of which no client knows."""
+        self.wipe()
+        self.requests.clear()
+        self.fault = lambda kind, name: None
+        self.hidden = lambda name: False
+        self.released.set()
+        self.released = threading.Event()
+        _forget_clients()
 
     def uri(self, name: str) -> str:
         """Returns the URI of an object or folder."""
@@ -103,7 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(503, "Service Unavailable", [], b"")
             return
         upstream = http.client.HTTPConnection("127.0.0.1", proxy.upstream)
-        upstream.request(self.command, self.path, body, dict(self.headers))
+        # the body is here, so nobody has to say whether it may come
+        passed = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+        upstream.request(self.command, self.path, body, passed)
         answer = upstream.getresponse()
         data = answer.read()
         upstream.close()
@@ -161,8 +175,8 @@ def _without(proxy: Proxy, listing: bytes) -> bytes:
 @contextmanager
 def serving(scheme: str) -> Iterator[Proxy]:
     """An empty store of a scheme while the context lasts; the environment says where it is."""
-    with _s3() if scheme == "s3" else _gs() as upstream:
-        proxy = Proxy(scheme, upstream)
+    with _s3() if scheme == "s3" else _gs() as (upstream, wipe):
+        proxy = Proxy(scheme, upstream, wipe)
         server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": proxy}))
         server.daemon_threads = True
         proxy.port = server.server_address[1]
@@ -177,7 +191,7 @@ def serving(scheme: str) -> Iterator[Proxy]:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         with _quiet(), mock.patch.dict(os.environ, named if scheme == "s3" else {"STORAGE_EMULATOR_HOST": where}):
-            _forget_clients()
+            proxy.clear()
             try:
                 yield proxy
             finally:
@@ -213,41 +227,36 @@ def _forget_clients() -> None:
 
 
 @contextmanager
-def _s3() -> Iterator[int]:
+def _s3() -> Iterator[tuple[int, Callable[[], None]]]:
     import boto3
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     port = server.get_host_and_port()[1]
-    where = f"http://127.0.0.1:{port}"
-    _post(port, "/moto-api/reset")
-    boto3.session.Session("key", "secret").client("s3", "us-east-1", endpoint_url=where).create_bucket(Bucket=BUCKET)
+
+    def wipe() -> None:
+        s3_backends[DEFAULT_ACCOUNT_ID]["aws"].reset()
+        boto = boto3.session.Session("key", "secret")
+        boto.client("s3", "us-east-1", endpoint_url=f"http://127.0.0.1:{port}").create_bucket(Bucket=BUCKET)
+
     try:
-        yield port
+        yield port, wipe
     finally:
-        _post(port, "/moto-api/reset")
         server.stop()
 
 
 @contextmanager
-def _gs() -> Iterator[int]:
+def _gs() -> Iterator[tuple[int, Callable[[], None]]]:
     from gcp_storage_emulator.server import create_server
 
     server = create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
     server.start()
     while server._api._httpd is None:
         time.sleep(0.01)
-    server.wipe(keep_buckets=True)
     try:
-        yield server._api._httpd.server_address[1]
+        yield server._api._httpd.server_address[1], lambda: server.wipe(keep_buckets=True)
     finally:
         server.stop()
-
-
-def _post(port: int, path: str) -> None:
-    with suppress(OSError):
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.request("POST", path)
-        connection.getresponse().read()
-        connection.close()

@@ -307,6 +307,23 @@ def test_a_listing_is_held_page_by_page(scheme: str, monkeypatch: pytest.MonkeyP
     assert peak < 3 * 2**20
 
 
+@pytest.mark.parametrize("kept", [0, 3, 9])
+def test_an_answer_that_lacks_bytes_is_never_content(
+    kept: int, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Short:
+        patient = False
+
+        def get(self, path: str, start: int, stop: int) -> tuple[bytes, int]:
+            return b"0123456789"[start:stop][:kept], 10
+
+    monkeypatch.setattr(remote, "_client", lambda path: Short())
+    for call in (files.read, lambda path: files.read_part(path, 0, 10)):
+        with pytest.raises(OSError, match=f"the stream ended at byte {kept} of 10"):
+            call("s3://b/a")
+    assert len(pauses) == 2 * (TRIES - 1)
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_store_that_refuses_says_how_to_log_in(
     status: int, pauses: list[float], monkeypatch: pytest.MonkeyPatch

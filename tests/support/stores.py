@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 BUCKET = "bucket"
 
-# what becomes of an answer: "503"; "silence": none comes; "short": half of its body; "reset": the connection ends before
+# what becomes of an answer: "503" (or any other status); "silence": none comes; "short": half of its body; "reset": the connection ends before
 # it; "lost": the request is carried out, and the connection ends before its answer
 FAULTS = ("503", "silence", "short", "reset", "lost")
 
@@ -111,8 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("silence", "reset"):
             self.close_connection = True
             return
-        if fault == "503":
-            self._send(503, "Service Unavailable", [], b"")
+        if fault and fault.isdigit():
+            self._send(int(fault), http.client.responses[int(fault)], [], b"")
             return
         upstream = http.client.HTTPConnection("127.0.0.1", proxy.upstream)
         # the body is here, so nobody has to say whether it may come

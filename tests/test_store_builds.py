@@ -32,7 +32,7 @@ logging.disable(logging.WARNING)
 from apache_beam.utils import retry
 from patchpack.pipeline.storage import stores
 retry.Clock.sleep = lambda self, seconds: None
-stores.ANSWER_S = 4.0
+stores.ANSWER_S = 2.0
 logging.disable(logging.NOTSET)
 from patchpack.entry import run
 run()
@@ -163,5 +163,6 @@ def test_an_object_that_is_listed_and_cannot_be_read_is_a_reject(store: Proxy, f
     (row,) = pq.read_table(io.BytesIO(written(store)["rejects.parquet"])).to_pylist()
     assert row["key"] == victim.removeprefix("raw/")
     assert row["reason"] == {"503": "unreadable", "404": "not_found"}[fault]
-    # the rest goes on, and it is not asked for again and again
-    assert store.count("get", below=victim) == {"503": 5, "404": 1}[fault]
+    # the report looks once more, for two seconds, whether it is an image to show
+    tried = {"503": 5, "404": 1}[fault]
+    assert tried <= store.count("get", below=victim) <= 2 * tried

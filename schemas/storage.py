@@ -146,6 +146,12 @@ def _from_fsspec(path: str) -> tuple[Any, str]:
 # a client of its own for every file would log in for each
 @functools.lru_cache(maxsize=64)
 def _native(folder: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    if emulator and _scheme(folder) in ("gs", "gcs"):
+        # known to Google's clients of Python, and not to pyarrow's
+        scheme, _, host = (emulator if is_uri(emulator) else f"http://{emulator}").rstrip("/").partition("://")
+        filesystem = pyarrow.fs.GcsFileSystem(anonymous=True, scheme=scheme, endpoint_override=host)
+        return filesystem, folder.partition("://")[2]
     try:
         filesystem, inner = pyarrow.fs.FileSystem.from_uri(folder)
     except pa.ArrowInvalid as error:

@@ -211,10 +211,10 @@ def test_a_storage_error_fails_its_shard_and_resume_completes(
     victim = sorted(media.rglob("*.png"))[0]
     opened = files.open_read
 
-    def failing(path: str) -> object:
+    def failing(path: str, *first_bytes: int) -> object:
         if path == str(victim):
             raise OSError(errno.EMFILE, "too many open files", path)
-        return opened(path)
+        return opened(path, *first_bytes)
 
     monkeypatch.setattr(shards.files, "open_read", failing)
     monkeypatch.setattr(shards.files, "retried", lambda call, *arguments: call(*arguments))
@@ -235,7 +235,7 @@ def test_a_storage_error_fails_its_shard_and_resume_completes(
 
 
 def _with(
-    monkeypatch: pytest.MonkeyPatch, opened: Callable[[str], object], probe: Callable[..., object]
+    monkeypatch: pytest.MonkeyPatch, opened: Callable[..., object], probe: Callable[..., object]
 ) -> Callable[..., object]:
     def call(*arguments: object) -> object:
         with monkeypatch.context() as whole:

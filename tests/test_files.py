@@ -115,6 +115,12 @@ def store() -> Iterator[dict[str, bytes]]:
     MemoryFileSystem.failures.clear()
 
 
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries again at once."""
+    monkeypatch.setattr(retry.Clock, "sleep", lambda self, seconds: None)
+
+
 @pytest.fixture(params=["local", "uri"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, store: dict[str, bytes]) -> str:
     """An empty place to write to, of either kind."""

@@ -161,7 +161,7 @@ def test_a_file_that_is_gone_is_not_found(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(tmp_path, {"a.jpg": photo()})
 
-    def refuse(path: str) -> None:
+    def refuse(path: str, first_bytes: int) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
     monkeypatch.setattr(files, "open_read", refuse)
@@ -173,7 +173,7 @@ def test_errors_of_the_storage_are_raised_not_rejected(tmp_path: Path, monkeypat
     write_files(tmp_path, {"a.jpg": photo()})
     for number in (errno.EIO, errno.ETIMEDOUT, errno.ESTALE):
 
-        def fail(path: str, number: int = number) -> None:
+        def fail(path: str, first_bytes: int, number: int = number) -> None:
             raise OSError(number, os.strerror(number), path)
 
         monkeypatch.setattr(files, "open_read", fail)

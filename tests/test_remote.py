@@ -1,6 +1,7 @@
 """Builds from and into an object store, through Beam's filesystems: a dictionary stands in for the store."""
 
 import io
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from test_files import MemoryFileSystem
 
 import patchpack.schemas.manifest
 import patchpack.schemas.shard
-from patchpack.pipeline.storage import files, remote
+from patchpack.pipeline.storage import files, gcs, remote, s3
 
 Run = Callable[..., Result]
 
@@ -98,6 +99,10 @@ def test_a_store_that_nobody_installed_is_one_line(
 
     # whatever extras this machine has
     monkeypatch.setattr(FileSystems, "get_filesystem", none)
+    for client in (s3, gcs):
+        client._client.cache_clear()
+    for module in ("boto3", "google.auth.transport.requests"):
+        monkeypatch.setitem(sys.modules, module, None)
     for arguments in ((uri, "--output", tmp_path / "shards"), (media, "--output", uri)):
         ended = run("build", *arguments, "--workers", 1)
         assert ended.code == 2 and ended.err.count("\n") == 1

@@ -19,12 +19,19 @@ MAX_ROW_GROUP_BYTES = 2**30
 KEPT_BYTES = 2**28
 
 
-def open_source(source: Source, path: str) -> IO[bytes]:
+# of these the header says all that planning asks for; of others it may ask for any part
+_HEADER_FIRST = (".jpg", ".jpeg", ".jpe", ".jfif", ".png")
+# of an object that is no larger, the rest comes sooner than the answer to a second request
+_CHEAP_BYTES = 2**20
+
+
+def open_source(source: Source, path: str, whole: bool = True) -> IO[bytes]:
     """Returns a seekable binary file of a source's content.
 
     Args:
         source: as listed.
         path: where its file is, see `list.source_path`.
+        whole: whether all of it will be read; a store then sends it at once, if it is not large.
 
     Raises:
         DecodeError: the table holds no such row, or too large a row group.
@@ -33,7 +40,11 @@ def open_source(source: Source, path: str) -> IO[bytes]:
     part = source.part
     if part.column:
         return io.BytesIO(_cell(path, part.row_group, part.row, part.column))
-    file = files.open_read(path)
+    is_small = source.size_bytes <= files.WHOLE_BYTES
+    if part.offset >= 0 and is_small and files.is_uri(path):
+        return io.BytesIO(files.read_part(path, part.offset, source.size_bytes))
+    is_header = not whole and path.lower().endswith(_HEADER_FIRST) and not 0 <= source.size_bytes <= _CHEAP_BYTES
+    file = files.open_read(path, files.WHOLE_BYTES if is_small and not is_header else files.HEADER_BYTES)
     return file if part.offset < 0 else io.BufferedReader(_Range(file, part.offset, source.size_bytes))
 
 

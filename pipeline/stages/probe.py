@@ -46,7 +46,7 @@ def probe(
     """
     examples: Sequence[Example | Reject]
     try:
-        with open_source(source, path) as file:
+        with open_source(source, path, whole=False) as file:
             if is_guess(source) and kind_of(file.read(SNIFF_BYTES)) == "unknown":
                 # no reject: a README or an archive beside the photos says nothing against them
                 return [Ignored(source.key, NO_MEDIA)]

@@ -192,7 +192,7 @@ def _are_back(rejects: list[Reject], rows: list[PlannedExample], roots: list[str
     missing = {row.key for row in rejects if row.reason in ("not_found", "unreadable")}
     for row in (row for row in rows if row.key in missing):
         try:
-            with open_source(row.source, source_path(row.source, roots)) as file:
+            with open_source(row.source, source_path(row.source, roots), whole=False) as file:
                 if file.seek(0, io.SEEK_END) == row.size_bytes and file.seek(0) == 0 and file.read(1):
                     return True
         except OSError:

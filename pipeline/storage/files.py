@@ -1,6 +1,6 @@
 """The only door to storage: list, read, write whole or not at all.
 
-Local paths go through `os`; URIs (gs://, s3://, hdfs://) through `remote`, which imports Beam's filesystems when the
+Local paths go through `os`; URIs (gs://, s3://, hdfs://) through `remote`, which imports the client of a store when its
 first URI is met, so that local tools start without Beam. Names of local files may hold bytes that are not
 UTF-8: they travel as Python's surrogate escapes.
 """
@@ -8,15 +8,13 @@ UTF-8: they travel as Python's surrogate escapes.
 import contextlib
 import errno
 import fcntl
-import fnmatch
-import io
 import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple, TypeVar
 
-from patchpack.pipeline.storage import remote
+from patchpack.pipeline.storage import patterns, remote
 from patchpack.schemas.errors import without_secrets
 
 Result = TypeVar("Result")
@@ -28,14 +26,25 @@ NEVER_RETRIED = _FULL | {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 # the first read of a header; a JPEG's size and orientation lie within it unless a large profile comes first
 READ_BYTES = 64 * 1024
+# the same of an object, where a request costs more than some bytes: EXIF and a profile of printing lie within it
+HEADER_BYTES = 2**18
+# an object that is no larger is read whole by one request; larger ones in blocks
+WHOLE_BYTES = 2**24
 
 
 class ListedFile(NamedTuple):
-    """One file: its path below the listed folder, its size, and whether it is a regular file."""
+    """One file: its path below the listed folder, its size, whether it is a regular file, and its etag where a store says it."""
 
     relative: str
     size_bytes: int
     regular: bool = True
+    etag: str = ""
+
+
+class Folder(NamedTuple):
+    """A folder directly below the listed one."""
+
+    relative: str
 
 
 class Unlistable(NamedTuple):
@@ -50,7 +59,7 @@ class NotRegularError(OSError):
 
 
 def is_uri(path: str) -> bool:
-    """Returns whether a path is handled by Beam's filesystems."""
+    """Returns whether a path lies in a store."""
     return "://" in path
 
 
@@ -59,24 +68,29 @@ def join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if is_uri(folder) else os.path.join(folder, name)
 
 
-def walk(folder: str) -> Iterator[ListedFile | Unlistable]:
+def walk(folder: str, below: str = "") -> Iterator[ListedFile | Unlistable]:
     """Yields every file below a folder, hidden ones included; symbolic links to folders are followed, loops are not.
 
     Raises:
         OSError: the folder itself cannot be read.
     """
     if is_uri(folder):
-        yield from match(folder, "**")
+        yield from match(folder, "**", below)
     else:
-        yield from _walk_local(folder, "", (os.path.realpath(folder),), ("**", "*"), frozenset({0, 1}))
+        yield from _walk_local(folder, below, _above(folder, below), ("**", "*"), frozenset({0, 1}))
 
 
-def match(root: str, pattern: str) -> Iterator[ListedFile | Unlistable]:
+def match(root: str, pattern: str, below: str = "") -> Iterator[ListedFile | Unlistable]:
     """Yields every file below a root that a glob matches, hidden ones included, as `walk` does.
 
     A component `**` stands for any number of folders, none included, and at the end for all that is below; other
     components are as in `fnmatch`. Beam's own patterns and Python's `glob` differ in that, and `glob` follows loops.
-    Nothing is matched below a root that is not there.
+    Nothing is matched below a root that is not there. Of a store one page of the listing is held at a time.
+
+    Args:
+        root: what the names are relative to.
+        pattern: the glob.
+        below: only what lies below this folder of it, as `children` names it, so that a listing can be split.
 
     Raises:
         OSError: the root itself cannot be read.
@@ -84,33 +98,54 @@ def match(root: str, pattern: str) -> Iterator[ListedFile | Unlistable]:
     parts = tuple(pattern.split("/"))
     if parts[-1] == "**":
         parts = (*parts, "*")
-    start = _with_empty(parts, {0})
+    start = patterns.start(parts)
     if not is_uri(root):
         if os.path.isdir(root):
-            yield from _walk_local(root, "", (os.path.realpath(root),), parts, start)
+            start = patterns.after_path(parts, start, below)
+            yield from _walk_local(root, below, _above(root, below), parts, start)
         return
-    for path, size_bytes in remote.listed(join(root, "**")):
-        relative = path[len(root.rstrip("/")) + 1 :]
-        matched = start
-        for name in relative.split("/"):
-            matched = _after(parts, matched, name)
+    for found in remote.objects(join(root, below) if below else root):
+        relative = found.path[len(root.rstrip("/")) + 1 :]
         # names that end in a slash are the folder marks of some tools
-        if len(parts) in matched and not relative.endswith("/"):
-            yield ListedFile(relative, size_bytes)
+        if len(parts) in patterns.after_path(parts, start, relative) and not relative.endswith("/"):
+            yield ListedFile(relative, found.size_bytes, etag=found.etag)
+
+
+def children(root: str) -> Iterator[ListedFile | Folder]:
+    """Yields what lies directly below a root: its files, and its folders, each of which `walk` and `match` list apart.
+
+    What they list below the folders, and the files here, are what they list below the root.
+
+    Raises:
+        OSError: the root cannot be read.
+    """
+    if is_uri(root):
+        length = len(root.rstrip("/")) + 1
+        for page in remote.pages(root, flat=False):
+            for found in page.objects:
+                if not found.path.endswith("/"):
+                    yield ListedFile(found.path[length:], found.size_bytes, etag=found.etag)
+            yield from (Folder(folder[length:].rstrip("/")) for folder in page.folders)
+        return
+    for name in sorted(os.listdir(root)):
+        path = os.path.join(root, name)
+        if not os.path.isdir(path):
+            yield _stat_file(root, name)
+        elif os.path.realpath(path) != os.path.realpath(root):
+            yield Folder(name)
 
 
 def find(root: str, name: str) -> ListedFile:
     """Returns one file by its name below a root, whether it is there or not."""
     if not is_uri(root):
         return _stat_file(root, name)
-    listed = remote.listed(join(root, name))
-    return ListedFile(name, listed[0][1] if listed else 0)
+    return ListedFile(name, remote.size(join(root, name)) or 0)
 
 
 def size(path: str) -> int | None:
     """Returns the bytes of a file, or None where there is none."""
     if is_uri(path):
-        return next((size_bytes for _, size_bytes in remote.listed(path)), None)
+        return remote.size(path)
     return os.path.getsize(path) if os.path.isfile(path) else None
 
 
@@ -118,15 +153,19 @@ def is_there(root: str) -> bool:
     """Returns whether there is anything below a root; what an unmounted disk leaves is an empty folder."""
     try:
         if is_uri(root):
-            return bool(remote.listed(join(root, "**"), limit=1))
+            return next(remote.objects(root, most=1), None) is not None
         with os.scandir(root) as entries:
             return next(entries, None) is not None
     except OSError:
         return False
 
 
-def open_read(path: str) -> IO[bytes]:
-    """Returns a seekable binary file for ranged reads.
+def open_read(path: str, first_bytes: int = HEADER_BYTES) -> IO[bytes]:
+    """Returns a seekable binary file.
+
+    Args:
+        path: of the file.
+        first_bytes: of an object, what is read at once; the rest is, in large blocks, where it is needed.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -135,12 +174,18 @@ def open_read(path: str) -> IO[bytes]:
     """
     if not is_uri(path):
         return open(path, "rb", buffering=READ_BYTES, opener=_open_regular)
-    return io.BufferedReader(remote.Remote(path), READ_BYTES)
+    return remote.opened(path, first_bytes)
 
 
 def read(path: str) -> bytes:
-    """Returns a file's content, tried again while that may help; raises as `open_read` does."""
-    return retried(_read, path) if is_uri(path) else _read(path)
+    """Returns a file's content; raises as `open_read` does."""
+    with open_read(path, WHOLE_BYTES) as file:
+        return file.read()
+
+
+def read_part(path: str, start: int, size: int) -> bytes:
+    """Returns so many bytes of an object, fewer where it ends before; raises as `open_read` does."""
+    return remote.read(path, start, start + size)[0] if size else b""
 
 
 def version(path: str) -> tuple[int, int]:
@@ -166,7 +211,7 @@ def retried(call: Callable[..., Result], *args: object) -> Result:
     """Returns call(*args), tried up to five times while it fails with errors that may pass (time-outs, server errors).
 
     Only errors of the storage are tried again, and not those that say something lasting: not found, not allowed,
-    not a file. The clients of object stores try again on their own.
+    not a file. What `remote` does is tried again there, request by request.
     """
     from apache_beam.utils.retry import with_exponential_backoff
 
@@ -193,13 +238,13 @@ def described(error: OSError) -> str:
 
 def exists(path: str) -> bool:
     """Returns whether there is a file (or local folder) of this name."""
-    return remote.exists(path) if is_uri(path) else os.path.exists(path)
+    return remote.size(path) is not None if is_uri(path) else os.path.exists(path)
 
 
 def names(folder: str) -> list[str]:
-    """Returns the names directly in a folder, sorted; of a URI, the first component of every object below it."""
+    """Returns the names directly in a folder, sorted."""
     if is_uri(folder):
-        return sorted({listed.relative.split("/")[0] for listed in match(folder, "**")})
+        return sorted(child.relative for child in children(folder))
     return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
@@ -226,25 +271,24 @@ def remove_empty(folder: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: str) -> Iterator[IO[bytes]]:
-    """A file that appears under its name whole, or not at all: temporary name, flushed, renamed.
+    """A file that appears under its name whole, or not at all: temporary name, flushed, renamed; a store does so by itself.
 
     Raises:
         OSError: it cannot be written; nothing is left under the name, nor under the temporary one.
     """
+    if is_uri(path):
+        with remote.created(path) as file:
+            yield file
+        return
     folder, slash, name = path.rpartition("/")
     temporary = f"{folder}{slash}.{name}.{uuid.uuid4().hex}.tmp"
     try:
-        if is_uri(path):
-            with remote.created(temporary) as file:
-                yield file
-            remote.rename(temporary, path)
-        else:
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(folder + slash or ".")
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(folder + slash or ".")
     except BaseException as error:
         if isinstance(error, OSError) and error.filename in (None, temporary):
             # a full disk is an error without a file, and nobody knows the temporary one
@@ -256,15 +300,16 @@ def writing(path: str) -> Iterator[IO[bytes]]:
 
 
 def write(path: str, data: bytes) -> None:
-    """Writes a whole file at once, to a store tried again while that may help; see `writing`."""
-    if is_uri(path):
-        retried(_write, path, data)
-    else:
-        _write(path, data)
+    """Writes a whole file at once; see `writing`."""
+    with writing(path) as file:
+        file.write(data)
 
 
 def sweep(folder: str) -> None:
     """Deletes what writes that were killed have left in a folder."""
+    if is_uri(folder):
+        remote.sweep(folder)
+        return
     for name in names(folder):
         if name.startswith(".") and name.endswith(".tmp"):
             remove(join(folder, name))
@@ -290,16 +335,6 @@ def locked(folder: str) -> Iterator[bool]:
             yield True
     finally:
         os.close(handle)
-
-
-def _read(path: str) -> bytes:
-    with open_read(path) as file:
-        return file.read()
-
-
-def _write(path: str, data: bytes) -> None:
-    with writing(path) as file:
-        file.write(data)
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -332,7 +367,7 @@ def _walk_local(
         yield Unlistable(relative, error.strerror or str(error))
         return
     for name in entries:
-        after = _after(parts, matched, name)
+        after = patterns.after(parts, matched, name)
         if not after:
             continue
         inner = os.path.join(relative, name)
@@ -346,24 +381,10 @@ def _walk_local(
             yield from _walk_local(root, inner, (*above, real), parts, after)
 
 
-def _after(parts: tuple[str, ...], matched: frozenset[int], name: str) -> frozenset[int]:
-    """Returns how far a pattern may have been matched after one more component of a path."""
-    open_parts = [index for index in matched if index < len(parts)]
-    return _with_empty(
-        parts,
-        {index for index in open_parts if parts[index] == "**"}
-        | {index + 1 for index in open_parts if parts[index] != "**" and fnmatch.fnmatchcase(name, parts[index])},
-    )
-
-
-def _with_empty(parts: tuple[str, ...], matched: set[int]) -> frozenset[int]:
-    """Returns the places and those behind the `**` that follow them, which may stand for nothing."""
-    reached = set(matched)
-    for index in matched:
-        while index < len(parts) and parts[index] == "**":
-            index += 1
-            reached.add(index)
-    return frozenset(reached)
+def _above(root: str, below: str) -> tuple[str, ...]:
+    """Returns the real paths of a root and of the folders on the way to one below it."""
+    parts = below.split("/") if below else []
+    return tuple(os.path.realpath(os.path.join(root, *parts[:count])) for count in range(len(parts) + 1))
 
 
 def _stat_file(root: str, relative: str) -> ListedFile:

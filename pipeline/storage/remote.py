@@ -1,35 +1,45 @@
-"""The store side of `files`: Beam's filesystems, whose errors all become OSErrors and are tried again.
+"""The store side of `files`: one client a process for each kind of store, whose errors all become OSErrors and are tried again.
 
 Each store has exceptions of its own, and a caller that separates storage from bugs cannot know them: whatever a call
-raises is an OSError here, EIO unless the store says better. Calls that list, look, rename or delete are tried again
-by themselves; reading is tried again by whoever reads the whole file.
+raises is an OSError here, EIO unless the store says better. A call is one request, and is tried again with growing pauses
+up to five times; what fails then is not tried again by anyone above.
+
+Objects are read in blocks: one request where the first block holds all. An object that is written appears under its name
+when it is complete, so nothing is renamed.
 """
 
 import contextlib
 import errno
+import functools
 import io
 import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 from patchpack.extras import install
+from patchpack.pipeline.storage import gcs, s3
+from patchpack.pipeline.storage.others import Others
+from patchpack.pipeline.storage.stores import PART_BYTES, Client, Page, StoredObject, Upload
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
-    from apache_beam.io.filesystems import FileSystems
 
 Result = TypeVar("Result")
 
-# which extra brings what reads a scheme
-_EXTRAS = {"gs": "gcp", "s3": "aws"}
+_CLIENTS: dict[str, tuple[Callable[[], Client], str]] = {"gs": (gcs.client, "gcp"), "s3": (s3.client, "aws")}
 # a call that fails only after so long has been tried again and again by the store's own client
 _PATIENCE_S = 20.0
-EXHAUSTED = "tried by the client of the store for long"
+EXHAUSTED = "tried often enough"
 
 # how long the first look at a store may take: clients of stores try for minutes where nothing answers at all
 FIRST_ANSWER_S = 45.0
+
+# of a large object, a request each; as many are kept as FFmpeg goes to and fro between: the index at the end, sound, frames
+BLOCK_BYTES = 2**23
+_KEPT_BLOCKS = 4
 
 # fetched by name from servers that list nothing
 _WEB = ("http", "https", "ftp")
@@ -45,13 +55,13 @@ def check_answers(uris: list[str]) -> None:
     # one a bucket: "s3://bucket" of "s3://bucket/raw/**"
     for store in sorted({"/".join(uri.split("/")[:3]) for uri in uris}):
         uri = next(uri for uri in uris if uri.startswith(store))
-        beam, answered = _filesystems(uri), threading.Event()
+        client, answered = _client(uri), threading.Event()
         # clients take the name of an object, and no pattern
         name = re.split(r"[*?\[]", uri)[0].rstrip("/")
 
-        def ask(beam: "type[FileSystems]" = beam, name: str = name, answered: threading.Event = answered) -> None:
+        def ask(client: Client = client, name: str = name, answered: threading.Event = answered) -> None:
             with contextlib.suppress(Exception):
-                beam.exists(name)
+                client.size(name)
             answered.set()
 
         threading.Thread(target=ask, name=f"first look at {store}", daemon=True).start()
@@ -63,90 +73,99 @@ def check_answers(uris: list[str]) -> None:
             )
 
 
-def listed(pattern: str, limit: int | None = None) -> list[tuple[str, int]]:
-    """Returns path and size of the objects that one of Beam's patterns matches, at most `limit`.
+def pages(folder: str, flat: bool, most: int | None = None) -> Iterator[Page]:
+    """Yields what lies below a folder, in pages of a thousand or as the store has them.
+
+    Args:
+        folder: a URI.
+        flat: whether all objects below it, or those directly in it and the folders in it.
+        most: no more objects than these are needed.
 
     Raises:
         ValueError: nothing here reads such URIs.
         OSError: the store failed.
     """
+    client, token = _client(folder), None
+    call = functools.partial(client.page, f"{folder.rstrip('/')}/", flat, most=most)
+    while True:
+        page: Page = _tried(folder, functools.partial(call, token))
+        yield page
+        token = page.following
+        if token is None or most is not None:
+            return
 
-    def call() -> list[tuple[str, int]]:
-        results = _filesystems(pattern).match([pattern], None if limit is None else [limit])
-        return [(metadata.path, metadata.size_in_bytes) for result in results for metadata in result.metadata_list]
 
-    objects: list[tuple[str, int]] = _tried(pattern, call)
-    return objects
+def objects(folder: str, most: int | None = None) -> Iterator[StoredObject]:
+    """Yields the objects below a folder; raises as `pages`."""
+    for page in pages(folder, flat=True, most=most):
+        yield from page.objects
 
 
-def exists(path: str) -> bool:
-    """Returns whether there is an object of this name; raises as `listed`."""
-    return bool(_tried(path, lambda: _filesystems(path).exists(path)))
+def size(path: str) -> int | None:
+    """Returns the size of an object, None where there is none; raises as `pages`."""
+    with contextlib.suppress(FileNotFoundError):
+        return _tried(path, lambda: _client(path).size(path))
+    return None
 
 
 def remove(path: str) -> None:
-    """Deletes an object if it is there; raises as `listed`."""
-
-    def call() -> None:
-        if _filesystems(path).exists(path):
-            _filesystems(path).delete([path])
-
-    _tried(path, call)
+    """Deletes an object if it is there; raises as `pages`."""
+    with contextlib.suppress(FileNotFoundError):
+        _tried(path, lambda: _client(path).delete(path))
 
 
-def rename(before: str, after: str) -> None:
-    """Gives an object its name; raises as `listed`. One that has it already, since an answer got lost, is fine."""
+def sweep(folder: str) -> None:
+    """Forgets what uploads that were killed have left in a folder; raises as `pages`."""
+    _tried(folder, lambda: _client(folder).sweep(f"{folder.rstrip('/')}/"))
 
-    def call() -> None:
-        beam = _filesystems(after)
-        try:
-            beam.rename([before], [after])
-        except Exception:  # each store has its own; `_once` makes an OSError of what goes on from here
-            if beam.exists(before) or not beam.exists(after):
-                raise
 
-    _tried(after, call)
+def read(path: str, start: int, stop: int) -> tuple[bytes, int]:
+    """Returns bytes start to stop of an object, as far as it goes, and the object's size, by one request.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        ValueError: nothing here reads such URIs.
+        OSError: the store failed.
+    """
+
+    def call() -> tuple[bytes, int]:
+        data, size = _client(path).get(path, start, stop)
+        if len(data) < min(stop, size) - start:
+            raise OSError(errno.EIO, f"the stream ended at byte {start + len(data)} of {size}", path)
+        return data, size
+
+    return _tried(path, call)
+
+
+def opened(path: str, first_bytes: int) -> IO[bytes]:
+    """Returns a seekable file of an object; raises as `read`, also when it is read.
+
+    Args:
+        path: a URI.
+        first_bytes: what the first request asks for; an object that is no larger takes no other.
+    """
+    data, size = read(path, 0, first_bytes)
+    return io.BytesIO(data) if len(data) == size else io.BufferedReader(_Blocks(path, data, size))
 
 
 @contextlib.contextmanager
 def created(path: str) -> Iterator[IO[bytes]]:
-    """A new object to write; raises as `listed`, also while it is written."""
-    file = _tried(path, lambda: _filesystems(path).create(path))
-    upload = _Upload(path, file)
+    """A new object to write, which is there once the context ends well; raises as `pages`, also while it is written."""
+    writer = _Writer(path)
     try:
-        yield cast(IO[bytes], upload)
+        yield cast(IO[bytes], writer)
+        writer.finish()
     except BaseException:
-        # half an object, which is deleted: what closing it says does not matter
-        with contextlib.suppress(Exception):
-            file.close()
+        writer.abort()
         raise
-    _once(path, file.close)
 
 
-class Remote(io.RawIOBase):
-    """An object that fails as a local file does: a store's own errors would look like bad content.
+class _Blocks(io.RawIOBase):
+    """A large object, read in blocks; the last ones and the first are kept."""
 
-    A stream that ends before the size that the store states is an error of the store, too.
-    """
-
-    def __init__(self, path: str) -> None:
-        """Opens it.
-
-        Raises:
-            FileNotFoundError: there is no such object.
-            OSError: the store failed.
-        """
-        from apache_beam.io.filesystem import CompressionTypes
-
-        self._path = path
-        try:
-            self._file = _filesystems(path).open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-            self._size = self._file.seek(0, io.SEEK_END) or self._file.tell()
-            self._file.seek(0)
-        except Exception as error:  # each store has its own; only "not there" means something to us
-            if not isinstance(error, ValueError) and not exists(path):
-                raise FileNotFoundError(errno.ENOENT, "no such object", path) from error
-            raise _as_os_error(error, path) from error
+    def __init__(self, path: str, first: bytes, size: int) -> None:
+        self._path, self._first, self._size, self._at = path, first, size, 0
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
 
     def readable(self) -> bool:
         return True
@@ -155,57 +174,103 @@ class Remote(io.RawIOBase):
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        view = memoryview(buffer)
-        data = _once(self._path, self._file.read, len(view))
-        if not data and len(view) and (offset := self.tell()) < self._size:
-            raise OSError(errno.EIO, f"the stream ended at byte {offset} of {self._size}", self._path)
-        view[: len(data)] = data
-        return len(data)
+        view = memoryview(buffer).cast("B")
+        data, start = self._first, 0
+        if self._at >= len(data):
+            number = self._at // BLOCK_BYTES
+            data, start = self._block(number), number * BLOCK_BYTES
+        piece = memoryview(data)[self._at - start :][: len(view)]
+        view[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        _once(self._path, self._file.seek, offset, whence)
-        return self.tell()
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        return self._at
 
     def tell(self) -> int:
-        return _once(self._path, self._file.tell)
+        return self._at
 
-    def close(self) -> None:
-        if not self.closed:
-            # nothing was written, so nothing can be lost
-            with contextlib.suppress(Exception):
-                self._file.close()
-        super().close()
+    def _block(self, number: int) -> bytes:
+        start = number * BLOCK_BYTES
+        if self._at >= self._size:
+            return b""
+        if number not in self._kept:
+            data, size = read(self._path, start, start + BLOCK_BYTES)
+            if size != self._size:
+                raise OSError(errno.EIO, f"{size} bytes now, {self._size} when it was opened", self._path)
+            self._kept[number] = data
+            if len(self._kept) > _KEPT_BLOCKS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(number)
+        return self._kept[number]
 
 
-class _Upload:
-    """A file that is written and fails as a local one does."""
+class _Writer:
+    """An object that is written: by one request if it fits into a part, else in parts."""
 
     closed = False
 
-    def __init__(self, path: str, file: IO[bytes]) -> None:
-        self._path, self._file = path, file
+    def __init__(self, path: str) -> None:
+        self._path, self._client = path, _client(path)
+        self._waiting = bytearray()
+        self._upload: Upload | None = None
 
     def write(self, data: bytes) -> int:
-        return _once(self._path, self._file.write, data)
+        view = memoryview(data).cast("B")
+        while len(view):
+            if len(self._waiting) == PART_BYTES:
+                self._send(last=False)
+            taken = PART_BYTES - len(self._waiting)
+            self._waiting += view[:taken]
+            view = view[taken:]
+        return len(memoryview(data).cast("B"))
 
     def flush(self) -> None:
-        _once(self._path, self._file.flush)
+        """Does nothing: parts have a size of their own."""
+
+    def finish(self) -> None:
+        """Makes the object appear."""
+        if self._upload is None:
+            _tried(self._path, lambda: self._client.put(self._path, bytes(self._waiting)))
+        else:
+            self._send(last=True)
+
+    def abort(self) -> None:
+        """Leaves nothing; what the store says to that does not matter."""
+        with contextlib.suppress(Exception):
+            if self._upload is not None:
+                self._upload.abort()
+
+    def _send(self, last: bool) -> None:
+        if self._upload is None:
+            self._upload = _tried(self._path, lambda: self._client.begin(self._path))
+        upload, part = self._upload, bytes(self._waiting)
+        call = _tried if upload.repeatable else _once
+        call(self._path, lambda: upload.send(part, last))
+        self._waiting.clear()
 
 
 def _tried(path: str, call: Callable[[], Result]) -> Result:
     from patchpack.pipeline.storage.files import retried
 
-    return retried(lambda: _once(path, call))
+    try:
+        return retried(lambda: _once(path, call))
+    except OSError as error:
+        error.add_note(EXHAUSTED)
+        raise
 
 
-def _once(path: str, call: Callable[..., Result], *args: object) -> Result:
+def _once(path: str, call: Callable[[], Result]) -> Result:
     begun = time.monotonic()
     try:
-        return call(*args)
+        return call()
     except Exception as error:
         raised = _as_os_error(error, path)
-        if time.monotonic() - begun > _PATIENCE_S and isinstance(raised, OSError):
+        if isinstance(raised, OSError) and time.monotonic() - begun > _PATIENCE_S and _client(path).patient:
             raised.add_note(EXHAUSTED)
+        if raised is error:
+            raise
         raise raised from error
 
 
@@ -220,43 +285,63 @@ def _as_os_error(error: Exception, path: str) -> Exception:
     details = getattr(error, "exception_details", None) or {}
     inner = next((each for each in details.values() if isinstance(each, Exception)), error)
     text = " ".join(str(inner).split()) or type(inner).__name__
-    if "credential" in f"{type(inner).__name__} {text}".lower():
+    status = _status(inner)
+    if status == 404:
+        return FileNotFoundError(errno.ENOENT, "no such object", path)
+    if status in (401, 403) or "credential" in f"{type(inner).__name__} {text}".lower():
         scheme = path.partition("://")[0]
         login = {"gs": "gcloud auth application-default login", "s3": "aws configure"}.get(
             scheme, "log in to the store"
         )
-        return PermissionError(
-            errno.EACCES, f"no credentials for {scheme}:// ({text}); a store must know who asks; {login}", path
-        )
+        lacking = "not allowed" if status else f"no credentials for {scheme}://"
+        return PermissionError(errno.EACCES, f"{lacking} ({text}); a store must know who asks; {login}", path)
     return OSError(errno.EIO, text, path)
+
+
+def _status(error: Exception) -> int | None:
+    """Returns the HTTP status of an error of boto3 or requests."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return cast("int | None", response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    return getattr(response, "status_code", None)
 
 
 class UnreadableScheme(ValueError):
     """Nothing that is installed here reads URIs of this scheme: wrong use, and no failure of storage."""
 
 
-def _filesystems(path: str) -> "type[FileSystems]":
-    """Returns Beam's filesystems, once it is known that one of them takes the path.
+def _client(path: str) -> Client:
+    """Returns the client of a URI's store, the same for all that this process asks of it.
 
     Raises:
-        UnreadableScheme: none does.
+        UnreadableScheme: there is none.
     """
-    from apache_beam.io.filesystem import BeamIOError
-    from apache_beam.io.filesystems import FileSystems
-
     scheme = path.partition("://")[0]
     if scheme in _WEB:
         raise UnreadableScheme(
             f"{path}: {scheme} addresses are not read; inputs lie in folders or stores (gs://, s3://, hdfs://); download them first"
         )
+    if scheme not in _CLIENTS:
+        return _other(path, scheme)
+    make, extra = _CLIENTS[scheme]
+    try:
+        return make()
+    except ImportError as error:
+        raise UnreadableScheme(
+            f"{path}: nothing that is installed here reads {scheme}://; it needs the extra {extra}; {install(extra)}"
+        ) from error
+
+
+def _other(path: str, scheme: str) -> Client:
+    from apache_beam.io.filesystem import BeamIOError
+    from apache_beam.io.filesystems import FileSystems
+
     try:
         FileSystems.get_filesystem(path)
     except (ValueError, BeamIOError) as error:
-        if scheme in _EXTRAS:
-            way = f"it needs the extra {_EXTRAS[scheme]}; {install(_EXTRAS[scheme])}"
-        elif scheme == "hdfs":
+        if scheme == "hdfs":
             way = "it needs the package hdfs, and --hdfs_host, --hdfs_port and --hdfs_user behind --"
         else:
             way = "stores are gs://, s3:// and hdfs://; check the URI"
         raise UnreadableScheme(f"{path}: nothing that is installed here reads {scheme}://; {way}") from error
-    return FileSystems
+    return Others(FileSystems)

@@ -86,8 +86,9 @@ def _launched(
     workers = options.get("workers", default_workers())
     with _root_logger_kept(), _started(workers, beam_options, options.get("media_backend", "auto")):
         with needing_beam():
-            from patchpack.pipeline.execution import launch, resume, runner
-        beam = runner.parse_beam_options(list(beam_options))
+            from patchpack.pipeline.execution import launch, resume
+            from patchpack.pipeline.execution.beam_options import parse_beam_options
+        beam = parse_beam_options(list(beam_options))
         yield launch, folder, config or resume.resumed(options, folder), beam
 
 
@@ -157,8 +158,9 @@ def plan(
         )
     with _root_logger_kept(), _started(config.workers, beam_options):
         with needing_beam():
-            from patchpack.pipeline.execution import launch, runner
-        beam = runner.parse_beam_options(list(beam_options))
+            from patchpack.pipeline.execution import launch
+            from patchpack.pipeline.execution.beam_options import parse_beam_options
+        beam = parse_beam_options(list(beam_options))
         folder = None if output is None else os.fspath(output)
         return launch.predict(_listed(inputs), folder, config, beam)
 
@@ -201,10 +203,11 @@ def compare(
     base = PlanConfig(**with_recipe(options))
     with _root_logger_kept():
         with needing_beam():
-            from patchpack.pipeline.execution import launch, runner
+            from patchpack.pipeline.execution import compare as comparison
+            from patchpack.pipeline.execution.beam_options import parse_beam_options
         if saved is not None:
-            return launch.compare_saved(os.fspath(saved), settings)
-        return launch.compare(given, settings, base, runner.parse_beam_options(list(beam_options)))
+            return comparison.compare_saved(os.fspath(saved), settings)
+        return comparison.compare(given, settings, base, parse_beam_options(list(beam_options)))
 
 
 def report(dataset: str | os.PathLike[str]) -> Report:

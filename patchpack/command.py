@@ -126,6 +126,20 @@ def _add_writers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
     )
     build.add_options(BuildConfig)
 
+    pool = add(
+        *(
+            "worker-pool",
+            _worker_pool,
+            "start workers on this host for a cluster",
+            "Starts workers when a runner asks for them.",
+        ),
+        "[--port N]",
+        "--port 50000",
+    )
+    pool.add_argument(
+        "--port", type=int, default=50000, metavar="N", help="where runners ask, on every address of this host"
+    )
+
     plan = add(
         *("plan", _plan, "predict efficiency and size; decodes nothing", "Plans a build without decoding."),
         "INPUT ... [--output FOLDER | --compare OPTIONS ...] [OPTION ...]",
@@ -157,7 +171,7 @@ def _add_writers(add: Callable[..., Parser]) -> tuple[Parser, ...]:
         "--output", metavar="FOLDER", help="save the plan here; build --resume goes on from it"
     )
     plan.add_options(PlanConfig)
-    return build, plan
+    return build, plan, pool
 
 
 def _with_compared(arguments: list[str]) -> list[str]:
@@ -178,11 +192,11 @@ def _refuse(unknown: list[str], values: argparse.Namespace) -> NoReturn:
     if name and values.command in ("build", "plan"):
         try:
             with needing_beam():
-                from patchpack.pipeline.execution import runner
+                from patchpack.pipeline.execution.beam_options import beam_options
         except RuntimeError:
             # without Beam there are no options of Beam's
             parser.refuse(unknown)
-        if name in runner.beam_options():
+        if name in beam_options():
             parser.error(f"{name}: an option of Beam's before --; those come last; write ... -- {' '.join(unknown)}")
     parser.refuse(unknown)
 
@@ -213,6 +227,17 @@ def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
     except TooManyRejects as error:
         show(error.report, values.json, print_report)
         raise
+    return 0
+
+
+def _worker_pool(values: argparse.Namespace, _: list[str]) -> int:
+    with needing_beam():
+        from patchpack.pipeline.execution.worker_pool import serve
+
+    serve(
+        values.port,
+        lambda port: say(f"workers of this host are started by whoever asks at port {port}; Ctrl-C ends them"),
+    )
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from importlib import metadata
 
+from packaging.requirements import Requirement
+
 # what decides the bytes of a shard, besides this project
 _BYTE_LIBRARIES = ("numpy", "pyarrow", "pillow", "simplejpeg", "av", "ortools", "pillow-heif")
 
@@ -10,6 +12,19 @@ def library_versions(media_backend: str = "pillow") -> dict[str, str]:
     """Returns the versions here of the libraries that decide the bytes of a shard; "none" where one is missing."""
     libraries = (*_BYTE_LIBRARIES, "torch") if media_backend == "fast" else _BYTE_LIBRARIES
     return {name: _version(name) for name in libraries}
+
+
+def pins() -> list[str]:
+    """Returns the requirements that give another machine the libraries of this one: what a worker needs, and what else is here.
+
+    That is HEIC, and what writes the page of the report.
+    """
+    needed = {"pillow-heif", "jinja2", "vl-convert-python"}
+    for text in metadata.requires("patchpack") or []:
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            needed.add(requirement.name)
+    return [f"{name}=={_version(name)}" for name in sorted(needed) if _version(name) != "none"]
 
 
 def _version(name: str) -> str:

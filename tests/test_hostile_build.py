@@ -18,7 +18,7 @@ from support.hostile_files import corpus, write_corpus, write_places
 from support.media_files import hostile_contents, photo, write_files
 from support.memory import peak_bytes_of
 
-from patchpack.pipeline.execution import launch
+from patchpack.pipeline.execution import checks
 from patchpack.pipeline.stages.list import printable
 from patchpack.schemas.manifest import read_manifest
 
@@ -76,7 +76,7 @@ def check_set(folder: Path, cases: list[Case], ends: dict[str, str], prefix: str
 def test_a_damaged_video_whose_clips_are_packed_is_no_rejected_input(
     tmp_path: Path, run: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(launch, "MIN_INPUTS_FOR_REJECT_FRACTION", 1)
+    monkeypatch.setattr(checks, "MIN_INPUTS_FOR_REJECT_FRACTION", 1)
     cut = hostile_contents()["cut_in_middle.avi"]
     write_files(tmp_path / "media", {"a.avi": cut, "b.avi": cut, "c.jpg": photo()})
     command = (tmp_path / "media", "--workers", 1, "--json")

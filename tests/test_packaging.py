@@ -10,7 +10,7 @@ import pytest
 from apache_beam.runners.portability.stager import Stager
 from conftest import ROOT
 
-from patchpack.pipeline.execution.runner import parse_beam_options
+from patchpack.pipeline.execution.beam_options import parse_beam_options
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 from conftest import Result
 
-from patchpack.pipeline.execution import runner
+from patchpack.pipeline.execution import beam_options, runner
 
 Run = Callable[..., Result]
 
@@ -24,7 +24,7 @@ Run = Callable[..., Result]
 def test_a_job_server_that_is_not_there_is_told_in_one_line(
     media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "JOB_SERVER_ANSWER_S", 0.2)
+    monkeypatch.setattr(beam_options, "JOB_SERVER_ANSWER_S", 0.2)
     given = ("--runner", "PortableRunner", "--job_endpoint", "localhost:1")
     ended = run("build", media, "--output", tmp_path / "out", "--", *given)
     assert (ended.code, ended.err) == (
@@ -40,7 +40,7 @@ def test_a_job_server_that_is_there_is_taken() -> None:
     endpoint = f"localhost:{server.add_insecure_port('localhost:0')}"
     server.start()
     try:
-        options = runner.parse_beam_options(["--runner", "PortableRunner", "--job_endpoint", endpoint])
+        options = beam_options.parse_beam_options(["--runner", "PortableRunner", "--job_endpoint", endpoint])
     finally:
         server.stop(None)
     assert isinstance(options, PipelineOptions)

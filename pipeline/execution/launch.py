@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 import apache_beam as beam
@@ -19,31 +19,26 @@ from apache_beam.runners.runner import PipelineResult
 
 from patchpack.options import output_affecting
 from patchpack.pipeline.config import BuildConfig, PlanConfig
-from patchpack.pipeline.errors import BuildFailed
 from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution import job, outcome
-from patchpack.pipeline.execution.checks import check_listing
-from patchpack.pipeline.execution.graph import build_graph, plan_graph, probe_graph, shard_graph
-from patchpack.pipeline.execution.progress import Amount, bar, say, warn
-from patchpack.pipeline.execution.resume import plan_is_kept, resumed, warn_of_new_inputs
+from patchpack.pipeline.execution.graph import build_graph, plan_graph, shard_graph
+from patchpack.pipeline.execution.progress import Amount, say, warn
+from patchpack.pipeline.execution.resume import plan_is_kept, warn_of_new_inputs
 from patchpack.pipeline.execution.stage import Building, Writing, planning, run_graph, run_job
 from patchpack.pipeline.execution.stock import planning_home, take_stock, undone_if_refused
 from patchpack.pipeline.media.resize import resolved
-from patchpack.pipeline.names import PLAN_FOLDER, PLAN_NAME, REPORT_NAME
+from patchpack.pipeline.names import PLAN_NAME, REPORT_NAME
 from patchpack.pipeline.stages import finish, saved
 from patchpack.pipeline.stages.list import Input, check_containers, parse_input, source_roots
-from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Reject
+from patchpack.pipeline.stages.records import PARTIAL_VIDEO
 from patchpack.pipeline.storage import files, remote
 from patchpack.pipeline.versions import library_versions
-from patchpack.pipeline.whatif import examples, rows
 from patchpack.pipeline.whatif.cost import DECODED_PX_PER_S
-from patchpack.pipeline.whatif.settings import Setting, check_examples, parse_setting
 from patchpack.schemas.errors import is_redacted
 from patchpack.schemas.figures import Options
 from patchpack.schemas.manifest import MANIFEST_NAME
 from patchpack.schemas.report import Prediction, Report, Totals
 from patchpack.schemas.run import JobRecord, StageName
-from patchpack.schemas.whatif import WhatIf
 
 
 def build(inputs: list[str], folder: str, config: BuildConfig, options: PipelineOptions | None) -> Report:
@@ -59,9 +54,9 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
         ValueError: the inputs or the output cannot be used so.
         BuildFailed: a shard failed, a worker died, or too many inputs were rejected (`TooManyRejects`).
     """
-    _check_stores(folder, inputs, options)
-    parsed = _inputs(inputs, folder, config)
-    config = _with_backend(config, options)
+    check_stores(folder, inputs, options)
+    parsed = read_inputs(inputs, folder, config)
+    config = with_backend(config, options)
     with output.held(folder, config):
         try:
             if not _waited_for(folder, config):
@@ -76,9 +71,9 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
 def submit(inputs: list[str], folder: str, config: BuildConfig, options: PipelineOptions | None) -> JobRecord:
     """Hands a build to another runner and returns its job, which needs nobody from then on; arguments and errors are those of `build`."""
     job.check_detachable(options)
-    _check_stores(folder, inputs, options)
-    parsed = _inputs(inputs, folder, config)
-    config = _with_backend(config, options)
+    check_stores(folder, inputs, options)
+    parsed = read_inputs(inputs, folder, config)
+    config = with_backend(config, options)
     with output.held(folder, config):
         record = output.record_begun(folder).get("job")
         if record is not None and _running(record, folder) is not None:
@@ -154,9 +149,9 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
     folder = folder or temporary or ""
     try:
         build_config = BuildConfig(**{name: getattr(config, name) for name in PlanConfig.__dataclass_fields__})
-        _check_stores(folder, inputs, options)
-        parsed = _inputs(inputs, folder, build_config)
-        build_config = _with_backend(build_config, options)
+        check_stores(folder, inputs, options)
+        parsed = read_inputs(inputs, folder, build_config)
+        build_config = with_backend(build_config, options)
         with output.held(folder, build_config):
             _make_plan(parsed, folder, build_config, options)
         every = finish.Planned(saved.read_summaries(folder), build_config)
@@ -182,81 +177,7 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def compare(inputs: list[str], texts: Sequence[str], base: PlanConfig, options: PipelineOptions | None) -> WhatIf:
-    """Probes inputs once, decodes nothing, and returns what a build would give under each setting, the base first.
-
-    Raises:
-        ValueError: a setting or the inputs cannot be used so.
-        BuildFailed: probing failed, or every input was rejected.
-    """
-    if options is not None:
-        raise ValueError(
-            "--compare: its probing runs on this machine, and options after -- name another runner; plan --output saves a plan by that "
-            "runner, which --from FOLDER --compare takes; leave them out"
-        )
-    config = _with_backend(
-        BuildConfig(**{name: getattr(base, name) for name in PlanConfig.__dataclass_fields__}), options
-    )
-    settings = _settings(texts, config)
-    folder = tempfile.mkdtemp(prefix="patchpack-compare-")
-    try:
-        _check_stores(folder, inputs, options)
-        parsed = _inputs(inputs, folder, config)
-        files.make_folder(files.join(folder, PLAN_FOLDER))
-        with output.shuffling(folder, is_local=True) as shuffle:
-            run_graph(
-                folder,
-                lambda pipeline: probe_graph(pipeline, parsed, folder, config, shuffle),
-                config,
-                lambda counts: planning(counts, config),
-            )
-        found, rejects = examples.read_probed(folder), list(saved.read_rejects(folder))
-        for warning in check_listing(saved.read_listing(folder), parsed, config):
-            warn(warning)
-        if not found.keys:
-            first = min(rejects)
-            raise BuildFailed(
-                f"nothing to compare, all {len({row.key for row in rejects})} inputs were rejected (first: {first.key}: "
-                f"{first.reason}, {first.detail}); at least one must be readable; check the inputs"
-            )
-        return _compared(found, rejects, settings)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def compare_saved(folder: str, texts: Sequence[str]) -> WhatIf:
-    """Returns the same of the examples of a saved plan, or of a finished dataset's; its own options are the base.
-
-    Raises:
-        ValueError: a setting cannot be used so, or there is no plan.
-        FormatError: the plan was damaged.
-    """
-    home = output.plan_home(folder)
-    if not files.exists(files.join(home, PLAN_NAME)):
-        raise ValueError(
-            f"--from {folder}: no {PLAN_NAME} in it; it takes what plan --output saved, or a dataset of build; check the path"
-        )
-    settings = _settings(texts, resumed({}, folder))
-    return _compared(examples.read_planned(home), list(saved.read_rejects(home)), settings)
-
-
-def _settings(texts: Sequence[str], base: PlanConfig) -> list[Setting]:
-    settings = [Setting("", base), *(parse_setting(text, base) for text in texts)]
-    for setting in settings[1:]:
-        # what can be said before anything is probed
-        check_examples(setting, base, clips=False, of_plan=False)
-    return settings
-
-
-def _compared(found: examples.Examples, rejects: list[Reject], settings: list[Setting]) -> WhatIf:
-    clips = found.has_clips or any(reject.reason == "slow_source" for reject in rejects)
-    for setting in settings[1:]:
-        check_examples(setting, settings[0].config, clips=clips, of_plan=found.of_plan)
-    with bar("comparing", len(found.keys) * len(settings), "examples") as advance:
-        return rows.compare(found, rejects, settings, advance)
-
-
-def _check_stores(folder: str, inputs: list[str], options: PipelineOptions | None) -> None:
+def check_stores(folder: str, inputs: list[str], options: PipelineOptions | None) -> None:
     """Asks the stores that this machine will need; inputs of other runners are read by their workers."""
     if options is None:
         named = [folder, *inputs]
@@ -266,7 +187,8 @@ def _check_stores(folder: str, inputs: list[str], options: PipelineOptions | Non
     remote.check_answers([name for name in named if files.is_uri(name)])
 
 
-def _inputs(texts: list[str], folder: str, config: BuildConfig) -> list[Input]:
+def read_inputs(texts: list[str], folder: str, config: BuildConfig) -> list[Input]:
+    """Returns what was named, or what the build to go on with was begun with; raises ValueError where it cannot be used."""
     if not texts and config.resume:
         texts = output.run_record(folder).get("inputs", [])
         if hidden := next(filter(is_redacted, texts), None):
@@ -280,7 +202,7 @@ def _inputs(texts: list[str], folder: str, config: BuildConfig) -> list[Input]:
     return inputs
 
 
-def _with_backend(config: BuildConfig, options: PipelineOptions | None) -> BuildConfig:
+def with_backend(config: BuildConfig, options: PipelineOptions | None) -> BuildConfig:
     """Returns the options with --media-backend decided by this machine, where no earlier build did.
 
     Raises:

@@ -7,7 +7,6 @@ its own, and this thread watches, and asks for what is counted meanwhile (`count
 
 import contextlib
 import logging
-import os
 import re
 import resource
 import shutil
@@ -19,37 +18,22 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from traceback import format_exception, walk_tb
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import apache_beam as beam
 import grpc
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
 from apache_beam.runners.runner import PipelineResult
 from apache_beam.transforms.environments import Environment
 from apache_beam.utils import processes
 
-import patchpack as package
-from patchpack.options import Parser
 from patchpack.pipeline.execution import counts
 from patchpack.pipeline.execution.workers import Workers, of_build
 
-# this machine: what runs is always FnApiRunner (`_local`)
-_LOCAL_RUNNERS = ("FnApiRunner", "DirectRunner")
-_REFUSED_RUNNERS = {
-    "DaskRunner": "it loses data silently (Beam 2.77)",
-    "PrismRunner": "it downloads an engine of its own when it starts, and was never tested with this pipeline",
-    "InteractiveRunner": "it is for notebooks",
-}
-
-
 # how long threads of Beam's may take to complain about a dead worker
 COMPLAINTS_S = 2.0
-
-# how long a job server may take to answer its first call
-JOB_SERVER_ANSWER_S = 15.0
 
 # of the launcher with two workers: below, gRPC gets no threads, or aborts, as it happens (docs/decisions.md)
 _ADDRESSES_BYTES = 3 * 10**9
@@ -96,106 +80,6 @@ class PipelineFailed(RuntimeError):
     def __init__(self, message: str, traceback: str = "") -> None:
         super().__init__(message)
         self.traceback = traceback
-
-
-def parse_beam_options(arguments: list[str]) -> PipelineOptions | None:
-    """Returns the options given after `--`, or None for the local runner; hands them to Beam's filesystems, too.
-
-    S3's client asks for options even where there are none.
-
-    Raises:
-        ValueError: Beam knows no such option, or the runner is one that is not offered.
-    """
-    known, unknown = _beam_parser().parse_known_args(arguments)
-    if unknown:
-        raise ValueError(f"{unknown[0]}: no option of Beam's; options after -- go to Beam; put ours before --")
-    FileSystems.set_options(PipelineOptions(arguments))
-    if not arguments:
-        return None
-    _check_runner(known.runner)
-    others = [text for text in arguments if text.startswith("--") and text.partition("=")[0] != "--runner"]
-    if known.runner in (None, *_LOCAL_RUNNERS):
-        if others:
-            here = "there is no --runner" if known.runner is None else f"--runner {known.runner} is this machine"
-            raise ValueError(
-                f"{others[0]}: for other runners, and {here}; here --workers, before --, is all there is to set; name the "
-                "runner, such as --runner DataflowRunner, or leave it out"
-            )
-        return None
-    if known.template_location:
-        raise ValueError(
-            f"--template_location {known.template_location}: would store the job and not run it; a build looks at its plan "
-            "before it goes on; leave it out"
-        )
-    arguments = list(arguments)
-    root = os.path.dirname(os.path.dirname(os.path.abspath(package.__file__)))
-    if known.setup_file:
-        arguments += ["--setup_file", os.path.abspath(known.setup_file)]
-    elif os.path.exists(os.path.join(root, "setup.py")):
-        arguments += ["--setup_file", os.path.join(root, "setup.py")]
-    options = PipelineOptions(arguments, save_main_session=False)
-    if known.runner == "DataflowRunner":
-        _check_dataflow(options)
-    if known.runner == "PortableRunner" or known.job_endpoint:
-        _check_job_server(known.job_endpoint, f"--runner {known.runner}")
-    return options
-
-
-def beam_options() -> frozenset[str]:
-    """Returns the names of all options of Beam's."""
-    return frozenset(_beam_parser()._option_string_actions)
-
-
-def _beam_parser() -> Parser:
-    parser = Parser(prog="beam", add_help=False)
-    for kind in PipelineOptions.__subclasses__():
-        with contextlib.suppress(Exception):  # argparse: two modules of Beam's may define one option
-            kind._add_argparse_args(cast(Any, parser))
-    return parser
-
-
-def _check_runner(name: str | None) -> None:
-    if name in _REFUSED_RUNNERS:
-        raise ValueError(
-            f"--runner {name}: {_REFUSED_RUNNERS[name]}; use another runner; leave it out to run on this machine"
-        )
-
-
-def _check_dataflow(options: PipelineOptions) -> None:
-    """Checks what Dataflow needs, which Beam finds missing only after it has staged the workers' packages.
-
-    Raises:
-        ValueError: an option is missing.
-    """
-    from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
-
-    cloud = options.view_as(GoogleCloudOptions)
-    if not cloud.project:
-        raise ValueError("--runner DataflowRunner: no --project; a job belongs to one; add --project P behind --")
-    # of $CLOUDSDK_COMPUTE_REGION or gcloud's settings
-    if not cloud.region and not DataflowRunner().get_default_gcp_region():
-        raise ValueError("--runner DataflowRunner: no --region; a job runs in one; add --region R behind --")
-
-
-def _check_job_server(endpoint: str | None, runner: str) -> None:
-    """Checks that something listens where the job is to go, which Beam asks only after minutes, and waits for.
-
-    Raises:
-        ValueError: no endpoint is named.
-        OSError: nothing answers there.
-    """
-    if endpoint == "embed":
-        return
-    if not endpoint:
-        raise ValueError(f"{runner}: no --job_endpoint; a job goes to a server; add --job_endpoint HOST:PORT behind --")
-    with grpc.insecure_channel(endpoint) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=JOB_SERVER_ANSWER_S)
-        except grpc.FutureTimeoutError:
-            raise OSError(
-                f"--job_endpoint {endpoint}: nothing answers there within {JOB_SERVER_ANSWER_S:.0f} s; a job goes to a job "
-                "server of Beam's; start it, or check host and port"
-            ) from None
 
 
 @contextlib.contextmanager

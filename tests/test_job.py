@@ -1,0 +1,278 @@
+"""A job of another runner: submitted to a job server of Beam's and run by worker pools, left, met again, cancelled, looked at."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, SMALL, Result, start
+
+import patchpack
+from patchpack.pipeline.execution import job as jobs
+from patchpack.pipeline.execution import outcome
+from patchpack.pipeline.execution.beam_options import parse_beam_options
+
+Run = Callable[..., Result]
+
+HOSTS = 3
+# what may differ between equal datasets
+OWN = {"_run.json", "_plan", "_results", "report.html"}
+
+
+def listening(port: int) -> bool:
+    """Returns whether anything listens at a port of this machine."""
+    with socket.socket() as tried:
+        return tried.connect_ex(("localhost", port)) == 0
+
+
+def free_port() -> int:
+    """Returns a port that nothing listens at."""
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        return int(taken.getsockname()[1])
+
+
+class Balancer(threading.Thread):
+    """Hands each new connection to the next of some hosts, as the address of a set of worker pools does; dead ones are left out."""
+
+    def __init__(self, ports: list[int]) -> None:
+        super().__init__(daemon=True)
+        self._ports, self._turn = ports, 0
+        self._server = socket.create_server(("localhost", 0))
+        self.port = int(self._server.getsockname()[1])
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                for _ in self._ports:
+                    self._turn += 1
+                    with contextlib.suppress(OSError):
+                        host = socket.create_connection(("localhost", self._ports[self._turn % len(self._ports)]))
+                        for pair in ((client, host), (host, client)):
+                            threading.Thread(target=self._carry, args=pair, daemon=True).start()
+                        break
+
+    @staticmethod
+    def _carry(source: socket.socket, to: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                to.sendall(data)
+            to.shutdown(socket.SHUT_WR)
+
+
+class Cluster:
+    """A job server, and hosts with a worker pool each."""
+
+    def __init__(self) -> None:
+        self.endpoint = f"localhost:{free_port()}"
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
+        port = self.endpoint.rpartition(":")[2]
+        server = [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main", "--port", port]
+        self._ports = [free_port() for _ in range(HOSTS)]
+        pools = [[sys.executable, "-m", "patchpack", "worker-pool", "--port", str(port)] for port in self._ports]
+        self._server, *self._pools = [
+            subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+            for command in (server, *pools)
+        ]
+        while not all(map(listening, (int(port), *self._ports))):
+            time.sleep(0.1)
+        self._balancer = Balancer(self._ports)
+
+    @property
+    def options(self) -> list[str]:
+        """What goes behind `--`."""
+        return [
+            "--runner=PortableRunner",
+            f"--job_endpoint={self.endpoint}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config=localhost:{self._balancer.port}",
+            "--direct_num_workers=3",
+        ]
+
+    def kill_host(self, number: int) -> None:
+        """Kills a host's pool and the workers that it has started."""
+        os.killpg(self._pools[number].pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Ends everything."""
+        for process in (self._server, *self._pools):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    made = Cluster()
+    yield made
+    made.close()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Returns what equal datasets share, by name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).parts[0] not in OWN
+    }
+
+
+@pytest.fixture(scope="module")
+def here(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset that a build of this machine makes, with the backend of remote workers."""
+    folder = tmp_path_factory.mktemp("here") / "set"
+    ended = start("build", media, "--output", folder, "--media-backend", "pillow", "--workers", 1, *SMALL)
+    assert ended.wait() == 0, ended.communicate()
+    return folder
+
+
+@pytest.mark.slow
+def test_pools_on_several_hosts_make_the_same_bytes(cluster: Cluster, media: Path, here: Path, tmp_path: Path) -> None:
+    ended = start("build", media, "--output", tmp_path / "set", *SMALL, "--", *cluster.options)
+    out, err = ended.communicate(timeout=300)
+    assert ended.returncode == 0, (out, err)
+    assert contents(tmp_path / "set") == contents(here)
+    assert patchpack.verify(str(tmp_path / "set")) == []
+
+
+@pytest.mark.slow
+def test_a_job_that_is_left_is_looked_at_met_again_and_never_doubled(
+    cluster: Cluster, media: Path, here: Path, tmp_path: Path, run: Run
+) -> None:
+    output = tmp_path / "set"
+    left = run("build", media, "--output", output, "--detach", "--json", *SMALL, "--", *cluster.options)
+    assert left.code == 0, left.err
+    job = json.loads(left.out)
+    assert job["id"] in left.err and "status" in left.err
+    seen = run("status", output, "--json")
+    assert json.loads(seen.out)["job"] == job
+    for command in (
+        ("build", "--output", output, "--resume", "--detach"),
+        ("build", media, "--output", output, "--overwrite", *SMALL),
+    ):
+        refused = run(*command, "--", *cluster.options)
+        assert refused.code == 2 and f"job {job['id']} of PortableRunner is writing here" in refused.err, refused
+    waited = run("build", "--output", output, "--resume", "--", *cluster.options)
+    assert waited.code == 0 and f"waiting for job {job['id']}" in waited.err
+    assert contents(output) == contents(here)
+    ended = run("status", output)
+    assert ended.code == 0 and "finished" in ended.out, ended
+
+
+@pytest.mark.slow
+def test_what_a_left_job_refuses_is_said_by_status_and_by_whoever_goes_on(
+    cluster: Cluster, tmp_path: Path, run: Run
+) -> None:
+    media, output = tmp_path / "media", tmp_path / "set"
+    media.mkdir()
+    (media / "broken.jpg").write_bytes(b"broken")
+    assert run("build", media, "--output", output, "--detach", *SMALL, "--", *cluster.options).code == 0
+    for _ in range(600):
+        seen = patchpack.status(output)
+        if seen["state"] != "running":
+            break
+        time.sleep(0.1)
+    assert seen["state"] == "failed" and seen["num_shards"] is None
+    assert "all 1 inputs were rejected (first: media/broken.jpg" in (seen["message"] or "")
+    again = run("build", "--output", output, "--resume", "--", *cluster.options)
+    assert again.code == 1 and again.err.strip().endswith(seen["message"])
+    assert run("status", output).code == 1
+
+
+@pytest.mark.slow
+def test_an_interrupted_launcher_cancels_its_job(cluster: Cluster, media: Path, tmp_path: Path) -> None:
+    output = tmp_path / "set"
+    process = start("build", media, "--output", output, *SMALL, "--", *cluster.options)
+    record: Any = None
+    while record is None:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+        with contextlib.suppress(OSError, ValueError):
+            record = json.loads((output / "_run.json").read_text()).get("job")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in err
+    met = jobs.met_again(record)
+    assert met is None or not jobs.is_running(met)
+
+
+def test_a_build_of_this_machine_cannot_be_left(media: Path, tmp_path: Path, run: Run) -> None:
+    refused = run("build", media, "--output", tmp_path / "set", "--detach")
+    assert refused.code == 2 and refused.err.startswith("--detach: this build runs on this machine"), refused
+    embedded = ("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK")
+    refused = run("build", media, "--output", tmp_path / "set", "--detach", "--", *embedded)
+    assert refused.code == 2 and "is in this very process" in refused.err, refused
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_environment_that_beam_does_not_know_is_one_line(media: Path, tmp_path: Path, run: Run) -> None:
+    refused = run(
+        *("build", media, "--output", tmp_path / "set", "--", "--runner=PortableRunner", "--job_endpoint=embed"),
+        *("--environment_type=MOON", "--environment_config=x"),
+    )
+    assert refused.code == 2 and refused.err.count("\n") == 1
+    assert refused.err.startswith("--environment_type MOON --environment_config x: Unknown environment type: MOON; ")
+
+
+def test_status_of_builds_of_this_machine(reference: Path, tmp_path: Path, run: Run) -> None:
+    assert patchpack.status(reference)["state"] == "finished"
+    nothing = run("status", tmp_path)
+    assert nothing.code == 2 and nothing.err.startswith(f"{tmp_path}: no build was begun here; ")
+    begun = tmp_path / "begun"
+    (begun / "_plan").mkdir(parents=True)
+    (begun / "_run.json").write_text('{"started": "2026-11-30T00:00:00+00:00"}')
+    seen = run("status", begun)
+    assert seen.code == 1
+    assert seen.out.splitlines() == [
+        f"output    {begun}",
+        "state     unfinished (planning)",
+        "started   2026-11-30T00:00:00+00:00",
+        f"next      build --output {begun} --resume goes on",
+    ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a: wrong; a rule; a way"),
+        patchpack.BuildFailed("a: failed"),
+        patchpack.TooManyRejects("too many", {}),
+    ],  # type: ignore[typeddict-item]
+)
+def test_what_went_wrong_far_away_is_raised_here(error: Exception, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"efficiency": 1}')
+    with outcome.saved(str(tmp_path)):
+        raise error
+    with pytest.raises(type(error), match=str(error)) as raised:
+        outcome.raise_saved(str(tmp_path))
+    if isinstance(raised.value, patchpack.TooManyRejects):
+        assert raised.value.report == {"efficiency": 1}
+    # wrong use leaves nothing behind
+    assert (tmp_path / "_plan").exists() == (not isinstance(error, ValueError))
+
+
+def test_workers_that_install_this_project_get_the_libraries_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataflow = ["--runner", "DataflowRunner", "--project", "p", "--region", "r"]
+    options = parse_beam_options(dataflow)
+    assert options is not None
+    known = options.get_all_options()
+    pins = dict(line.split("==") for line in Path(known["requirements_file"]).read_text().splitlines())
+    assert known["requirements_cache"] == "skip"
+    assert {"numpy", "pyarrow", "pillow", "simplejpeg", "av", "ortools", "xxhash", "pillow-heif"} <= pins.keys()
+    assert "torch" not in pins and "pytest" not in pins
+    # an image brings what it has, and who names a file means it
+    for given in (["--sdk_container_image", "x/y:z"], ["--requirements_file", str(ROOT / "constraints.txt")]):
+        told = parse_beam_options(dataflow + given)
+        assert told is not None
+        assert told.get_all_options()["requirements_file"] == (None if "image" in given[0] else given[1])

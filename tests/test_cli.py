@@ -106,8 +106,7 @@ ANOTHER = "use another runner; leave it out to run on this machine"
         ),
         (
             "--runner FlinkRunner --template_location gs://b/t",
-            "--template_location gs://b/t: would store the job and not run it; a build looks at its plan before it goes on; "
-            "leave it out",
+            "--template_location gs://b/t: stores a job of Dataflow's, and the runner is FlinkRunner; leave it out",
         ),
     ],
 )

@@ -59,6 +59,10 @@ def parse_beam_options(arguments: list[str]) -> PipelineOptions | None:
                 "runner, such as --runner DataflowRunner, or leave it out"
             )
         return None
+    if known.template_location and known.runner != "DataflowRunner":
+        raise ValueError(
+            f"--template_location {known.template_location}: stores a job of Dataflow's, and the runner is {known.runner}; leave it out"
+        )
     arguments = list(arguments)
     root = os.path.dirname(os.path.dirname(os.path.abspath(package.__file__)))
     if known.setup_file:

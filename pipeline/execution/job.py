@@ -38,9 +38,22 @@ def check_detachable(options: PipelineOptions | None) -> None:
         )
 
 
+def template_of(options: PipelineOptions | None) -> str | None:
+    """Returns where a job is to be stored instead of run, or None."""
+    location: str | None = None if options is None else options.view_as(GoogleCloudOptions).template_location
+    return location
+
+
+def stored_as(options: PipelineOptions | None) -> JobRecord:
+    """Returns the record of a job that was stored and has no id."""
+    return {"runner": "DataflowRunner", "id": template_of(options) or "", "endpoint": "", "project": "", "region": ""}
+
+
 def record_of(result: PipelineResult, options: PipelineOptions) -> JobRecord | None:
     """Returns what finds a job again that was submitted, or None where its runner has no such thing."""
     cloud = options.view_as(GoogleCloudOptions)
+    if template_of(options):
+        return None
     job_id = getattr(result, "_job_id", None) or (result.job_id() if hasattr(result, "job_id") else None)
     if not isinstance(job_id, str) or options.view_as(PortableOptions).job_endpoint == IN_THIS_PROCESS:
         return None

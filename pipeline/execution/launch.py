@@ -54,6 +54,10 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
         ValueError: the inputs or the output cannot be used so.
         BuildFailed: a shard failed, a worker died, or too many inputs were rejected (`TooManyRejects`).
     """
+    if template := job.template_of(options):
+        raise ValueError(
+            f"--template_location {template}: stores the job and runs nothing, and build waits for its end; it goes with --detach; add that"
+        )
     check_stores(folder, inputs, options)
     parsed = read_inputs(inputs, folder, config)
     config = with_backend(config, options)
@@ -69,7 +73,10 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
 
 
 def submit(inputs: list[str], folder: str, config: BuildConfig, options: PipelineOptions | None) -> JobRecord:
-    """Hands a build to another runner and returns its job, which needs nobody from then on; arguments and errors are those of `build`."""
+    """Hands a build to another runner and returns its job, which needs nobody from then on; arguments and errors are those of `build`.
+
+    With --template_location the job is stored, and its id is where.
+    """
     job.check_detachable(options)
     check_stores(folder, inputs, options)
     parsed = read_inputs(inputs, folder, config)
@@ -79,7 +86,7 @@ def submit(inputs: list[str], folder: str, config: BuildConfig, options: Pipelin
         if record is not None and _running(record, folder) is not None:
             raise _still_running(folder, record)
         _build(parsed, folder, config, options, leaves=True)
-        return output.record_begun(folder)["job"]
+        return output.record_begun(folder).get("job") or job.stored_as(options)
 
 
 def _build(

@@ -18,7 +18,7 @@ from patchpack.api import needing_beam
 from patchpack.options import Parser, typed_options
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import TooManyRejects
-from patchpack.pipeline.execution.progress import say
+from patchpack.pipeline.execution.progress import log_as_json, say
 from patchpack.pipeline.settings.sections import INPUT, OUTPUT, PACKING, SECTIONS
 from patchpack.pipeline.storage.files import described
 from patchpack.pipeline.whatif.settings import PACKERS
@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         _refuse(unknown, values)
     debug = getattr(values, "debug", False)
     failed = values.failed
+    log_as_json(on=getattr(values, "log_json", False))
     try:
         if arguments[split + 1 :] and values.command not in ("build", "plan"):
             raise ValueError(
@@ -86,6 +87,7 @@ def make_parser() -> Parser:
     for command in (*_add_writers(add), *add_readers(add)):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         command.add_argument("--debug", action="store_true", help="show tracebacks")
+        command.add_argument("--log-json", action="store_true", help="write standard error as JSON, an object a line")
     # listed here and run by `entry`: it has a parser of its own, and needs no pipeline
     commands.add_parser("train", help="train a model on a dataset", add_help=False)
     setup = add(
@@ -293,5 +295,5 @@ def _silence() -> None:
 def _failed(error: BaseException, code: int, debug: bool, text: str = "") -> int:
     if debug:
         raise error
-    say(text or str(error) or type(error).__name__)
+    say(text or str(error) or type(error).__name__, "error")
     return code

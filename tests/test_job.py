@@ -147,6 +147,26 @@ def test_pools_on_several_hosts_make_the_same_bytes(cluster: Cluster, media: Pat
 
 
 @pytest.mark.slow
+def test_a_host_that_dies_costs_no_byte(media: Path, here: Path, tmp_path: Path) -> None:
+    made = Cluster()
+    try:
+        process = start("build", media, "--output", tmp_path / "set", *SMALL, "--", *made.options)
+        while not list((tmp_path / "set").glob("sequences/*.parquet")) and process.poll() is None:
+            time.sleep(0.02)
+        made.kill_host(0)
+        _, err = process.communicate(timeout=300)
+        if process.returncode:
+            # Beam's job server gives up where a worker is gone, and says so; what is left of the cluster goes on
+            assert process.returncode == 1, err
+            again = start("build", "--output", tmp_path / "set", "--resume", "--", *made.options)
+            _, err = again.communicate(timeout=300)
+            assert again.returncode == 0, err
+        assert contents(tmp_path / "set") == contents(here)
+    finally:
+        made.close()
+
+
+@pytest.mark.slow
 def test_a_job_that_is_left_is_looked_at_met_again_and_never_doubled(
     cluster: Cluster, media: Path, here: Path, tmp_path: Path, run: Run
 ) -> None:

@@ -1,12 +1,15 @@
 """Progress: few lines in a log, a bar on a terminal, and what is counted there."""
 
 import io
+import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Result
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.execution import progress
@@ -190,3 +193,31 @@ def test_a_runner_that_counts_nothing_is_watched_by_its_shards(tmp_path: Path) -
         (tmp_path / "sequences" / name).touch()
     assert shown.amount(Counter()).done == 100
     assert shown.amount(Counter({"num_examples": 150})).done == 150
+
+
+def test_every_line_can_be_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    progress.log_as_json(on=True)
+    try:
+        clock = Clock()
+        shown = Progress(clock=clock)
+        clock.now += 31
+        shown.show(Amount("writing shards", "examples", 3, 9, num_rejects=1))
+        progress.warn("two\nlines of s3://a:secret@b/c")
+        progress.say("no \x1b[31m red", "error")
+    finally:
+        progress.log_as_json(on=False)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line.pop("time")) for line in lines)
+    assert lines[0] == {
+        **{"level": "info", "work": "writing shards", "unit": "examples", "done": 3, "total": 9, "before": 0},
+        **{"token_bytes": 0, "num_rejects": 1, "elapsed_s": 31.0},
+    }
+    assert lines[1]["level"] == "warning" and "secret" not in lines[1]["message"]
+    assert lines[2] == {"level": "error", "message": "no \x1b[31m red"}
+
+
+def test_a_command_fails_in_json_where_it_is_asked_to(run: Callable[..., Result], tmp_path: Path) -> None:
+    failed = run("build", tmp_path / "none", "--output", tmp_path / "set", "--log-json")
+    assert failed.code == 2
+    entry = json.loads(failed.err)
+    assert entry["level"] == "error" and entry["message"].startswith(f"{tmp_path}/none: no such file or folder")

@@ -36,6 +36,12 @@ def check_detachable(options: PipelineOptions | None) -> None:
         raise ValueError(
             f"--detach: {what} is in this very process, and a job that is left needs none; leave one of them out"
         )
+    runner = options.view_as(StandardOptions).runner
+    if runner != "DataflowRunner" and not portable.job_endpoint:
+        raise ValueError(
+            f"--detach: --runner {runner} starts a job server that ends with this command; a job that is left needs one of its own; "
+            "start it, and name it with --runner PortableRunner --job_endpoint HOST:PORT"
+        )
 
 
 def template_of(options: PipelineOptions | None) -> str | None:
@@ -55,12 +61,13 @@ def record_of(result: PipelineResult, options: PipelineOptions) -> JobRecord | N
     if template_of(options):
         return None
     job_id = getattr(result, "_job_id", None) or (result.job_id() if hasattr(result, "job_id") else None)
-    if not isinstance(job_id, str) or options.view_as(PortableOptions).job_endpoint == IN_THIS_PROCESS:
+    endpoint = options.view_as(PortableOptions).job_endpoint or ""
+    if not isinstance(job_id, str) or endpoint == IN_THIS_PROCESS or not (endpoint or cloud.project):
         return None
     return {
         "runner": options.view_as(StandardOptions).runner or "",
         "id": job_id,
-        "endpoint": options.view_as(PortableOptions).job_endpoint or "",
+        "endpoint": endpoint,
         "project": cloud.project or "",
         "region": cloud.region or "",
     }

@@ -1,9 +1,15 @@
-"""Progress and warnings on standard error: tqdm on a terminal, plain lines elsewhere, nothing for what ends within two seconds."""
+"""Progress and warnings on standard error: tqdm on a terminal, plain lines elsewhere, nothing for what ends within two seconds.
 
+With --log-json every line is an object of JSON instead: `time` (UTC, ISO 8601), `level` (info, warning, error), and a `message` or
+the fields of an `Amount`.
+"""
+
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import NamedTuple, TextIO
 
 from tqdm import tqdm
@@ -22,16 +28,34 @@ _UNBOUNDED = "{desc}: {n_fmt} {unit} [{elapsed}{postfix}]"
 _UNCOUNTED = "{desc}: [{elapsed}{postfix}]"
 
 
-def say(text: str) -> None:
+# of this process: whether lines are JSON; a command sets it
+_as_json = False
+
+
+def log_as_json(*, on: bool) -> None:
+    """Makes every line of this process an object of JSON from now on, or no longer."""
+    global _as_json
+    _as_json = on
+
+
+def say(text: str, level: str = "info") -> None:
     """Prints one line, whatever the text: names may hold line breaks, commands to the terminal, and URIs their passwords."""
     line = without_secrets(" ".join(text.splitlines()))
+    if _as_json:
+        _log(sys.stderr, level, message=line)
+        return
     shown = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
     print("".join(shown), file=sys.stderr)
 
 
 def warn(text: str) -> None:
     """Prints a warning, one line."""
-    say(f"warning: {text}")
+    say(text if _as_json else f"warning: {text}", "warning")
+
+
+def _log(out: TextIO, level: str, **fields: object) -> None:
+    entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level} | fields
+    print(json.dumps(entry), file=out, flush=True)
 
 
 class Amount(NamedTuple):
@@ -66,7 +90,7 @@ class Progress:
         self._out, self._clock = out or sys.stderr, clock
         self._work = ""
         self._began = self._moving = self._shown_at = clock()
-        self._on_terminal = self._out.isatty()
+        self._on_terminal = self._out.isatty() and not _as_json
         self._bar: tqdm | None = None
 
     def show(self, amount: Amount) -> None:
@@ -80,6 +104,10 @@ class Progress:
         if now - self._shown_at < (DRAW_EVERY_S if self._on_terminal else LINE_EVERY_S):
             return
         elapsed, words = now - self._began, _speeds(amount, now - self._moving)
+        if _as_json:
+            self._shown_at = now
+            _log(self._out, "info", **amount._asdict(), elapsed_s=round(elapsed, 1))
+            return
         if not self._on_terminal:
             self._shown_at = now
             of_total = "" if amount.total is None else f" of {amount.total:,}"

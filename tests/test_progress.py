@@ -196,10 +196,12 @@ def test_a_runner_that_counts_nothing_is_watched_by_its_shards(tmp_path: Path) -
 
 
 def test_every_line_can_be_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 30)
     progress.log_as_json(on=True)
     try:
         clock = Clock()
         shown = Progress(clock=clock)
+        shown.show(Amount("writing shards", "examples", 1, 9))
         clock.now += 31
         shown.show(Amount("writing shards", "examples", 3, 9, num_rejects=1))
         progress.warn("two\nlines of s3://a:secret@b/c")

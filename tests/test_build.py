@@ -324,15 +324,13 @@ def test_progress_counts_examples(
     amounts: list[Amount] = []
     monkeypatch.setattr(Progress, "show", lambda self, amount: amounts.append(amount))
 
-    def watched(
-        add: Any, workers: int, options: Any, tick: Callable[[Counter[str]], object], every: float
-    ) -> Counter[str]:
+    def watched(add: Any, workers: int, tick: Callable[[Counter[str]], object], every: float) -> Counter[str]:
         counted = counts.of_result(_run(add))
         tick(counted)
         return counted
 
     # a tick behind a graph: what is reported is then known
-    monkeypatch.setattr(stage.runner, "run", watched)
+    monkeypatch.setattr(stage.runner, "run_here", watched)
     totals = json.loads((reference / "manifest.json").read_text())["totals"]
     planned, num_inputs = totals["planned"]["num_segments"], totals["num_inputs"]
     command = ("build", *sorted(media.iterdir()), "--output", tmp_path / "shards", "--workers", 1, *SMALL)

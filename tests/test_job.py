@@ -100,6 +100,17 @@ class Cluster:
             "--direct_num_workers=3",
         ]
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Lets no worker start meanwhile, so that jobs run and get nowhere."""
+        for pool in self._pools:
+            os.killpg(pool.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pool in self._pools:
+                os.killpg(pool.pid, signal.SIGCONT)
+
     def kill_host(self, number: int) -> None:
         """Kills a host's pool and the workers that it has started."""
         os.killpg(self._pools[number].pid, signal.SIGKILL)
@@ -171,20 +182,26 @@ def test_a_job_that_is_left_is_looked_at_met_again_and_never_doubled(
     cluster: Cluster, media: Path, here: Path, tmp_path: Path, run: Run
 ) -> None:
     output = tmp_path / "set"
-    left = run("build", media, "--output", output, "--detach", "--json", *SMALL, "--", *cluster.options)
-    assert left.code == 0, left.err
-    job = json.loads(left.out)
-    assert job["id"] in left.err and "status" in left.err
-    seen = run("status", output, "--json")
-    assert json.loads(seen.out)["job"] == job
-    for command in (
-        ("build", "--output", output, "--resume", "--detach"),
-        ("build", media, "--output", output, "--overwrite", *SMALL),
-    ):
-        refused = run(*command, "--", *cluster.options)
-        assert refused.code == 2 and f"job {job['id']} of PortableRunner is writing here" in refused.err, refused
-    waited = run("build", "--output", output, "--resume", "--", *cluster.options)
-    assert waited.code == 0 and f"waiting for job {job['id']}" in waited.err
+    behind = ("--", *cluster.options)
+    with cluster.paused():
+        left = run("build", media, "--output", output, "--detach", "--json", *SMALL, *behind)
+        assert left.code == 0, left.err
+        job = json.loads(left.out)
+        assert job["id"] in left.err and "status" in left.err
+        seen = json.loads(run("status", output, "--json").out)
+        assert (seen["job"], seen["state"], seen["stage"]) == (job, "running", "planning")
+        for command in (
+            ("--output", output, "--resume", "--detach"),
+            (media, "--output", output, "--overwrite", *SMALL),
+        ):
+            refused = run("build", *command, *behind)
+            assert refused.code == 2 and f"job {job['id']} of PortableRunner is writing here" in refused.err, refused
+        waiting = start("build", "--output", output, "--resume", *behind)
+        assert waiting.stderr is not None
+        while f"waiting for job {job['id']}" not in (line := waiting.stderr.readline()):
+            assert line, waiting.wait()
+    waiting.communicate(timeout=300)
+    assert waiting.returncode == 0
     assert contents(output) == contents(here)
     ended = run("status", output)
     assert ended.code == 0 and "finished" in ended.out, ended
@@ -213,16 +230,17 @@ def test_what_a_left_job_refuses_is_said_by_status_and_by_whoever_goes_on(
 @pytest.mark.slow
 def test_an_interrupted_launcher_cancels_its_job(cluster: Cluster, media: Path, tmp_path: Path) -> None:
     output = tmp_path / "set"
-    process = start("build", media, "--output", output, *SMALL, "--", *cluster.options)
-    record: Any = None
-    while record is None:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-        with contextlib.suppress(OSError, ValueError):
-            record = json.loads((output / "_run.json").read_text()).get("job")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "interrupted" in err
+    with cluster.paused():
+        process = start("build", media, "--output", output, *SMALL, "--", *cluster.options)
+        record: Any = None
+        while record is None:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+            with contextlib.suppress(OSError, ValueError):
+                record = json.loads((output / "_run.json").read_text()).get("job")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and "interrupted" in err
     met = jobs.met_again(record)
     assert met is None or not jobs.is_running(met)
 

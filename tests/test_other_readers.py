@@ -31,7 +31,7 @@ def test_pyarrow_reads_the_folder_of_sequences(reference: Path) -> None:
 def test_nothing_else_lies_among_the_sequences_and_what_is_internal_begins_with_an_underscore(reference: Path) -> None:
     assert {path.name for path in reference.iterdir()} == {
         *("manifest.json", "shards.parquet", "rejects.parquet", "bounds.parquet", "report.json", "report.html"),
-        *("sequences", "_plan", "_run.json"),
+        *("sequences", "_plan", "_results", "_run.json"),
     }
     assert all(path.name.startswith("part-") for path in (reference / "sequences").iterdir())
 

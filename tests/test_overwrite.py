@@ -87,7 +87,7 @@ def test_what_ends_the_planning_leaves_the_old_set(
         raise failure
 
     if code == 130:
-        monkeypatch.setattr(stage.runner, "run", fail)
+        monkeypatch.setattr(stage.runner, "run_here", fail)
     else:
         monkeypatch.setattr(plan_transforms, "write_view_plan", fail)
     ended = run("build", media / "other", "--output", old, "--overwrite", *OPTIONS)
@@ -101,7 +101,7 @@ def test_what_ends_the_planning_leaves_the_old_set(
 def test_what_ends_the_writing_says_that_the_new_set_is_unfinished(
     old: Path, media: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(launch, "_write_shards", interrupt)

@@ -139,11 +139,11 @@ def test_a_folder_that_vanishes_fails_the_build_and_resume_completes_it(
 ) -> None:
     write = launch._write_shards
 
-    def vanish(*args: Any) -> None:
+    def vanish(*args: Any, **how: Any) -> None:
         photos.rename(tmp_path / "elsewhere")
         if left != "nothing":
             photos.mkdir()
-        write(*args)
+        write(*args, **how)
 
     monkeypatch.setattr(launch, "_write_shards", vanish)
     ended = run("build", photos, "--output", tmp_path / "out", *OPTIONS)

@@ -62,7 +62,7 @@ def test_what_is_said_while_packages_are_staged_is_kept_off_the_screen(capfd: py
         processes.check_output([*talks, "fails"])
 
     with pytest.raises(runner.PipelineFailed, match="Building sdist"):
-        runner.run(stage, 1, None, lambda counts: None, 0.1)
+        runner.run_here(stage, 1, lambda counts: None, 0.1)
     assert said == [b"* Building sdist...\n"]
     assert capfd.readouterr().err == ""
 
@@ -152,4 +152,4 @@ def test_too_low_a_limit_of_addresses_is_said_before_grpc_meets_it(
 
     said = "out of memory \\(ulimit -v is 2097152\\); .* reserves 3 GB of addresses, .*" if fails else "begun"
     with pytest.raises(runner.PipelineFailed, match=said):
-        runner.run(nothing, workers, None, lambda counts: None, 0.1)
+        runner.run_here(nothing, workers, lambda counts: None, 0.1)

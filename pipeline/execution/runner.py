@@ -31,6 +31,7 @@ from apache_beam.utils import processes
 
 from patchpack.pipeline.execution import counts
 from patchpack.pipeline.execution.workers import Workers, of_build
+from patchpack.pipeline.storage.remote import EXHAUSTED
 
 # how long threads of Beam's may take to complain about a dead worker
 COMPLAINTS_S = 2.0
@@ -331,7 +332,8 @@ def _described(error: BaseException) -> PipelineFailed:
             f"out of memory ({found[0]}); the launcher takes some 300 MB and each of --workers as much; free memory, or "
             "use fewer, and run the same command with --resume"
         )
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # a note of ours stands behind the message
+    lines = [line.strip() for line in text.splitlines() if line.strip() not in ("", EXHAUSTED)]
     # the last line of a remote traceback: "module.SomeError: text [while running 'step']"
     last = re.sub(r"\s*\[while running .*\]$", "", lines[-1])
     match = re.match(r"(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*): ?", last)

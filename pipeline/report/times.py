@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from datetime import UTC, datetime
 from typing import TypedDict
 
 from patchpack.schemas import storage
@@ -49,10 +50,13 @@ def read_times(folder: str) -> Times | None:
         wall: dict[str, float] = defaultdict(float)
         work: dict[str, float] = defaultdict(float)
         for stage in stages:
-            # that of writing is known when the page is there
             wall[stage["stage"]] += stage["wall_s"] or 0.0
             for kind, seconds in stage["worker_s"].items():
                 work[kind] += seconds
+        if stages and stages[-1]["wall_s"] is None and "finished" not in record:
+            # this page ends it
+            last = datetime.now(UTC) - datetime.fromisoformat(stages[-1]["started"])
+            wall[stages[-1]["stage"]] += max(0.0, last.total_seconds())
         unknown = sum(stage["wall_s"] is None for stage in stages[:-1])
         num_runs = max((sum(one["stage"] == name for one in stages) for name in _STAGES), default=0)
     except (AttributeError, KeyError, OSError, TypeError, ValueError):

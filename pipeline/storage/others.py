@@ -53,11 +53,11 @@ class Others:
             raise
 
     def size(self, path: str) -> int:
-        if not self._beam.exists(path):
-            raise FileNotFoundError(errno.ENOENT, "no such object", path)
-        ((found,),) = (result.metadata_list for result in self._beam.match([path]))
-        size: int = found.size_in_bytes
-        return size
+        for result in self._beam.match([path]):
+            for found in result.metadata_list:
+                size: int = found.size_in_bytes
+                return size
+        raise FileNotFoundError(errno.ENOENT, "no such object", path)
 
     def put(self, path: str, data: bytes) -> None:
         upload = self.begin(path)

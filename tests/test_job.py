@@ -260,7 +260,7 @@ def test_an_environment_that_beam_does_not_know_is_one_line(media: Path, tmp_pat
         *("--environment_type=MOON", "--environment_config=x"),
     )
     assert refused.code == 2 and refused.err.count("\n") == 1
-    assert refused.err.startswith("--environment_type MOON --environment_config x: Unknown environment type: MOON; ")
+    assert refused.err.startswith("--environment_type MOON: Beam knows no such environment; ")
 
 
 def test_status_of_builds_of_this_machine(reference: Path, tmp_path: Path, run: Run) -> None:

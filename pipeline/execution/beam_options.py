@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import (
     SetupOptions,
     WorkerOptions,
 )
-from apache_beam.transforms.environments import Environment
+from apache_beam.portability.common_urns import environments
 
 import patchpack as package
 from patchpack.options import Parser
@@ -121,14 +121,13 @@ def _check_environment(options: PipelineOptions) -> None:
     Raises:
         ValueError: it does not.
     """
-    portable = options.view_as(PortableOptions)
-    try:
-        Environment.from_options(portable)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"--environment_type {portable.environment_type} --environment_config {portable.environment_config}: "
-            f"{' '.join(str(error).split())}; it says where workers run, such as EXTERNAL and HOST:PORT of a worker pool; see docs/dataflow.md"
-        ) from error
+    kind = options.view_as(PortableOptions).environment_type
+    if kind in (None, "LOOPBACK") or kind.startswith("beam:env:") or hasattr(environments, kind):
+        return
+    raise ValueError(
+        f"--environment_type {kind}: Beam knows no such environment; it says where workers run: DOCKER, EXTERNAL, LOOPBACK or "
+        "PROCESS; see docs/flink.md"
+    )
 
 
 def _pin(options: PipelineOptions) -> None:

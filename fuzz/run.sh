@@ -8,7 +8,7 @@ set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 seconds=${1:?SECONDS, in all}
 shift
-export PYTHONSAFEPATH=1 PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1 PYTHONHASHSEED=0 PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
 python=${PYTHON:-$here/../.venv/bin/python}
 [ $# -gt 0 ] || set -- $("$python" -c 'import targets; print(*targets.TARGETS)')
 # targets write a file each try: into memory, where that can be had

@@ -112,9 +112,9 @@ def list_table(container: Container, path: str, columns: Columns, media_root: Me
 
 @contextlib.contextmanager
 def content() -> Iterator[None]:
-    """Reading of Parquet whose content may be at fault: pyarrow's OSErrors over that, without a number, become ArrowInvalid.
+    """Reading of a table whose content may be at fault: pyarrow's other errors over that become ArrowInvalid.
 
-    Those of storage have a number, see `files.open_read`.
+    They are OSErrors without a number, where those of storage have one (`files.open_read`), and names that are no text.
     """
     try:
         yield
@@ -122,6 +122,9 @@ def content() -> Iterator[None]:
         if error.errno is not None:
             raise
         raise pa.ArrowInvalid(str(error)) from error
+    except UnicodeDecodeError as error:
+        # a column's name
+        raise pa.ArrowInvalid(f"not UTF-8 ({error.reason})") from error
 
 
 def _header(file: IO[bytes], path: str) -> Mapping[str, pa.DataType | None]:

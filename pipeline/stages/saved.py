@@ -143,7 +143,7 @@ def intact(path: str) -> Iterator[None]:
     """Reports a file of the plan that cannot be read as one that was damaged."""
     try:
         yield
-    except (pa.ArrowException, KeyError, IndexError, TypeError, ValueError) as error:
+    except (pa.ArrowException, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise FormatError(
             f"{path}: broken plan ({error}); it is as it was saved; start anew with build --overwrite"
         ) from error

@@ -183,6 +183,7 @@ def test_a_pickle_as_an_input_is_never_run(harm: bytes, tmp_path: Path, run: Run
     for option in ("--labels", "--classes", "--recipe"):
         run("build", tmp_path / "t.tar", "--output", tmp_path / f"out{option}", *OPTIONS, option, tmp_path / "a.csv")
     run("build", tmp_path / "t.tar", "--output", tmp_path / "text", *OPTIONS, "--captions", f"hf:{tmp_path}/a.npy")
+    assert not (tmp_path / "harmed").exists()
 
 
 @pytest.mark.parametrize("name", ["run.json", ".metadata", "model.safetensors", "__0_0.distcp"])

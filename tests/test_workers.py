@@ -6,6 +6,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,5 +160,9 @@ def test_a_process_ends_with_its_parent_even_when_that_is_gone_before_it_looks(i
 
 
 def test_looking_can_be_ended() -> None:
+    before = set(threading.enumerate())
     looking = parent.end_with(os.getppid(), and_its_thread=False)
+    (thread,) = set(threading.enumerate()) - before
     looking.set()
+    thread.join(10)
+    assert not thread.is_alive()

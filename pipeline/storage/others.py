@@ -107,7 +107,9 @@ class Renamed:
     def _rename(self) -> None:
         try:
             self._beam.rename([self._temporary], [self._path])
-        except Exception:
+        except (
+            Exception
+        ) as error:  # each filesystem has errors of its own; `remote` makes an OSError of what goes on from here
             # done, and the answer was lost?
             if self._beam.exists(self._temporary) or not self._beam.exists(self._path):
-                raise
+                raise error

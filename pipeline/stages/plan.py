@@ -89,10 +89,12 @@ def plan_view(
     for stream in streams_of(config, group, view):
         layout = stream.layout
         of_stream = references.take(np.flatnonzero(layouts_N == stream.layout_number))
-        of_stream = of_stream.take(in_order(Members.of_table(of_stream), config))
+        members = Members.of_table(of_stream)
+        order = in_order(members, config)
+        of_stream, members = of_stream.take(order), members.take(order)
         counts: Counter[int] = Counter()
         leaves_rest = num_groups > 1 and not of_rests
-        for packed in pack_stream(stream, Members.of_table(of_stream), config, leaves_rest=leaves_rest):
+        for packed in pack_stream(stream, members, config, leaves_rest=leaves_rest):
             rests.append(of_stream.take(packed.rest))
             chunks += packed.records
             counts.update(slots_of(layout, packed.tokens).tolist())

@@ -9,52 +9,18 @@ import pyarrow as pa
 
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.stages.records import Part, Source
-from patchpack.pipeline.stages.tables import values
+from patchpack.pipeline.stages.tables import REFERENCE_SCHEMA, values
 from patchpack.schemas.geometry import Box, Grid
 
-PLAN_SCHEMA = pa.schema(
-    [
-        ("sequence", pa.int32()),
-        ("example_id", pa.string()),
-        ("view", pa.int32()),
-        ("key", pa.string()),
-        ("clip", pa.int32()),
-        ("root", pa.int32()),
-        ("path", pa.binary()),
-        ("size_bytes", pa.int64()),
-        ("part_offset", pa.int64()),
-        ("part_row_group", pa.int32()),
-        ("part_row", pa.int32()),
-        ("part_column", pa.string()),
-        ("labels", pa.list_(pa.int32())),
-        ("captions", pa.list_(pa.string())),
-        ("weight", pa.float32()),
-        ("boxes", pa.list_(pa.list_(pa.float32()))),
-        ("source_height", pa.int32()),
-        ("source_width", pa.int32()),
-        ("target_height", pa.int32()),
-        ("target_width", pa.int32()),
-        ("grid_t", pa.int32()),
-        ("grid_h", pa.int32()),
-        ("grid_w", pa.int32()),
-        ("num_tokens", pa.int32()),
-        ("box_top", pa.int32()),
-        ("box_left", pa.int32()),
-        ("box_height", pa.int32()),
-        ("box_width", pa.int32()),
-        ("valid_height", pa.int32()),
-        ("valid_width", pa.int32()),
-        ("flip", pa.bool_()),
-        ("caption", pa.int32()),
-        ("num_text_tokens", pa.int32()),
-        ("frame_pts", pa.list_(pa.int64())),
-        ("time_base_num", pa.int32()),
-        ("time_base_den", pa.int32()),
-        ("random_access_pts", pa.list_(pa.int64())),
-        ("fps", pa.float64()),
-        ("extra", pa.string()),
-    ]
-)
+# columns whose values are others than the reference's, or which it has not
+_OWN = {
+    "sequence": pa.int32(),
+    "labels": pa.list_(pa.int32()),
+    "weight": pa.float32(),
+    "boxes": pa.list_(pa.list_(pa.float32())),
+    "valid_height": pa.int32(),
+    "valid_width": pa.int32(),
+}
 
 
 class PlannedExample(NamedTuple):
@@ -122,6 +88,11 @@ class PlannedExample(NamedTuple):
     def box(self) -> Box:
         """The part of the source that is taken."""
         return Box(self.box_top, self.box_left, self.box_height, self.box_width)
+
+
+PLAN_SCHEMA = pa.schema(
+    [(name, _OWN[name] if name in _OWN else REFERENCE_SCHEMA.field(name).type) for name in PlannedExample._fields]
+)
 
 
 def plan_table(

@@ -320,7 +320,7 @@ def _await_complaints() -> None:
     """Lets Beam's threads that read from a dead worker end while their complaint is not printed yet; others go on reading."""
     deadline = time.monotonic() + COMPLAINTS_S
     for thread in threading.enumerate():
-        if thread.name == "beam_control_read":
+        if thread.name in ("beam_control_read", "read_grpc_client_inputs"):
             thread.join(max(0.0, deadline - time.monotonic()))
 
 

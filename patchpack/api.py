@@ -30,7 +30,7 @@ def build(
     """Builds a dataset and returns its report.
 
     Args:
-        inputs: folders, files, globs or URIs; empty with `resume=True` takes those of the build before.
+        inputs: folders, files, globs or URIs; empty with `resume`, `append` or `from_plan` takes those of the build before.
         output: folder or URI of the dataset.
         beam_options: as typed behind `--`, such as `["--runner", "DataflowRunner", ...]`; empty runs on this machine.
         options: of `BuildConfig`.
@@ -78,7 +78,8 @@ def _launched(
     """Yields the launcher, the output, the options of a build, and Beam's, with the workers of this machine started."""
     folder, options = os.fspath(output), with_recipe(options)
     # before Beam is loaded
-    config = None if options.get("resume") else BuildConfig(**options)
+    goes_on = options.get("resume") or options.get("append") or options.get("from_plan") is not None
+    config = None if goes_on else BuildConfig(**options)
     if options.get("split") is not None and options.get("split_name") is None:
         raise ValueError(
             f"split {options['split']}: build makes one dataset, and these are several; build_splits makes them all; call that"

@@ -279,7 +279,7 @@ class ShardWriter:
             self._write_shard(group, index, part)
 
     def _write_shard(self, group: int, index: int, sequences: Sequence[list[_Example]]) -> None:
-        name = shard_name(group, index)
+        name = shard_name(0, group, index)
         path = files.join(self._folder, name)
         files.make_folder(path.rpartition("/")[0])
         content = xxhash.xxh3_128(canonical_json([FORMAT_VERSION, self._layout.to_json()]))

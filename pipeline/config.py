@@ -176,9 +176,28 @@ class BuildConfig(PlanConfig):
         lasting=False,
     )
 
+    append: bool = option(
+        False,
+        "add inputs to the dataset in this output, which has not been given them yet, with its options; what is packed stays as it is",
+        section=OUTPUT,
+        common=True,
+        affects_output=False,
+        lasting=False,
+    )
+    from_plan: str | None = option(
+        None,
+        "start from the plan that plan --output saved there; inputs are those of the plan, and may lie elsewhere now",
+        section=OUTPUT,
+        metavar="FOLDER",
+        affects_output=False,
+        lasting=False,
+    )
+
     def __post_init__(self) -> None:
         """Checks every rule that needs no input; raises ValueError as `PlanConfig` does."""
         super().__post_init__()
+        if self.append:
+            _check_alone(self)
         if self.retry_rejects and not self.resume:
             raise ValueError(
                 "--retry-rejects: a new build has none yet; it goes with --resume; add it, or leave this out"
@@ -187,3 +206,18 @@ class BuildConfig(PlanConfig):
             raise ValueError(
                 "--resume --overwrite: one keeps what the other deletes; give at most one; --resume goes on, --overwrite starts anew"
             )
+
+
+def _check_alone(config: BuildConfig) -> None:
+    """Checks what else --append is given; raises ValueError as `PlanConfig` does."""
+    others = {"--resume": config.resume, "--overwrite": config.overwrite, "--from-plan": config.from_plan is not None}
+    if other := next((name for name, given in others.items() if given), None):
+        raise ValueError(
+            f"--append {other}: inputs are added to a finished dataset, by a plan of their own; give --append alone; what was begun with it "
+            "goes on with --resume alone"
+        )
+    if config.limit is not None:
+        raise ValueError(
+            f"--append: this dataset is a sample, with --limit {config.limit}; a sample of inputs that grow is another one; build it anew, "
+            "with --overwrite"
+        )

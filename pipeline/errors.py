@@ -7,6 +7,10 @@ class BuildFailed(RuntimeError):
     """A build or plan did not reach its end; the message is one line."""
 
 
+class NothingNew(Exception):
+    """A build that adds inputs to a dataset found none that it has not; the dataset is as it was."""
+
+
 class TooManyRejects(BuildFailed):
     """Everything was written but the manifest: more than `max_reject_fraction` of the inputs were rejected.
 

@@ -13,6 +13,7 @@ import bisect
 import contextlib
 import errno
 import functools
+import os
 import resource
 import threading
 import warnings
@@ -63,7 +64,7 @@ class Dataset:
 
     def __init__(
         self,
-        path: str,
+        path: str | os.PathLike[str],
         *,
         layout: int = 0,
         view: int | None = None,
@@ -85,7 +86,7 @@ class Dataset:
             ValueError: there is no such layout or view, or `on_corrupt` is neither.
             FormatError: the dataset is unfinished, broken or too new.
         """
-        self.path = path
+        self.path = path = os.fspath(path)
         self.manifest: Manifest = read_manifest(path)
         if not 0 <= layout < len(self.manifest.layouts):
             raise ValueError(

@@ -17,7 +17,7 @@ import xxhash
 from patchpack.schemas.errors import FormatError, without_secrets
 from patchpack.schemas.figures import Options
 from patchpack.schemas.geometry import Layout
-from patchpack.schemas.report import Bound, DatasetTotals
+from patchpack.schemas.report import Bound, DatasetTotals, Earlier
 from patchpack.schemas.storage import join, read_bytes
 
 FORMAT_VERSION = 1
@@ -158,6 +158,7 @@ class Manifest:
         limits: of each layout, what its sequences have at most; as much as the layout allows in datasets of before.
         balance_step: how many sequences make a group of near-equal cost, or None: every shard is whole groups, but
             the last shard of a (group, view, layout) may end with less than one.
+        earlier: what the dataset was before each time that inputs were added, the first one first.
     """
 
     dataset_digest: str
@@ -169,6 +170,7 @@ class Manifest:
     balance_step: int | None = None
     recipe: str | None = None
     limits: tuple[Limits, ...] = ()
+    earlier: tuple[Earlier, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.limits) != len(self.layouts):
@@ -194,6 +196,8 @@ class Manifest:
             data["balance_step"] = self.balance_step
         if self.recipe is not None:
             data["recipe"] = self.recipe
+        if self.earlier:
+            data["earlier"] = list(self.earlier)
         data["manifest_digest"] = _content_digest(json.loads(json.dumps(data)))
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
@@ -231,6 +235,7 @@ def read_manifest(folder: str) -> Manifest:
             balance_step=_balance_step(data.get("balance_step")),
             recipe=None if data.get("recipe") is None else str(data["recipe"]),
             limits=tuple(_limits(limits) for limits in data.get("limits", ())),
+            earlier=tuple(map(_earlier, data.get("earlier", ()))),
         )
     except FormatError:
         raise
@@ -285,6 +290,13 @@ def _limits(data: Mapping[str, object]) -> Limits:
     if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 1 for value in values):
         raise ValueError(f"limits {dict(data)}")
     return cast(Limits, {name: found[name] for name in Limits.__annotations__})
+
+
+def _earlier(data: Mapping[str, object]) -> Earlier:
+    digest, counts = data["dataset_digest"], [data["num_shards"], data["num_sequences"]]
+    if not isinstance(digest, str) or not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError(f"earlier {dict(data)}")
+    return cast(Earlier, {name: data[name] for name in Earlier.__annotations__})
 
 
 def _balance_step(size: object) -> int | None:

@@ -235,11 +235,20 @@ class Arranged(TypedDict):
     mixing: Annotated[Mixing, "how well sequences mix lengths and sources"]
 
 
+class Earlier(TypedDict):
+    """What a dataset was before inputs were added."""
+
+    dataset_digest: Annotated[str, "digest of the dataset then, 32 hex digits"]
+    num_shards: Annotated[int, "shards of it, the first ones"]
+    num_sequences: Annotated[int, "sequences in them"]
+
+
 class Report(Arranged, ExampleDistributions, SequenceDistributions):
     """report.json: how well a dataset is packed; equal for equal datasets."""
 
     report_version: Annotated[int, "version of the meaning of these keys; a key more is not a new version"]
     dataset_digest: Annotated[str, "digest of the dataset, 32 hex digits"]
+    earlier: Annotated[list[Earlier], "what it was before each time that inputs were added, the first time first"]
     recipe: Annotated[str | None, "name of the recipe that the options come from; null without one"]
     efficiency: Annotated[Efficiency, "real tokens over those of all sequences"]
     bounds: Annotated[list[ReportedBound], "each view and layout against its proven bound"]

@@ -51,6 +51,8 @@ class RunRecord(TypedDict, total=False):
     options: dict[str, object]
     workers: int
     stages: list[StageTime]
+    # how many times inputs were added before
+    generation: int
     traceback: str
     # of another runner, and what a plan made there is warned of
     job: JobRecord

@@ -148,7 +148,7 @@ NAMES = (
     "_run.json",
     "_plan/plan.json",
 )
-PARTS = ("_plan/listing.json", "_plan/part-000-00000-000.parquet", "sequences/part-000-00000-00000.parquet")
+PARTS = ("_plan/listing-000.json", "_plan/part-000-00000-000.parquet", "sequences/part-000-00000-00000.parquet")
 
 
 @pytest.mark.parametrize("name", [*NAMES, *PARTS])

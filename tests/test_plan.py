@@ -28,7 +28,7 @@ from patchpack.pipeline.stages.plan import (
 from patchpack.pipeline.stages.planned import PLAN_SCHEMA
 from patchpack.pipeline.stages.records import Reference
 from patchpack.pipeline.stages.sample import sample
-from patchpack.pipeline.stages.saved import numbered, planned_shards, read_group, read_shard_rows, read_summaries
+from patchpack.pipeline.stages.saved import numbered, read_group, read_shard_rows, read_summaries
 from patchpack.pipeline.stages.summary import ShardPlan
 from patchpack.pipeline.stages.write import fingerprint
 
@@ -364,10 +364,14 @@ def test_a_plan_survives_its_file(tmp_path_factory: pytest.TempPathFactory, memb
     plans = [plan_group(group, members[group::2], CONFIG, None) for group in (0, 1)]
     for plan in reversed(plans):
         save_group(folder, plan)
-    assert list(read_summaries(folder)) == [s for plan in plans for s in numbered(view.summary for view in plan.views)]
-    assert [shard for plan in plans for shard in plan.listed] == list(planned_shards(folder))
+    assert list(read_summaries(folder, [0])) == [
+        s for plan in plans for s in numbered(view.summary for view in plan.views)
+    ]
+    assert [shard for plan in plans for shard in plan.listed] == [
+        shard for summary in read_summaries(folder, [0]) for shard in summary.shards
+    ]
     for plan in plans:
-        assert read_group(folder, plan.group, 2) == list(numbered(view.summary for view in plan.views))
+        assert read_group(folder, (0, plan.group), 2) == list(numbered(view.summary for view in plan.views))
         for shard, rows in zip(plan.listed, plan.shards, strict=True):
             assert read_shard_rows(folder, shard) == rows
 
@@ -380,7 +384,7 @@ def test_the_bytes_of_a_plan_depend_on_nothing_but_the_plan(tmp_path: Path) -> N
         save_group(str(tmp_path / name), plan_group(0, arrived, CONFIG, None))
         contents.append({path.name: path.read_bytes() for path in (tmp_path / name / "_plan").iterdir()})
     assert contents[0] == contents[1]
-    assert set(contents[0]) == {"part-000-00000-000.parquet", "part-000-00000-001.parquet"}
+    assert set(contents[0]) == {"part-000-00000-000.parquet", "part-000-00000-001.parquet", "parts-000.json"}
 
 
 ROWS = plan_group(0, [make_reference("a/b.mp4", (2, 1, 1)), make_reference("c.jpg")], CONFIG, None).shards[0]

@@ -164,8 +164,8 @@ def writing(folder: Path, *, lists: bool) -> Writing:
     """Returns the progress of four shards of 200 examples."""
     (folder / "sequences").mkdir()
     planned: Any = {"num_segments": 200, "num_shards": 4}
-    totals: Any = {"num_rejects": 7, "planned": planned}
-    return Writing(str(folder), totals, lists=lists)
+    plan: Any = {"totals": {"num_rejects": 7, "planned": planned}, "earlier": []}
+    return Writing(str(folder), plan, lists=lists)
 
 
 def test_what_an_earlier_run_has_written_is_done_and_says_nothing_of_the_speed(tmp_path: Path) -> None:

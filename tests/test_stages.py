@@ -10,6 +10,7 @@ from conftest import ROOT
 from patchpack.pipeline.config import BuildConfig
 from patchpack.pipeline.execution.graph import build_graph, plan_graph, shard_graph
 from patchpack.pipeline.execution.shuffle import Shuffle
+from patchpack.pipeline.stages.generations import Grown
 
 STAGES = ["list", "probe", "dedupe", "sample", "group", "plan", "write", "finish"]
 # what the stages share
@@ -21,6 +22,7 @@ SHARED = {
     "probed",
     "packed",
     "planned",
+    "generations",
     "labels",
     "saved",
     "summary",
@@ -52,14 +54,14 @@ def test_each_stage_is_a_file() -> None:
 
 def test_each_stage_is_a_label_of_the_graph_in_order(tmp_path: Path) -> None:
     planning, writing, config = beam.Pipeline(), beam.Pipeline(), BuildConfig()
-    plan_graph(planning, [], str(tmp_path), config, Shuffle(None))
-    shard_graph(writing, [], [], str(tmp_path), config, {})
+    plan_graph(planning, [], str(tmp_path), config, Shuffle(None), Grown())
+    shard_graph(writing, [], [], [], str(tmp_path), config, {})
     assert [*labels_of(planning), *labels_of(writing)] == STAGES
 
 
 def test_one_job_has_all_of_them(tmp_path: Path) -> None:
     whole = beam.Pipeline()
-    build_graph(whole, [], str(tmp_path), BuildConfig(), {})
+    build_graph(whole, [], str(tmp_path), BuildConfig(), {}, Grown())
     assert labels_of(whole) == STAGES
 
 

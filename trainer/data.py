@@ -13,6 +13,7 @@ Cost: `benchmarks/loader.py` measures the reading.
 """
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NoReturn, TypedDict, Unpack, cast
@@ -96,7 +97,7 @@ class PackedShards:
 
     def __init__(
         self,
-        path: str,
+        path: str | os.PathLike[str],
         *,
         batch_size: int,
         layout: int = 0,
@@ -138,7 +139,7 @@ class PackedShards:
             ValueError: an argument is out of its range, or the batch size over the number of sequences.
             FormatError: the dataset is unfinished, broken or too new.
         """
-        self.path = path
+        self.path = path = os.fspath(path)
         kept = open_cache([path], cache, cache_bytes)
         self.dataset = Dataset(path, layout=layout, verify=verify, cache=kept, on_corrupt=on_corrupt)
         self.manifest: Manifest = self.dataset.manifest

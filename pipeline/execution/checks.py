@@ -3,14 +3,16 @@
 from typing import NamedTuple
 
 from patchpack.pipeline.config import BuildConfig
-from patchpack.pipeline.errors import BuildFailed, TooManyRejects
+from patchpack.pipeline.errors import BuildFailed, NothingNew, TooManyRejects
 from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution.stage import bug
 from patchpack.pipeline.names import PLAN_FOLDER
 from patchpack.pipeline.report.counted import Scan
 from patchpack.pipeline.stages import finish, saved
+from patchpack.pipeline.stages.generations import CHANGED_SINCE, KNOWN
 from patchpack.pipeline.stages.labels import check_labels
 from patchpack.pipeline.stages.list import EXCLUDED, NO_SUFFIX, Input
+from patchpack.pipeline.stages.records import Reject
 from patchpack.pipeline.stages.summary import Listing
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import REJECT_TABLE_NAME
@@ -37,6 +39,10 @@ def check_plan(listing: Listing, inputs: list[Input], config: BuildConfig) -> li
     warnings = check_listing(listing, inputs, config)
     if listing.label_gaps is not None and listing.label_gaps.num_inputs:
         warnings += filter(None, [check_labels(listing.label_gaps, config.labels_shown)])
+    if changed := listing.ignored.get(CHANGED_SINCE):
+        warnings.append(
+            f"{changed} inputs have another size than when they were packed; --append leaves what is packed as it is; --overwrite packs anew"
+        )
     return warnings
 
 
@@ -62,11 +68,21 @@ def check_listing(listing: Listing, inputs: list[Input], config: BuildConfig) ->
     ]
 
 
-def check_not_all_rejected(folder: str, totals: Totals) -> None:
+def check_not_all_known(folder: str, listing: Listing) -> None:
+    """Ends a build that has nothing to add.
+
+    Raises:
+        NothingNew: every input was packed or rejected before.
+    """
+    num_known = sum(listing.ignored.get(why, 0) for why in KNOWN)
+    if not listing.num_inputs and num_known:
+        raise NothingNew(f"{folder}: nothing to add; all {num_known} inputs were packed or rejected before")
+
+
+def check_not_all_rejected(folder: str, totals: Totals, rejects: list[Reject]) -> None:
     """Fails where nothing is left to write."""
     if totals["planned"]["num_shards"]:
         return
-    rejects = list(saved.read_rejects(folder))
     first, num_inputs = min(rejects), len({row.key for row in rejects})
     raise BuildFailed(
         f"{folder}: nothing to write, all {num_inputs} inputs were rejected (first: {first.key}: {first.reason}, {first.detail}); "
@@ -74,9 +90,9 @@ def check_not_all_rejected(folder: str, totals: Totals) -> None:
     )
 
 
-def check_readable(folder: str, totals: Totals, config: BuildConfig) -> None:
+def check_readable(folder: str, totals: Totals, rejects: list[Reject], config: BuildConfig) -> None:
     """Keeps no plan that was made while storage failed: it would leave out for ever what could not be read then."""
-    lost = sorted(row for row in saved.read_rejects(folder) if row.reason in ("unreadable", "not_found"))
+    lost = sorted(row for row in rejects if row.reason in ("unreadable", "not_found"))
     num_inputs = totals["num_inputs"]
     num_lost = len({row.key for row in lost})
     if num_inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and num_lost > config.max_reject_fraction * num_inputs:

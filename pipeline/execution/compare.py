@@ -52,8 +52,8 @@ def compare(inputs: list[str], texts: Sequence[str], base: PlanConfig, options: 
                 config,
                 lambda counts: planning(counts, config),
             )
-        found, rejects = examples.read_probed(folder), list(saved.read_rejects(folder))
-        for warning in check_listing(saved.read_listing(folder), parsed, config):
+        found, rejects = examples.read_probed(folder), list(saved.read_rejects(folder, [0]))
+        for warning in check_listing(saved.read_listing(folder, [0]), parsed, config):
             warn(warning)
         if not found.keys:
             first = min(rejects)

@@ -7,6 +7,9 @@ prefix of that, and `--resume` goes on behind it.
 `--overwrite` plans in _plan-next/, a folder that begins as a dataset's own does. The old dataset stays whole until that plan
 is complete; then its manifest goes, its shards, its tables, and the new plan takes its place, plan.json last. A
 run that dies in between has left the complete plan, and `--resume` ends what was begun.
+
+`--append` plans there, too. Its plan is put beside the one that is there, plan.json last, and the old dataset stays whole until
+the new shards are and only the tables are to be replaced.
 """
 
 import json
@@ -26,7 +29,6 @@ from patchpack.options import recorded
 from patchpack.pipeline.config import BuildConfig
 from patchpack.pipeline.execution.shuffle import Shuffle
 from patchpack.pipeline.names import (
-    CLASSES_NAME,
     NEXT_FOLDER,
     PLAN_FOLDER,
     PLAN_NAME,
@@ -72,10 +74,10 @@ def held(folder: str, config: BuildConfig) -> Iterator[None]:
                     f"{folder}: another build is writing here; one output has one build; wait for it, or choose another --output"
                 )
             names = files.names(folder)
-            if names and not (config.resume or config.overwrite):
+            if names and not (config.resume or config.overwrite or config.append):
                 raise ValueError(
                     f"{folder}: not empty ({len(names)} entries); a build starts in an empty output; "
-                    "use --resume to go on, --overwrite to replace the dataset in it, or another --output"
+                    "use --resume to go on, --append to add inputs, --overwrite to replace the dataset in it, or another --output"
                 )
             _check_no_links(folder)
             yield
@@ -113,13 +115,20 @@ def record_begun(folder: str) -> RunRecord:
     return cast(RunRecord, json.loads(files.read(path))) if files.exists(path) else {}
 
 
+def is_growing(folder: str) -> bool:
+    """Returns whether inputs are being added to this output, and their plan is not complete."""
+    home = begun_home(folder)
+    return home != folder and plan_home(folder) == folder and record_begun(folder).get("generation", 0) > 0
+
+
 def run_record(folder: str) -> RunRecord:
     """Returns what _run.json holds of the build that `--resume` would go on with; empty where there is none."""
-    path = files.join(plan_home(folder), RUN_NAME)
+    home = begun_home(folder) if is_growing(folder) else plan_home(folder)
+    path = files.join(home, RUN_NAME)
     return cast(RunRecord, json.loads(files.read(path))) if files.exists(path) else {}
 
 
-def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
+def write_record(folder: str, inputs: list[Input], config: BuildConfig, generation: int) -> None:
     """Writes _run.json, before anything else is; a build that goes on keeps the stages of the runs before."""
     before = run_record(folder) if config.resume else {}
     record: RunRecord = {
@@ -134,6 +143,7 @@ def write_record(folder: str, inputs: list[Input], config: BuildConfig) -> None:
         "options": recorded(config),
         "workers": config.workers,
         "stages": before.get("stages", []),
+        "generation": generation,
     }
     files.make_folder(files.join(folder, PLAN_FOLDER))
     _put_record(folder, record)
@@ -220,33 +230,41 @@ def shuffling(folder: str, *, is_local: bool) -> Iterator[Shuffle]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def clear_next(folder: str) -> None:
-    """Deletes what an overwrite has planned."""
+def clear_next(folder: str, *, keep_probed: bool = False) -> None:
+    """Deletes what an overwrite or an append has planned; with `keep_probed` not what was probed for it."""
     following = files.join(folder, NEXT_FOLDER)
     # its mark of being complete first
     files.remove(files.join(following, PLAN_NAME))
-    clear_plan(following)
+    clear_plan(following, keep_probed=keep_probed)
     for name in files.names(following):
-        files.remove(files.join(following, name))
+        if name != PLAN_FOLDER:
+            files.remove(files.join(following, name))
     files.remove_empty(following)
 
 
 def settle(folder: str) -> None:
-    """Ends what an overwrite has begun: puts a complete _plan-next/ in the place of the old dataset, deletes any other.
+    """Ends what was begun beside a dataset: puts a complete _plan-next/ in its place or, of added inputs, beside its plan.
 
-    A run that dies here leaves what the next call ends.
+    Any other _plan-next/ is deleted. A run that dies here leaves what the next call ends.
     """
     following = files.join(folder, NEXT_FOLDER)
     if plan_home(folder) == folder:
         clear_next(folder)
         return
-    delete_dataset(folder)
-    files.make_folder(files.join(folder, PLAN_FOLDER))
-    names = [f"{PLAN_FOLDER}/{name}" for name in files.names(files.join(following, PLAN_FOLDER))]
-    # plan.json last: a plan that has one is whole
-    for name in [RUN_NAME, *(name for name in names if name != PLAN_NAME), PLAN_NAME]:
-        files.write(files.join(folder, name), files.read(files.join(following, name)))
+    if not saved.read_plan_record(following)["earlier"]:
+        delete_dataset(folder)
+    copy_plan(following, folder)
+    files.write(files.join(folder, RUN_NAME), files.read(files.join(following, RUN_NAME)))
+    files.write(files.join(folder, PLAN_NAME), files.read(files.join(following, PLAN_NAME)))
     clear_next(folder)
+
+
+def copy_plan(source: str, folder: str) -> None:
+    """Copies the files of the last generation of a plan but plan.json, which makes it whole."""
+    generation = saved.read_generations(source)[-1]
+    files.make_folder(files.join(folder, PLAN_FOLDER))
+    for name in saved.generation_names(source, generation):
+        files.write(files.join(folder, name), files.read(files.join(source, name)))
 
 
 def delete_dataset(folder: str) -> None:
@@ -259,7 +277,6 @@ def delete_dataset(folder: str) -> None:
         REPORT_PAGE_NAME,
         REJECT_TABLE_NAME,
         BOUND_TABLE_NAME,
-        CLASSES_NAME,
         PLAN_NAME,
         SHARD_TABLE_NAME,
     ]
@@ -281,4 +298,5 @@ def _shard_names(folder: str) -> list[str]:
         except FormatError:
             # broken: the plan it was made from names the same shards
             pass
-    return [shard.name for shard in saved.planned_shards(folder)]
+    # no shard is written before its plan is whole, and none is left where it was deleted
+    return [shard.name for shard in saved.planned_shards(folder)] if files.exists(files.join(folder, PLAN_NAME)) else []

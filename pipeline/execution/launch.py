@@ -19,16 +19,18 @@ from apache_beam.runners.runner import PipelineResult
 
 from patchpack.options import output_affecting
 from patchpack.pipeline.config import BuildConfig, PlanConfig
+from patchpack.pipeline.errors import NothingNew
 from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution import job, outcome
 from patchpack.pipeline.execution.graph import build_graph, plan_graph, shard_graph
 from patchpack.pipeline.execution.progress import Amount, say, warn
-from patchpack.pipeline.execution.resume import plan_is_kept, warn_of_new_inputs
+from patchpack.pipeline.execution.resume import fetch_plan, growth, plan_is_kept, warn_of_new_inputs
 from patchpack.pipeline.execution.stage import Building, Writing, planning, run_graph, run_job
 from patchpack.pipeline.execution.stock import planning_home, take_stock, undone_if_refused
 from patchpack.pipeline.media.resize import resolved
-from patchpack.pipeline.names import PLAN_NAME, REPORT_NAME
+from patchpack.pipeline.names import REPORT_NAME
 from patchpack.pipeline.stages import finish, saved
+from patchpack.pipeline.stages.generations import Grown
 from patchpack.pipeline.stages.list import Input, check_containers, parse_input, source_roots
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO
 from patchpack.pipeline.storage import files, remote
@@ -36,8 +38,7 @@ from patchpack.pipeline.versions import library_versions
 from patchpack.pipeline.whatif.cost import DECODED_PX_PER_S
 from patchpack.schemas.errors import is_redacted
 from patchpack.schemas.figures import Options
-from patchpack.schemas.manifest import MANIFEST_NAME
-from patchpack.schemas.report import Prediction, Report, Totals
+from patchpack.schemas.report import Prediction, Report
 from patchpack.schemas.run import JobRecord, StageName
 
 
@@ -65,10 +66,12 @@ def build(inputs: list[str], folder: str, config: BuildConfig, options: Pipeline
         try:
             if not _waited_for(folder, config):
                 _build(parsed, folder, config, options)
+            outcome.raise_saved(folder)
         except KeyboardInterrupt as error:
             what = str(error) or f"{folder} is unfinished; build --output {folder} --resume goes on"
             raise KeyboardInterrupt(what) from error
-        outcome.raise_saved(folder)
+        except NothingNew as error:
+            say(str(error))
         return cast(Report, json.loads(files.read(files.join(folder, REPORT_NAME))))
 
 
@@ -94,15 +97,22 @@ def _build(
 ) -> None:
     """Builds what is not there yet; with `leaves` it only submits the job."""
     outcome.clear(folder)
+    if config.resume and output.is_growing(folder):
+        # its plan was not complete: it is made again, of what was probed
+        config = dataclasses.replace(config, resume=False, append=True)
+    grown = growth(folder) if config.append else Grown()
     is_planned = config.resume and plan_is_kept(folder, config, inputs)
+    if config.from_plan is not None and not is_planned:
+        fetch_plan(config.from_plan, inputs, folder, config)
+        is_planned = True
     if is_planned:
         _take_plan_over(inputs, folder, config)
     elif options is None:
-        _make_plan(inputs, folder, config, options)
+        _make_plan(inputs, folder, config, options, grown)
     if is_planned or options is None:
         _write_shards(folder, source_roots(inputs, config), config, options, leaves=leaves)
     else:
-        _run_all(inputs, folder, config, options, leaves=leaves)
+        _run_all(inputs, folder, config, options, grown, leaves=leaves)
 
 
 def _waited_for(folder: str, config: BuildConfig) -> bool:
@@ -160,7 +170,7 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
         parsed = read_inputs(inputs, folder, build_config)
         build_config = with_backend(build_config, options)
         with output.held(folder, build_config):
-            _make_plan(parsed, folder, build_config, options)
+            _make_plan(parsed, folder, build_config, options, Grown())
         every = finish.Planned(saved.read_summaries(folder), build_config)
         totals = every.totals(saved.read_listing(folder))
         planned, length = totals["planned"], config.sequence_length
@@ -173,7 +183,7 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
             if planned["num_sequences"]
             else 0.0,
             "bounds": [bound.entry for bound in every.bounds()],
-            **saved.read_arranged(folder),
+            **saved.read_arranged(folder, 0),
             "predicted_bytes": every.num_bytes,
             "predicted_decode_core_s": planned["source_px"] / DECODED_PX_PER_S,
             "rejects": dict(sorted(reasons.items())),
@@ -196,7 +206,9 @@ def check_stores(folder: str, inputs: list[str], options: PipelineOptions | None
 
 def read_inputs(texts: list[str], folder: str, config: BuildConfig) -> list[Input]:
     """Returns what was named, or what the build to go on with was begun with; raises ValueError where it cannot be used."""
-    if not texts and config.resume:
+    if not texts and config.from_plan is not None:
+        texts = output.run_record(config.from_plan).get("inputs", [])
+    elif not texts and (config.resume or config.append):
         texts = output.run_record(folder).get("inputs", [])
         if hidden := next(filter(is_redacted, texts), None):
             raise ValueError(
@@ -226,14 +238,16 @@ def _take_plan_over(inputs: list[Input], folder: str, config: BuildConfig) -> No
     """Makes the output ready to go on from the plan that is there."""
     output.settle(folder)
     output.sweep(folder)
-    output.write_record(folder, inputs, config)
+    output.write_record(folder, inputs, config, saved.read_generations(folder)[-1])
     if warning := warn_of_new_inputs(folder, inputs, config):
         warn(warning)
 
 
-def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: PipelineOptions | None) -> None:
-    """Makes the plan; with --overwrite beside the old dataset, which it replaces once it is complete."""
-    home = _begin_plan(inputs, folder, config)
+def _make_plan(
+    inputs: list[Input], folder: str, config: BuildConfig, options: PipelineOptions | None, grown: Grown
+) -> None:
+    """Makes the plan; with --overwrite and --append beside the old dataset, until it is complete."""
+    home = _begin_plan(inputs, folder, config, grown)
     with undone_if_refused(folder, config):
         with (
             output.stage_noted(home, "plan", config.workers if options is None else None) as counts,
@@ -241,35 +255,42 @@ def _make_plan(inputs: list[Input], folder: str, config: BuildConfig, options: P
         ):
             _run(
                 home,
-                lambda pipeline: plan_graph(pipeline, inputs, home, config, shuffle),
+                lambda pipeline: plan_graph(pipeline, inputs, home, config, shuffle, grown),
                 config,
                 options,
                 lambda counts: planning(counts, config),
                 counts,
             )
-        for warning in take_stock(folder, inputs, config):
+        for warning in take_stock(folder, inputs, config, grown):
             warn(warning)
 
 
-def _begin_plan(inputs: list[Input], folder: str, config: BuildConfig) -> str:
+def _begin_plan(inputs: list[Input], folder: str, config: BuildConfig, grown: Grown) -> str:
     """Returns where the plan is to be made, with nothing of an earlier one but what may be kept."""
     home = planning_home(folder, config)
-    output.clear_next(folder)
-    output.clear_plan(home, keep_probed=config.resume)
-    output.write_record(home, inputs, config)
+    output.clear_next(folder, keep_probed=config.append)
+    if not config.append:
+        output.clear_plan(home, keep_probed=config.resume)
+    output.write_record(home, inputs, config, grown.generation.number)
     return home
 
 
 def _run_all(
-    inputs: list[Input], folder: str, config: BuildConfig, options: PipelineOptions | None, *, leaves: bool
+    inputs: list[Input],
+    folder: str,
+    config: BuildConfig,
+    options: PipelineOptions | None,
+    grown: Grown,
+    *,
+    leaves: bool,
 ) -> None:
     """Builds with one job of another runner."""
-    home = _begin_plan(inputs, folder, config)
+    home = _begin_plan(inputs, folder, config, grown)
     versions = library_versions(config.media_backend)
     with _noted(home, "build", None, leaves=leaves) as counts:
         _run(
             home,
-            lambda pipeline: build_graph(pipeline, inputs, folder, config, versions),
+            lambda pipeline: build_graph(pipeline, inputs, folder, config, versions, grown),
             config,
             options,
             Building(folder, config).amount,
@@ -281,15 +302,13 @@ def _run_all(
 def _write_shards(
     folder: str, roots: list[str], config: BuildConfig, options: PipelineOptions | None, *, leaves: bool
 ) -> None:
-    # from here on the dataset is unfinished
-    files.remove(files.join(folder, MANIFEST_NAME))
     versions = library_versions(config.media_backend)
-    groups = saved.planned_groups(folder)
-    totals: Totals = json.loads(files.read(files.join(folder, PLAN_NAME)))["totals"]
-    writing = Writing(folder, totals, lists=options is not None)
+    *earlier, last = saved.read_generations(folder)
+    groups, before = saved.planned_groups(folder, [last]), saved.planned_groups(folder, earlier)
+    writing = Writing(folder, saved.read_plan_record(folder), lists=options is not None)
 
     def add_graph(pipeline: beam.Pipeline) -> None:
-        shard_graph(pipeline, groups, roots, folder, config, versions)
+        shard_graph(pipeline, groups, before, roots, folder, config, versions)
 
     workers = config.workers if options is None else None
     with _noted(folder, "write", workers, leaves=leaves) as counts:

@@ -18,6 +18,7 @@ from patchpack.pipeline.execution import counts
 from patchpack.pipeline.execution.shuffle import Piece, Shuffle, split
 from patchpack.pipeline.execution.transform import Tagged, Transform
 from patchpack.pipeline.stages.buckets import bucket_of, num_buckets
+from patchpack.pipeline.stages.generations import Grown, known_names, read_known
 from patchpack.pipeline.stages.labels import read_label_file, with_folder_label
 from patchpack.pipeline.stages.list import (
     BEYOND_LIMIT,
@@ -59,6 +60,7 @@ class ListInputs(Transform[PCollection[Input], Listed]):
     roots: list[str]
     config: PlanConfig
     shuffle: Shuffle
+    grown: Grown
 
     def expand(self, inputs: PCollection[Input]) -> Listed:
         config, shuffle, roots = self.config, self.shuffle, self.roots
@@ -91,6 +93,8 @@ class ListInputs(Transform[PCollection[Input], Listed]):
             return _spread("source", table, buckets, shuffle)
 
         parts = sources | "spread" >> beam.FlatMap(spread, AsSingleton(buckets))
+        if self.grown.generation.number:
+            parts = (parts, buckets | "known" >> KnownInputs(self.grown, shuffle)) | "and known" >> beam.Flatten()
         if config.labels not in ("none", "folder"):
             named = (
                 sources.pipeline
@@ -100,6 +104,31 @@ class ListInputs(Transform[PCollection[Input], Listed]):
             parts = (parts, named.parts) | "and labels" >> beam.Flatten()
             rejects = (rejects, named.rejects) | "and bad rows" >> beam.Flatten()
         return Listed(parts, rejects, ignored, buckets)
+
+
+@dataclass
+class KnownInputs(Transform[PCollection[int], PCollection[tuple[int, Part]]]):
+    """The inputs of the generations before, spread over the buckets that new ones are spread over."""
+
+    grown: Grown
+    shuffle: Shuffle
+
+    def expand(self, buckets: PCollection[int]) -> PCollection[tuple[int, Part]]:
+        folder, shuffle = self.grown.folder, self.shuffle
+
+        def spread(name: str, buckets: int) -> Iterator[tuple[int, Part]]:
+            return _spread("known", read_known(folder, name), buckets, shuffle)
+
+        def names(generation: int) -> Iterator[str]:
+            return known_names(folder, generation)
+
+        return (
+            buckets.pipeline
+            | "generations" >> beam.Create(list(self.grown.generation.before))
+            | "names" >> beam.FlatMap(names)
+            | "one a worker" >> beam.Reshuffle()
+            | "spread" >> beam.FlatMap(spread, AsSingleton(buckets))
+        )
 
 
 @dataclass

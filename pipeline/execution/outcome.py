@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Literal, TypedDict, cast
 
-from patchpack.pipeline.errors import BuildFailed, TooManyRejects
+from patchpack.pipeline.errors import BuildFailed, NothingNew, TooManyRejects
 from patchpack.pipeline.names import OUTCOME_NAME, PLAN_FOLDER, REPORT_NAME
 from patchpack.pipeline.storage import files
 from patchpack.schemas.errors import without_secrets
@@ -16,9 +16,9 @@ from patchpack.schemas.report import Report
 
 
 class Outcome(TypedDict):
-    """Why there is no dataset: wrong use, a failure (with a traceback where that is a bug of ours), or too many rejects."""
+    """Why there is no dataset: wrong use, a failure (with a traceback where that is a bug of ours), too many rejects, or nothing new."""
 
-    kind: Literal["usage", "failed", "rejects"]
+    kind: Literal["usage", "failed", "rejects", "nothing"]
     message: str
     traceback: str
 
@@ -32,6 +32,8 @@ def saved(folder: str) -> Iterator[None]:
         _save(folder, {"kind": "rejects", "message": str(error), "traceback": ""})
     except BuildFailed as error:
         _save(folder, {"kind": "failed", "message": str(error), "traceback": str(error.__cause__ or "")})
+    except NothingNew as error:
+        _save(folder, {"kind": "nothing", "message": str(error), "traceback": ""})
     except ValueError as error:
         _save(folder, {"kind": "usage", "message": str(error), "traceback": ""})
 
@@ -56,14 +58,15 @@ def raise_saved(folder: str) -> None:
     Raises:
         ValueError: wrong use.
         BuildFailed: a failure, or too many rejects (`TooManyRejects`, with the report).
+        NothingNew: there is nothing to add.
     """
     outcome = read(folder)
     if outcome is None:
         return
-    if outcome["kind"] == "usage":
+    if outcome["kind"] in ("usage", "nothing"):
         # nothing was begun, and nothing is left
         clear(folder)
-        raise ValueError(outcome["message"])
+        raise (ValueError if outcome["kind"] == "usage" else NothingNew)(outcome["message"])
     if outcome["kind"] == "rejects":
         raise TooManyRejects(outcome["message"], cast(Report, json.loads(files.read(files.join(folder, REPORT_NAME)))))
     cause = RuntimeError(outcome["traceback"]) if outcome["traceback"] else None

@@ -5,6 +5,7 @@ some hundred bytes for a hundred of them. Rejects leave with the bucket that the
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,10 +24,18 @@ from patchpack.pipeline.execution.sandbox import isolated
 from patchpack.pipeline.execution.shuffle import Piece, Shuffle, split
 from patchpack.pipeline.execution.transform import Tagged, Transform
 from patchpack.pipeline.media import DecodeError
-from patchpack.pipeline.names import ARRANGED_NAME, CLASSES_NAME, LISTING_NAME
+from patchpack.pipeline.names import arranged_name, classes_name, listing_name
 from patchpack.pipeline.report.arrangement import Arrangement
 from patchpack.pipeline.stages.buckets import bucket_of, distinct, of_split
-from patchpack.pipeline.stages.dedupe import rejects_of_copies, with_digest
+from patchpack.pipeline.stages.dedupe import PACKED_BEFORE, rejects_of_copies, with_digest
+from patchpack.pipeline.stages.generations import (
+    KNOWN_SCHEMA,
+    Generation,
+    Grown,
+    not_known,
+    read_digests,
+    write_digests,
+)
 from patchpack.pipeline.stages.group import group_of, num_groups
 from patchpack.pipeline.stages.labels import in_order, label_gaps, label_of
 from patchpack.pipeline.stages.list import OF_OTHER_SPLIT, source_path
@@ -35,7 +44,7 @@ from patchpack.pipeline.stages.probe import probe
 from patchpack.pipeline.stages.probed import Probed, fingerprint, read_probed, write_probed
 from patchpack.pipeline.stages.records import Example, Ignored, KeyConflict, LabelRow, Reject, Source, reject
 from patchpack.pipeline.stages.sample import sample_table
-from patchpack.pipeline.stages.saved import write_rejects, write_view_plan
+from patchpack.pipeline.stages.saved import read_classes, write_parts, write_rejects, write_view_plan
 from patchpack.pipeline.stages.summary import HEADS, Listing
 from patchpack.pipeline.stages.tables import (
     EXAMPLE_SCHEMA,
@@ -56,8 +65,10 @@ COUNT_EVERY_S = 0.25
 # what is known of a bucket: ("probed", number of its examples), ("copy", a key, the one that is kept, number of examples), or
 # ("reject", the reject)
 Found = tuple[str, Any]
-# a group, a view of it, and how many groups there are
+# a group of this generation, counted from 0, a view of it, and how many groups there are
 ViewKey = tuple[int, int, int]
+# a group, a view of it, and how that is arranged
+PlannedPart = tuple[tuple[int, int], Arrangement]
 
 
 class ProbedBuckets(NamedTuple):
@@ -120,7 +131,7 @@ class Probe(Transform[Listed, ProbedBuckets]):
 
     def _listed(self, parts: Iterable[Part]) -> tuple[list[Source], Listing]:
         """Returns the sources of a bucket by key, each once, and what else was in it."""
-        pieces: dict[str, list[Piece]] = {"source": [], "label": []}
+        pieces: dict[str, list[Piece]] = {"source": [], "label": [], "known": []}
         for kind, piece in parts:
             pieces[kind].append(piece)
         listed = sources_of(self.shuffle.get(pieces["source"], SOURCE_SCHEMA))
@@ -128,12 +139,11 @@ class Probe(Transform[Listed, ProbedBuckets]):
         labels = [LabelRow(*row) for row in zip(*(named[name].to_pylist() for name in named.column_names), strict=True)]
         rows = list(distinct(listed, labels, self.roots))
         conflicts = [row for row in rows if isinstance(row, KeyConflict)]
-        return (
-            [row for row in rows if isinstance(row, Source)],
-            Listing.merged(
-                [Listing(key_conflict=min(conflicts, default=None))]
-                + [Listing({row.why: 1}) for row in rows if isinstance(row, Ignored)]
-            ),
+        known = self.shuffle.get(pieces["known"], KNOWN_SCHEMA)
+        sources = list(not_known((row for row in rows if isinstance(row, Source)), known))
+        ignored = Counter(row.why for row in [*rows, *sources] if isinstance(row, Ignored))
+        return [row for row in sources if isinstance(row, Source)], Listing(
+            dict(ignored), key_conflict=min(conflicts, default=None)
         )
 
     def _probed(self, bucket: int, sources: list[Source]) -> Probed:
@@ -173,6 +183,7 @@ class Dedupe(Transform[tuple[Listed, ProbedBuckets], Met]):
     """Buckets with everything that is known of them: rejects of listing, and which inputs are copies of others."""
 
     config: PlanConfig
+    grown: Grown
 
     def expand(self, found: tuple[Listed, ProbedBuckets]) -> Met:
         listed, probed = found
@@ -186,13 +197,23 @@ class Dedupe(Transform[tuple[Listed, ProbedBuckets], Met]):
         rejects = listed.rejects | "of bucket" >> beam.FlatMap(of_bucket, AsSingleton(listed.buckets))
         of_buckets, counted = [probed.found, rejects], [probed.found | "probed" >> beam.Map(lambda row: row[1][1])]
         if config.dedupe != "none":
-            copies = probed.digests | "content" >> beam.GroupByKey() | "least key" >> beam.FlatMap(rejects_of_copies)
+            digests = probed.digests
+            if self.grown.generation.number:
+                before = digests.pipeline | "generations" >> beam.Create(list(self.grown.generation.before))
+                packed = before | "packed before" >> beam.FlatMap(_packed_digests, self.grown.folder)
+                digests = (digests, packed) | "and those before" >> beam.Flatten()
+            copies = digests | "content" >> beam.GroupByKey() | "least key" >> beam.FlatMap(rejects_of_copies)
             of_buckets.append(copies | "copies" >> beam.Map(lambda row: (row[0], ("copy", row[1]))))
             counted.append(copies | "fewer" >> beam.Map(lambda row: -row[1][2]))
         return Met(
             of_buckets | "known" >> beam.Flatten() | "meet" >> beam.GroupByKey(),
             counted | "counts" >> beam.Flatten() | "examples" >> beam.CombineGlobally(sum),
         )
+
+
+def _packed_digests(generation: int, folder: str) -> Iterator[tuple[str, tuple[str, int, int]]]:
+    for digest, key in read_digests(folder, generation):
+        yield digest, (key, PACKED_BEFORE, 0)
 
 
 def of_bucket(folder: str, number: int, found: Iterable[Found]) -> tuple[pa.Table, list[Reject]]:
@@ -226,6 +247,7 @@ class Sample(Transform[Met, Sampled]):
     folder: str
     config: PlanConfig
     shuffle: Shuffle
+    generation: Generation
 
     def expand(self, met: Met) -> Sampled:
         groups = met.num_examples | "groups" >> beam.Map(num_groups, self.config.group_size)
@@ -242,7 +264,9 @@ class Sample(Transform[Met, Sampled]):
             references, too_large = sample_table(examples, config.policy)
             rejects = sorted({*rejects, *too_large})
             if rejects:
-                write_rejects(self.folder, number, rejects)
+                write_rejects(self.folder, self.generation.number, number, rejects)
+            if self.config.dedupe != "none" and len(examples):
+                write_digests(self.folder, self.generation.number, number, examples)
             counts.add(num_sampled=len(references))
             for row in rejects:
                 counts.add_reject(row)
@@ -252,9 +276,9 @@ class Sample(Transform[Met, Sampled]):
             pieces = [(divmod(at, config.views), piece) for at, piece in self.shuffle.put(parts)]
         for (group, view), piece in pieces:
             yield (group, view, groups), piece
-        yield TaggedOutput("listings", self._listing(examples, set(keys), rejects))
+        yield TaggedOutput("listings", self._listing(number, examples, set(keys), rejects))
 
-    def _listing(self, examples: pa.Table, sampled: set[str], rejects: list[Reject]) -> Listing:
+    def _listing(self, number: int, examples: pa.Table, sampled: set[str], rejects: list[Reject]) -> Listing:
         """Returns what became of the inputs of a bucket."""
         columns = ("key", "size_bytes", "head", "labels")
         of_key = {
@@ -270,27 +294,34 @@ class Sample(Transform[Met, Sampled]):
             source_bytes=None if any(size < 0 for size in sizes) else sum(sizes),
             heads=sorted(head for _, head, _ in of_key.values())[:HEADS],
             label_gaps=gaps if self.config.has_labels else None,
+            rejects_in=[number] if rejects else [],
+            digests_in=[number] if self.config.dedupe != "none" and len(examples) else [],
         )
 
 
 @dataclass
 class ClassNames(Transform[tuple[Listed, ProbedBuckets], PCollection[tuple[str, ...]]]):
-    """The names of the classes: those given, or all that inputs have, sorted; saved beside the plan."""
+    """The names of the classes: those given, or those of the generations before and then all others of inputs, sorted.
+
+    They are saved beside the plan.
+    """
 
     folder: str
-    given: tuple[str, ...] | None
-    of_folders: bool
+    config: PlanConfig
+    grown: Grown
 
     def expand(self, found: tuple[Listed, ProbedBuckets]) -> PCollection[tuple[str, ...]]:
         listed, probed = found
-        path = files.join(self.folder, CLASSES_NAME)
+        number, _ = self.grown.generation
+        path = files.join(self.folder, classes_name(number))
+        before = read_classes(self.grown.folder, number - 1) if number else ()
 
         def save(names: Iterable[str]) -> tuple[str, ...]:
             files.write(path, canonical_json(list(names)))
             return tuple(names)
 
-        if self.given is not None:
-            return listed.buckets.pipeline | "given" >> beam.Create([self.given]) | "save" >> beam.Map(save)
+        if self.config.classes is not None:
+            return listed.buckets.pipeline | "given" >> beam.Create([self.config.classes]) | "save" >> beam.Map(save)
         # a folder of nothing but what cannot be listed is a class, too
         of_rejects = listed.rejects | "folders" >> beam.FlatMap(self._folders)
         return (
@@ -299,12 +330,18 @@ class ClassNames(Transform[tuple[Listed, ProbedBuckets], PCollection[tuple[str, 
             | beam.Distinct()
             | combiners.ToList()
             | "sort" >> beam.Map(in_order)
+            | "behind those before" >> beam.Map(lambda names: _appended(before, names))
             | "save" >> beam.Map(save)
         )
 
     def _folders(self, row: Reject) -> list[str]:
-        label = label_of(row.key) if self.of_folders else None
+        label = label_of(row.key) if self.config.labels == "folder" else None
         return [] if label is None else [label]
+
+
+def _appended(before: tuple[str, ...], names: Iterable[str]) -> list[str]:
+    known = set(before)
+    return [*before, *(name for name in names if name not in known)]
 
 
 @dataclass
@@ -312,9 +349,10 @@ class SaveListing(Transform[tuple[PCollection[Listing], ...], PCollection[None]]
     """What became of all inputs, counted, saved beside the plan."""
 
     folder: str
+    generation: Generation
 
     def expand(self, parts: tuple[PCollection[Listing], ...]) -> PCollection[None]:
-        path = files.join(self.folder, LISTING_NAME)
+        path = files.join(self.folder, listing_name(self.generation.number))
         return (
             parts
             | "all" >> beam.Flatten()
@@ -339,14 +377,13 @@ class SavePlan(Transform[PCollection[tuple[ViewKey, Iterable[Piece]]], PCollecti
     config: PlanConfig
     shuffle: Shuffle
     classes: PCollection[tuple[str, ...]] | None
+    generation: Generation
 
     def expand(self, views: PCollection[tuple[ViewKey, Iterable[Piece]]]) -> PCollection[None]:
         """Returns an element when all of it is saved."""
-        classes, path = (
-            None if self.classes is None else AsSingleton(self.classes),
-            files.join(self.folder, ARRANGED_NAME),
-        )
-        step = self.config.balance_step
+        classes = None if self.classes is None else AsSingleton(self.classes)
+        folder, number, step = self.folder, self.generation.number, self.config.balance_step
+        path = files.join(folder, arranged_name(number))
 
         def merged(parts: Iterable[Arrangement]) -> Arrangement:
             every = Arrangement(step)
@@ -356,25 +393,36 @@ class SavePlan(Transform[PCollection[tuple[ViewKey, Iterable[Piece]]], PCollecti
 
         planned = views | "view" >> beam.FlatMap(self._run, classes).with_outputs("planned", main="rests")
         rests = planned.rests | "rests meet" >> beam.GroupByKey() | "rests" >> beam.Map(self._run_rests, classes)
-        saved: PCollection[None] = (
-            (planned.planned, rests)
-            | "saved" >> beam.Flatten()
+        parts = (planned.planned, rests) | "parts" >> beam.Flatten()
+        arranged = (
+            parts
+            | "arrangements" >> beam.Values()
             | "arrangement" >> beam.CombineGlobally(merged)
             | "save" >> beam.Map(lambda every: files.write(path, canonical_json(every.figures())))
         )
+        named = (
+            parts
+            | "names" >> beam.Keys()
+            | "all of them" >> combiners.ToList()
+            | "save names" >> beam.Map(lambda names: write_parts(folder, number, names))
+        )
+        saved: PCollection[None] = (arranged, named) | "saved" >> beam.Flatten()
         return saved
 
     def _run(self, view: tuple[ViewKey, Iterable[Piece]], classes: tuple[str, ...] | None) -> Iterator[Tagged]:
         (group, number, groups), pieces = view
         counts.add(num_groups=1)
         plan = self._planned(group, number, groups, pieces, classes, of_rests=False)
-        yield TaggedOutput("planned", arrangement_of(plan, self.config))
+        yield TaggedOutput("planned", self._part(plan))
         key = (rest_group(group, groups, self.config), number, groups)
         yield from self.shuffle.put((key, batch) for batch in plan.rest.combine_chunks().to_batches())
 
-    def _run_rests(self, view: tuple[ViewKey, Iterable[Piece]], classes: tuple[str, ...] | None) -> Arrangement:
+    def _run_rests(self, view: tuple[ViewKey, Iterable[Piece]], classes: tuple[str, ...] | None) -> PlannedPart:
         (group, number, groups), pieces = view
-        return arrangement_of(self._planned(group, number, groups, pieces, classes, of_rests=True), self.config)
+        return self._part(self._planned(group, number, groups, pieces, classes, of_rests=True))
+
+    def _part(self, plan: ViewPlan) -> PlannedPart:
+        return (plan.summary.group, plan.summary.view), arrangement_of(plan, self.config)
 
     def _planned(
         self,
@@ -389,7 +437,10 @@ class SavePlan(Transform[PCollection[tuple[ViewKey, Iterable[Piece]]], PCollecti
         """Returns the plan of a view of a group, which is saved."""
         with counts.timed("pack"):
             references = self.shuffle.get(pieces, REFERENCE_SCHEMA)
-            plan = plan_view(group, view, references, self.config, classes, groups, of_rests=of_rests)
+            number, first = self.generation
+            plan = plan_view(
+                first + group, view, references, self.config, classes, groups, of_rests=of_rests, generation=number
+            )
             write_view_plan(self.folder, plan.summary, plan.shards)
         counts.add(num_planned=sum(map(len, plan.shards)))
         return plan

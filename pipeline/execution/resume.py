@@ -15,16 +15,18 @@ import xxhash
 
 from patchpack.options import flag, output_affecting, shown
 from patchpack.pipeline.config import BuildConfig
-from patchpack.pipeline.execution.folder import plan_home, run_record
+from patchpack.pipeline.execution.folder import copy_plan, plan_home, run_record, write_record
 from patchpack.pipeline.execution.progress import bar
-from patchpack.pipeline.names import CLASSES_NAME, PLAN_NAME
+from patchpack.pipeline.execution.stock import planning_home
+from patchpack.pipeline.names import PLAN_NAME
 from patchpack.pipeline.stages import saved
+from patchpack.pipeline.stages.generations import Grown, following
 from patchpack.pipeline.stages.list import BEYOND_LIMIT, Input, is_guess, list_all
 from patchpack.pipeline.stages.records import Ignored, Source
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.files import described
 from patchpack.schemas.errors import is_redacted, without_secrets
-from patchpack.schemas.manifest import canonical_json
+from patchpack.schemas.manifest import canonical_json, read_manifest
 
 
 def resumed(typed: dict[str, Any], folder: str) -> BuildConfig:
@@ -36,7 +38,7 @@ def resumed(typed: dict[str, Any], folder: str) -> BuildConfig:
     known = {field.name for field in dataclasses.fields(BuildConfig)}
     kept: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in run_record(folder).get("options", {}).items()
+        for name, value in run_record(typed.get("from_plan") or folder).get("options", {}).items()
         if name in known
     }
     for name, value in kept.items():
@@ -66,13 +68,13 @@ def plan_is_kept(folder: str, config: BuildConfig, inputs: list[Input]) -> bool:
     if not files.exists(path):
         _check_inputs(run_record(folder).get("names"), inputs, folder)
         return False
-    kept = json.loads(files.read(path))
+    kept = saved.read_plan_record(home)
     now = _recorded(config)
     for name, value in kept["config"].items():
         if now.get(name) != value:
             raise _changed(name, now.get(name), value, folder)
     if config.classes is not None:
-        old = tuple(json.loads(files.read(files.join(home, CLASSES_NAME))))
+        old = saved.read_classes(home, len(kept["earlier"]))
         if old != config.classes:
             raise ValueError(
                 f"--classes: {len(config.classes)} names now, others than the {len(old)} in the saved plan of {folder}; "
@@ -80,6 +82,48 @@ def plan_is_kept(folder: str, config: BuildConfig, inputs: list[Input]) -> bool:
             )
     _check_inputs(kept["inputs"], inputs, folder)
     return True
+
+
+def growth(folder: str) -> Grown:
+    """Returns what inputs that are added to a dataset are planned as.
+
+    Raises:
+        ValueError: it is no dataset that inputs can be added to.
+        FormatError: it is unfinished, or its plan was damaged.
+    """
+    manifest = read_manifest(folder)
+    if not files.exists(files.join(folder, PLAN_NAME)):
+        raise ValueError(
+            f"{folder}: no {PLAN_NAME}; --append looks there for what is packed, and only build leaves one; build anew, with --overwrite"
+        )
+    if len(saved.read_plan_record(folder)["earlier"]) > len(manifest.earlier) or plan_home(folder) != folder:
+        raise ValueError(
+            f"{folder}: inputs are being added to it already; one generation follows the other; go on with build --output {folder} --resume"
+        )
+    return following(folder)
+
+
+def fetch_plan(source: str, inputs: list[Input], folder: str, config: BuildConfig) -> None:
+    """Copies the plan of --from-plan to where this build's would be made; plan.json, which makes it whole, comes last.
+
+    Raises:
+        ValueError: there is no plan, or it is of other inputs.
+    """
+    if not files.exists(files.join(source, PLAN_NAME)):
+        raise ValueError(
+            f"--from-plan {source}: no {PLAN_NAME} in it; it takes what plan --output saved; check the path"
+        )
+    record = saved.read_plan_record(source)
+    if record["earlier"]:
+        raise ValueError(
+            f"--from-plan {source}: a dataset that has grown {len(record['earlier'])} times; it takes one plan; make one of all inputs with "
+            "plan --output"
+        )
+    _check_inputs(record["inputs"], inputs, folder)
+    home = planning_home(folder, config)
+    copy_plan(source, home)
+    write_record(home, inputs, config, 0)
+    files.write(files.join(home, PLAN_NAME), files.read(files.join(source, PLAN_NAME)))
 
 
 def warn_of_new_inputs(folder: str, inputs: list[Input], config: BuildConfig) -> str:
@@ -107,7 +151,7 @@ def warn_of_new_inputs(folder: str, inputs: list[Input], config: BuildConfig) ->
     if config.limit is None:
         message = f"{num_new} inputs are new since {folder} was planned (first: {first}), and are not packed"
         return f"{message}; {rule}" if num_new else ""
-    totals = json.loads(files.read(files.join(folder, PLAN_NAME)))["totals"]
+    totals = saved.read_plan_record(folder)["totals"]
     before = totals["num_inputs"] + totals["ignored"].get(BEYOND_LIMIT, 0)
     message = f"{num_now} inputs now, {before} when {folder} was planned; new ones are not packed"
     return f"{message}; {rule}" if num_now > before else ""

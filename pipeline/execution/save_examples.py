@@ -27,8 +27,9 @@ class SaveExamples(Transform[PCollection[tuple[int, Iterable[Found]]], PCollecti
             number, found = bucket
             examples, rejects = of_bucket(folder, number, found)
             write_examples(folder, number, examples)
-            write_rejects(folder, number, rejects)
-            return Listing(num_inputs=len({*examples["key"].to_pylist(), *(row.key for row in rejects)}))
+            write_rejects(folder, 0, number, rejects)
+            keys = {*examples["key"].to_pylist(), *(row.key for row in rejects)}
+            return Listing(num_inputs=len(keys), rejects_in=[number])
 
         saved: PCollection[Listing] = buckets | "bucket" >> beam.Map(save)
         return saved

@@ -15,30 +15,30 @@ from patchpack.pipeline.execution.transform import Tagged, Transform
 from patchpack.pipeline.report.counted import Scan
 from patchpack.pipeline.stages.results import read_result, save_group, save_result
 from patchpack.pipeline.stages.saved import read_group, read_shard_rows
-from patchpack.pipeline.stages.summary import ShardPlan
+from patchpack.pipeline.stages.summary import GroupId, ShardPlan
 from patchpack.pipeline.stages.write import FilledSequence, write_shard
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import StorageGone
 from patchpack.pipeline.versions import library_versions
 
 # a group, and what became of one of its shards: a failure, or None where it is there
-Done = tuple[int, Failure | None]
+Done = tuple[GroupId, Failure | None]
 # how many failed, and the first by name
 Failed = tuple[int, Failure | None]
 
 
 @dataclass
-class PlannedShards(Transform[PCollection[int], PCollection[ShardPlan]]):
+class PlannedShards(Transform[PCollection[GroupId], PCollection[ShardPlan]]):
     """Groups to their planned shards, spread over workers: their list is read here, and is in no job request."""
 
     folder: str
     num_views: int
 
-    def expand(self, groups: PCollection[int]) -> PCollection[ShardPlan]:
+    def expand(self, groups: PCollection[GroupId]) -> PCollection[ShardPlan]:
         """Returns them."""
         folder, views = self.folder, self.num_views
 
-        def planned(group: int) -> list[ShardPlan]:
+        def planned(group: GroupId) -> list[ShardPlan]:
             return [shard for summary in read_group(folder, group, views) for shard in summary.shards]
 
         return groups | "of group" >> beam.FlatMap(planned) | "one a worker" >> beam.Reshuffle()
@@ -86,7 +86,7 @@ class _WriteFn(beam.DoFn):
             failure = Failure(shard.name, files.described(error) if isinstance(error, OSError) else "out of memory")
         except Exception as error:  # noqa: BLE001 (a bug costs one shard, and is reported)
             failure = Failure(shard.name, f"{type(error).__name__}: {error}", traceback.format_exc())
-        yield shard.group, failure
+        yield (shard.generation, shard.group), failure
 
     def _written(self, shard: ShardPlan) -> None:
         """Writes a shard; once more where an error of storage may pass.
@@ -150,7 +150,19 @@ class NothingFits(RuntimeError):
 
 
 @dataclass
-class Finish(Transform[PCollection[Done], PCollection[None]]):
+class Before(Transform[beam.Pipeline, PCollection[Done]]):
+    """Groups of generations before: their shards are there."""
+
+    groups: list[GroupId]
+
+    def expand(self, pipeline: beam.Pipeline) -> PCollection[Done]:
+        """Returns them."""
+        done: PCollection[Done] = pipeline | beam.Create([(group, None) for group in self.groups])
+        return done
+
+
+@dataclass
+class Finish(Transform[tuple[PCollection[Done], ...], PCollection[None]]):
     """Written shards to a finished dataset: groups are counted wherever there is a worker, and one of them adds up.
 
     What came of it is saved (`outcome`).
@@ -159,7 +171,7 @@ class Finish(Transform[PCollection[Done], PCollection[None]]):
     folder: str
     config: BuildConfig
 
-    def expand(self, done: PCollection[Done]) -> PCollection[None]:
+    def expand(self, done: tuple[PCollection[Done], ...]) -> PCollection[None]:
         """Returns one element, when the dataset is finished or will not be."""
         config = self.config
 
@@ -171,6 +183,7 @@ class Finish(Transform[PCollection[Done], PCollection[None]]):
 
         counted = (
             done
+            | "all" >> beam.Flatten()
             | "meet" >> beam.GroupByKey()
             | "count" >> beam.FlatMap(self._count).with_outputs("failed", main="scans")
         )
@@ -179,24 +192,24 @@ class Finish(Transform[PCollection[Done], PCollection[None]]):
         finished: PCollection[None] = scan | "dataset" >> beam.Map(self._finish, AsSingleton(failed))
         return finished
 
-    def _count(self, group: tuple[int, Iterable[Failure | None]]) -> Iterator[Tagged]:
+    def _count(self, group: tuple[GroupId, Iterable[Failure | None]]) -> Iterator[Tagged]:
         """Yields what is in the shards of a group, if all are there; how many are not otherwise."""
-        number, outcomes = group
+        named, outcomes = group
         failed = _all_failed((1, failure) for failure in outcomes if failure is not None)
         yield TaggedOutput("failed", failed)
         if failed[0]:
             return
         with counts.timed("finish"):
             scan, results = Scan(self.config.balance_step), []
-            for summary in read_group(self.folder, number, self.config.views):
+            for summary in read_group(self.folder, named, self.config.views):
                 for shard in summary.shards:
                     result = read_result(self.folder, shard)
                     if result is None:
                         raise OSError(f"{shard.name}: what was noted of it is gone; go on with --resume")
                     results.append(result)
-                    scan.add_shard(self.folder, result.table_row(), number)
+                    scan.add_shard(self.folder, result.table_row(), named[1])
                     counts.add(num_counted_shards=1)
-            save_group(self.folder, number, results)
+            save_group(self.folder, named, results)
         yield scan
 
     def _finish(self, scan: Scan, failed: Failed) -> None:

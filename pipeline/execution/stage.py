@@ -1,6 +1,5 @@
 """One graph of a build: runs it, shows how far it is, and says in one line why it failed."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,9 +14,9 @@ from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution import runner
 from patchpack.pipeline.execution.progress import Amount, shown
 from patchpack.pipeline.names import NEXT_FOLDER, PLAN_NAME
+from patchpack.pipeline.stages.saved import PlanRecord, read_plan_record
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import RUN_NAME, SEQUENCES_FOLDER
-from patchpack.schemas.report import Totals
 
 # asking workers of this machine costs nothing
 EVERY_S = 0.5
@@ -109,22 +108,23 @@ class Writing:
     Shards of an earlier run are done when a worker has looked at them, and say nothing of how fast it goes.
     """
 
-    def __init__(self, folder: str, totals: Totals, *, lists: bool) -> None:
+    def __init__(self, folder: str, plan: PlanRecord, *, lists: bool) -> None:
         """Reads nothing.
 
         Args:
             folder: the output.
-            totals: of the plan.
+            plan: that is written.
             lists: whether to look how many shards are there.
         """
-        self._folder, self._lists = files.join(folder, SEQUENCES_FOLDER), lists
+        self._folder, self._lists, totals = files.join(folder, SEQUENCES_FOLDER), lists, plan["totals"]
+        self._num_before = plan["earlier"][-1]["num_shards"] if plan["earlier"] else 0
         self._total, self._num_shards = totals["planned"]["num_segments"], totals["planned"]["num_shards"]
         self._num_rejects = totals["num_rejects"]
 
     def amount(self, counts: Counter[str]) -> Amount:
         """Returns how far it is, by what was counted."""
         if counts["num_counted_shards"]:
-            return Amount("finishing", "shards", counts["num_counted_shards"], self._num_shards)
+            return Amount("finishing", "shards", counts["num_counted_shards"], self._num_before + self._num_shards)
         before = counts["num_kept_examples"] + counts["num_kept_rejects"]
         # a shard that is tried again counts again
         done = min(self._total, before + counts["num_examples"] + counts["num_rejects"])
@@ -139,7 +139,7 @@ class Writing:
         )
 
     def _listed(self) -> int:
-        there = sum(name.endswith(".parquet") for name in files.names(self._folder))
+        there = sum(name.endswith(".parquet") for name in files.names(self._folder)) - self._num_before
         listed: int = self._total * there // max(1, self._num_shards)
         return listed
 
@@ -159,11 +159,10 @@ class Building:
 
     def amount(self, counts: Counter[str]) -> Amount:
         """Returns how far it is, by what was counted."""
-        path = files.join(self._folder, PLAN_NAME)
-        # a plan that is to be replaced says nothing of this build
-        is_own = not (self._config.overwrite and files.exists(files.join(self._folder, f"{NEXT_FOLDER}/{RUN_NAME}")))
-        if self._writing is None and is_own and files.exists(path):
-            self._writing = Writing(self._folder, json.loads(files.read(path))["totals"], lists=True)
+        # the plan of a dataset that is to be replaced or added to says nothing of this build
+        is_own = not files.exists(files.join(self._folder, f"{NEXT_FOLDER}/{RUN_NAME}"))
+        if self._writing is None and is_own and files.exists(files.join(self._folder, PLAN_NAME)):
+            self._writing = Writing(self._folder, read_plan_record(self._folder), lists=True)
         return planning(counts, self._config) if self._writing is None else self._writing.amount(counts)
 
 

@@ -1,15 +1,14 @@
 """Where a build stands, from what is on storage: `patchpack status`. Reads names and small files, never shards."""
 
-import json
 from contextlib import suppress
-from typing import Literal, cast
+from typing import Literal
 
 from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution import outcome
 from patchpack.pipeline.names import PLAN_NAME
+from patchpack.pipeline.stages.saved import PlanRecord, read_plan_record
 from patchpack.pipeline.storage import files
-from patchpack.schemas.manifest import MANIFEST_NAME, SEQUENCES_FOLDER
-from patchpack.schemas.report import Totals
+from patchpack.schemas.manifest import MANIFEST_NAME, SEQUENCES_FOLDER, read_manifest
 from patchpack.schemas.run import JobRecord, Status
 
 
@@ -25,10 +24,22 @@ def read_status(folder: str) -> Status:
     if not record and ended is None:
         raise ValueError(f"{folder}: no build was begun here; status takes the --output of one; check the path")
     home = output.plan_home(folder)
-    totals = _totals(home)
+    is_growing = output.is_growing(folder)
+    plan = None if is_growing or not files.exists(files.join(home, PLAN_NAME)) else read_plan_record(home)
     num_written = sum(name.endswith(".parquet") for name in files.names(files.join(folder, SEQUENCES_FOLDER)))
-    num_shards = None if totals is None else totals["planned"]["num_shards"]
-    is_finished = files.exists(files.join(folder, MANIFEST_NAME)) and home == folder
+    num_inputs = num_shards = None
+    if plan is not None:
+        num_inputs, num_shards = plan["totals"]["num_inputs"], plan["totals"]["planned"]["num_shards"]
+        num_written -= plan["earlier"][-1]["num_shards"] if plan["earlier"] else 0
+    is_finished = home == folder and not is_growing and _is_whole(folder, plan)
+    if is_finished:
+        # of all that was ever added
+        totals = read_manifest(folder).totals
+        num_inputs, num_shards, num_written = (
+            totals["num_inputs"],
+            totals["planned"]["num_shards"],
+            totals["stored"]["num_shards"],
+        )
     job = record.get("job")
     job_state = None if job is None or is_finished or ended else _job_state(job)
     state = _state(folder, is_finished, ended is not None, job, job_state)
@@ -36,7 +47,7 @@ def read_status(folder: str) -> Status:
         "output": folder,
         "state": state,
         "stage": "planning" if num_shards is None else "writing" if num_written < num_shards else "finishing",
-        "num_inputs": None if totals is None else totals["num_inputs"],
+        "num_inputs": num_inputs,
         "num_shards": num_shards,
         "num_written": num_written,
         "started": record.get("started"),
@@ -57,9 +68,11 @@ _NEXT = {
 }
 
 
-def _totals(folder: str) -> Totals | None:
-    path = files.join(folder, PLAN_NAME)
-    return cast(Totals, json.loads(files.read(path))["totals"]) if files.exists(path) else None
+def _is_whole(folder: str, plan: PlanRecord | None) -> bool:
+    """Returns whether the dataset is finished, with what was added to it last."""
+    if not files.exists(files.join(folder, MANIFEST_NAME)):
+        return False
+    return plan is None or len(read_manifest(folder).earlier) == len(plan["earlier"])
 
 
 def _job_state(job: JobRecord) -> str | None:

@@ -75,6 +75,7 @@ def make_report(manifest: Manifest, scan: Scan, rejects: pa.Table) -> Report:
     return {
         "report_version": REPORT_VERSION,
         "dataset_digest": manifest.dataset_digest,
+        "earlier": list(manifest.earlier),
         "recipe": manifest.recipe,
         "efficiency": efficiency,
         "bounds": bounds,

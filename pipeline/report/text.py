@@ -29,7 +29,7 @@ def print_report(report: Report, out: TextIO) -> None:
     """Prints what `report.make_report` returned, in lines of at most 80 columns."""
     sections = (_advice, _packing, _stored, _sizes, _tokens, _inputs, _class_table)
     recipe = f", recipe {fitted(report['recipe'], _RECIPE_WIDTH)}" if report["recipe"] else ""
-    lines = [f"dataset {report['dataset_digest']}{recipe}"]
+    lines = [f"dataset {report['dataset_digest']}{recipe}", *words.growth(report)]
     for section in sections:
         lines += section(report)
     # a terminal without UTF-8 gets '#' and escapes instead of an error

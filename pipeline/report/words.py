@@ -32,6 +32,11 @@ def summary(report: Report) -> str:
     return f"{percent(figures['efficiency'])} of the places hold tokens, {percent(figures['padding_fraction'])} are padding: {proof}."
 
 
+def growth(report: Report) -> list[str]:
+    """Returns a line for each time that inputs were added, the first time first: what the dataset was before."""
+    return [f"grown, before {one['dataset_digest']} of {one['num_sequences']:,} sequences" for one in report["earlier"]]
+
+
 def reason(advice: Advice) -> str:
     """Returns what a change cures."""
     return _REASONS[advice["why"]].format(share="" if advice["share"] is None else percent(advice["share"]))

@@ -13,6 +13,9 @@ from patchpack.pipeline.stages.records import Example, Ignored, Reject, Source
 
 _BLOCK_BYTES = 2**20
 
+# instead of a bucket: an input that an earlier generation has packed
+PACKED_BEFORE = -1
+
 Probed = Example | Reject | Ignored
 
 
@@ -38,15 +41,16 @@ def with_digest(probed: list[Probed], source: Source, path: str) -> list[Probed]
 def rejects_of_copies(
     same: tuple[str, Iterable[tuple[str, int, int]]],
 ) -> Iterator[tuple[int, tuple[str, str, int]]]:
-    """Yields, by bucket, the inputs of one content but that of the least key: key, the key that is kept, number of examples.
+    """Yields, by bucket, the inputs of one content but one: key, the key that is kept, number of examples.
 
-    Goes through them twice and holds none: a placeholder image may have come a million times.
+    Kept is the least key, or that of an input that was packed before. Goes through them twice and holds none: a placeholder
+    image may have come a million times.
 
     Args:
         same: a digest, and of each input of that content the key, the bucket and how many examples it has.
     """
     _, inputs = same
-    least = min(key for key, _, _ in inputs)
+    _, kept = min((bucket != PACKED_BEFORE, key) for key, bucket, _ in inputs)
     for key, bucket, num_examples in inputs:
-        if key != least:
-            yield bucket, (key, least, num_examples)
+        if key != kept and bucket != PACKED_BEFORE:
+            yield bucket, (key, kept, num_examples)

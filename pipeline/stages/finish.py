@@ -4,7 +4,6 @@ Reads the plan's summaries and the shards' results: counts and names. Without th
 unfinished, so everything else is there before it.
 """
 
-import json
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from patchpack.extras import MissingExtra
 from patchpack.options import output_affecting
 from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.names import CLASSES_NAME, REPORT_NAME, REPORT_PAGE_NAME
+from patchpack.pipeline.names import REPORT_NAME, REPORT_PAGE_NAME
 from patchpack.pipeline.packing.proof import ProvenBound, prove
 from patchpack.pipeline.report.counted import Scan
 from patchpack.pipeline.report.gallery import show
@@ -28,7 +27,7 @@ from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.plan import sequence_bytes
 from patchpack.pipeline.stages.records import Reject
 from patchpack.pipeline.stages.results import read_groups
-from patchpack.pipeline.stages.summary import Listing, ViewSummary
+from patchpack.pipeline.stages.summary import GroupId, Listing, ViewSummary
 from patchpack.pipeline.stages.write import ShardResult
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.whatif.advice import with_advice
@@ -58,7 +57,7 @@ class Planned:
     """What is planned, added up over groups and their views; `summaries` are looked at once, one at a time.
 
     Attributes:
-        groups: the numbers of those that have shards, ascending.
+        groups: those that have shards, ascending.
         num_bytes: of all sequences, before a codec makes them fewer.
     """
 
@@ -69,14 +68,15 @@ class Planned:
         self._lengths: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
         self._packed: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         self._moved: Counter[tuple[int, int]] = Counter()
-        self.groups: list[int] = []
+        self.groups: list[GroupId] = []
         self.num_bytes = 0
         self._sizes = merge_sizes(self._added(summary) for summary in summaries)
 
     def _added(self, summary: ViewSummary) -> SizeCounts:
         self._numbers.update(source_px=summary.source_px, num_shards=len(summary.shards))
-        if summary.shards and self.groups[-1:] != [summary.group]:
-            self.groups.append(summary.group)
+        group = (summary.generation, summary.group)
+        if summary.shards and self.groups[-1:] != [group]:
+            self.groups.append(group)
         for shard in summary.shards:
             self._numbers.update({name: getattr(shard, name) for name in _COUNTS})
             self.num_bytes += shard.num_sequences * sequence_bytes(self._config.layouts[shard.layout])
@@ -168,11 +168,14 @@ def finish(
         accepted: says whether the report is; it is returned in any case.
     """
     stored, layouts = _Stored(len(config.layouts)), config.layouts
+    # of a dataset that has grown: its tables are replaced now
+    files.remove(files.join(folder, MANIFEST_NAME))
     planned = Planned(saved.read_summaries(folder), config)
     with files.writing(files.join(folder, SHARD_TABLE_NAME)) as file:
         rows = map(stored.add, read_groups(folder, planned.groups))
         write_rows(pa.PythonFile(file, mode="w"), rows, SHARD_TABLE_SCHEMA)
     rejects = sorted(stored.rejects.union(saved.read_rejects(folder)))
+    earlier = saved.read_plan_record(folder)["earlier"]
     totals: DatasetTotals = {
         **planned.totals(saved.read_listing(folder)),
         "num_rejects": len(rejects),
@@ -185,17 +188,18 @@ def finish(
         },
     }
     bounds = planned.bounds()
-    classes = json.loads(files.read(files.join(folder, CLASSES_NAME))) if config.has_labels else None
+    classes = saved.read_classes(folder, len(earlier)) if config.has_labels else None
     manifest = Manifest(
         dataset_digest=dataset_digest(layouts, stored.digests),
         layouts=layouts,
-        classes=None if classes is None else tuple(classes),
+        classes=classes,
         totals=totals,
         bounds=tuple(bound.entry for bound in bounds),
         config=cast(Options, output_affecting(config)),
         balance_step=config.balance_step,
         recipe=config.recipe_name,
         limits=stored.limits,
+        earlier=tuple(earlier),
     )
     return publish(folder, manifest, bounds, rejects, scan, accepted)
 

@@ -66,6 +66,7 @@ def plan_view(
     num_groups: int = 1,
     *,
     of_rests: bool = False,
+    generation: int = 0,
 ) -> ViewPlan:
     """Returns the plan of one view of a group; the order of its references does not matter.
 
@@ -78,6 +79,7 @@ def plan_view(
         num_groups: of the dataset; they share the number of shards that is enough, and where there are several, each has
             a rest.
         of_rests: whether the references are the rests of groups; it has none itself.
+        generation: of the group.
     """
     numbers = None if classes is None else {name: number for number, name in enumerate(classes)}
     tables: list[pa.Table] = []
@@ -101,8 +103,9 @@ def plan_view(
             planned = _at_planned_sizes(of_stream, packed)
             realised.append(planned)
             for part_M, num_sequences in _parts(packed, source_px(planned), config, layout, num_groups):
-                at, tokens = len(shards), int(packed.tokens[part_M].sum())
-                shards.append(ShardPlan(group, at, view, at, num_sequences, len(part_M), tokens, stream.layout_number))
+                at = len(shards)
+                totals = (num_sequences, len(part_M), int(packed.tokens[part_M].sum()))
+                shards.append(ShardPlan(group, at, view, at, *totals, stream.layout_number, generation))
                 sequences_M = packed.bins[part_M] - packed.bins[part_M[0]]
                 tables.append(plan_table(planned.take(part_M), sequences_M, config, numbers))
         lengths.append({length: counts[length] for length in sorted(counts)})
@@ -115,6 +118,7 @@ def plan_view(
         lengths=lengths,
         chunks=chunks,
         shards=shards,
+        generation=generation,
     )
     return ViewPlan(tables, summary, pa.concat_tables([no_rows, *rests]))
 

@@ -5,35 +5,80 @@ What is read of it is read a group at a time: there may be millions of shards.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
-from typing import cast
+from typing import Any, TypedDict, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from patchpack.pipeline.names import ARRANGED_NAME, LISTING_NAME, PLAN_FOLDER, bucket_rejects_name, view_plan_name
+from patchpack.pipeline.names import (
+    PLAN_NAME,
+    arranged_name,
+    bucket_digests_name,
+    bucket_rejects_name,
+    classes_name,
+    listing_name,
+    parts_name,
+    view_plan_name,
+)
 from patchpack.pipeline.stages.planned import PLAN_SCHEMA, PlannedExample, from_table
 from patchpack.pipeline.stages.records import Reject
-from patchpack.pipeline.stages.summary import Listing, ShardPlan, ViewSummary
+from patchpack.pipeline.stages.summary import GroupId, Listing, ShardPlan, ViewSummary
 from patchpack.pipeline.storage import files
 from patchpack.schemas.errors import FormatError
-from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA
-from patchpack.schemas.report import Arranged
+from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, Earlier, canonical_json
+from patchpack.schemas.report import Arranged, Totals
 
 SUMMARY_KEY = b"patchpack_plan"
 
+# what reads a file whole: `files.read`, or that of readers, which need no Beam
+Read = Callable[[str], bytes]
 
-def plan_path(folder: str, group: int, view: int) -> str:
+
+class PlanRecord(TypedDict):
+    """plan.json: written last, for a plan that has it is whole.
+
+    Attributes:
+        config: options that decide bytes.
+        inputs: of the last generation, as what names them wherever they stand.
+        totals: of the last generation.
+        earlier: what the dataset was after each generation before it.
+    """
+
+    config: dict[str, Any]
+    inputs: list[str]
+    totals: Totals
+    earlier: list[Earlier]
+
+
+def read_plan_record(folder: str, read: Read = files.read) -> PlanRecord:
+    """Returns plan.json of an output folder.
+
+    Raises:
+        FormatError: the plan was damaged, or made by an earlier version.
+    """
+    path = files.join(folder, PLAN_NAME)
+    with intact(path):
+        record = json.loads(read(path))
+        return cast(PlanRecord, {name: record[name] for name in PlanRecord.__annotations__})
+
+
+def read_generations(folder: str, read: Read = files.read) -> range:
+    """Returns the generations of the plan of an output folder; raises as `read_plan_record` does."""
+    return range(len(read_plan_record(folder, read)["earlier"]) + 1)
+
+
+def plan_path(folder: str, group: GroupId, view: int) -> str:
     """Returns the path of the plan of a view of a group in an output folder."""
-    return files.join(folder, view_plan_name(group, view))
+    return files.join(folder, view_plan_name(*group, view))
 
 
 def write_view_plan(folder: str, summary: ViewSummary, shards: list[pa.Table]) -> None:
     """Writes the plan of a view of a group below an output folder, whole or not at all."""
     with (
-        files.writing(plan_path(folder, summary.group, summary.view)) as file,
+        files.writing(plan_path(folder, (summary.generation, summary.group), summary.view)) as file,
         pq.ParquetWriter(pa.PythonFile(file, mode="w"), PLAN_SCHEMA, compression="zstd") as writer,
     ):
         for rows in shards:
@@ -41,32 +86,52 @@ def write_view_plan(folder: str, summary: ViewSummary, shards: list[pa.Table]) -
         writer.add_key_value_metadata({SUMMARY_KEY: summary.to_json()})
 
 
-def write_rejects(folder: str, bucket: int, rejects: list[Reject]) -> None:
+def write_rejects(folder: str, generation: int, bucket: int, rejects: list[Reject]) -> None:
     """Writes the rejects among the inputs of a bucket below an output folder, whole or not at all."""
     table = pa.Table.from_pylist([reject._asdict() for reject in rejects], schema=REJECT_TABLE_SCHEMA)
-    with files.writing(files.join(folder, bucket_rejects_name(bucket))) as file:
+    with files.writing(files.join(folder, bucket_rejects_name(generation, bucket))) as file:
         pq.write_table(table, pa.PythonFile(file, mode="w"), compression="zstd")
 
 
-def read_summaries(folder: str) -> Iterator[ViewSummary]:
-    """Yields the summary of every view of every group planned below an output folder, by group and view; shards by their names.
+def write_parts(folder: str, generation: int, parts: Iterable[tuple[int, int]]) -> None:
+    """Writes which groups and views of them a generation's plan has: names are read from there, since a listing may lag."""
+    files.write(files.join(folder, parts_name(generation)), canonical_json(sorted(parts)))
+
+
+def read_parts(folder: str, generation: int, read: Read = files.read) -> list[tuple[int, int]]:
+    """Returns the groups and their views of a generation's plan below an output folder, ascending.
 
     Raises:
         FormatError: the plan was damaged.
     """
-    for _, summaries in groupby(plan_names(folder), key=lambda name: name.rpartition("-")[0]):
-        yield from numbered(_read_summary(folder, name) for name in summaries)
+    path = files.join(folder, parts_name(generation))
+    with intact(path):
+        return [(int(group), int(view)) for group, view in json.loads(read(path))]
 
 
-def planned_groups(folder: str) -> list[int]:
-    """Returns the numbers of the groups of the plan below an output folder, ascending."""
-    return sorted({int(name.split("-")[2]) for name in plan_names(folder)})
+def read_summaries(folder: str, generations: Iterable[int] | None = None) -> Iterator[ViewSummary]:
+    """Yields the summary of every view of every group planned below an output folder, by group and view; shards by their names.
+
+    Args:
+        folder: the output.
+        generations: which; None for all of a plan that is whole.
+
+    Raises:
+        FormatError: the plan was damaged.
+    """
+    for group, names in groupby(_plan_names(folder, generations), key=lambda name: name[0]):
+        yield from numbered(_read_summary(folder, group, view) for _, view in names)
 
 
-def read_group(folder: str, group: int, num_views: int) -> list[ViewSummary]:
+def planned_groups(folder: str, generations: Iterable[int]) -> list[GroupId]:
+    """Returns the groups of some generations of the plan below an output folder, ascending."""
+    return sorted({group for group, _ in _plan_names(folder, generations)})
+
+
+def read_group(folder: str, group: GroupId, num_views: int) -> list[ViewSummary]:
     """Returns the summaries of one group's views, of those that have a plan; raises as `read_summaries` does."""
-    names = (view_plan_name(group, view) for view in range(num_views))
-    return list(numbered(_read_summary(folder, name) for name in names if files.exists(files.join(folder, name))))
+    views = (view for view in range(num_views) if files.exists(plan_path(folder, group, view)))
+    return list(numbered(_read_summary(folder, group, view) for view in views))
 
 
 def numbered(summaries: Iterable[ViewSummary]) -> Iterator[ViewSummary]:
@@ -78,15 +143,32 @@ def numbered(summaries: Iterable[ViewSummary]) -> Iterator[ViewSummary]:
         yield dataclasses.replace(summary, shards=shards)
 
 
-def plan_names(folder: str) -> list[str]:
-    """Returns the names of the plan files below an output folder, by group and view."""
-    return [
-        f"{PLAN_FOLDER}/{name}" for name in files.names(files.join(folder, PLAN_FOLDER)) if name.startswith("part-")
-    ]
+def plan_names(folder: str, generations: Iterable[int] | None = None, read: Read = files.read) -> Iterator[str]:
+    """Yields the names of the plan files below an output folder, by group and view; arguments are those of `read_summaries`."""
+    yield from (view_plan_name(*group, view) for group, view in _plan_names(folder, generations, read))
 
 
-def _read_summary(folder: str, name: str) -> ViewSummary:
-    path = files.join(folder, name)
+def generation_names(folder: str, generation: int) -> Iterator[str]:
+    """Yields the names of all files of one generation of the plan below an output folder."""
+    yield from (listing_name(generation), parts_name(generation), arranged_name(generation))
+    if files.exists(files.join(folder, classes_name(generation))):
+        yield classes_name(generation)
+    listing = read_listing(folder, [generation])
+    yield from (bucket_rejects_name(generation, bucket) for bucket in listing.rejects_in)
+    yield from (bucket_digests_name(generation, bucket) for bucket in listing.digests_in)
+    yield from plan_names(folder, [generation])
+
+
+def _plan_names(
+    folder: str, generations: Iterable[int] | None, read: Read = files.read
+) -> Iterator[tuple[GroupId, int]]:
+    for generation in read_generations(folder, read) if generations is None else generations:
+        for group, view in read_parts(folder, generation, read):
+            yield (generation, group), view
+
+
+def _read_summary(folder: str, group: GroupId, view: int) -> ViewSummary:
+    path = plan_path(folder, group, view)
     with files.open_read(path) as file, intact(path):
         return ViewSummary.from_json(pq.ParquetFile(file).metadata.metadata[SUMMARY_KEY])
 
@@ -97,33 +179,47 @@ def planned_shards(folder: str) -> Iterator[ShardPlan]:
         yield from summary.shards
 
 
-def read_listing(folder: str) -> Listing:
-    """Returns what was ignored when the plan below an output folder was made.
+def read_listing(folder: str, generations: Iterable[int] | None = None, read: Read = files.read) -> Listing:
+    """Returns what became of the inputs when the plan below an output folder was made; arguments are those of `read_summaries`.
 
     Raises:
         FormatError: the plan was damaged.
     """
-    path = files.join(folder, LISTING_NAME)
+    found = []
+    for generation in read_generations(folder, read) if generations is None else generations:
+        path = files.join(folder, listing_name(generation))
+        with intact(path):
+            found.append(Listing.from_json(read(path)))
+    return Listing.merged(found)
+
+
+def read_classes(folder: str, generation: int) -> tuple[str, ...]:
+    """Returns the names of the classes of a generation, those of the ones before first.
+
+    Raises:
+        FormatError: the plan was damaged.
+    """
+    path = files.join(folder, classes_name(generation))
     with intact(path):
-        return Listing.from_json(files.read(path))
+        return tuple(map(str, json.loads(files.read(path))))
 
 
-def read_arranged(folder: str) -> Arranged:
-    """Returns how the plan below an output folder arranges examples and sequences.
+def read_arranged(folder: str, generation: int) -> Arranged:
+    """Returns how the plan of a generation below an output folder arranges examples and sequences.
 
     Raises:
         FormatError: the plan was damaged.
     """
-    path = files.join(folder, ARRANGED_NAME)
+    path = files.join(folder, arranged_name(generation))
     with intact(path):
         return cast(Arranged, json.loads(files.read(path)))
 
 
-def read_rejects(folder: str) -> Iterator[Reject]:
-    """Yields the rejects of the plan below an output folder."""
-    for name in files.names(files.join(folder, PLAN_FOLDER)):
-        if name.startswith("rejects-"):
-            with files.open_read(files.join(folder, f"{PLAN_FOLDER}/{name}")) as file:
+def read_rejects(folder: str, generations: Iterable[int] | None = None) -> Iterator[Reject]:
+    """Yields the rejects of the plan below an output folder; arguments are those of `read_summaries`."""
+    for generation in read_generations(folder) if generations is None else generations:
+        for bucket in read_listing(folder, [generation]).rejects_in:
+            with files.open_read(files.join(folder, bucket_rejects_name(generation, bucket))) as file:
                 yield from (Reject(**row) for row in pq.read_table(file).to_pylist())
 
 
@@ -133,7 +229,7 @@ def read_shard_rows(folder: str, shard: ShardPlan) -> list[PlannedExample]:
     Raises:
         FormatError: the plan was damaged.
     """
-    path = plan_path(folder, shard.group, shard.view)
+    path = plan_path(folder, (shard.generation, shard.group), shard.view)
     with files.open_read(path) as file, intact(path):
         return from_table(pq.ParquetFile(file).read_row_group(shard.row_group))
 

@@ -16,6 +16,10 @@ from patchpack.schemas.manifest import canonical_json
 HEADS = 4096
 
 
+# the generation and the number of a group; no two generations have groups of one number
+GroupId = tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
     """One shard to be written: its name and its totals. `row_group` is where its rows stand in the plan file of its view."""
@@ -28,11 +32,12 @@ class ShardPlan:
     num_segments: int
     num_tokens: int
     layout: int = 0
+    generation: int = 0
 
     @property
     def name(self) -> str:
         """Name of the shard, below the output."""
-        return shard_name(self.group, self.index)
+        return shard_name(self.generation, self.group, self.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ class ViewSummary:
     lengths: list[dict[int, int]]
     chunks: list[Chunk]
     shards: list[ShardPlan]
+    generation: int = 0
 
     def to_json(self) -> bytes:
         """Returns the summary as canonical JSON."""
@@ -134,6 +140,7 @@ class Listing:
         source_bytes: what the sampled ones take up where they are, each once; None where only reading would show it.
         heads: the least of their heads, HEADS at most: a sample by content, whose copies are all in it or none.
         label_gaps: which of them have no label; None where no labels were asked for.
+        rejects_in, digests_in: buckets of inputs that have a file of these.
     """
 
     ignored: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -143,6 +150,8 @@ class Listing:
     source_bytes: int | None = 0
     heads: list[int] = dataclasses.field(default_factory=list)
     label_gaps: LabelGaps | None = None
+    rejects_in: list[int] = dataclasses.field(default_factory=list)
+    digests_in: list[int] = dataclasses.field(default_factory=list)
 
     @classmethod
     def merged(cls, parts: Iterable["Listing"]) -> "Listing":
@@ -151,12 +160,16 @@ class Listing:
         heads: list[int] = []
         conflicts: list[KeyConflict] = []
         gaps: list[LabelGaps] = []
+        rejects_in: list[int] = []
+        digests_in: list[int] = []
         numbers, source_bytes, is_known = Counter[str](), 0, True
         for part in parts:
             ignored.update(part.ignored)
             heads = heapq.nsmallest(HEADS, [*heads, *part.heads])
             conflicts += filter(None, [part.key_conflict])
             gaps += filter(None, [part.label_gaps])
+            rejects_in += part.rejects_in
+            digests_in += part.digests_in
             numbers.update(num_inputs=part.num_inputs, num_rejects=part.num_rejects)
             is_known = is_known and part.source_bytes is not None
             source_bytes += part.source_bytes or 0
@@ -169,6 +182,8 @@ class Listing:
             source_bytes=source_bytes if is_known else None,
             heads=heads,
             label_gaps=gaps[0] if gaps else None,
+            rejects_in=sorted(rejects_in),
+            digests_in=sorted(digests_in),
         )
 
     def to_json(self) -> bytes:

@@ -113,6 +113,13 @@ def _total_problems(tables: _Tables) -> Iterator[str]:
     digest = dataset_digest(manifest.layouts, [shard["digest"] for shard in shards])
     if digest != manifest.dataset_digest:
         yield f"{where}: dataset_digest is {manifest.dataset_digest}; {SHARD_TABLE_NAME} gives {digest}; rebuild the dataset"
+    for one in manifest.earlier:
+        digest = dataset_digest(manifest.layouts, [shard["digest"] for shard in shards[: one["num_shards"]]])
+        if digest != one["dataset_digest"]:
+            yield (
+                f"{where}: the dataset was {one['dataset_digest']} with its first {one['num_shards']} shards; {SHARD_TABLE_NAME} gives "
+                f"{digest}; shards that inputs are added to stay as they are; rebuild the dataset"
+            )
     if manifest.totals["num_rejects"] != len(tables.rejects):
         yield (
             f"{where}: num_rejects is {manifest.totals['num_rejects']}; {REJECT_TABLE_NAME} has {len(tables.rejects)} rows; "

@@ -17,10 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from patchpack.pipeline.inputs.facts import Facts
-from patchpack.pipeline.names import LISTING_NAME, PLAN_FOLDER
+from patchpack.pipeline.names import PLAN_FOLDER
 from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.records import Example, Source, example_id
-from patchpack.pipeline.stages.summary import Listing
 from patchpack.pipeline.stages.tables import values
 from patchpack.pipeline.storage import files
 from patchpack.schemas import storage
@@ -178,19 +177,16 @@ def read_heads(folder: str) -> list[int]:
     Raises:
         FormatError: the plan was damaged.
     """
-    path = storage.join(folder, LISTING_NAME)
-    with saved.intact(path):
-        return Listing.from_json(storage.read_bytes(path)).heads
+    return saved.read_listing(folder, read=storage.read_bytes).heads
 
 
 def _read_plan(folder: str, read: Callable[[pq.ParquetFile], Read]) -> Iterator[tuple[str, Read]]:
     """Yields the name and what is read of each plan file; by what reads datasets: one may lie in a store where Beam is not installed."""
-    for name in storage.list_names(storage.join(folder, PLAN_FOLDER)):
-        if name.startswith("part-"):
-            path = storage.join(folder, f"{PLAN_FOLDER}/{name}")
-            with storage.open_file(path) as file, saved.intact(path):
-                found = read(pq.ParquetFile(file))
-            yield name, found
+    for name in saved.plan_names(folder, read=storage.read_bytes):
+        path = storage.join(folder, name)
+        with storage.open_file(path) as file, saved.intact(path):
+            found = read(pq.ParquetFile(file))
+        yield name, found
 
 
 @lru_cache(maxsize=4096)

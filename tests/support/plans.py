@@ -7,10 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from patchpack.pipeline.config import PlanConfig
+from patchpack.pipeline.names import parts_name
 from patchpack.pipeline.stages.plan import ViewPlan, plan_view
 from patchpack.pipeline.stages.planned import PlannedExample, from_table
 from patchpack.pipeline.stages.records import Reference
-from patchpack.pipeline.stages.saved import numbered, write_view_plan
+from patchpack.pipeline.stages.saved import numbered, read_parts, write_parts, write_view_plan
 from patchpack.pipeline.stages.summary import Chunk, ShardPlan
 from patchpack.pipeline.stages.tables import example_table, reference_table
 
@@ -68,3 +69,5 @@ def save_group(folder: str, plan: GroupPlan) -> None:
     (Path(folder) / "_plan").mkdir(parents=True, exist_ok=True)
     for view in plan.views:
         write_view_plan(folder, view.summary, view.shards)
+    before = read_parts(folder, 0) if (Path(folder) / parts_name(0)).exists() else []
+    write_parts(folder, 0, [*before, *((plan.group, view.summary.view) for view in plan.views)])

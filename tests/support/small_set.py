@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import xxhash
 from PIL import Image
 
+from patchpack.pipeline import names
 from patchpack.pipeline.config import BuildConfig
 from patchpack.pipeline.report.counted import scan_shards
 from patchpack.pipeline.stages import finish, probe, sample, saved
@@ -56,7 +57,7 @@ def build_small_set(folder: Path) -> Path:
     media, output = folder / "media", folder / "set"
     _draw_media(media)
     (output / "_plan").mkdir(parents=True)
-    (output / "_plan" / "classes.json").write_text(json.dumps(CLASSES))
+    (output / names.classes_name(0)).write_text(json.dumps(CLASSES))
     given = source.parse_input(0, str(media))
     references: list[list[Reference]] = [[] for _ in range(NUM_GROUPS)]
     rejects: set[Reject] = set()
@@ -76,9 +77,12 @@ def build_small_set(folder: Path) -> Path:
         num_rejects=len(rejects),
         source_bytes=sum(one.size_bytes for one in sources.values()),
         heads=sorted(one.head for one in sources.values()),
+        rejects_in=[0],
     )
-    (output / "_plan" / "listing.json").write_bytes(listing.to_json())
-    saved.write_rejects(str(output), 0, sorted(rejects))
+    (output / names.listing_name(0)).write_bytes(listing.to_json())
+    saved.write_rejects(str(output), 0, 0, sorted(rejects))
+    # of it, what finishing reads
+    (output / names.PLAN_NAME).write_text(json.dumps({"config": {}, "inputs": [], "totals": {}, "earlier": []}))
     planned = []
     for number in range(NUM_GROUPS):
         group = plan_group(number, references[number], CONFIG, CLASSES)
@@ -92,7 +96,7 @@ def build_small_set(folder: Path) -> Path:
     for shard, result in zip(planned, results, strict=True):
         save_result(str(output), shard, result)
     for number in range(NUM_GROUPS):
-        save_group_results(str(output), number, [result for result in results if result.group == number])
+        save_group_results(str(output), (0, number), [result for result in results if result.group == number])
     scan = scan_shards(str(output), [result.table_row() for result in results], CONFIG.balance_step)
     finish.finish(str(output), CONFIG, scan)
     return output

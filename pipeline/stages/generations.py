@@ -15,7 +15,8 @@ from patchpack.pipeline.names import bucket_digests_name, bucket_rejects_name, v
 from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.records import Ignored, Source
 from patchpack.pipeline.storage import files
-from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, Earlier, Manifest
+from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, Manifest
+from patchpack.schemas.report import Earlier
 
 PACKED_BEFORE = "(packed before)"
 CHANGED_SINCE = "(packed before, and of another size now)"

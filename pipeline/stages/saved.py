@@ -28,8 +28,8 @@ from patchpack.pipeline.stages.records import Reject
 from patchpack.pipeline.stages.summary import GroupId, Listing, ShardPlan, ViewSummary
 from patchpack.pipeline.storage import files
 from patchpack.schemas.errors import FormatError
-from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, Earlier, canonical_json
-from patchpack.schemas.report import Arranged, Totals
+from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, canonical_json
+from patchpack.schemas.report import Arranged, Earlier, Totals
 
 SUMMARY_KEY = b"patchpack_plan"
 

@@ -12,7 +12,15 @@ from PIL import Image
 from support.media_files import photo, write_files, write_odd_entries, write_odd_names
 
 from patchpack.pipeline.media.video.clips import ClipRule
-from patchpack.pipeline.stages.list import list_input, parse_input, printable, source_path
+from patchpack.pipeline.stages.list import (
+    Branch,
+    list_branch,
+    list_input,
+    list_top,
+    parse_input,
+    printable,
+    source_path,
+)
 from patchpack.pipeline.stages.probe import probe
 from patchpack.pipeline.stages.records import Example, Ignored, Reject, Source
 from patchpack.pipeline.storage import files
@@ -29,8 +37,14 @@ def photos(tmp_path: Path) -> Path:
 
 
 def listed(text: str | Path, *exclude: str, any_suffix: bool = False) -> list[Source | Ignored | Reject]:
-    """Returns all that one argument contributes, as a command would read it."""
-    return list(list_input(parse_input(0, str(text)), exclude, any_suffix))
+    """Returns all that one argument contributes, as a command would read it; checks that listing it folder by folder gives the same."""
+    given = parse_input(0, str(text))
+    found = list(list_input(given, exclude, any_suffix))
+    apart: list[object] = []
+    for one in list_top(given, exclude, any_suffix):
+        apart += list_branch(one, exclude, any_suffix) if isinstance(one, Branch) else [one]
+    assert sorted(map(repr, apart)) == sorted(map(repr, found))
+    return found
 
 
 def keys(found: list[Source | Ignored | Reject], kind: type = Source) -> list[str]:
@@ -51,6 +65,16 @@ OTHER_KEYS = ["photos/notes.txt", "photos/sub/Makefile", "photos/sub/list.TXT"]
 
 def test_a_folder_gives_its_media_under_keys_that_begin_with_its_name(photos: Path) -> None:
     assert keys(listed(photos)) == ALL_KEYS
+
+
+@pytest.mark.parametrize(("num_folders", "most"), [(0, 0), (3, 3), (64, 64), (1000, 260)])
+def test_folders_are_listed_apart_each_once_and_many_of_them_together(
+    num_folders: int, most: int, tmp_path: Path
+) -> None:
+    write_files(tmp_path, {f"{number:04}/a.jpg": b"x" for number in range(num_folders)} | {"b.jpg": b"x"})
+    branches = [one for one in list_top(parse_input(0, str(tmp_path)), ()) if isinstance(one, Branch)]
+    assert [folder for branch in branches for folder in branch.folders] == [f"{n:04}" for n in range(num_folders)]
+    assert all(len(branch.folders) == 1 for branch in branches[:64]) and len(branches) <= most
 
 
 def test_keys_do_not_depend_on_where_the_folder_is_or_how_it_is_named(

@@ -22,10 +22,12 @@ from patchpack.pipeline.stages.generations import Grown, known_names, read_known
 from patchpack.pipeline.stages.labels import read_label_file, with_folder_label
 from patchpack.pipeline.stages.list import (
     BEYOND_LIMIT,
+    Branch,
     Input,
     excluded,
+    list_branch,
     list_container,
-    list_input,
+    list_top,
     split_container,
 )
 from patchpack.pipeline.stages.records import Container, Ignored, LabelRow, Reject, Source
@@ -36,6 +38,9 @@ Item = TypeVar("Item")
 
 # rows of a table that listing hands on, 10 MB
 BATCH = 65_536
+
+# the outputs of what is listed but sources and what was ignored
+_TAGS = {Reject: "rejects", Container: "containers", Branch: "branches"}
 
 # which schema a piece has, and the piece
 Part = tuple[str, Piece]
@@ -54,7 +59,8 @@ class Listed(NamedTuple):
 class ListInputs(Transform[PCollection[Input], Listed]):
     """Inputs to what they contain, with their labels, spread over buckets.
 
-    Tables and tars are opened here, each row group by itself, so that their rows never pass through the launcher.
+    Folders are listed apart, some together; tables and tars are opened here, each row group by itself. Nothing that is found passes
+    through the launcher.
     """
 
     roots: list[str]
@@ -67,17 +73,24 @@ class ListInputs(Transform[PCollection[Input], Listed]):
         options = (config.exclude, config.any_suffix, config.prefix_keys)
 
         def list_one(given: Input) -> Iterator[Tagged]:
-            return _sorted_out(list_input(given, *options), config, shuffle)
+            return _sorted_out(list_top(given, *options), config, shuffle)
+
+        def list_below(branch: Branch) -> Iterator[Tagged]:
+            return _sorted_out(list_branch(branch, *options), config, shuffle)
 
         def list_held(container: Container) -> Iterator[Tagged]:
             return _sorted_out(_held(container, roots, config), config, shuffle)
 
         found = inputs | "files" >> beam.FlatMap(list_one).with_outputs()
-        pieces = found.containers | "pieces" >> beam.FlatMap(_pieces_of, roots).with_outputs("rejects", main="pieces")
+        below = (
+            found.branches | "spread folders" >> beam.Reshuffle() | "folders" >> beam.FlatMap(list_below).with_outputs()
+        )
+        containers = (found.containers, below.containers) | "containers" >> beam.Flatten()
+        pieces = containers | "pieces" >> beam.FlatMap(_pieces_of, roots).with_outputs("rejects", main="pieces")
         held = pieces.pieces | "one a worker" >> beam.Reshuffle() | "open" >> beam.FlatMap(list_held).with_outputs()
-        sources = (found.sources, held.sources) | "sources" >> beam.Flatten()
-        rejects = (found.rejects, pieces.rejects, held.rejects) | "rejects" >> beam.Flatten()
-        ignored = (found.ignored, held.ignored) | "ignored" >> beam.Flatten()
+        sources = (found.sources, below.sources, held.sources) | "sources" >> beam.Flatten()
+        rejects = (found.rejects, below.rejects, pieces.rejects, held.rejects) | "rejects" >> beam.Flatten()
+        ignored = (found.ignored, below.ignored, held.ignored) | "ignored" >> beam.Flatten()
         if config.limit is not None:
             kept = sources | "limit" >> _Limit(config.limit, config.seed, shuffle)
             sources, ignored = kept.sources, (ignored, kept.ignored) | "and beyond" >> beam.Flatten()
@@ -173,9 +186,9 @@ class _Limit(Transform[PCollection[tuple[int, Piece]], beam.pvalue.DoOutputsTupl
 
 
 def _sorted_out(
-    listed: Iterable[Source | Container | Ignored | Reject], config: PlanConfig, shuffle: Shuffle
+    listed: Iterable[Source | Container | Ignored | Reject | Branch], config: PlanConfig, shuffle: Shuffle
 ) -> Iterator[Tagged]:
-    """Yields what was listed: sources as tables, containers, rejects, and how much was ignored."""
+    """Yields what was listed: sources as tables, containers, branches, rejects, and how much was ignored."""
     for batch in counts.each_timed("list", _batched(listed, BATCH)):
         sources = [one for one in batch if isinstance(one, Source)]
         counts.add(num_inputs=len(sources))
@@ -187,7 +200,7 @@ def _sorted_out(
             if isinstance(one, Ignored):
                 ignored[one.why] += 1
             elif not isinstance(one, Source):
-                yield TaggedOutput("rejects" if isinstance(one, Reject) else "containers", one)
+                yield TaggedOutput(_TAGS[type(one)], one)
         if ignored:
             yield TaggedOutput("ignored", Listing(dict(ignored)))
 

@@ -10,8 +10,8 @@ too (`is_guess`), unless its suffix says that it is.
 import fnmatch
 import os
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from patchpack.pipeline.inputs import table, tar
 from patchpack.pipeline.inputs.facts import Columns
@@ -180,7 +180,17 @@ def list_input(
     Raises:
         OSError: the input itself cannot be listed.
     """
-    for file in _files_of(given):
+    yield from _listed(given, _files_of(given), exclude, any_suffix, prefix_keys)
+
+
+def _listed(
+    given: Input,
+    found: Iterable[files.ListedFile | files.Unlistable],
+    exclude: tuple[str, ...],
+    any_suffix: bool = False,
+    prefix_keys: bool = False,
+) -> Iterator[Source | Container | Ignored | Reject]:
+    for file in found:
         key = _key(given, file.relative)
         if isinstance(file, files.Unlistable):
             yield reject(key, "list", "unreadable", file.detail)
@@ -197,6 +207,43 @@ def list_input(
             yield Container(given.kind, key, given.number, file.relative, file.size_bytes, prefix)
         else:
             yield Source(key, given.number, file.relative, file.size_bytes)
+
+
+class Branch(NamedTuple):
+    """Some of the folders directly in an input, which are listed apart from the others."""
+
+    given: Input
+    folders: tuple[str, ...]
+
+
+def list_top(given: Input, *options: Any) -> Iterator[Source | Container | Ignored | Reject | Branch]:
+    """Yields what lies directly in an input, as `list_input` does, and the folders there, some at a time.
+
+    The first 64 stand alone, then each branch has a sixty-fourth of those before: so many workers have work, however few folders
+    there are, and a million are some hundred branches.
+    """
+    if given.single:
+        yield from list_input(given, *options)
+        return
+    branch: list[str] = []
+    num_folders = 0
+    for child in files.split(given.root, given.pattern or "**"):
+        if isinstance(child, files.ListedFile):
+            yield from _listed(given, [child], *options)
+            continue
+        branch.append(child.relative)
+        if len(branch) > num_folders // 64:
+            yield Branch(given, tuple(branch))
+            num_folders, branch = num_folders + len(branch), []
+    if branch:
+        yield Branch(given, tuple(branch))
+
+
+def list_branch(branch: Branch, *options: Any) -> Iterator[Source | Container | Ignored | Reject]:
+    """Yields what lies below the folders of a branch, as `list_input` does."""
+    given = branch.given
+    for folder in branch.folders:
+        yield from _listed(given, files.match(given.root, given.pattern or "**", folder), *options)
 
 
 def excluded(key: str, exclude: tuple[str, ...]) -> str | None:

@@ -95,9 +95,7 @@ def match(root: str, pattern: str, below: str = "") -> Iterator[ListedFile | Unl
     Raises:
         OSError: the root itself cannot be read.
     """
-    parts = tuple(pattern.split("/"))
-    if parts[-1] == "**":
-        parts = (*parts, "*")
+    parts = _parts(pattern)
     start = patterns.start(parts)
     if not is_uri(root):
         if os.path.isdir(root):
@@ -133,6 +131,21 @@ def children(root: str) -> Iterator[ListedFile | Folder]:
             yield _stat_file(root, name)
         elif os.path.realpath(path) != os.path.realpath(root):
             yield Folder(name)
+
+
+def split(root: str, pattern: str = "**") -> Iterator[ListedFile | Folder]:
+    """Yields the files directly below a root that a glob matches, and the folders there below which `match` finds the others.
+
+    Raises:
+        OSError: the root cannot be read.
+    """
+    if not is_uri(root) and not os.path.isdir(root):
+        return
+    parts = _parts(pattern)
+    for child in children(root):
+        after = patterns.after_path(parts, patterns.start(parts), child.relative)
+        if (isinstance(child, Folder) and after) or len(parts) in after:
+            yield child
 
 
 def find(root: str, name: str) -> ListedFile:
@@ -379,6 +392,12 @@ def _walk_local(
         real = os.path.realpath(path)
         if real not in above and min(after) < len(parts):
             yield from _walk_local(root, inner, (*above, real), parts, after)
+
+
+def _parts(pattern: str) -> tuple[str, ...]:
+    """Returns the components of a glob; what ends in `**` stands for all files below."""
+    parts = tuple(pattern.split("/"))
+    return (*parts, "*") if parts[-1] == "**" else parts
 
 
 def _above(root: str, below: str) -> tuple[str, ...]:

@@ -205,6 +205,23 @@ def test_nothing_new_changes_nothing(media: Path, built: Path, run: Run) -> None
     assert not (built / "_plan-next").exists()
 
 
+def test_nothing_is_added_of_what_is_mostly_broken_unless_it_is_accepted(media: Path, built: Path, run: Run) -> None:
+    before = seen(built)
+    draw(media, 20)
+    write_files(media, {f"dog/broken-{number:03}.jpg": b"\xff\xd8 nothing" for number in range(100)})
+    ended = run("build", media, "--output", built, "--append", "--workers", 1)
+    assert ended.code == 1
+    assert (
+        "100 of 101 new inputs rejected (first: media/dog/broken-000.jpg: unknown_format); --max-reject-fraction is"
+        in ended.err
+    )
+    assert seen(built) == before
+    assert patchpack.status(built)["state"] == "unfinished"
+    ended = run("build", "--output", built, "--resume", "--max-reject-fraction", 1, "--workers", 1)
+    assert (ended.code, said(ended.err)) == (0, "")
+    assert keys(built)["media/dog/20.jpg"] == 1 and run("verify", built).code == 0
+
+
 def test_what_changed_since_stays_as_it_is_packed_and_is_said(media: Path, built: Path, run: Run) -> None:
     (media / "dog/00.jpg").write_bytes(photo((200, 100)))
     draw(media, 20)

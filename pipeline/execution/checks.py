@@ -6,13 +6,13 @@ from patchpack.pipeline.config import BuildConfig
 from patchpack.pipeline.errors import BuildFailed, NothingNew, TooManyRejects
 from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution.stage import bug
-from patchpack.pipeline.names import PLAN_FOLDER
+from patchpack.pipeline.names import NEXT_FOLDER, PLAN_FOLDER
 from patchpack.pipeline.report.counted import Scan
 from patchpack.pipeline.stages import finish, saved
 from patchpack.pipeline.stages.generations import CHANGED_SINCE, KNOWN
 from patchpack.pipeline.stages.labels import check_labels
 from patchpack.pipeline.stages.list import EXCLUDED, NO_SUFFIX, Input
-from patchpack.pipeline.stages.records import Reject
+from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Reject
 from patchpack.pipeline.stages.summary import Listing
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import REJECT_TABLE_NAME
@@ -100,6 +100,19 @@ def check_readable(folder: str, totals: Totals, rejects: list[Reject], config: B
             f"{folder}: {num_lost} of {num_inputs} inputs cannot be read (first: {lost[0].key}: {lost[0].detail}); "
             f"--max-reject-fraction is {config.max_reject_fraction}, so the plan is not kept; see to the storage and go on with "
             "--resume, or raise it"
+        )
+
+
+def check_mostly_good(folder: str, totals: Totals, rejects: list[Reject], config: BuildConfig) -> None:
+    """Adds nothing to a dataset where too much of it was rejected: it would have no manifest in the end."""
+    num_inputs = totals["num_inputs"]
+    bad = sorted(row for row in rejects if row.reason != "duplicate" and (row.stage, row.reason) != PARTIAL_VIDEO)
+    num_bad = len({row.key for row in bad})
+    if num_inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and num_bad > config.max_reject_fraction * num_inputs:
+        raise BuildFailed(
+            f"{folder}: {num_bad} of {num_inputs} new inputs rejected (first: {bad[0].key}: {bad[0].reason}); --max-reject-fraction is "
+            f"{config.max_reject_fraction}, so nothing was added; see {NEXT_FOLDER}/{PLAN_FOLDER}/rejects-*.parquet; to accept them: build "
+            f"--output {folder} --resume --max-reject-fraction X"
         )
 
 

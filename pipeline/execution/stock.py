@@ -15,6 +15,7 @@ from patchpack.pipeline.errors import BuildFailed, NothingNew
 from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution import outcome
 from patchpack.pipeline.execution.checks import (
+    check_mostly_good,
     check_not_all_known,
     check_not_all_rejected,
     check_plan,
@@ -77,6 +78,8 @@ def take_stock(folder: str, inputs: list[Input], config: BuildConfig, grown: Gro
     rejects = list(saved.read_rejects(home, planned))
     check_not_all_rejected(home, totals, rejects)
     check_readable(home, totals, rejects, config)
+    if grown.generation.number:
+        check_mostly_good(folder, totals, rejects, config)
     record: saved.PlanRecord = {
         "config": output_affecting(config),
         "inputs": [given.relative for given in inputs],

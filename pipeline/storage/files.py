@@ -8,11 +8,12 @@ UTF-8: they travel as Python's surrogate escapes.
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from patchpack.pipeline.storage import patterns, remote
 from patchpack.schemas.errors import without_secrets
@@ -226,6 +227,13 @@ def retried(call: Callable[..., Result], *args: object) -> Result:
     Only errors of the storage are tried again, and not those that say something lasting: not found, not allowed,
     not a file. What `remote` does is tried again there, request by request.
     """
+    result: Result = _retrying()(call, *args)
+    return result
+
+
+@functools.cache
+def _retrying() -> Callable[..., Any]:
+    """Returns what calls a function with arguments and tries again; made once, which takes as long as listing an input."""
     from apache_beam.utils.retry import with_exponential_backoff
 
     def may_pass(error: BaseException) -> bool:
@@ -233,9 +241,13 @@ def retried(call: Callable[..., Result], *args: object) -> Result:
             return False
         return lasting(error) is None and error.errno not in NEVER_RETRIED
 
-    decorate = with_exponential_backoff(num_retries=4, initial_delay_secs=0.5, retry_filter=may_pass)
-    result: Result = decorate(call)(*args)
-    return result
+    def called(call: Callable[..., Any], *args: object) -> Any:
+        return call(*args)
+
+    decorated: Callable[..., Any] = with_exponential_backoff(
+        num_retries=4, initial_delay_secs=0.5, retry_filter=may_pass
+    )(called)
+    return decorated
 
 
 def is_full(error: OSError) -> bool:

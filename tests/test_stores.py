@@ -334,6 +334,13 @@ def test_a_store_that_refuses_says_how_to_log_in(
         assert isinstance(remote._as_os_error(error, "s3://b/a"), FileNotFoundError)
 
 
+def test_a_store_that_was_asked_too_often_is_asked_again() -> None:
+    error = http_error(403)
+    error.args = ('403 Forbidden {"error": {"errors": [{"reason": "rateLimitExceeded"}]}}',)
+    raised = remote._as_os_error(error, "gs://b/a")
+    assert isinstance(raised, OSError) and files.lasting(raised) is None
+
+
 def client_error(status: int) -> Exception:
     from botocore.exceptions import ClientError
 

@@ -288,6 +288,9 @@ def _as_os_error(error: Exception, path: str) -> Exception:
     status = _status(inner)
     if status == 404:
         return FileNotFoundError(errno.ENOENT, "no such object", path)
+    if status == 403 and "ratelimitexceeded" in text.lower():
+        # how Google says that it was asked too often: that passes
+        return OSError(errno.EIO, text, path)
     if status in (401, 403) or "credential" in f"{type(inner).__name__} {text}".lower():
         scheme = path.partition("://")[0]
         login = {"gs": "gcloud auth application-default login", "s3": "aws configure"}.get(

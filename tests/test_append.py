@@ -255,6 +255,7 @@ def test_what_cannot_be_added_to_is_refused_and_stays(media: Path, built: Path, 
     (tmp_path / "empty").mkdir()
     for expected, *arguments in (
         ("no dataset; a dataset is a folder with manifest.json", media, "--output", tmp_path / "empty", "--append"),
+        ("no dataset; a dataset is a folder with manifest.json", "--output", tmp_path / "empty", "--append"),
         ("--sequence-length: 128 now, 64 when", media, "--output", built, "--append", "--sequence-length", 128),
         ("--append --resume: inputs are added to a finished dataset", "--output", built, "--append", "--resume"),
         ("--append --overwrite: inputs are added", media, "--output", built, "--append", "--overwrite"),

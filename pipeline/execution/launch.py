@@ -38,6 +38,7 @@ from patchpack.pipeline.versions import library_versions
 from patchpack.pipeline.whatif.cost import DECODED_PX_PER_S
 from patchpack.schemas.errors import is_redacted
 from patchpack.schemas.figures import Options
+from patchpack.schemas.manifest import read_manifest
 from patchpack.schemas.report import Prediction, Report
 from patchpack.schemas.run import JobRecord, StageName
 
@@ -209,6 +210,9 @@ def read_inputs(texts: list[str], folder: str, config: BuildConfig) -> list[Inpu
     if not texts and config.from_plan is not None:
         texts = output.run_record(config.from_plan).get("inputs", [])
     elif not texts and (config.resume or config.append):
+        if config.append:
+            # where there is none, that is what is wrong
+            read_manifest(folder)
         texts = output.run_record(folder).get("inputs", [])
         if hidden := next(filter(is_redacted, texts), None):
             raise ValueError(

@@ -301,7 +301,7 @@ def test_what_went_wrong_far_away_is_raised_here(error: Exception, tmp_path: Pat
 
 
 def test_workers_that_install_this_project_get_the_libraries_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    dataflow = ["--runner", "DataflowRunner", "--project", "p", "--region", "r"]
+    dataflow = ["--runner", "DataflowRunner", "--project", "project-1", "--region", "r"]
     options = parse_beam_options(dataflow)
     assert options is not None
     known = options.get_all_options()

@@ -211,9 +211,11 @@ def _build(values: argparse.Namespace, beam_arguments: list[str]) -> int:
     typed = with_recipe(typed_options(BuildConfig, values))
     if values.detach:
         job = patchpack.submit(values.inputs, values.output, beam_options=beam_arguments, **typed)
-        say(
-            f"job {job['id']} of {job['runner']} builds {values.output}; patchpack status {values.output} says where it stands"
-        )
+        if job["endpoint"] or job["project"]:
+            what = f"job {job['id']} of {job['runner']} builds {values.output}"
+        else:
+            what = f"{job['id']}: the job is stored, and gcloud dataflow jobs run builds {values.output} with it"
+        say(f"{what}; patchpack status {values.output} says where it stands")
         show(job, values.json, lambda job, out: print(job["id"], file=out))
         return 0
     try:

@@ -5,13 +5,25 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 # what decides the bytes of a shard, besides this project
-_BYTE_LIBRARIES = ("numpy", "pyarrow", "pillow", "simplejpeg", "av", "ortools", "pillow-heif")
+HEIC_READER = "pillow-heif"
+_PLANNER = "ortools"
+_BYTE_LIBRARIES = ("numpy", "pyarrow", "pillow", "simplejpeg", "av", _PLANNER, HEIC_READER)
 
 
 def library_versions(media_backend: str = "pillow") -> dict[str, str]:
     """Returns the versions here of the libraries that decide the bytes of a shard; "none" where one is missing."""
     libraries = (*_BYTE_LIBRARIES, "torch") if media_backend == "fast" else _BYTE_LIBRARIES
     return {name: _version(name) for name in libraries}
+
+
+def other_versions(launcher: dict[str, str], media_backend: str) -> dict[str, str]:
+    """Returns what to say of each library that is another one here than the launcher's, by name, if it decides what is written.
+
+    What decides the plan has done so before.
+    """
+    here = library_versions(media_backend)
+    differing = (name for name in here if name != _PLANNER and here[name] != launcher[name])
+    return {name: f"{name} {here[name]} (launcher: {launcher[name]})" for name in differing}
 
 
 def pins() -> list[str]:

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from support.media_files import exif_of, pixels, saved
 
 from patchpack.pipeline import versions
 from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.execution import shard_transforms
+from patchpack.pipeline.execution import launch, shard_transforms
 from patchpack.pipeline.media import DecodeError, kind_of, resize
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.image import heif
@@ -78,6 +79,37 @@ def test_a_worker_without_torch_fails_with_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(versions, "_version", lambda name: "none" if name == "torch" else launcher[name])
     with pytest.raises(RuntimeError, match=r"^worker: torch none \(launcher: 2.0\); [^\n]*$"):
         worker.setup()
+
+
+def test_a_worker_is_compared_in_what_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = versions.library_versions("fast")
+    for name in here:
+        worker = shard_transforms._WriteFn("", [], PlanConfig(media_backend="fast"), here | {name: "0.1"})
+        if name in ("ortools", "pillow-heif"):
+            worker.setup()
+            continue
+        with pytest.raises(RuntimeError, match=rf"^worker: {name} {re.escape(here[name])} \(launcher: 0.1\); [^\n]*$"):
+            worker.setup()
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_worker_with_another_reader_of_heic_fails_only_where_it_meets_one(
+    workers: int, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = versions.library_versions("pillow")
+    monkeypatch.setattr(launch, "library_versions", lambda backend: mine | {"pillow-heif": "0.1", "ortools": "0.1"})
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/a.jpg").write_bytes(saved(Image.fromarray(pixels(48, 72)), "JPEG"))
+    command = ("build", tmp_path / "media", "--output", tmp_path / "set", "--workers", workers, "--overwrite")
+    assert run(*command, "--media-backend", "pillow").code == 0
+    # whatever it is called
+    (tmp_path / "media/b.jpg").write_bytes(heic())
+    ended = run(*command, "--media-backend", "pillow")
+    others = f"pillow-heif {mine['pillow-heif']} (launcher: 0.1)"
+    assert ended.code == 1
+    assert (
+        ended.err == f"worker: {others}; workers and launcher run the same versions; install constraints.txt on both\n"
+    )
 
 
 def heic(orientation: int = 1) -> bytes:

@@ -2,12 +2,7 @@
 
 import contextlib
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, SMALL, Result, start
+from support.cluster import Cluster, contents
 
 import patchpack
 from patchpack.pipeline.execution import job as jobs
@@ -23,120 +19,12 @@ from patchpack.pipeline.execution.beam_options import parse_beam_options
 
 Run = Callable[..., Result]
 
-HOSTS = 3
-# what may differ between equal datasets
-OWN = {"_run.json", "_plan", "_results", "report.html"}
-
-
-def listening(port: int) -> bool:
-    """Returns whether anything listens at a port of this machine."""
-    with socket.socket() as tried:
-        return tried.connect_ex(("localhost", port)) == 0
-
-
-def free_port() -> int:
-    """Returns a port that nothing listens at."""
-    with socket.socket() as taken:
-        taken.bind(("localhost", 0))
-        return int(taken.getsockname()[1])
-
-
-class Balancer(threading.Thread):
-    """Hands each new connection to the next of some hosts, as the address of a set of worker pools does; dead ones are left out."""
-
-    def __init__(self, ports: list[int]) -> None:
-        super().__init__(daemon=True)
-        self._ports, self._turn = ports, 0
-        self._server = socket.create_server(("localhost", 0))
-        self.port = int(self._server.getsockname()[1])
-        self.start()
-
-    def run(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._server.accept()
-                for _ in self._ports:
-                    self._turn += 1
-                    with contextlib.suppress(OSError):
-                        host = socket.create_connection(("localhost", self._ports[self._turn % len(self._ports)]))
-                        for pair in ((client, host), (host, client)):
-                            threading.Thread(target=self._carry, args=pair, daemon=True).start()
-                        break
-
-    @staticmethod
-    def _carry(source: socket.socket, to: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                to.sendall(data)
-            to.shutdown(socket.SHUT_WR)
-
-
-class Cluster:
-    """A job server, and hosts with a worker pool each."""
-
-    def __init__(self) -> None:
-        self.endpoint = f"localhost:{free_port()}"
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
-        port = self.endpoint.rpartition(":")[2]
-        server = [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main", "--port", port]
-        self._ports = [free_port() for _ in range(HOSTS)]
-        pools = [[sys.executable, "-m", "patchpack", "worker-pool", "--port", str(port)] for port in self._ports]
-        self._server, *self._pools = [
-            subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-            for command in (server, *pools)
-        ]
-        while not all(map(listening, (int(port), *self._ports))):
-            time.sleep(0.1)
-        self._balancer = Balancer(self._ports)
-
-    @property
-    def options(self) -> list[str]:
-        """What goes behind `--`."""
-        return [
-            "--runner=PortableRunner",
-            f"--job_endpoint={self.endpoint}",
-            "--environment_type=EXTERNAL",
-            f"--environment_config=localhost:{self._balancer.port}",
-            "--direct_num_workers=3",
-        ]
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Lets no worker start meanwhile, so that jobs run and get nowhere."""
-        for pool in self._pools:
-            os.killpg(pool.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for pool in self._pools:
-                os.killpg(pool.pid, signal.SIGCONT)
-
-    def kill_host(self, number: int) -> None:
-        """Kills a host's pool and the workers that it has started."""
-        os.killpg(self._pools[number].pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        """Ends everything."""
-        for process in (self._server, *self._pools):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    made = Cluster()
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
     yield made
     made.close()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Returns what equal datasets share, by name."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.relative_to(folder).parts[0] not in OWN
-    }
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +47,7 @@ def test_pools_on_several_hosts_make_the_same_bytes(cluster: Cluster, media: Pat
 
 @pytest.mark.slow
 def test_a_host_that_dies_costs_no_byte(media: Path, here: Path, tmp_path: Path) -> None:
-    made = Cluster()
+    made = Cluster(tmp_path / "cluster")
     try:
         process = start("build", media, "--output", tmp_path / "set", *SMALL, "--", *made.options)
         while not list((tmp_path / "set").glob("sequences/*.parquet")) and process.poll() is None:
@@ -301,7 +189,7 @@ def test_what_went_wrong_far_away_is_raised_here(error: Exception, tmp_path: Pat
 
 
 def test_workers_that_install_this_project_get_the_libraries_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    dataflow = ["--runner", "DataflowRunner", "--project", "p", "--region", "r"]
+    dataflow = ["--runner", "DataflowRunner", "--project", "project-1", "--region", "r"]
     options = parse_beam_options(dataflow)
     assert options is not None
     known = options.get_all_options()

@@ -103,8 +103,70 @@ def test_the_sdist_works_in_an_empty_environment(sdist: Path, tmp_path: Path) ->
     )
 
 
+# `make` a graph and keep it, or `load` every function of one that was kept
+GRAPH = """
+import sys
+import apache_beam as beam
+from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.portability.common_urns import coders
+from apache_beam.runners import pipeline_context
+
+what, path = sys.argv[1:]
+if what == "make":
+    from patchpack.pipeline.config import BuildConfig
+    from patchpack.pipeline.execution.graph import build_graph
+    from patchpack.pipeline.stages.list import parse_input
+    from patchpack.pipeline.versions import library_versions
+
+    pipeline = beam.Pipeline()
+    # as many stages as there are: labels, captions, copies
+    config = BuildConfig(views=2, labels="folder", dedupe="digest")
+    build_graph(pipeline, [parse_input(0, "gs://b/raw/**")], "gs://b/out", config, library_versions())
+    open(path, "wb").write(pipeline.to_runner_api().SerializeToString())
+else:
+    graph = beam_runner_api_pb2.Pipeline.FromString(open(path, "rb").read())
+    context = pipeline_context.PipelineContext(graph.components)
+    loaded = [context.transforms.get_by_id(name).transform for name in graph.components.transforms]
+    for name in graph.components.coders:
+        context.coders.get_by_id(name)
+    functions = [each.fn for each in loaded if isinstance(each, beam.ParDo)]
+    print(len(functions), *sorted({type(each).__name__ for each in functions}))
+    print(*sorted({"torch", "pillow_heif", "matplotlib"} & {name for name in sys.modules}))
+"""
+
+
+@pytest.mark.slow
+def test_every_stage_is_pickled_here_and_unpickled_where_only_base_dependencies_are(
+    sdist: Path, tmp_path: Path
+) -> None:
+    """What Dataflow's workers have: Beam, and the sdist without extras."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv/bin/python"
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", sdist, "apache-beam"],
+        check=True,
+        cwd=tmp_path,
+    )
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    there, here = (python, bare), (sys.executable, dict(os.environ))
+
+    def graph(of: tuple[Path | str, dict[str, str]], *arguments: str) -> list[str]:
+        done = subprocess.run([of[0], "-c", GRAPH, *arguments], cwd=tmp_path, env=of[1], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    graph(there, "make", "there.pb")
+    graph(here, "make", "here.pb")
+    loaded = graph(there, "load", "there.pb")
+    assert graph(there, "load", "here.pb") == loaded
+    number, *names = loaded[0].split()
+    assert int(number) > 50 and {"CallableWrapperDoFn", "_WriteFn"} <= set(names), loaded
+    # none of it asks for what no worker has
+    assert loaded[1] == ""
+
+
 def test_remote_runners_get_an_absolute_setup_file() -> None:
-    options = parse_beam_options(["--runner", "DataflowRunner", "--project", "p", "--region", "r"])
+    options = parse_beam_options(["--runner", "DataflowRunner", "--project", "project-1", "--region", "r"])
     assert options is not None
     known = options.get_all_options()
     assert known["setup_file"] == str(ROOT / "setup.py")

@@ -166,3 +166,23 @@ def test_an_object_that_is_listed_and_cannot_be_read_is_a_reject(store: Proxy, f
     # the report looks once more, for two seconds, whether it is an image to show
     tried = {"503": 5, "404": 1}[fault]
     assert tried <= store.count("get", below=victim) <= 2 * tried
+
+
+@pytest.mark.parametrize("lags", ["out/", "out/_plan/part-000-00000", "out/_plan/rejects-"])
+def test_a_listing_that_lags_loses_nothing(lags: str, store: Proxy, local: dict[str, bytes]) -> None:
+    """What the build itself has written is there by name at once, and listed only after it has ended."""
+    files.write(store.uri("raw/media/circles/broken.jpg"), b"broken")
+    store.hidden = lambda name: name.startswith(lags)
+    shards = {name for name in local if name.startswith("sequences/")}
+    for again in (False, True):
+        ended = command("build", "--output", store.uri("out"), "--resume") if again else build(store)
+        assert (ended.code, ended.err) == (0, "")
+        store.hidden = lambda name: False
+        there = written(store)
+        assert {name: there[name] for name in there if name.startswith("sequences/")} == {n: local[n] for n in shards}
+        (row,) = pq.read_table(io.BytesIO(there["rejects.parquet"])).to_pylist()
+        assert row["key"] == "media/circles/broken.jpg"
+        # no shard is written a second time
+        assert store.count("put", below="out/sequences/") == len(shards)
+        files.remove(store.uri("out/manifest.json"))
+        store.hidden = lambda name: name.startswith(lags)

@@ -17,7 +17,9 @@ from apache_beam.options.pipeline_options import (
     SetupOptions,
     WorkerOptions,
 )
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.portability.common_urns import environments
+from apache_beam.transforms.resources import resource_hints_from_options
 
 import patchpack as package
 from patchpack.options import Parser
@@ -71,6 +73,7 @@ def parse_beam_options(arguments: list[str]) -> PipelineOptions | None:
         arguments += ["--setup_file", os.path.join(root, "setup.py")]
     options = PipelineOptions(arguments, save_main_session=False)
     _check_environment(options)
+    _check_hints(options)
     _pin(options)
     if known.runner == "DataflowRunner":
         _check_dataflow(options)
@@ -100,10 +103,10 @@ def _check_runner(name: str | None) -> None:
 
 
 def _check_dataflow(options: PipelineOptions) -> None:
-    """Checks what Dataflow needs, which Beam finds missing only after it has staged the workers' packages.
+    """Checks what Dataflow needs, which Beam finds wrong only when the build has begun.
 
     Raises:
-        ValueError: an option is missing.
+        ValueError: an option is missing, or has a form that Dataflow does not take.
     """
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
@@ -113,6 +116,25 @@ def _check_dataflow(options: PipelineOptions) -> None:
     # of $CLOUDSDK_COMPUTE_REGION or gcloud's settings
     if not cloud.region and not DataflowRunner().get_default_gcp_region():
         raise ValueError("--runner DataflowRunner: no --region; a job runs in one; add --region R behind --")
+    for text in PipelineOptionsValidator(options, DataflowRunner()).validate_cloud_options(cloud):
+        raise ValueError(
+            f"--runner DataflowRunner: {text.rstrip('.')}; Dataflow takes no other form; correct it behind --"
+        )
+
+
+def _check_hints(options: PipelineOptions) -> None:
+    """Checks what is asked of workers' machines.
+
+    Raises:
+        ValueError: Beam knows no such hint, or not this amount.
+    """
+    try:
+        resource_hints_from_options(options)
+    except ValueError as error:
+        raise ValueError(
+            f"--resource_hint: {str(error).rstrip('.')}; hints are min_ram=4GB, cpu_count=4 and accelerator=TEXT; "
+            "correct it behind --"
+        ) from error
 
 
 def _check_environment(options: PipelineOptions) -> None:

@@ -1,5 +1,6 @@
 """The second graph's transforms: planned shards to written ones, and these to a finished dataset."""
 
+import contextlib
 import time
 import traceback
 from collections.abc import Iterable, Iterator
@@ -12,14 +13,19 @@ from patchpack.pipeline.config import BuildConfig
 from patchpack.pipeline.execution import counts, outcome
 from patchpack.pipeline.execution.checks import Failure, finish_dataset
 from patchpack.pipeline.execution.transform import Tagged, Transform
+from patchpack.pipeline.inputs.opened import open_source
+from patchpack.pipeline.media import SNIFF_BYTES, DecodeError
+from patchpack.pipeline.media.sniff import is_heif
 from patchpack.pipeline.report.counted import Scan
+from patchpack.pipeline.stages.list import source_path
+from patchpack.pipeline.stages.planned import PlannedExample
 from patchpack.pipeline.stages.results import read_result, save_group, save_result
 from patchpack.pipeline.stages.saved import read_group, read_shard_rows
 from patchpack.pipeline.stages.summary import GroupId, ShardPlan
 from patchpack.pipeline.stages.write import FilledSequence, write_shard
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import StorageGone
-from patchpack.pipeline.versions import library_versions
+from patchpack.pipeline.versions import HEIC_READER, other_versions
 
 # a group, and what became of one of its shards: a failure, or None where it is there
 Done = tuple[GroupId, Failure | None]
@@ -61,25 +67,21 @@ class WriteShards(Transform[PCollection[ShardPlan], PCollection[Done]]):
 class _WriteFn(beam.DoFn):
     def __init__(self, folder: str, roots: list[str], config: BuildConfig, versions: dict[str, str]) -> None:
         self._folder, self._roots, self._config, self._versions = folder, roots, config, versions
+        # what to say of the reader of HEIC, where it is another one here than the launcher's
+        self._heic_reader = ""
 
     def setup(self) -> None:
-        here = library_versions(self._config.media_backend)
-        if here != self._versions:
-            other = ", ".join(
-                f"{name} {here[name]} (launcher: {self._versions[name]})"
-                for name in here
-                if here[name] != self._versions[name]
-            )
-            raise RuntimeError(
-                f"worker: {other}; workers and launcher run the same versions; install constraints.txt on both"
-            )
+        others = other_versions(self._versions, self._config.media_backend)
+        self._heic_reader = others.pop(HEIC_READER, "")
+        if others:
+            raise _version_error(", ".join(others.values()))
 
     def process(self, shard: ShardPlan) -> Iterator[Done]:
         """Yields what became of a shard."""
         failure = None
         try:
             self._written(shard)
-        except NothingFits:
+        except (NothingFits, VersionError):
             raise
         except (OSError, MemoryError) as error:
             # the shard failed, the others go on, --resume tries again
@@ -93,6 +95,7 @@ class _WriteFn(beam.DoFn):
 
         Raises:
             NothingFits: so that no further shard need be decoded.
+            VersionError: an image would be read by another library than the launcher's.
             OSError: storage failed.
         """
         for is_last in (False, True):
@@ -128,6 +131,8 @@ class _WriteFn(beam.DoFn):
 
         try:
             rows = read_shard_rows(self._folder, shard)
+            if self._heic_reader and _has_heic(rows, self._roots):
+                raise _version_error(self._heic_reader)
             known = read_result(self._folder, shard)
             where = (self._roots, self._folder, self._config, self._versions)
             result = write_shard(
@@ -147,6 +152,28 @@ class _WriteFn(beam.DoFn):
 
 class NothingFits(RuntimeError):
     """The disk is full: this ends the pipeline, and not the shard alone."""
+
+
+class VersionError(RuntimeError):
+    """This worker would write other bytes than one with the launcher's libraries: this ends the pipeline, too."""
+
+
+def _version_error(others: str) -> VersionError:
+    return VersionError(
+        f"worker: {others}; workers and launcher run the same versions; install constraints.txt on both"
+    )
+
+
+def _has_heic(rows: list[PlannedExample], roots: list[str]) -> bool:
+    """Returns whether a planned image is HEIC, by its first bytes; one that cannot be read is none, and `write_shard` says so."""
+    for source in {row.key: row.source for row in rows}.values():
+        with (
+            contextlib.suppress(OSError, DecodeError),
+            open_source(source, source_path(source, roots), whole=False) as file,
+        ):
+            if is_heif(file.read(SNIFF_BYTES)):
+                return True
+    return False
 
 
 @dataclass

@@ -32,6 +32,7 @@ class Proxy:
         upstream: port of the store.
         wipe: deletes all objects.
         requests: (kind, name) of every request, in order; kinds are those of `kind_of`.
+        clients: addresses of those who asked.
         fault: (kind, name) -> one of FAULTS, or None to pass the request on.
         hidden: names that are not listed.
         released: ends what is silent.
@@ -42,6 +43,7 @@ class Proxy:
     wipe: Callable[[], None]
     port: int = 0
     requests: list[tuple[str, str]] = field(default_factory=list)
+    clients: set[str] = field(default_factory=set)
     fault: Callable[[str, str], str | None] = lambda kind, name: None
     hidden: Callable[[str], bool] = lambda name: False
     released: threading.Event = field(default_factory=threading.Event)
@@ -51,6 +53,7 @@ class Proxy:
         """Makes it an empty store without faults, of which no client knows."""
         self.wipe()
         self.requests.clear()
+        self.clients.clear()
         self.fault = lambda kind, name: None
         self.hidden = lambda name: False
         self.released.set()
@@ -105,6 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         kind, name = kind_of(proxy.scheme, self.command, self.path, self.headers)
         with proxy.lock:
             proxy.requests.append((kind, name))
+            proxy.clients.add(self.client_address[0])
             fault = proxy.fault(kind, name)
         if fault == "silence":
             proxy.released.wait(60)
@@ -173,16 +177,16 @@ def _without(proxy: Proxy, listing: bytes) -> bytes:
 
 
 @contextmanager
-def serving(scheme: str) -> Iterator[Proxy]:
-    """An empty store of a scheme while the context lasts; the environment says where it is."""
+def serving(scheme: str, address: str = "127.0.0.1") -> Iterator[Proxy]:
+    """An empty store of a scheme while the context lasts, at an address of this machine; the environment says where it is."""
     with _s3() if scheme == "s3" else _gs() as (upstream, wipe):
         proxy = Proxy(scheme, upstream, wipe)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": proxy}))
+        server = ThreadingHTTPServer((address, 0), type("Handler", (_Handler,), {"proxy": proxy}))
         server.daemon_threads = True
         proxy.port = server.server_address[1]
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        where = f"http://127.0.0.1:{proxy.port}"
+        where = f"http://{address}:{proxy.port}"
         named = {
             "AWS_ENDPOINT_URL": where,
             "AWS_ACCESS_KEY_ID": "key",

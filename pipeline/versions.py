@@ -26,6 +26,26 @@ def other_versions(launcher: dict[str, str], media_backend: str) -> dict[str, st
     return {name: f"{name} {here[name]} (launcher: {launcher[name]})" for name in differing}
 
 
+def check_planner(launcher: str) -> None:
+    """Checks the version of what decides the plan, where a worker makes it.
+
+    Args:
+        launcher: what `planner_version` says there.
+
+    Raises:
+        RuntimeError: it is another one.
+    """
+    if (here := planner_version()) != launcher:
+        raise RuntimeError(
+            f"worker: {_PLANNER} {here} (launcher: {launcher}); workers and launcher run the same versions; install constraints.txt on both"
+        )
+
+
+def planner_version() -> str:
+    """Returns the version here of the library that decides the plan; "none" where it is missing."""
+    return _version(_PLANNER)
+
+
 def pins() -> list[str]:
     """Returns the requirements that give another machine the libraries of this one: what a worker needs, and what else is here.
 

@@ -19,6 +19,7 @@ from support.stores import Proxy, serving
 from patchpack.pipeline.config import BuildConfig
 from patchpack.pipeline.execution.beam_options import parse_beam_options
 from patchpack.pipeline.execution.graph import build_graph
+from patchpack.pipeline.stages.generations import Grown
 from patchpack.pipeline.stages.list import parse_input
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.versions import library_versions, pins
@@ -118,7 +119,7 @@ def test_resource_hints_reach_the_workers_of_other_runners(tmp_path: Path) -> No
     )  # fmt: skip
     pipeline = beam.Pipeline(options=options)
     config = BuildConfig()
-    build_graph(pipeline, [parse_input(0, str(tmp_path))], str(tmp_path), config, library_versions())
+    build_graph(pipeline, [parse_input(0, str(tmp_path))], str(tmp_path), config, library_versions(), Grown())
     graph = pipeline.to_runner_api(default_environment=PortableRunner._create_environment(options))
     used = {transform.environment_id for transform in graph.components.transforms.values()} - {""}
     expected = {resource_hints.MIN_RAM_BYTES.urn: b"1500000000", resource_hints.CPU_COUNT.urn: b"4"}

@@ -1,5 +1,6 @@
 """--media-backend and the extras: decided once, kept, and reported in one line where a library is missing."""
 
+import functools
 import importlib.util
 import io
 import json
@@ -19,7 +20,7 @@ from support.media_files import exif_of, pixels, saved
 
 from patchpack.pipeline import versions
 from patchpack.pipeline.config import PlanConfig
-from patchpack.pipeline.execution import launch, shard_transforms
+from patchpack.pipeline.execution import launch, plan_transforms, shard_transforms
 from patchpack.pipeline.media import DecodeError, kind_of, resize
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.image import heif
@@ -106,6 +107,20 @@ def test_a_worker_with_another_reader_of_heic_fails_only_where_it_meets_one(
     (tmp_path / "media/b.jpg").write_bytes(heic())
     ended = run(*command, "--media-backend", "pillow")
     others = f"pillow-heif {mine['pillow-heif']} (launcher: 0.1)"
+    assert ended.code == 1
+    assert (
+        ended.err == f"worker: {others}; workers and launcher run the same versions; install constraints.txt on both\n"
+    )
+
+
+def test_a_worker_with_another_planner_makes_no_plan(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/a.jpg").write_bytes(saved(Image.fromarray(pixels(48, 72)), "JPEG"))
+    mine = versions.planner_version()
+    made = functools.partialmethod(plan_transforms.SavePlan.__init__, planner="0.1")
+    monkeypatch.setattr(plan_transforms.SavePlan, "__init__", made)
+    ended = run("build", tmp_path / "media", "--output", tmp_path / "set", "--workers", 1)
+    others = f"ortools {mine} (launcher: 0.1)"
     assert ended.code == 1
     assert (
         ended.err == f"worker: {others}; workers and launcher run the same versions; install constraints.txt on both\n"

@@ -115,13 +115,14 @@ what, path = sys.argv[1:]
 if what == "make":
     from patchpack.pipeline.config import BuildConfig
     from patchpack.pipeline.execution.graph import build_graph
-    from patchpack.pipeline.stages.list import parse_input
+    from patchpack.pipeline.stages.generations import Grown
+from patchpack.pipeline.stages.list import parse_input
     from patchpack.pipeline.versions import library_versions
 
     pipeline = beam.Pipeline()
     # as many stages as there are: labels, captions, copies
     config = BuildConfig(views=2, labels="folder", dedupe="digest")
-    build_graph(pipeline, [parse_input(0, "gs://b/raw/**")], "gs://b/out", config, library_versions())
+    build_graph(pipeline, [parse_input(0, "gs://b/raw/**")], "gs://b/out", config, library_versions(), Grown())
     open(path, "wb").write(pipeline.to_runner_api().SerializeToString())
 else:
     graph = beam_runner_api_pb2.Pipeline.FromString(open(path, "rb").read())

@@ -7,7 +7,7 @@ some hundred bytes for a hundred of them. Rejects leave with the bucket that the
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -57,6 +57,7 @@ from patchpack.pipeline.stages.tables import (
 )
 from patchpack.pipeline.storage import files
 from patchpack.pipeline.storage.reading import read_input
+from patchpack.pipeline.versions import check_planner, planner_version
 from patchpack.schemas.manifest import canonical_json
 
 # how often what is probed is counted
@@ -378,6 +379,8 @@ class SavePlan(Transform[PCollection[tuple[ViewKey, Iterable[Piece]]], PCollecti
     shuffle: Shuffle
     classes: PCollection[tuple[str, ...]] | None
     generation: Generation
+    # the launcher's, where the graph is made
+    planner: str = field(default_factory=planner_version)
 
     def expand(self, views: PCollection[tuple[ViewKey, Iterable[Piece]]]) -> PCollection[None]:
         """Returns an element when all of it is saved."""
@@ -435,6 +438,7 @@ class SavePlan(Transform[PCollection[tuple[ViewKey, Iterable[Piece]]], PCollecti
         of_rests: bool,
     ) -> ViewPlan:
         """Returns the plan of a view of a group, which is saved."""
+        check_planner(self.planner)
         with counts.timed("pack"):
             references = self.shuffle.get(pieces, REFERENCE_SCHEMA)
             number, first = self.generation

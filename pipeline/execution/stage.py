@@ -95,6 +95,9 @@ def planning(counts: Counter[str], config: PlanConfig) -> Amount:
     if counts["num_groups"]:
         done, total = counts["num_planned"], counts["num_sampled"]
         return Amount("planning (packing)", "examples", done, total, num_rejects=num_rejects)
+    if counts["num_sampled"]:
+        # how many there will be is known when all are
+        return Amount("planning (sampling)", "examples", counts["num_sampled"], num_rejects=num_rejects)
     if counts["num_probed"]:
         # inputs of other splits are listed, too, and not probed
         total_inputs = counts["num_inputs"] if config.split_name is None else None

@@ -16,6 +16,7 @@ from support.small_set import build_small_set
 from patchpack import command
 from patchpack.pipeline.demo import draw_media
 from patchpack.pipeline.execution import progress
+from patchpack.pipeline.execution.sandbox import module_search
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,12 +72,15 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return call
 
 
-def start(*arguments: object, cwd: Path = ROOT, path: Path = ROOT) -> subprocess.Popen[str]:
-    """Starts a command of the pipeline in a process group of its own; `path` is where Python also looks for modules."""
+def start(*arguments: object, cwd: Path = ROOT, path: Path | None = None) -> subprocess.Popen[str]:
+    """Starts a command of the pipeline in a process group of its own; `path` is where Python looks for modules first."""
+    search = module_search()
+    if path is not None:
+        search["PYTHONPATH"] = os.pathsep.join([str(path), search["PYTHONPATH"]])
     return subprocess.Popen(
         [sys.executable, "-m", "patchpack", *map(str, arguments)],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(path), "PYTHONSAFEPATH": "1"},
+        env=os.environ | search,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import SMALL, start
 from PIL import Image
+from support.accounts import accounted, num_files
 from support.hostile_case import PACKED, PARTIAL, Case
 from support.hostile_files import corpus, write_corpus, write_places
 from support.media_files import hostile_contents, photo, write_files
@@ -110,12 +111,12 @@ def test_files_that_change_after_they_were_probed_are_rejects(tmp_path: Path, ru
     small, large = photo((48, 72)), photo((72, 48))
     size = max(len(small), len(large)) + 10
     before = small.ljust(size, b"\0")
-    names = ("sound", "deleted", "longer", "emptied", "other_size", "broken", "folder", "pipe", "loop", "vast")
+    names = ("sound", "deleted", "longer", "cut", "emptied", "other_size", "broken", "folder", "pipe", "loop", "vast")
     write_files(tmp_path / "media", {f"{name}.jpg": before for name in names})
     planned = run("plan", tmp_path / "media", "--output", tmp_path / "set", "--max-pixels", 5000, "--workers", 1)
     assert planned.code == 0, planned.err
     changed = {
-        "longer": before + b"\0", "emptied": b"", "other_size": large.ljust(size, b"\0"),
+        "longer": before + b"\0", "cut": before[:-100], "emptied": b"", "other_size": large.ljust(size, b"\0"),
         "broken": before[:200] + bytes(size - 200), "vast": photo((200, 200), "PNG").ljust(size, b"\0")[:size],
     }  # fmt: skip
     write_files(tmp_path / "media", {f"{name}.jpg": data for name, data in changed.items()})
@@ -131,12 +132,14 @@ def test_files_that_change_after_they_were_probed_are_rejects(tmp_path: Path, ru
     rejects = pq.read_table(tmp_path / "set/rejects.parquet").to_pylist()
     assert {row["key"].split("/")[1]: (row["stage"], row["reason"]) for row in rejects} == {
         "deleted.jpg": ("write", "not_found"), "longer.jpg": ("write", "changed"),
-        "emptied.jpg": ("write", "changed"), "other_size.jpg": ("write", "changed"),
+        "cut.jpg": ("write", "changed"), "emptied.jpg": ("write", "changed"), "other_size.jpg": ("write", "changed"),
         "broken.jpg": ("write", "broken"), "folder.jpg": ("write", "not_a_file"),
         "pipe.jpg": ("write", "not_a_file"), "loop.jpg": ("write", "unreadable"),
         "vast.jpg": ("write", "too_large"),
     }  # fmt: skip
     assert [segment["source"] for segment, _ in stored_pictures(tmp_path / "set")] == ["media/sound.jpg"]
+    assert run("verify", tmp_path / "set").code == 0
+    assert accounted(tmp_path / "set") == (1, len(names) - 1, 0)
 
 
 # stands in for a decoder's bugs, in every process that a build starts
@@ -157,7 +160,7 @@ Image.open = sabotaged
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_decoders_that_crash_or_hang_cost_their_files_and_not_the_build(workers: int, tmp_path: Path) -> None:
+def test_decoders_that_crash_or_hang_cost_their_files_and_not_the_build(workers: int, tmp_path: Path, run) -> None:
     jpeg = photo((48, 72))
     bad = {f"{number}_{sign}.jpg": jpeg[:2] + b"\xff\xfe\0\x08" + sign.ljust(6).encode() + jpeg[2:]
            for number in range(2) for sign in ("CRASH", "HANG", "EAT")}  # fmt: skip
@@ -175,6 +178,8 @@ def test_decoders_that_crash_or_hang_cost_their_files_and_not_the_build(workers:
         f"media/{name}": reasons[name[2:].removesuffix(".jpg")] for name in bad
     }
     assert len(list(stored_pictures(tmp_path / "set"))) == 6
+    assert run("verify", tmp_path / "set").code == 0
+    assert sum(accounted(tmp_path / "set")) == num_files(tmp_path / "media")
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Whatever is killed at whatever moment: one line, nothing left running, and --resume gives the same bytes."""
 
 import contextlib
-import json
 import os
 import random
 import re
@@ -11,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
 import pytest
 from conftest import Result, said
+from support.accounts import accounted, contents, leftovers, num_files
 from support.family import Family
 from support.media_files import photo, video, write_files
 
@@ -48,15 +47,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     assert (whole.launcher.returncode, said(err)) == (0, "")
     assert whole.lives_after(5) == []
     return Undisturbed(folder / "media", contents(folder / "set"), time.monotonic() - began)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Returns every file that equal builds have equal: all but the record of the run, and the page with its times."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("_run.json", "report.html")
-    }
 
 
 def test_the_set_is_worth_killing(undisturbed: Undisturbed) -> None:
@@ -112,10 +102,10 @@ def test_a_kill_costs_nothing_but_time(
     ended = run(*command, "--workers", 1, "--resume")
     assert (ended.code, said(ended.err)) == (0, "")
     assert contents(output) == undisturbed.contents
-    assert [path.name for path in [*output.rglob("*"), *temporary.iterdir()] if "tmp" in path.name.split(".")] == []
+    assert leftovers(output) == []
     assert list(temporary.iterdir()) == []
     assert run("verify", output).code == 0
-    assert sum(accounted(output)) == sum(path.is_file() for path in undisturbed.media.rglob("*"))
+    assert sum(accounted(output)) == num_files(undisturbed.media)
 
 
 @pytest.mark.slow
@@ -128,18 +118,6 @@ def test_memory_that_runs_out_is_one_line_and_soon(addresses_kb: int, undisturbe
     # in the launcher's imports, or behind them
     assert re.fullmatch(r"(out of memory|Beam cannot be imported) \(.+\); .+\n", said(err)), err
     assert build.lives_after(5) == []
-
-
-def accounted(folder: Path) -> tuple[int, int, int]:
-    """Returns how many inputs are in sequences, among the rejects and nowhere else, and ignored."""
-    tables = [pq.read_table(path, columns=["segments"]) for path in folder.glob("sequences/part-*.parquet")]
-    packed = {segment["source"] for table in tables for row in table["segments"].to_pylist() for segment in row}
-    rejected = set(pq.read_table(folder / "rejects.parquet")["key"].to_pylist())
-    return (
-        len(packed),
-        len(rejected - packed),
-        sum(json.loads((folder / "manifest.json").read_text())["totals"]["ignored"].values()),
-    )
 
 
 def kill(process: int) -> None:

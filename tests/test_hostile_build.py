@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import SMALL, start
+from conftest import SMALL, said, start
 from PIL import Image
-from support.accounts import accounted, num_files
+from support.accounts import accounted, leftovers, num_files
 from support.hostile_case import PACKED, PARTIAL, Case
 from support.hostile_files import corpus, write_corpus, write_places
 from support.media_files import hostile_contents, photo, write_files
@@ -150,7 +151,8 @@ before = Image.open
 def sabotaged(file, *args, **options):
     head = file.read(40)
     file.seek(0)
-    for sign, harm in ((b"CRASH", os.abort), (b"HANG", lambda: time.sleep(1000)), (b"EAT", lambda: bytearray(2**36))):
+    for sign, harm in ((b"CRASH", os.abort), (b"HANG", lambda: time.sleep(1000)), (b"EAT", lambda: bytearray(2**36)),
+                       (b"DIES", lambda: os.kill(os.getpid(), 9))):
         if sign in head:
             harm()
     return before(file, *args, **options)
@@ -180,6 +182,48 @@ def test_decoders_that_crash_or_hang_cost_their_files_and_not_the_build(workers:
     assert len(list(stored_pictures(tmp_path / "set"))) == 6
     assert run("verify", tmp_path / "set").code == 0
     assert sum(accounted(tmp_path / "set")) == num_files(tmp_path / "media")
+
+
+def test_a_decoder_that_crashes_a_worker_costs_its_file_at_the_second_try(tmp_path: Path, run) -> None:
+    jpeg = photo((48, 72))
+    bad = {f"{number}.jpg": jpeg[:2] + b"\xff\xfe\0\x08CRASH " + jpeg[2:] for number in range(2)}
+    write_files(tmp_path / "media", bad | {f"good_{number}.jpg": jpeg for number in range(6)})
+    write_files(tmp_path, {"code/sitecustomize.py": SABOTAGE.encode()})
+    process = start("build", tmp_path / "media", "--output", tmp_path / "set", "--workers", 2, path=tmp_path / "code")
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, said(err)) == (
+        0,
+        "warning: a worker process died (SIGABRT); going on with each file decoded in a process of its own\n",
+    )
+    rejects = pq.read_table(tmp_path / "set/rejects.parquet").to_pylist()
+    assert {row["key"]: (row["stage"], row["reason"]) for row in rejects} == {
+        f"media/{name}": ("probe", "crashed") for name in bad
+    }
+    assert run("verify", tmp_path / "set").code == 0
+    assert accounted(tmp_path / "set") == (6, 2, 0)
+    assert leftovers(tmp_path / "set") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workers", "says"), [(1, ""), (2, "a worker process died (SIGKILL); run the same command with --resume\n")]
+)
+def test_a_decoder_that_is_killed_ends_the_build_and_isolation_completes_it(
+    workers: int, says: str, tmp_path: Path, run
+) -> None:
+    jpeg = photo((48, 72))
+    killer = jpeg[:2] + b"\xff\xfe\0\x08DIES  " + jpeg[2:]
+    write_files(tmp_path / "media", {"bad.jpg": killer} | {f"good_{number}.jpg": jpeg for number in range(6)})
+    write_files(tmp_path, {"code/sitecustomize.py": SABOTAGE.encode()})
+    command = ("build", tmp_path / "media", "--output", tmp_path / "set", "--workers", workers)
+    process = start(*command, path=tmp_path / "code")
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, said(err)) == (-signal.SIGKILL if workers == 1 else 1, says)
+    process = start(*command, "--resume", "--decode-isolation", "process", path=tmp_path / "code")
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, said(err)) == (0, "")
+    assert run("verify", tmp_path / "set").code == 0
+    assert accounted(tmp_path / "set") == (6, 1, 0)
 
 
 @pytest.mark.slow

@@ -45,6 +45,9 @@ _NO_MEMORY = re.compile(
     "error return without exception set|bad_alloc"
 )
 
+# how processes end whose native code is broken; SIGKILL is somebody's will, or the kernel's when there is no memory
+_CRASHES = frozenset(["SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGTRAP"])
+
 # a failed look-up, a wrong type, a wrong call: what no input and no storage raises
 _BUGS = frozenset(
     [
@@ -81,6 +84,10 @@ class PipelineFailed(RuntimeError):
     def __init__(self, message: str, traceback: str = "") -> None:
         super().__init__(message)
         self.traceback = traceback
+
+
+class WorkerCrashed(PipelineFailed):
+    """A worker process died as one does whose native code is broken: by a file that its decoder cannot take."""
 
 
 @contextlib.contextmanager
@@ -277,7 +284,8 @@ class _ForkedHandler(GrpcWorkerHandler):
         self._processes.wait(self.worker_id)
 
     def _died(self, why: str) -> None:
-        error = RuntimeError(f"a worker process died ({why}); run the same command with --resume")
+        kind = WorkerCrashed if why in _CRASHES else RuntimeError
+        error = kind(f"a worker process died ({why}); run the same command with --resume")
         self._fail(error)
         # so that the pipeline's thread ends, too
         self.control_conn.abort(error)
@@ -326,6 +334,8 @@ def _await_complaints() -> None:
 
 def _described(error: BaseException) -> PipelineFailed:
     """Returns what a failure of Beam's says, in one line, without the tracebacks that Beam puts into its messages."""
+    if isinstance(error, WorkerCrashed):
+        return error
     text = str(error) or type(error).__name__
     if found := _NO_MEMORY.search(text):
         return PipelineFailed(

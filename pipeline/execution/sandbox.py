@@ -43,6 +43,9 @@ _PIPE_BYTES = 2**20
 
 _of_thread = threading.local()
 
+# whether this process isolates what no option asks it to
+_always = False
+
 
 class Limits(NamedTuple):
     """What a sandbox may take: seconds for a call, and bytes of memory; and the backend that it loads before the first."""
@@ -52,13 +55,19 @@ class Limits(NamedTuple):
     backend: str = "pillow"
 
 
+def isolate_all() -> None:
+    """Makes every call of `isolated` in a sandbox from now on, in this process and those that it forks."""
+    global _always
+    _always = True
+
+
 def isolated(config: PlanConfig, call: Callable[..., Result], *args: object) -> Result:
-    """Returns call(*args), made in this thread's sandbox if the config asks for one.
+    """Returns call(*args), made in this thread's sandbox if the config asks for one, or a decoder was met that crashes.
 
     Raises:
         DecodeError: also where the sandbox crashed ("crashed") or took too long ("timeout").
     """
-    if config.decode_isolation == "none":
+    if config.decode_isolation == "none" and not _always:
         return call(*args)
     # for videos: H.264 keeps up to 16 frames (Annex A.3.1), 1.5 bytes a pixel; images stay below 4 (`media.image`)
     limits = Limits(config.decode_limit_s, 2**30 + 24 * config.max_pixels, config.media_backend)

@@ -11,8 +11,8 @@ from apache_beam.runners.runner import PipelineResult
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.errors import BuildFailed
 from patchpack.pipeline.execution import folder as output
-from patchpack.pipeline.execution import runner
-from patchpack.pipeline.execution.progress import Amount, shown
+from patchpack.pipeline.execution import runner, workers
+from patchpack.pipeline.execution.progress import Amount, shown, warn
 from patchpack.pipeline.names import NEXT_FOLDER, PLAN_NAME
 from patchpack.pipeline.stages.saved import PlanRecord, read_plan_record
 from patchpack.pipeline.storage import files
@@ -33,6 +33,9 @@ def run_graph(
 ) -> None:
     """Runs a graph on this machine to its end and shows how far it is.
 
+    Where a worker crashes it is run once more, and every file decoded in a process of its own: the one that is at fault
+    becomes a reject. What is there of the first try is kept.
+
     Args:
         folder: the output, whose record keeps the traceback of a bug.
         add_graph: adds the transforms.
@@ -43,8 +46,18 @@ def run_graph(
     Raises:
         BuildFailed: it did not finish.
     """
-    with _shown(folder, amount, counts) as (tick, counted):
-        counted(runner.run_here(add_graph, config.workers, tick, EVERY_S))
+    started = workers.started(config.workers, config.media_backend)
+    with _shown(folder, amount, counts) as (tick, counted), started:
+        try:
+            counted(runner.run_here(add_graph, config.workers, tick, EVERY_S))
+        except runner.WorkerCrashed as error:
+            if config.decode_isolation != "none":
+                raise
+            warn(f"{str(error).partition(';')[0]}; going on with each file decoded in a process of its own")
+            output.sweep(folder)
+            with workers.of_build() as processes:
+                processes.isolate()
+                counted(runner.run_here(add_graph, config.workers, tick, EVERY_S))
 
 
 def run_job(

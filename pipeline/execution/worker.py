@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import NoReturn
 
+from patchpack.pipeline.execution import sandbox
 from patchpack.pipeline.execution.parent import end_with
 
 
@@ -111,8 +112,8 @@ def described(error: BaseException | None) -> str:
 
 
 def main() -> None:
-    """Imports what workers need, and serves; its arguments are the launcher's process and --media-backend."""
-    launcher, backend = int(sys.argv[1]), sys.argv[2]
+    """Imports what workers need, and serves; its arguments are the launcher's process, --media-backend and whether to isolate."""
+    launcher, backend, isolates = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "1"
     looking = end_with(launcher, and_its_thread=False)
     # Ctrl-C reaches every process of a terminal; the launcher answers it, and its workers end with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -121,6 +122,8 @@ def main() -> None:
     os.dup2(quiet, 1)
     try:
         load(backend)
+        if isolates:
+            sandbox.isolate_all()
     except BaseException as error:  # noqa: BLE001 (the launcher says it)
         say(answers, ended=described(error))
         os._exit(1)

@@ -36,8 +36,25 @@ class Workers:
         Args:
             backend: --media-backend, which it loads too.
         """
+        self._backend = backend
+        self._lock = threading.Lock()
+        self._start(isolates=False)
+
+    def isolate(self) -> None:
+        """Starts another server in the place of the one that was closed; its workers decode in sandboxes, whatever was asked for."""
+        self._listener.join(LET_GO_S)
+        self._start(isolates=True)
+
+    def _start(self, *, isolates: bool) -> None:
         self._server = subprocess.Popen(  # noqa: S603 (this Python, a number and an option that was checked)
-            [sys.executable, "-m", "patchpack.pipeline.execution.worker", str(os.getpid()), backend],
+            [
+                sys.executable,
+                "-m",
+                "patchpack.pipeline.execution.worker",
+                str(os.getpid()),
+                self._backend,
+                str(int(isolates)),
+            ],
             env=_ONE_THREAD | os.environ | module_search(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -45,11 +62,11 @@ class Workers:
             stderr=subprocess.DEVNULL,
         )
         self._is_ready = False
-        self._lock = threading.Lock()
         self._ended: dict[str, tuple[threading.Event, Callable[[str], object]]] = {}
         self._counts: dict[str, Counter[str]] = {}
         self._why = ""
-        threading.Thread(target=self._listen, name="workers", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="workers", daemon=True)
+        self._listener.start()
 
     def start(self, worker: str, control: str, died: Callable[[str], object]) -> None:
         """Starts a worker, and does not wait for it.

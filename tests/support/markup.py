@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -47,8 +48,15 @@ def plain(page: str) -> str:
         # that of times stands in its section
         before += rest if part is not parts[-1] else ""
     own = OWN_SCRIPT.read_text(encoding="utf-8")
-    assert rest == f"\n<script>{vl_convert.javascript_bundle()}</script>\n<script>{own}</script>\n</body>\n</html>"
+    assert rest == f"\n<script>{library()}</script>\n<script>{own}</script>\n</body>\n</html>"
     return f"{before}</body>\n</html>"
+
+
+@cache
+def library() -> str:
+    """Returns Vega's script as its library makes it, which takes a second or two."""
+    made: str = vl_convert.javascript_bundle()
+    return made
 
 
 def timeless(page: str) -> str:

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import apache_beam as beam
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.metrics.execution import MetricKey, MetricResult
+from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.metrics.metricbase import MetricName
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -21,6 +23,7 @@ from conftest import ROOT, SMALL
 from conftest import Result as Ended
 
 from patchpack.pipeline.execution import counts, folder
+from patchpack.pipeline.stages import finish
 from patchpack.schemas.run import WORK, StageTime
 
 Run = Callable[..., Ended]
@@ -154,3 +157,33 @@ def test_a_full_disk_loses_times_and_not_what_it_said(tmp_path: Path, monkeypatc
     with pytest.raises(ValueError, match="first"), folder.stage_noted(str(tmp_path), "write", 1):
         monkeypatch.setattr(folder.files, "write", full)
         raise ValueError("first")
+
+
+def test_distributions_are_those_of_the_dataset(
+    media: Path, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results: list[PipelineResult] = []
+    of_result = counts.of_result
+    monkeypatch.setattr(counts, "of_result", lambda result: (results.append(result), of_result(result))[1])
+    monkeypatch.setattr(finish, "page_of", lambda *_: "")
+    built = run("build", media, "--output", tmp_path / "set", "--workers", 1, "--media-backend", "pillow", *SMALL)
+    assert built.code == 0, built.err
+    metrics = results[-1].metrics().query(MetricsFilter().with_namespace("patchpack"))
+    found = {one.key.metric.name: one.result for one in metrics["distributions"]}
+    shards = pq.read_table(tmp_path / "set/shards.parquet").to_pylist()
+    tables = [pq.read_table(tmp_path / "set" / shard["path"], columns=["num_tokens"]) for shard in shards]
+    values = {
+        "sequence_tokens": [tokens for table in tables for tokens in table["num_tokens"].to_pylist()],
+        "shard_bytes": [(tmp_path / "set" / shard["path"]).stat().st_size for shard in shards],
+    }
+    for name, expected in values.items():
+        spread = found.pop(name)
+        assert (spread.count, spread.sum) == (len(expected), sum(expected)), name
+        assert (spread.min, spread.max) == (min(expected), max(expected)), name
+    # times are of this run alone: those of decoding add up to its counter, each rounded by itself
+    [write] = [one for one in json.loads((tmp_path / "set/_run.json").read_text())["stages"] if one["stage"] == "write"]
+    decode, shard_times = found.pop("file_decode_us"), found.pop("shard_us")
+    assert found == {} and 0 < decode.min <= decode.max <= decode.sum
+    assert decode.sum == pytest.approx(write["worker_s"]["decode"] * 1e6, abs=1000 + decode.count)
+    assert 0 < decode.count <= sum(shard["num_segments"] for shard in shards)
+    assert shard_times.count == len(shards) and shard_times.sum >= decode.sum

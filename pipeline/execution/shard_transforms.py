@@ -117,15 +117,19 @@ class _WriteFn(beam.DoFn):
 
         def filled(sequence: FilledSequence) -> None:
             nonlocal elsewhere_s, is_kept
-            elsewhere_s, is_kept = elsewhere_s + sequence.decode_s + sequence.patchify_s, False
+            decode_s = sum(sequence.decodes_s)
+            elsewhere_s, is_kept = elsewhere_s + decode_s + sequence.patchify_s, False
             counts.add(
                 num_sequences=1,
                 num_examples=sequence.num_examples,
                 num_tokens=sequence.num_tokens,
                 num_token_bytes=sequence.num_tokens * layout.token_bytes // layout.sequence_length,
-                decode_us=round(sequence.decode_s * 1e6),
+                decode_us=round(decode_s * 1e6),
                 patchify_us=round(sequence.patchify_s * 1e6),
             )
+            counts.spread("sequence_tokens", sequence.num_tokens)
+            for seconds in sequence.decodes_s:
+                counts.spread("file_decode_us", round(seconds * 1e6))
             for row in sequence.rejects:
                 counts.add_reject(row)
 
@@ -145,6 +149,8 @@ class _WriteFn(beam.DoFn):
                 counts.add(num_kept_shards=1, num_kept_rejects=rejects, num_kept_examples=result.num_segments)
             else:
                 counts.add(num_shards=1, num_bytes=result.bytes)
+                counts.spread("shard_bytes", result.bytes)
+                counts.spread("shard_us", round((time.perf_counter() - began) * 1e6))
         finally:
             # the plan's rows, the file and its flush, or the check of a shard that is there
             counts.add(write_us=round((time.perf_counter() - began - elsewhere_s) * 1e6))

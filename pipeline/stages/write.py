@@ -83,12 +83,12 @@ class ShardResult:
 
 
 class FilledSequence(NamedTuple):
-    """What one sequence became: its counts, the examples that it lacks, and the seconds that it took."""
+    """What one sequence became: its counts, the examples that it lacks, and the seconds that its files, each, and the rest took."""
 
     num_examples: int
     num_tokens: int
     rejects: list[Reject]
-    decode_s: float
+    decodes_s: list[float]
     patchify_s: float
 
 
@@ -229,15 +229,14 @@ def _add_row_groups(
     filled: Callable[[FilledSequence], object],
 ) -> None:
     """Writes the shard's sequences, one row group at a time; rejects are appended to `rejects`."""
-    decode_s = 0.0
+    decodes_s: list[float] = []
 
     def decode(together: Sequence[PlannedExample]) -> list[np.ndarray]:
-        nonlocal decode_s
         began = time.perf_counter()
         try:
             return decode_examples(together, roots, config, warned)
         finally:
-            decode_s += time.perf_counter() - began
+            decodes_s.append(time.perf_counter() - began)
 
     sequences: list[list[PlannedExample]] = [[] for _ in range(shard.num_sequences)]
     for row in rows:
@@ -256,11 +255,12 @@ def _add_row_groups(
         arrays = written.new_arrays(len(members))
         segments = []
         for index, planned in enumerate(members):
-            began, num_rejects, decode_s = time.perf_counter(), len(rejects), 0.0
+            began, num_rejects = time.perf_counter(), len(rejects)
+            decodes_s.clear()
             own = list(_fill(planned, _row_of(arrays, index), layout, shared, config, rejects, warned))
-            patchify_s = time.perf_counter() - began - decode_s
+            patchify_s = time.perf_counter() - began - sum(decodes_s)
             num_tokens = sum(segment["num_tokens"] for segment in own)
-            filled(FilledSequence(len(own), num_tokens, rejects[num_rejects:], decode_s, patchify_s))
+            filled(FilledSequence(len(own), num_tokens, rejects[num_rejects:], [*decodes_s], patchify_s))
             segments.append(own)
         written.add_row_group(arrays, segments)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -167,14 +168,25 @@ def test_a_clock_that_jumps_by_days_decides_nothing(
 
 def test_of_two_builds_of_one_output_one_wins(undisturbed: Undisturbed, tmp_path: Path, run: Run) -> None:
     output = tmp_path / "set"
-    command = ("build", undisturbed.media, "--output", output, "--workers", 1, *OPTIONS)
-    builds = [Family(*command) for _ in range(2)]
-    ended = sorted(
-        (build.launcher.returncode, said(err)) for build in builds for _, err in [build.launcher.communicate()]
-    )
-    assert ended[0] == (0, "")
-    assert ended[1][0] == 2 and ended[1][1].count("\n") == 1
-    assert ended[1][1].startswith((f"{output}: another build is writing here; ", f"{output}: not empty ("))
+    command = ("build", undisturbed.media, "--output", output, *OPTIONS)
+    first = Family(*command, "--workers", 2)
+    while not (output / "_run.json").exists():
+        assert first.launcher.poll() is None
+        time.sleep(0.002)
+    os.kill(first.launcher.pid, signal.SIGSTOP)
+    try:
+        # of which none may go on with what the first is at, nor delete it
+        refused = [run(*command, "--workers", 1, *more) for more in ((), ("--resume",), ("--overwrite",))]
+    finally:
+        os.kill(first.launcher.pid, signal.SIGCONT)
+    assert [(ended.code, ended.err) for ended in refused] == [
+        (
+            2,
+            f"{output}: another build is writing here; one output has one build; wait for it, or choose another --output\n",
+        )
+    ] * 3
+    _, err = first.launcher.communicate(timeout=120)
+    assert (first.launcher.returncode, said(err)) == (0, "")
     check_as_undisturbed(output, undisturbed, run)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 from support.browser import OpenPage, page_opener, started_browser
+from support.inputs import OPTIONS, picture
 from support.small_set import build_small_set
 
 from patchpack import command
@@ -97,6 +98,18 @@ def reference(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert process.returncode == 0, err
     assert said(err) == ""
     return output
+
+
+@pytest.fixture(scope="session")
+def of_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset built of three images, with `OPTIONS` of support.inputs; they are in `media` beside it; tests change copies."""
+    folder = tmp_path_factory.mktemp("three")
+    (folder / "media").mkdir()
+    for number in range(3):
+        (folder / f"media/{number}.png").write_bytes(picture(number))
+    code = command.main(["build", f"{folder}/media", "--output", f"{folder}/set", *map(str, OPTIONS)])
+    assert code == 0
+    return folder / "set"
 
 
 @pytest.fixture(scope="session")

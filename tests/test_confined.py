@@ -18,7 +18,6 @@ from support.inputs import OPTIONS, picture, rejects, segments, write_csv
 from support.manifests import change_manifest
 
 import patchpack
-from patchpack.command import main
 from patchpack.pipeline.stages.saved import SUMMARY_KEY
 from patchpack.pipeline.stages.summary import ViewSummary
 from patchpack.schemas import FormatError, read_manifest, read_shard_table
@@ -53,26 +52,15 @@ def victim(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished dataset of three images; `media` lies beside it."""
-    folder = tmp_path_factory.mktemp("built")
-    (folder / "media").mkdir()
-    for number in range(3):
-        (folder / f"media/{number}.png").write_bytes(picture(number))
-    assert main(["build", f"{folder}/media", "--output", f"{folder}/set", *map(str, OPTIONS)]) == 0
-    return folder / "set"
+@pytest.fixture
+def media(of_three: Path) -> Path:
+    return of_three.parent / "media"
 
 
 @pytest.fixture
-def media(built: Path) -> Path:
-    return built.parent / "media"
-
-
-@pytest.fixture
-def dataset(built: Path, tmp_path: Path) -> Path:
+def dataset(of_three: Path, tmp_path: Path) -> Path:
     """A copy of it, and a file of its owner's in that."""
-    copy = Path(shutil.copytree(built, tmp_path / "set"))
+    copy = Path(shutil.copytree(of_three, tmp_path / "set"))
     (copy / "mine.txt").write_text("precious")
     return copy
 

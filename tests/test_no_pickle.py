@@ -128,17 +128,6 @@ def harm(tmp_path: Path) -> Iterator[bytes]:
     assert (tmp_path / "harmed").exists()
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    (folder / "media").mkdir()
-    for number in range(3):
-        (folder / f"media/{number}.png").write_bytes(picture(number))
-    options = {"workers": 1, "sequence_length": 256, "resolution": "side:32-96", "media_backend": "pillow"}
-    patchpack.build(folder / "media", folder / "set", **options)
-    return folder / "set"
-
-
 NAMES = (
     "manifest.json",
     "shards.parquet",
@@ -153,9 +142,9 @@ PARTS = ("_plan/listing-000.json", "_plan/part-000-00000-000.parquet", "sequence
 
 @pytest.mark.parametrize("name", [*NAMES, *PARTS])
 def test_a_pickle_in_a_file_of_a_dataset_is_never_run(
-    name: str, whole: Path, harm: bytes, tmp_path: Path, run: Run
+    name: str, of_three: Path, harm: bytes, tmp_path: Path, run: Run
 ) -> None:
-    own = Path(shutil.copytree(whole, tmp_path / "set"))
+    own = Path(shutil.copytree(of_three, tmp_path / "set"))
     assert (own / name).exists()
     (own / name).write_bytes(harm)
     if name in ("manifest.json", "shards.parquet"):
@@ -166,9 +155,9 @@ def test_a_pickle_in_a_file_of_a_dataset_is_never_run(
         ("report", own),
         ("verify", own),
         ("inspect", own, 0),
-        ("diff", own, whole),
+        ("diff", own, of_three),
         ("plan", "--from", own, "--compare", "--seed 1"),
-        ("build", whole.parent / "media", "--output", own, "--resume", *OPTIONS),
+        ("build", of_three.parent / "media", "--output", own, "--resume", *OPTIONS),
     ):
         run(*command)
 
@@ -187,13 +176,13 @@ def test_a_pickle_as_an_input_is_never_run(harm: bytes, tmp_path: Path, run: Run
 
 
 @pytest.mark.parametrize("name", ["run.json", ".metadata", "model.safetensors", "__0_0.distcp"])
-def test_a_pickle_in_a_checkpoint_is_never_run(name: str, whole: Path, harm: bytes, tmp_path: Path) -> None:
+def test_a_pickle_in_a_checkpoint_is_never_run(name: str, of_three: Path, harm: bytes, tmp_path: Path) -> None:
     options = ["--steps", "1", "--dim", "32", "--depth", "1", "--heads", "2", "--batch-size", "1"]
-    assert train([str(whole), *options, "--checkpoint", str(tmp_path / "run")]) == 0
+    assert train([str(of_three), *options, "--checkpoint", str(tmp_path / "run")]) == 0
     path = Path(checkpoint.find(str(tmp_path / "run")))
     assert (path / name).exists()
     (path / name).write_bytes(harm)
-    code = train([str(whole), "--resume", str(tmp_path / "run"), "--steps", "2"])
+    code = train([str(of_three), "--resume", str(tmp_path / "run"), "--steps", "2"])
     # the weights alone are for other programs
     assert code == (0 if name == "model.safetensors" else 1)
 

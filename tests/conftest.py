@@ -5,13 +5,18 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support import accounts
+from support.accounts import Undisturbed, contents
 from support.browser import OpenPage, page_opener, started_browser
+from support.family import Family
 from support.inputs import OPTIONS, picture
+from support.media_files import photo, video, write_files
 from support.small_set import build_small_set
 
 from patchpack import command
@@ -98,6 +103,20 @@ def reference(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert process.returncode == 0, err
     assert said(err) == ""
     return output
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """What tests compare with that disturb the same build."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    images = {f"{'ab'[number % 2]}/{number}.jpg": photo((40 + 9 * number, 90)) for number in range(20)}
+    write_files(folder / "media", images | {"a/clip.mp4": video(), "b/broken.jpg": b"broken", "b/notes.txt": b"text"})
+    began = time.monotonic()
+    whole = Family("build", folder / "media", "--output", folder / "set", "--workers", 2, *accounts.OPTIONS)
+    _, err = whole.launcher.communicate(timeout=120)
+    assert (whole.launcher.returncode, said(err)) == (0, "")
+    assert whole.lives_after(5) == []
+    return Undisturbed(folder / "media", contents(folder / "set"), time.monotonic() - began)
 
 
 @pytest.fixture(scope="session")

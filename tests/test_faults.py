@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, tzinfo
 from pathlib import Path
 from threading import Barrier
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from conftest import Result, said, start
-from support.accounts import accounted, contents, leftovers, num_files
+from conftest import Result, said
+from support.accounts import OPTIONS, Undisturbed, accounted, contents, leftovers, num_files
 from support.family import Family
-from support.media_files import photo, video, write_files
+from support.media_files import write_files
 from support.planned import Work
 
 from patchpack.pipeline.execution import folder as output_folder
@@ -26,28 +26,10 @@ from patchpack.pipeline.stages import write as shards
 
 Run = Callable[..., Result]
 
-OPTIONS = (
-    *("--sequence-length", 128, "--group-size", 8, "--shard-bytes", 200_000, "--labels", "folder"),
-    *("--max-reject-fraction", 1, "--media-backend", "pillow"),
-)
 
-
-class Undisturbed(NamedTuple):
-    """A build that nobody disturbed: its media, and its files."""
-
-    media: Path
-    contents: dict[str, bytes]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    images = {f"{'ab'[number % 2]}/{number}.jpg": photo((40 + 9 * number, 90)) for number in range(20)}
-    write_files(folder / "media", images | {"a/clip.mp4": video(), "b/broken.jpg": b"broken", "b/notes.txt": b"text"})
-    whole = start("build", folder / "media", "--output", folder / "set", "--workers", 1, *OPTIONS)
-    _, err = whole.communicate(timeout=120)
-    assert (whole.returncode, said(err)) == (0, "")
-    return Undisturbed(folder / "media", contents(folder / "set"))
+def slow(case: object) -> object:
+    """Returns a case that the quick tests leave to its neighbours."""
+    return pytest.param(case, marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -84,7 +66,7 @@ def disk(folder: Path, size_bytes: int) -> Iterator[Callable[[str], None]]:
 
 
 # of what a whole dataset takes: in the plan, in the shards, and behind them
-@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("fraction", [slow(0.01), 0.3, slow(0.6), 0.9])
 @pytest.mark.usefixtures("no_page")
 def test_a_disk_that_is_full_costs_nothing_but_time(
     fraction: float, undisturbed: Undisturbed, tmp_path: Path, run: Run
@@ -101,7 +83,7 @@ def test_a_disk_that_is_full_costs_nothing_but_time(
         check_as_undisturbed(tmp_path / "disk/set", undisturbed, run)
 
 
-@pytest.mark.parametrize("state", ["no folder", "an empty folder", "a plan", "a finished set"])
+@pytest.mark.parametrize("state", ["no folder", slow("an empty folder"), slow("a plan"), "a finished set"])
 @pytest.mark.usefixtures("no_page")
 def test_an_output_that_can_only_be_read_is_one_line(
     state: str, undisturbed: Undisturbed, tmp_path: Path, run: Run
@@ -139,7 +121,7 @@ time.time = jumping
 """
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, slow(2)])
 @pytest.mark.usefixtures("no_page")
 def test_a_clock_that_jumps_by_days_decides_nothing(
     workers: int, undisturbed: Undisturbed, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch

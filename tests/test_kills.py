@@ -8,45 +8,18 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from conftest import Result, said
-from support.accounts import accounted, contents, leftovers, num_files
+from support.accounts import OPTIONS, Undisturbed, accounted, contents, leftovers, num_files
 from support.family import Family
-from support.media_files import photo, video, write_files
 
 from patchpack.pipeline.stages import finish
 
 Run = Callable[..., Result]
 
-OPTIONS = (
-    *("--sequence-length", 128, "--group-size", 8, "--shard-bytes", 200_000, "--labels", "folder"),
-    *("--max-reject-fraction", 1, "--media-backend", "pillow"),
-)
 NUM_KILLS = 50
 NUM_SHOWN = 4
-
-
-class Undisturbed(NamedTuple):
-    """A build that nobody disturbed: its media, its files, and how long it took."""
-
-    media: Path
-    contents: dict[str, bytes]
-    wall_s: float
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    images = {f"{'ab'[number % 2]}/{number}.jpg": photo((40 + 9 * number, 90)) for number in range(20)}
-    write_files(folder / "media", images | {"a/clip.mp4": video(), "b/broken.jpg": b"broken", "b/notes.txt": b"text"})
-    began = time.monotonic()
-    whole = Family("build", folder / "media", "--output", folder / "set", "--workers", 2, *OPTIONS)
-    _, err = whole.launcher.communicate(timeout=120)
-    assert (whole.launcher.returncode, said(err)) == (0, "")
-    assert whole.lives_after(5) == []
-    return Undisturbed(folder / "media", contents(folder / "set"), time.monotonic() - began)
 
 
 def test_the_set_is_worth_killing(undisturbed: Undisturbed) -> None:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from patchpack.extras import MissingExtra
+from patchpack.extras import MissingExtra, uncollected
 from patchpack.options import flag
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.recipes import with_recipe
@@ -267,7 +267,7 @@ def needing_beam() -> Iterator[None]:
         MissingExtra: Beam is not installed.
     """
     try:
-        with _quietly():
+        with _quietly(), uncollected():
             yield
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("patchpack"):

@@ -1,5 +1,6 @@
 """Worker processes: forked by one server, heard of when they end, and gone with whoever started them."""
 
+import gc
 import json
 import os
 import queue
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from patchpack.extras import uncollected
 from patchpack.pipeline.execution import parent, workers
 from patchpack.pipeline.execution.sandbox import module_search
 from patchpack.pipeline.execution.worker import described
@@ -166,3 +168,15 @@ def test_looking_can_be_ended() -> None:
     looking.set()
     thread.join(10)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_garbage_is_looked_for_after_large_imports_as_before_them(before: bool) -> None:
+    try:
+        (gc.enable if before else gc.disable)()
+        with pytest.raises(ImportError), uncollected():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() == before
+    finally:
+        gc.enable()

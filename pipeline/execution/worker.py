@@ -6,6 +6,7 @@ lines shorter than PIPE_BUF bytes do not mix. When the launcher is gone its end 
 with its workers; while it imports it looks for the launcher itself, and workers look for the server.
 """
 
+import gc
 import json
 import os
 import select
@@ -14,6 +15,7 @@ import sys
 import threading
 from typing import NoReturn
 
+from patchpack.extras import uncollected
 from patchpack.pipeline.execution import sandbox
 from patchpack.pipeline.execution.parent import end_with
 
@@ -121,9 +123,12 @@ def main() -> None:
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     try:
-        load(backend)
+        with uncollected():
+            load(backend)
         if isolates:
             sandbox.isolate_all()
+        # workers share what is there now, and never look at it for garbage, which would copy it
+        gc.freeze()
     except BaseException as error:  # noqa: BLE001 (the launcher says it)
         say(answers, ended=described(error))
         os._exit(1)

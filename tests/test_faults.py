@@ -20,9 +20,11 @@ from support.family import Family
 from support.media_files import write_files
 from support.planned import Work
 
+from patchpack.pipeline.config import BuildConfig
 from patchpack.pipeline.execution import folder as output_folder
 from patchpack.pipeline.stages import finish
 from patchpack.pipeline.stages import write as shards
+from patchpack.pipeline.storage import files
 
 Run = Callable[..., Result]
 
@@ -170,6 +172,25 @@ def test_of_two_builds_of_one_output_one_wins(undisturbed: Undisturbed, tmp_path
     _, err = first.launcher.communicate(timeout=120)
     assert (first.launcher.returncode, said(err)) == (0, "")
     check_as_undisturbed(output, undisturbed, run)
+
+
+def test_who_comes_second_leaves_the_folder_that_both_found_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config, first = str(tmp_path / "set"), BuildConfig(), contextlib.ExitStack()
+    make_folder = files.make_folder
+
+    def overtaken(path: str) -> None:
+        monkeypatch.setattr(files, "make_folder", make_folder)
+        first.enter_context(output_folder.held(folder, config))
+
+    monkeypatch.setattr(files, "make_folder", overtaken)
+    with pytest.raises(ValueError, match="another build is writing here"), output_folder.held(folder, config):
+        pytest.fail("two hold it")
+    assert (tmp_path / "set").is_dir()
+    first.close()
+    # and its holder takes it back, as it wrote nothing
+    assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])

@@ -67,12 +67,12 @@ def held(folder: str, config: BuildConfig) -> Iterator[None]:
         raise ValueError(f"{folder}: a file; a dataset is a folder of files; name another --output")
     made = not files.is_uri(folder) and not os.path.isdir(folder)
     files.make_folder(folder)
-    try:
-        with files.locked(folder) as mine:
-            if not mine:
-                raise ValueError(
-                    f"{folder}: another build is writing here; one output has one build; wait for it, or choose another --output"
-                )
+    with files.locked(folder) as mine:
+        if not mine:
+            raise ValueError(
+                f"{folder}: another build is writing here; one output has one build; wait for it, or choose another --output"
+            )
+        try:
             names = files.names(folder)
             if names and not (config.resume or config.overwrite or config.append):
                 raise ValueError(
@@ -81,9 +81,10 @@ def held(folder: str, config: BuildConfig) -> Iterator[None]:
                 )
             _check_no_links(folder)
             yield
-    finally:
-        if made and not files.names(folder):
-            os.rmdir(folder)
+        finally:
+            # by its holder alone: who found it held may have seen it empty
+            if made and not files.names(folder):
+                os.rmdir(folder)
 
 
 def _check_no_links(folder: str) -> None:

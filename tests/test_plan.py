@@ -20,6 +20,7 @@ from patchpack.pipeline.inputs.facts import Facts
 from patchpack.pipeline.sampling.draws import shuffled
 from patchpack.pipeline.stages import packed as packed_module
 from patchpack.pipeline.stages import plan as plan_module
+from patchpack.pipeline.stages.buckets import num_buckets
 from patchpack.pipeline.stages.group import group_of
 from patchpack.pipeline.stages.plan import (
     rest_group,
@@ -354,6 +355,20 @@ def test_labels_are_the_numbers_of_their_classes() -> None:
 def test_a_group_depends_on_seed_and_key_alone(key: str, seed: int, groups: int) -> None:
     hashed = xxhash.xxh3_64_intdigest(str(seed).encode() + b"\0" + key.encode())
     assert group_of(key, seed, groups) == hashed % groups
+
+
+@given(st.integers(0, 10**10))
+def test_buckets_are_enough_for_many_cores_and_give_a_group_no_crumbs(inputs: int) -> None:
+    buckets = num_buckets(inputs)
+    assert 1 <= buckets <= 4096
+    assert buckets <= max(1, inputs)
+    if inputs >= 1024:
+        assert buckets >= 64
+    if inputs <= 10**6:
+        assert inputs <= 4096 * max(64, buckets)
+    if inputs <= 10**8:
+        # rows of a part: what a bucket has for a group
+        assert inputs >= 6 * buckets * (inputs // 16_384)
 
 
 @settings(max_examples=15, deadline=None)

@@ -4,6 +4,7 @@ A bucket is what a killed plan loses at most of its probing. There are enough of
 what a bucket has for each group are rows and not a row.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import xxhash
@@ -14,11 +15,13 @@ from patchpack.pipeline.stages.list import OF_OTHER_SPLIT, source_place
 from patchpack.pipeline.stages.records import Ignored, KeyConflict, LabelRow, Reject, Source
 from patchpack.schemas.geometry import ceil_div
 
-# as many inputs, a minute of probing local files; fewer where there would be too few buckets for many cores, and more of
-# very many inputs
+# as many inputs, a minute of probing local files; fewer where there would be too few buckets for many cores. From a million inputs on
+# more, as their root: a part of a table is what a bucket has for a group, and with ten times the inputs there are ten times the
+# groups, whose parts would each be a tenth
 BUCKET_INPUTS = 4096
 ENOUGH_BUCKETS = 64
 LEAST_INPUTS = 16
+ROOT_OF = 16
 MOST_BUCKETS = 4096
 
 LABEL_OF_NONE = "(label of no input)"
@@ -27,7 +30,8 @@ LABEL_OF_NONE = "(label of no input)"
 def num_buckets(num_inputs: int) -> int:
     """Returns how many buckets so many inputs are spread over; at least one."""
     few = min(ENOUGH_BUCKETS, ceil_div(num_inputs, LEAST_INPUTS))
-    return max(1, min(MOST_BUCKETS, max(few, ceil_div(num_inputs, BUCKET_INPUTS))))
+    many = min(ceil_div(num_inputs, BUCKET_INPUTS), math.isqrt(num_inputs // ROOT_OF), MOST_BUCKETS)
+    return max(1, few, many)
 
 
 def bucket_of(key: str, num_buckets: int) -> int:

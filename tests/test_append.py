@@ -121,7 +121,10 @@ def test_added_inputs_are_a_generation_and_no_byte_before_is_touched(
     rejects = {row["key"] for row in pq.read_table(built / "rejects.parquet").to_pylist()}
     assert rejects == {"media/cat/broken.jpg", "media/dog/empty.jpg"}
     assert manifest.totals["num_inputs"] == 20
-    assert manifest.totals["ignored"] == {".txt": 2, "(packed before)": 10, "(rejected before)": 1}
+    # what was there before is not ignored, it is packed; what is no media was met twice
+    assert manifest.totals["ignored"] == {".txt": 2}
+    plan = json.loads((built / "_plan/plan.json").read_text())
+    assert plan["totals"]["ignored"] == {".txt": 1, "(packed before)": 10, "(rejected before)": 1}
     assert run("verify", built).code == 0
     # readers know nothing of generations
     assert len(patchpack.Dataset(str(built))) == stored_sequences(manifest)
@@ -228,7 +231,8 @@ def test_what_changed_since_stays_as_it_is_packed_and_is_said(media: Path, built
     ended = run("build", media, "--output", built, "--append", "--workers", 1)
     assert ended.code == 0
     assert "1 inputs have another size than when they were packed" in ended.err
-    assert read_manifest(str(built)).totals["ignored"]["(packed before, and of another size now)"] == 1
+    plan = json.loads((built / "_plan/plan.json").read_text())
+    assert plan["totals"]["ignored"]["(packed before, and of another size now)"] == 1
     assert keys(built)["media/dog/00.jpg"] == 1
 
 

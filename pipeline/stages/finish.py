@@ -24,6 +24,7 @@ from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.sizes import SizeCounts, merge_sizes
 from patchpack.pipeline.report.text import to_json
 from patchpack.pipeline.stages import saved
+from patchpack.pipeline.stages.generations import new_alone
 from patchpack.pipeline.stages.plan import sequence_bytes
 from patchpack.pipeline.stages.records import Reject
 from patchpack.pipeline.stages.results import read_groups
@@ -177,7 +178,7 @@ def finish(
     rejects = sorted(stored.rejects.union(saved.read_rejects(folder)))
     earlier = saved.read_plan_record(folder)["earlier"]
     totals: DatasetTotals = {
-        **planned.totals(saved.read_listing(folder)),
+        **planned.totals(new_alone(saved.read_listing(folder))),
         "num_rejects": len(rejects),
         "stored": {
             "num_shards": stored.numbers["num_shards"],

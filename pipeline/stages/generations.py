@@ -4,6 +4,7 @@ What is known of the ones before are the keys of their inputs, with sizes, and d
 the saved plan, a file at a time, and spread over buckets as the new inputs are. Groups are numbered on.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from patchpack.pipeline.names import bucket_digests_name, bucket_rejects_name, view_plan_name
 from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.records import Ignored, Source
+from patchpack.pipeline.stages.summary import Listing
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, Manifest
 from patchpack.schemas.report import Earlier
@@ -70,6 +72,12 @@ def earlier_of(folder: str, manifest: Manifest) -> list[Earlier]:
         "num_sequences": stored["num_sequences"],
     }
     return [*manifest.earlier, now]
+
+
+def new_alone(listing: Listing) -> Listing:
+    """Returns what became of the inputs of a dataset, none of which is counted again where a later generation met it."""
+    ignored = {why: count for why, count in listing.ignored.items() if why not in KNOWN}
+    return dataclasses.replace(listing, ignored=ignored)
 
 
 def known_names(folder: str, generation: int) -> Iterator[str]:

@@ -313,7 +313,12 @@ def test_a_plan_is_built_elsewhere(media: Path, tmp_path: Path, run: Run) -> Non
     assert seen(other) == seen(tmp_path / "whole")
     for expected, *rest in (
         ("no _plan/plan.json in it", elsewhere, "--from-plan", tmp_path / "nothing"),
-        ("resumed with", elsewhere / "cat", "--from-plan", tmp_path / "planned"),
+        (
+            "made of media, given cat; inputs are those of the plan",
+            elsewhere / "cat",
+            "--from-plan",
+            tmp_path / "planned",
+        ),
         ("a dataset that has grown 1 times", elsewhere, "--from-plan", output),
         ("--sequence-length: 128 now", elsewhere, "--from-plan", tmp_path / "planned", "--sequence-length", 128),
     ):

@@ -90,7 +90,7 @@ def test_resume_refuses_other_options_and_other_inputs(reference: Path, media: P
     other = run(*command, "--seed", 3)
     assert (other.code, other.err) == (
         2,
-        f"--seed: 3 now, 0 when {tmp_path}/shards was begun; --resume goes on with the same options; leave it out, or use --overwrite\n",
+        f"--seed: 3 now, 0 when {tmp_path}/shards was begun; what goes on or grows has the same options; leave it out, or use --overwrite\n",
     )
     fewer = run("build", media, "--output", tmp_path / "shards", "--workers", 1, "--resume", *SMALL)
     assert fewer.code == 2

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, SMALL, Result, start
 from support.cluster import Cluster, contents
+from support.media_files import photo, write_files
 
 import patchpack
 from patchpack.pipeline.execution import job as jobs
@@ -43,6 +45,25 @@ def test_pools_on_several_hosts_make_the_same_bytes(cluster: Cluster, media: Pat
     assert ended.returncode == 0, (out, err)
     assert contents(tmp_path / "set") == contents(here)
     assert patchpack.verify(str(tmp_path / "set")) == []
+
+
+@pytest.mark.slow
+def test_inputs_are_added_by_one_job(cluster: Cluster, media: Path, here: Path, tmp_path: Path, run: Run) -> None:
+    """The dataset of this machine has all of the demo's media; what is added to it are three photos, one of them broken."""
+    grown = tmp_path / "media"
+    shutil.copytree(media, grown)
+    write_files(grown, {"new/1.jpg": photo((50, 90)), "new/2.jpg": photo((90, 50)), "new/3.jpg": b""})
+    folders = []
+    for name, options in (("here", ("--workers", 1)), ("there", ("--", *cluster.options))):
+        folders.append(tmp_path / name)
+        shutil.copytree(here, folders[-1])
+        added = run("build", grown, "--output", folders[-1], "--append", *options)
+        assert added.code == 0, added.err
+        again = run("build", grown, "--output", folders[-1], "--append", *options)
+        assert again.code == 0 and "nothing to add" in again.err, again.err
+    assert contents(folders[0]) == contents(folders[1])
+    assert len(patchpack.Dataset(folders[1]).manifest.earlier) == 1
+    assert patchpack.status(folders[1])["state"] == "finished"
 
 
 @pytest.mark.slow

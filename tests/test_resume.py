@@ -83,7 +83,7 @@ def test_other_options_are_refused_while_planning_as_after_it(photos: Path, tmp_
     ended = run("build", "--output", output, "--resume", "--workers", 1, "--sequence-length", 256)
     assert (ended.code, ended.err) == (
         2,
-        f"--sequence-length: 256 now, 128 when {output} was begun; --resume goes on with the same options; leave it out, "
+        f"--sequence-length: 256 now, 128 when {output} was begun; what goes on or grows has the same options; leave it out, "
         "or use --overwrite\n",
     )
     (tmp_path / "other").mkdir()

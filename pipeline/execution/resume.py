@@ -119,7 +119,12 @@ def fetch_plan(source: str, inputs: list[Input], folder: str, config: BuildConfi
             f"--from-plan {source}: a dataset that has grown {len(record['earlier'])} times; it takes one plan; make one of all inputs with "
             "plan --output"
         )
-    _check_inputs(record["inputs"], inputs, folder)
+    named = [without_secrets(given.relative) for given in inputs]
+    if named != record["inputs"]:
+        raise ValueError(
+            f"--from-plan {source}: made of {', '.join(record['inputs'])}, given {', '.join(named)}; inputs are those of the plan in their "
+            "order, wherever they lie; leave them out, or plan these"
+        )
     home = planning_home(folder, config)
     copy_plan(source, home)
     write_record(home, inputs, config, 0)
@@ -187,6 +192,6 @@ def _hash(key: str) -> int:
 
 def _changed(name: str, now: object, before: object, folder: str) -> ValueError:
     return ValueError(
-        f"{flag(name)}: {shown(now)} now, {shown(before)} when {folder} was begun; --resume goes on with the same "
+        f"{flag(name)}: {shown(now)} now, {shown(before)} when {folder} was begun; what goes on or grows has the same "
         "options; leave it out, or use --overwrite"
     )

@@ -87,7 +87,7 @@ def planned_arrangement(folder: str) -> Arranged:
     """Returns how a saved plan is arranged."""
     every = Arrangement(CONFIG.balance_step)
     for summary in saved.read_summaries(folder):
-        with pq.ParquetFile(saved.plan_path(folder, summary.group, summary.view)) as plan:
+        with pq.ParquetFile(saved.plan_path(folder, (summary.generation, summary.group), summary.view)) as plan:
             shards = [plan.read_row_group(shard.row_group) for shard in summary.shards]
             every.merge(arrangement_of(ViewPlan(shards, summary, shards[0].slice(0, 0)), CONFIG))
     return every.figures()

@@ -57,14 +57,14 @@ def test_build_takes_every_option_of_plan_with_the_same_default() -> None:
     plan = {field.name: (field.default, field.metadata) for field in dataclasses.fields(PlanConfig)}
     build = {field.name: (field.default, field.metadata) for field in dataclasses.fields(BuildConfig)}
     assert plan.items() <= build.items()
-    assert build.keys() - plan.keys() == {"resume", "overwrite", "retry_rejects"}
+    assert build.keys() - plan.keys() == {"resume", "overwrite", "retry_rejects", "append", "from_plan"}
 
 
 def test_the_record_leaves_out_only_what_cannot_change_a_byte() -> None:
     recorded = output_affecting(BuildConfig())
     names = {field.name for field in dataclasses.fields(BuildConfig)}
     assert names - recorded.keys() == {
-        "workers", "classes", "recipe", "recipe_name", "media_root", "retry_rejects", "resume", "overwrite",
+        "workers", "classes", "recipe", "recipe_name", "media_root", "retry_rejects", "resume", "overwrite", "append", "from_plan",
         "max_reject_fraction", "decode_cache_bytes", "decode_isolation", "decode_timeout_s"
     }  # fmt: skip
     assert json.loads(json.dumps(recorded)) == recorded

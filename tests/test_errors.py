@@ -47,7 +47,7 @@ def test_wrong_use_is_one_line_and_exit_2(case: str, media: Path, tmp_path: Path
         "no inputs": ((), "no inputs; build takes folders, files, globs or URIs; name at least one"),
         "not empty": (
             (media, "--output", tmp_path / "full"),
-            f"{tmp_path}/full: not empty (1 entries); a build starts in an empty output; use --resume to go on, "
+            f"{tmp_path}/full: not empty (1 entries); a build starts in an empty output; use --resume to go on, --append to add inputs, "
             "--overwrite to replace the dataset in it, or another --output",
         ),
         "unknown": (

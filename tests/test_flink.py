@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL, start
-from test_job import contents, free_port, here, listening  # noqa: F401 (here is a fixture)
+from support.cluster import contents, free_port, listening
+from test_job import here  # noqa: F401 (a fixture)
 
 JARS = {"flink": "FLINK_JOB_SERVER_JAR", "spark": "SPARK_JOB_SERVER_JAR"}
 
@@ -24,7 +25,7 @@ def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
     named = zip(("--job-port", "--artifact-port", "--expansion-port"), map(str, ports), strict=True)
     process = subprocess.Popen([java, "-jar", jar, *(word for pair in named for word in pair)])
     for _ in range(600):
-        if listening(ports[0]):
+        if listening("localhost", ports[0]):
             break
         time.sleep(0.1)
     yield f"localhost:{ports[0]}"

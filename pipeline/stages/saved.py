@@ -30,10 +30,11 @@ from patchpack.pipeline.storage import files
 from patchpack.schemas.errors import FormatError
 from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, canonical_json
 from patchpack.schemas.report import Arranged, Earlier, Totals
+from patchpack.schemas.storage import join
 
 SUMMARY_KEY = b"patchpack_plan"
 
-# what reads a file whole: `files.read`, or that of readers, which need no Beam
+# what reads a file whole: `files.read`, or that of readers, which need no Beam and know URIs with options at their end
 Read = Callable[[str], bytes]
 
 
@@ -59,7 +60,7 @@ def read_plan_record(folder: str, read: Read = files.read) -> PlanRecord:
     Raises:
         FormatError: the plan was damaged, or made by an earlier version.
     """
-    path = files.join(folder, PLAN_NAME)
+    path = join(folder, PLAN_NAME)
     with intact(path):
         record = json.loads(read(path))
         return cast(PlanRecord, {name: record[name] for name in PlanRecord.__annotations__})
@@ -104,7 +105,7 @@ def read_parts(folder: str, generation: int, read: Read = files.read) -> list[tu
     Raises:
         FormatError: the plan was damaged.
     """
-    path = files.join(folder, parts_name(generation))
+    path = join(folder, parts_name(generation))
     with intact(path):
         return [(int(group), int(view)) for group, view in json.loads(read(path))]
 
@@ -187,7 +188,7 @@ def read_listing(folder: str, generations: Iterable[int] | None = None, read: Re
     """
     found = []
     for generation in read_generations(folder, read) if generations is None else generations:
-        path = files.join(folder, listing_name(generation))
+        path = join(folder, listing_name(generation))
         with intact(path):
             found.append(Listing.from_json(read(path)))
     return Listing.merged(found)

@@ -116,7 +116,7 @@ if what == "make":
     from patchpack.pipeline.config import BuildConfig
     from patchpack.pipeline.execution.graph import build_graph
     from patchpack.pipeline.stages.generations import Grown
-from patchpack.pipeline.stages.list import parse_input
+    from patchpack.pipeline.stages.list import parse_input
     from patchpack.pipeline.versions import library_versions
 
     pipeline = beam.Pipeline()

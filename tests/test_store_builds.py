@@ -168,10 +168,10 @@ def test_an_object_that_is_listed_and_cannot_be_read_is_a_reject(store: Proxy, f
     assert tried <= store.count("get", below=victim) <= 2 * tried
 
 
-@pytest.mark.parametrize("lags", ["out/", "out/_plan/part-000-00000", "out/_plan/rejects-"])
-def test_a_listing_that_lags_loses_nothing(lags: str, store: Proxy, local: dict[str, bytes]) -> None:
+def test_a_listing_that_lags_loses_nothing(store: Proxy, local: dict[str, bytes]) -> None:
     """What the build itself has written is there by name at once, and listed only after it has ended."""
     files.write(store.uri("raw/media/circles/broken.jpg"), b"broken")
+    lags = "out/"
     store.hidden = lambda name: name.startswith(lags)
     shards = {name for name in local if name.startswith("sequences/")}
     for again in (False, True):

@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from patchpack.extras import MissingExtra, uncollected
+from patchpack.collecting import uncollected
+from patchpack.extras import MissingExtra
 from patchpack.options import flag
 from patchpack.pipeline.config import BuildConfig, PlanConfig
 from patchpack.pipeline.recipes import with_recipe

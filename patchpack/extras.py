@@ -1,8 +1,4 @@
-"""What is installed only where it is asked for, and how every message says so; and what makes large imports cheaper."""
-
-import contextlib
-import gc
-from collections.abc import Iterator
+"""What is installed only where it is asked for, and how every message says so."""
 
 
 class MissingExtra(RuntimeError):
@@ -15,15 +11,3 @@ class MissingExtra(RuntimeError):
 def install(extra: str) -> str:
     """Returns the commands that install an extra: in a clone of the repository, and elsewhere."""
     return f"./run_pipeline.sh setup {extra}, or pip install 'patchpack[{extra}]'"
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Looks for no garbage meanwhile: imports leave little, and looking for it among all that they make is a quarter of their time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -175,7 +175,6 @@ class BuildConfig(PlanConfig):
         affects_output=False,
         lasting=False,
     )
-
     append: bool = option(
         False,
         "add inputs to the dataset in this output, which has not been given them yet, with its options; what is packed stays as it is",

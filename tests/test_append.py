@@ -184,6 +184,27 @@ def test_a_run_that_dies_loses_no_byte_of_what_was_and_goes_on(
     assert not (built / "_plan-next").exists()
 
 
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_finished_dataset_that_is_written_again_is_unfinished_meanwhile(
+    grown: bool, media: Path, built: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if grown:
+        grow(media)
+        assert run("build", media, "--output", built, "--append", "--workers", 1).code == 0
+    before = seen(built)
+    max((built / "sequences").iterdir()).unlink()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("the power fails")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(shard_transforms, "write_shard", fail)
+        assert run("build", "--output", built, "--resume", "--workers", 1).code == 1
+    assert not (built / "manifest.json").exists()
+    assert run("build", "--output", built, "--resume", "--workers", 1).code == 0
+    assert seen(built) == before
+
+
 @pytest.mark.slow
 def test_it_grows_again_and_workers_change_no_byte(media: Path, built: Path, tmp_path: Path, run: Run) -> None:
     shutil.copytree(built, tmp_path / "other")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from patchpack.extras import uncollected
+from patchpack.collecting import uncollected
 from patchpack.pipeline.execution import parent, workers
 from patchpack.pipeline.execution.sandbox import module_search
 from patchpack.pipeline.execution.worker import described

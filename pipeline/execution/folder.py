@@ -51,6 +51,7 @@ from patchpack.schemas.manifest import (
     RUN_NAME,
     SEQUENCES_FOLDER,
     SHARD_TABLE_NAME,
+    read_manifest,
     read_shard_table,
 )
 from patchpack.schemas.run import WORK, RunRecord, StageName, StageTime
@@ -120,6 +121,15 @@ def is_growing(folder: str) -> bool:
     """Returns whether inputs are being added to this output, and their plan is not complete."""
     home = begun_home(folder)
     return home != folder and plan_home(folder) == folder and record_begun(folder).get("generation", 0) > 0
+
+
+def is_of_before(folder: str, num_earlier: int) -> bool:
+    """Returns whether a dataset is whole, and what was added to it last is not part of it yet."""
+    try:
+        return len(read_manifest(folder).earlier) < num_earlier
+    except FormatError:
+        # none, or a broken one
+        return False
 
 
 def run_record(folder: str) -> RunRecord:

@@ -38,7 +38,7 @@ from patchpack.pipeline.versions import library_versions
 from patchpack.pipeline.whatif.cost import DECODED_PX_PER_S
 from patchpack.schemas.errors import is_redacted
 from patchpack.schemas.figures import Options
-from patchpack.schemas.manifest import read_manifest
+from patchpack.schemas.manifest import MANIFEST_NAME, read_manifest
 from patchpack.schemas.report import Prediction, Report
 from patchpack.schemas.run import JobRecord, StageName
 
@@ -310,6 +310,9 @@ def _write_shards(
     *earlier, last = saved.read_generations(folder)
     groups, before = saved.planned_groups(folder, [last]), saved.planned_groups(folder, earlier)
     writing = Writing(folder, saved.read_plan_record(folder), lists=options is not None)
+    if not output.is_of_before(folder, len(earlier)):
+        # from here on the dataset is unfinished; one that is added to is whole until its tables are replaced
+        files.remove(files.join(folder, MANIFEST_NAME))
 
     def add_graph(pipeline: beam.Pipeline) -> None:
         shard_graph(pipeline, groups, before, roots, folder, config, versions)

@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import NoReturn
 
-from patchpack.extras import uncollected
+from patchpack.collecting import uncollected
 from patchpack.pipeline.execution import sandbox
 from patchpack.pipeline.execution.parent import end_with
 

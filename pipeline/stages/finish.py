@@ -169,9 +169,9 @@ def finish(
         accepted: says whether the report is; it is returned in any case.
     """
     stored, layouts = _Stored(len(config.layouts)), config.layouts
+    planned = Planned(saved.read_summaries(folder), config)
     # of a dataset that has grown: its tables are replaced now
     files.remove(files.join(folder, MANIFEST_NAME))
-    planned = Planned(saved.read_summaries(folder), config)
     with files.writing(files.join(folder, SHARD_TABLE_NAME)) as file:
         rows = map(stored.add, read_groups(folder, planned.groups))
         write_rows(pa.PythonFile(file, mode="w"), rows, SHARD_TABLE_SCHEMA)

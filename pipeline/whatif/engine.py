@@ -4,15 +4,14 @@ One process, a group at a time, so that memory holds the columns of all examples
 one group and of what groups leave for others. Exact: sequences, tokens and padding are those that the build plans.
 """
 
-import gc
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from patchpack.collecting import uncollected
 from patchpack.pipeline.config import PlanConfig
 from patchpack.pipeline.packing.balance.balance import Steps
 from patchpack.pipeline.packing.balance.swap import attention_costs
@@ -82,19 +81,7 @@ class Planned:
     has_text: bool = False
 
 
-@contextmanager
-def _no_search_for_cycles() -> Iterator[None]:
-    """Leaves Python's search for cycles out: it walks through all records time and again, a fifth of the time, and they have none."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-@_no_search_for_cycles()
+@uncollected()
 def plan_examples(
     examples: Examples,
     config: PlanConfig,

@@ -18,8 +18,9 @@ from support.inputs import OPTIONS, picture, rejects, segments, write_csv
 from support.manifests import change_manifest
 
 import patchpack
+from patchpack.pipeline.execution.folder import copy_plan
 from patchpack.pipeline.stages.saved import SUMMARY_KEY
-from patchpack.pipeline.stages.summary import ViewSummary
+from patchpack.pipeline.stages.summary import Listing, ViewSummary
 from patchpack.schemas import FormatError, read_manifest, read_shard_table
 from patchpack.schemas.cache import FOLDER_NAME, ShardCache
 from patchpack.schemas.manifest import SHARD_TABLE_SCHEMA, dataset_digest, table_bytes
@@ -120,6 +121,24 @@ def change_plan(folder: Path, **values: object) -> None:
     raw = summary.to_json().replace(b'"shards":[', b'"shards":[' + json.dumps(shard).encode() + b",")
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({SUMMARY_KEY: raw}), path)
+
+
+@pytest.mark.parametrize("column", ["rejects_in", "digests_in"])
+@pytest.mark.parametrize("bucket", ["/../../outside", -1, True])
+def test_a_plan_of_others_copies_nothing_out_of_the_output(column: str, bucket: object, tmp_path: Path) -> None:
+    folder, output = tmp_path / "theirs", tmp_path / "mine/out"
+    for path in (folder / "_plan", output):
+        path.mkdir(parents=True)
+    # a folder of the name that comes before the slash, so that the path leads somewhere
+    (folder / "_plan/rejects-000-").mkdir()
+    listing = json.loads(Listing().to_json()) | {column: [bucket]}
+    (folder / "_plan/listing-000.json").write_text(json.dumps(listing))
+    (folder / "_plan/plan.json").write_text(json.dumps({"config": {}, "inputs": [], "totals": {}, "earlier": []}))
+    (folder / "_plan/parts-000.json").write_text("[]")
+    (folder / "_plan/arranged-000.json").write_text("{}")
+    with pytest.raises(FormatError, match=f"{column} is "):
+        copy_plan(str(folder), str(output))
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "theirs"}
 
 
 @pytest.mark.parametrize(

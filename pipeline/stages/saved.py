@@ -25,7 +25,7 @@ from patchpack.pipeline.names import (
 )
 from patchpack.pipeline.stages.planned import PLAN_SCHEMA, PlannedExample, from_table
 from patchpack.pipeline.stages.records import Reject
-from patchpack.pipeline.stages.summary import GroupId, Listing, ShardPlan, ViewSummary
+from patchpack.pipeline.stages.summary import GroupId, Listing, ShardPlan, ViewSummary, check_numbers
 from patchpack.pipeline.storage import files
 from patchpack.schemas.errors import FormatError
 from patchpack.schemas.manifest import REJECT_TABLE_SCHEMA, canonical_json
@@ -107,7 +107,9 @@ def read_parts(folder: str, generation: int, read: Read = files.read) -> list[tu
     """
     path = join(folder, parts_name(generation))
     with intact(path):
-        return [(int(group), int(view)) for group, view in json.loads(read(path))]
+        parts = [(group, view) for group, view in json.loads(read(path))]
+        check_numbers("group", [number for part in parts for number in part])
+        return parts
 
 
 def read_summaries(folder: str, generations: Iterable[int] | None = None) -> Iterator[ViewSummary]:

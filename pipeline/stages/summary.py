@@ -110,6 +110,7 @@ class ViewSummary:
             ValueError, TypeError, KeyError: it is not one.
         """
         values = json.loads(data)
+        check_numbers("group", [values["group"], values["view"], values["generation"]])
         return cls(
             **values
             | {
@@ -121,10 +122,21 @@ class ViewSummary:
         )
 
 
+def check_numbers(name: str, found: Iterable[object]) -> None:
+    """Checks numbers of a saved plan that make names of files: these are written, copied with the plan, and deleted by --overwrite.
+
+    Raises:
+        ValueError: one is no number, or is negative.
+    """
+    for value in found:
+        if type(value) is not int or value < 0:
+            raise ValueError(f"{name} is {value!r}")
+
+
 def _shard_plan(values: dict[str, int]) -> ShardPlan:
-    """Returns a shard of a saved plan; its numbers make the name of a file that is written, and deleted by --overwrite."""
-    if wrong := [name for name, value in values.items() if type(value) is not int or value < 0]:
-        raise ValueError(f"{wrong[0]} of a shard is {values[wrong[0]]!r}")
+    """Returns a shard of a saved plan."""
+    for name, value in values.items():
+        check_numbers(f"{name} of a shard", [value])
     return ShardPlan(**values)
 
 
@@ -201,6 +213,8 @@ class Listing:
         """
         values = json.loads(data)
         conflict, gaps = values["key_conflict"], values["label_gaps"]
+        for name in ("rejects_in", "digests_in"):
+            check_numbers(name, values[name])
         return cls(
             **values
             | {

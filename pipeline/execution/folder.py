@@ -126,7 +126,7 @@ def is_growing(folder: str) -> bool:
 def is_of_before(folder: str, num_earlier: int) -> bool:
     """Returns whether a dataset is whole, and what was added to it last is not part of it yet."""
     try:
-        return len(read_manifest(folder).earlier) < num_earlier
+        return num_earlier > 0 and len(read_manifest(folder).earlier) < num_earlier
     except FormatError:
         # none, or a broken one
         return False

@@ -22,14 +22,13 @@ from typing import Any
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
 from apache_beam.runners.runner import PipelineResult
 from apache_beam.transforms.environments import Environment
 from apache_beam.utils import processes
 
-from patchpack.pipeline.execution import counts
+from patchpack.pipeline.execution import counts, remembered
 from patchpack.pipeline.execution.workers import Workers, of_build
 from patchpack.pipeline.storage.remote import EXHAUSTED
 
@@ -210,7 +209,7 @@ class _Run:
             finally:
                 self.ended.set()
 
-        with _watched_threads(self.failure, self.fail), _quiet_beam():
+        with _watched_threads(self.failure, self.fail), _quiet_beam(), remembered.signatures():
             threading.Thread(target=call, name="pipeline", daemon=True).start()
             yield
 
@@ -237,9 +236,9 @@ def _check_addresses() -> None:
 
 def _local(workers: int) -> beam.Pipeline:
     if workers == 1:
-        pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
+        pipeline = beam.Pipeline(runner=FnApiRunner(), options=remembered.LocalOptions([]))
     else:
-        options = PipelineOptions([f"--direct_num_workers={workers}"])
+        options = remembered.LocalOptions([f"--direct_num_workers={workers}"])
         pipeline = beam.Pipeline(runner=FnApiRunner(default_environment=_Forked()), options=options)
     # Beam's, for what is not used here; a launcher that is killed would leave it
     shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)

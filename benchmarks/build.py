@@ -3,7 +3,8 @@
     python benchmarks/build.py [--views 24] [--rounds 3] [FOLDER]
 
 FOLDER: media, by default ../shared/media beside the checkout. They are planned once, every view a size of its own. Then the
-shards are written by a plain loop over `write_shard`, by `build --resume` with one worker, and with two. CPU seconds are
+shards are written by a plain loop over `write_shard`, by two such loops beside each other, each of every other shard (what
+two cores of this machine give without Beam), by `build --resume` with one worker, and with two. CPU seconds are
 those of all processes, wall seconds those of the whole command; of both, what the same command takes when every shard is
 there already is taken off (imports, starting, the report and its page). All take turns; medians of the rounds. Wall
 seconds mean something on two idle cores only.
@@ -30,13 +31,13 @@ from pathlib import Path
 from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages import write as shards
 from patchpack.pipeline.config import PlanConfig
-folder, views = sys.argv[1:]
+folder, views, first, step = sys.argv[1:]
 roots = json.loads((Path(folder) / "_run.json").read_text())["roots"]
 config = PlanConfig(views=int(views), media_backend="pillow")
-for shard in saved.planned_shards(folder):
+for shard in list(saved.planned_shards(folder))[int(first) :: int(step)]:
     shards.write_shard(shard, saved.read_shard_rows(folder, shard), roots, folder, config, {})
 """
-WAYS = {"loop": "plain loop", "1": "build, 1 worker", "2": "build, 2 workers"}
+WAYS = {"loop": "plain loop", "loops": "two plain loops", "1": "build, 1 worker", "2": "build, 2 workers"}
 
 
 def main() -> None:
@@ -55,6 +56,7 @@ def main() -> None:
         print(f"{label:<18} {cpu[way]:>8.2f} {wall[way]:>8.2f}")
     print(f"one worker / plain loop, CPU: {cpu['1'] / cpu['loop']:.3f}")
     print(f"two workers / plain loop, CPU: {cpu['2'] / cpu['loop']:.3f}")
+    print(f"one plain loop / two, wall: {wall['loop'] / wall['loops']:.2f}")
     print(f"one worker / two workers, wall: {wall['1'] / wall['2']:.2f}")
 
 
@@ -91,12 +93,16 @@ def _medians(folder: str, views: int, rounds: int, scratch: Path) -> dict[str, t
             output = scratch / "output"
             shutil.rmtree(output, ignore_errors=True)
             shutil.copytree(planned, output)
-            if way == "loop":
-                command = [sys.executable, "-c", LOOP, str(output), str(views)]
+            if way.startswith("loop"):
+                loops = 2 if way == "loops" else 1
+                commands = [
+                    [sys.executable, "-c", LOOP, str(output), str(views), str(first), str(loops)]
+                    for first in range(loops)
+                ]
             else:
                 build = ["build", folder, "--output", str(output), *rules, "--resume", "--workers", way]
-                command = [sys.executable, "-m", "patchpack", *build]
-            all_, again = _run(command), _run(command)
+                commands = [[sys.executable, "-m", "patchpack", *build]]
+            all_, again = _run(*commands), _run(*commands)
             taken[way].append((all_[0] - again[0], all_[1] - again[1]))
     return {way: (_median(rows, 0), _median(rows, 1)) for way, rows in taken.items()}
 
@@ -105,12 +111,16 @@ def _median(rows: list[tuple[float, float]], kind: int) -> float:
     return statistics.median(row[kind] for row in rows)
 
 
-def _run(command: list[str]) -> tuple[float, float]:
-    """Returns the CPU seconds of a command and all its processes, and its wall seconds."""
+def _run(*commands: list[str]) -> tuple[float, float]:
+    """Returns the CPU seconds of commands beside each other and all their processes, and the wall seconds of the last to end."""
     before, began = os.times(), time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command[:4])}: exit {done.returncode}\n{done.stderr}")
+    running = [
+        subprocess.Popen(one, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for one in commands
+    ]
+    for process in running:
+        said, _ = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"{' '.join(process.args[:4])}: exit {process.returncode}\n{said}")  # type: ignore[index]
     after = os.times()
     cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
     return cpu_s, time.perf_counter() - began

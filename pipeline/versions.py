@@ -1,5 +1,6 @@
 """The libraries that decide the bytes of a shard."""
 
+from functools import cache
 from importlib import metadata
 
 from packaging.requirements import Requirement
@@ -59,6 +60,7 @@ def pins() -> list[str]:
     return [f"{name}=={_version(name)}" for name in sorted(needed) if _version(name) != "none"]
 
 
+@cache
 def _version(name: str) -> str:
     try:
         return metadata.version(name)

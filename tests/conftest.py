@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,9 +27,35 @@ from patchpack.pipeline.execution import progress
 from patchpack.pipeline.execution.sandbox import module_search
 
 ROOT = Path(__file__).parent.parent
+FIRST = ROOT / "tests/support/first"
 
 # at least 8 shards and 3 groups of the demo's media
-SMALL = ("--group-size", 12, "--shard-bytes", 900_000, "--sequence-length", 512, "--labels", "folder")
+SMALL = (
+    *("--group-size", 12, "--shard-bytes", 900_000, "--sequence-length", 512, "--labels", "folder"),
+    *("--media-backend", "pillow"),
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets all processes of a test run share the script of the report's page; they inherit both."""
+    sys.path.insert(0, str(FIRST))
+    if "PATCHPACK_TEST_SCRIPTS" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="patchpack-tests-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["PATCHPACK_TEST_SCRIPTS"] = folder.name
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the cases that `slow_beyond` counts out as slow, before `-m` selects."""
+    quick = Counter[str]()
+    for item in items:
+        mark = item.get_closest_marker("slow_beyond")
+        if mark is not None and item.get_closest_marker("slow") is None:
+            function = item.nodeid.partition("[")[0]
+            quick[function] += 1
+            if quick[function] > mark.args[0]:
+                item.add_marker(pytest.mark.slow)
 
 
 class Result(NamedTuple):

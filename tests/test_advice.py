@@ -87,9 +87,10 @@ def read_options(text: str) -> dict[str, Any]:
 # the first stands for all where time is short
 @pytest.mark.parametrize(
     ("make", "why", "options"),
-    [MADE[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in MADE[1:])],
+    MADE,
     ids=[why for _, why, _ in MADE],
 )
+@pytest.mark.slow
 def test_the_first_advice_names_the_best_change_and_a_build_with_it_is_as_predicted(
     tmp_path: Path, make: Callable[[Path], tuple[Path, dict[str, Any]]], why: str, options: str
 ) -> None:
@@ -153,6 +154,7 @@ def test_a_change_that_saves_nothing_here_is_not_advised(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("is_damaged", [False, True])
+@pytest.mark.slow_beyond(1)
 def test_without_a_saved_plan_there_is_none_and_the_page_says_so(
     tmp_path: Path, run: Callable[..., Result], is_damaged: bool
 ) -> None:
@@ -171,6 +173,7 @@ def test_without_a_saved_plan_there_is_none_and_the_page_says_so(
     )
 
 
+@pytest.mark.slow
 def test_copies_are_estimated_by_content_over_all_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summary, "HEADS", 100)
     monkeypatch.setattr(plan_transforms, "HEADS", 100)
@@ -182,6 +185,7 @@ def test_copies_are_estimated_by_content_over_all_groups(tmp_path: Path, monkeyp
     assert duplicates(str(tmp_path / "plan")) == 0.5
 
 
+@pytest.mark.slow
 def test_advice_comes_from_a_sample_of_a_large_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_EXAMPLES", 50)
     media = write_images(tmp_path / "media", [(5, 7)] * 160)

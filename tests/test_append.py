@@ -143,8 +143,9 @@ def stored_sequences(manifest: Manifest) -> int:
 
 @pytest.mark.parametrize(
     "moment",
-    ["planning", pytest.param("writing", marks=pytest.mark.slow), pytest.param("finishing", marks=pytest.mark.slow)],
+    ["planning", "writing", "finishing"],
 )
+@pytest.mark.slow
 def test_a_run_that_dies_loses_no_byte_of_what_was_and_goes_on(
     moment: str, media: Path, built: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_run_that_dies_loses_no_byte_of_what_was_and_goes_on(
 
 
 @pytest.mark.parametrize("grown", [False, True])
+@pytest.mark.slow_beyond(1)
 def test_a_finished_dataset_that_is_written_again_is_unfinished_meanwhile(
     grown: bool, media: Path, built: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +231,7 @@ def test_nothing_new_changes_nothing(media: Path, built: Path, run: Run) -> None
     assert not (built / "_plan-next").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_added_of_what_is_mostly_broken_unless_it_is_accepted(media: Path, built: Path, run: Run) -> None:
     before = seen(built)
     draw(media, 20)
@@ -246,6 +249,7 @@ def test_nothing_is_added_of_what_is_mostly_broken_unless_it_is_accepted(media: 
     assert keys(built)["media/dog/20.jpg"] == 1 and run("verify", built).code == 0
 
 
+@pytest.mark.slow
 def test_what_changed_since_stays_as_it_is_packed_and_is_said(media: Path, built: Path, run: Run) -> None:
     (media / "dog/00.jpg").write_bytes(photo((200, 100)))
     draw(media, 20)
@@ -257,6 +261,7 @@ def test_what_changed_since_stays_as_it_is_packed_and_is_said(media: Path, built
     assert keys(built)["media/dog/00.jpg"] == 1
 
 
+@pytest.mark.slow
 def test_copies_of_what_is_packed_are_found(media: Path, tmp_path: Path, run: Run) -> None:
     output = tmp_path / "set"
     assert run("build", media, "--output", output, *OPTIONS, "--dedupe", "digest").code == 0
@@ -275,6 +280,7 @@ def test_copies_of_what_is_packed_are_found(media: Path, tmp_path: Path, run: Ru
     assert rejects["media/ant/0.jpg"] == "the same bytes as media/ant/1.jpg"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_added_to_is_refused_and_stays(media: Path, built: Path, tmp_path: Path, run: Run) -> None:
     before = seen(built)
     (tmp_path / "empty").mkdir()
@@ -310,6 +316,7 @@ def test_a_wrong_record_of_what_was_is_a_problem(media: Path, built: Path, run: 
     assert "shards that inputs are added to stay as they are" in run("verify", built).err
 
 
+@pytest.mark.slow
 def test_a_plan_is_built_elsewhere(media: Path, tmp_path: Path, run: Run) -> None:
     assert run("build", media, "--output", tmp_path / "whole", *OPTIONS).code == 0
     assert run("plan", media, "--output", tmp_path / "planned", *OPTIONS).code == 0

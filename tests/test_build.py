@@ -28,7 +28,6 @@ import patchpack
 from patchpack.pipeline.execution import counts, plan_transforms, stage
 from patchpack.pipeline.execution.progress import Amount, Progress
 from patchpack.pipeline.media.image import decode as image
-from patchpack.pipeline.media.resize import resolved
 from patchpack.pipeline.stages import write as shards
 from patchpack.pipeline.storage import files
 
@@ -101,6 +100,7 @@ def test_a_killed_build_resumes_to_the_same_bytes(reference: Path, media: Path, 
     assert {path: path.stat().st_mtime_ns for path in done} == done, "finished shards were written again"
 
 
+@pytest.mark.slow
 def test_a_dead_worker_process_ends_the_build_with_one_line(media: Path, tmp_path: Path) -> None:
     output = tmp_path / "shards"
     build = Family("build", media, "--output", output, "--workers", 2, *SMALL)
@@ -179,7 +179,7 @@ def test_no_tokens_are_invented_at_the_edges_of_an_example(media: Path, referenc
                 if segment["grid_t"] > 1 or segment["timestamps_s"]:
                     continue
                 data = (media / segment["source"]).read_bytes()
-                picture = image.decode(data, segment["height"], segment["width"], backend=resolved("auto"))[0][0]
+                picture = image.decode(data, segment["height"], segment["width"], backend="pillow")[0][0]
                 for place in range(segment["num_tokens"]):
                     y, x = divmod(place, segment["grid_w"])
                     block = picture[16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
@@ -205,6 +205,7 @@ def test_overwrite_replaces_the_set_and_keeps_foreign_files(
     assert {f"sequences/{path.name}" for path in (tmp_path / "shards").glob("sequences/part-0*.parquet")} == listed
 
 
+@pytest.mark.slow
 def test_a_storage_error_fails_its_shard_and_resume_completes(
     reference: Path, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +246,7 @@ def _with(
     return call
 
 
+@pytest.mark.slow
 def test_an_input_whose_views_all_fail_is_rejected_once(media: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "some").mkdir()
     whole = next(media.rglob("*.jpg")).read_bytes()
@@ -280,6 +282,7 @@ def test_sequences_longer_than_a_position_can_count(media: Path, tmp_path: Path,
     assert 32_767 < row["num_tokens"] <= 40_000
 
 
+@pytest.mark.slow
 def test_plan_predicts_the_build_and_decodes_nothing(
     reference: Path, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +321,7 @@ def test_a_pattern_that_excludes_nothing_is_told(media: Path, run: Run) -> None:
     assert ended.err == f"warning: --exclude webp: {rule}\nwarning: --exclude */none/*: {rule}\n"
 
 
+@pytest.mark.slow
 def test_progress_counts_examples(
     reference: Path, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,6 +373,7 @@ def _run(add_graph: Callable[..., None]) -> PipelineResult:
     return pipeline.result
 
 
+@pytest.mark.slow
 def test_views_limit_exclude_and_deep_tubelets(media: Path, tmp_path: Path, run: Run) -> None:
     output = tmp_path / "shards"
     ended = run(
@@ -397,6 +402,7 @@ def test_views_limit_exclude_and_deep_tubelets(media: Path, tmp_path: Path, run:
     assert by_view[0] != by_view[1], "both views have the same sizes"
 
 
+@pytest.mark.slow
 def test_plan_predicts_the_time_of_decoding_by_the_pixels_of_the_sources(tmp_path: Path) -> None:
     for number, size in enumerate(((300, 200), (64, 500))):
         Image.new("RGB", size).save(tmp_path / f"{number}.png")

@@ -103,6 +103,7 @@ def test_a_shard_table_names_files_of_its_own_folder_only(name: str, dataset: Pa
 
 
 @pytest.mark.parametrize("name", [*OUTSIDE, "mine.txt"])
+@pytest.mark.slow_beyond(1)
 def test_overwrite_deletes_nothing_that_a_shard_table_names_elsewhere(
     name: str, dataset: Path, victim: Path, media: Path, run: Run
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_plan_of_others_copies_nothing_out_of_the_output(column: str, bucket: 
     "values", [{"group": "../../victim/"}, {"index": "/../../victim/a"}, {"group": -1}, {"view": 0.5}]
 )
 @pytest.mark.parametrize("option", ["--resume", "--overwrite"])
+@pytest.mark.slow_beyond(2)
 def test_a_plan_names_shards_by_numbers_only(
     values: dict[str, object], option: str, dataset: Path, victim: Path, media: Path, run: Run
 ) -> None:
@@ -174,6 +176,7 @@ def test_a_link_in_an_output_is_refused(
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "shards.parquet", "report.html", "_run.json", "_plan/plan.json"])
+@pytest.mark.slow_beyond(1)
 def test_a_linked_file_of_an_output_is_replaced_and_not_written_through(
     name: str, dataset: Path, victim: Path, media: Path, run: Run
 ) -> None:

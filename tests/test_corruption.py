@@ -81,6 +81,7 @@ def flipped(path: Path, place: int) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_every_part_of_a_shard(own: Path, sound: Read) -> None:
     path = first_shard(own)
     content, parts = path.read_bytes(), places(path)
@@ -113,6 +114,7 @@ def test_verify_finds_a_byte_of_every_part(own: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "shards.parquet"])
+@pytest.mark.slow_beyond(1)
 def test_every_byte_of_the_tables(name: str, own: Path, sound: Read) -> None:
     path = own / name
     content = path.read_bytes()

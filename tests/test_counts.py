@@ -96,6 +96,7 @@ def test_a_result_is_asked_anew_each_time() -> None:
     assert counts.of_result(result) == {"num_probed": 12}
 
 
+@pytest.mark.slow
 def test_the_record_keeps_time_by_stage_of_every_run(media: Path, tmp_path: Path, run: Run) -> None:
     output = tmp_path / "shards"
     (bad := tmp_path / "bad").mkdir()
@@ -159,6 +160,7 @@ def test_a_full_disk_loses_times_and_not_what_it_said(tmp_path: Path, monkeypatc
         raise ValueError("first")
 
 
+@pytest.mark.slow
 def test_distributions_are_those_of_the_dataset(
     media: Path, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_workers_install_this_very_project_and_the_launchers_libraries(stored: S
     assert environment.resource_hints == {resource_hints.MIN_RAM_BYTES.urn: b"6000000000"}
 
 
+@pytest.mark.slow
 def test_resource_hints_reach_the_workers_of_other_runners(tmp_path: Path) -> None:
     options = parse_beam_options(
         [

@@ -47,7 +47,8 @@ def test_a_warning_is_an_error_unless_somebody_keeps_it() -> None:
     assert len(warned) == 1
 
 
-@pytest.mark.parametrize("isolation", ["none", pytest.param("process", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("isolation", ["none", "process"])
+@pytest.mark.slow
 def test_what_is_kept_with_a_warning_is_recorded_and_counted(
     isolation: str, photos: Path, tmp_path: Path, run: Run
 ) -> None:

@@ -26,7 +26,8 @@ def test_of_each_content_the_least_key_is_kept_whatever_the_order(
         assert sorted(copies) == sorted((len(key), (key, min(keys), 2)) for key in sorted(keys)[1:])
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_a_build_keeps_one_of_equal_files(workers: int, tmp_path: Path, run) -> None:
     one, clip = photo((48, 72)), video()
     contents = {
@@ -61,6 +62,7 @@ def test_without_being_asked_nothing_is_a_duplicate(tmp_path: Path, run) -> None
     assert pq.read_table(tmp_path / "set/rejects.parquet").num_rows == 0
 
 
+@pytest.mark.slow
 def test_duplicates_do_not_count_as_too_many_rejects(tmp_path: Path, run) -> None:
     write_files(tmp_path / "media", {f"{number:03}.jpg": photo((32, 32)) for number in range(100)})
     built: Result = run(

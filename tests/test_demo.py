@@ -104,6 +104,7 @@ def test_every_file_decodes_and_moving_pictures_move(media: Path) -> None:
         assert np.abs(np.diff(frames_THWC.astype(int), axis=0)).mean() > 1, path.name
 
 
+@pytest.mark.slow
 def test_the_same_files_are_drawn_every_time_and_missing_ones_again(media: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     draw_media(str(again))

@@ -140,6 +140,7 @@ def references(config: PlanConfig, count: int) -> list[Reference]:
 
 
 @pytest.mark.parametrize("length", [256, 1024, 4096])
+@pytest.mark.slow_beyond(1)
 def test_sequences_are_filled_with_tokens_that_would_be_dropped(length: int) -> None:
     config = PlanConfig(sequence_length=length, drop_tokens="beta:0.3,0.6", resolution="side:64-256")
     members = references(config, 3000)

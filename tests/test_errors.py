@@ -108,6 +108,7 @@ def test_verify_of_a_broken_or_missing_set_is_one_line(reference: Path, tmp_path
             assert str(folder) in ended.err
 
 
+@pytest.mark.slow
 def test_too_many_rejects_fail_a_build_that_is_otherwise_finished(tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
@@ -143,7 +144,8 @@ def test_nothing_but_rejects_is_a_failure_that_names_the_first(tmp_path: Path, r
     )
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_a_worker_of_other_versions_fails_with_one_line(
     workers: int, media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

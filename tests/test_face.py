@@ -111,6 +111,7 @@ if __name__ == "__main__":
     assert changed == []
 
 
+@pytest.mark.slow
 def test_importing_every_module_changes_nothing_global(tmp_path: Path) -> None:
     program = f"""
 import importlib, json, pkgutil
@@ -166,6 +167,7 @@ def test_options_are_read_as_they_are_typed() -> None:
         patchpack.BuildConfig(squence_length=3)
 
 
+@pytest.mark.slow
 def test_too_many_rejects_come_with_the_report(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

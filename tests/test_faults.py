@@ -30,11 +30,6 @@ from patchpack.pipeline.storage import files
 Run = Callable[..., Result]
 
 
-def slow(case: object) -> object:
-    """Returns a case that the quick tests leave to its neighbours."""
-    return pytest.param(case, marks=pytest.mark.slow)
-
-
 @pytest.fixture
 def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the page, which is not compared, and takes longer to draw than all the rest."""
@@ -69,7 +64,8 @@ def disk(folder: Path, size_bytes: int) -> Iterator[Callable[[str], None]]:
 
 
 # of what a whole dataset takes: in the plan, in the shards, and behind them
-@pytest.mark.parametrize("fraction", [slow(0.01), 0.3, slow(0.6), 0.9])
+@pytest.mark.slow
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.6, 0.9])
 @pytest.mark.usefixtures("no_page")
 def test_a_disk_that_is_full_costs_nothing_but_time(
     fraction: float, undisturbed: Undisturbed, tmp_path: Path, run: Run
@@ -86,8 +82,9 @@ def test_a_disk_that_is_full_costs_nothing_but_time(
         check_as_undisturbed(tmp_path / "disk/set", undisturbed, run)
 
 
-@pytest.mark.parametrize("state", ["no folder", slow("an empty folder"), slow("a plan"), "a finished set"])
+@pytest.mark.parametrize("state", ["no folder", "an empty folder", "a plan", "a finished set"])
 @pytest.mark.usefixtures("no_page")
+@pytest.mark.slow_beyond(1)
 def test_an_output_that_can_only_be_read_is_one_line(
     state: str, undisturbed: Undisturbed, tmp_path: Path, run: Run
 ) -> None:
@@ -124,8 +121,9 @@ time.time = jumping
 """
 
 
-@pytest.mark.parametrize("workers", [1, slow(2)])
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.usefixtures("no_page")
+@pytest.mark.slow
 def test_a_clock_that_jumps_by_days_decides_nothing(
     workers: int, undisturbed: Undisturbed, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +153,7 @@ def test_a_clock_that_jumps_by_days_decides_nothing(
         assert all(0 <= seconds < 3600 for seconds in times), stage
 
 
+@pytest.mark.slow
 def test_of_two_builds_of_one_output_one_wins(undisturbed: Undisturbed, tmp_path: Path, run: Run) -> None:
     output = tmp_path / "set"
     command = ("build", undisturbed.media, "--output", output, *OPTIONS)

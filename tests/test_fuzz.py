@@ -38,6 +38,7 @@ def test_the_corpus_is_small_and_has_each_target() -> None:
     assert {path.parent.name for path in CORPUS} | {"pixels"} == set(TARGETS)
 
 
+@pytest.mark.slow
 def test_the_script_keeps_a_find_names_it_and_fails(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="needs the extra fuzz")
     for name in ("run.sh", "run.py"):

@@ -364,6 +364,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["'<\"&\U0001f600", "/", "a"])
+@pytest.mark.slow_beyond(1)
 def test_the_gallery_keeps_to_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(module, "MAX_BYTES", 150_000)
     rng = np.random.default_rng(0)

@@ -75,6 +75,7 @@ def check_set(folder: Path, cases: list[Case], ends: dict[str, str], prefix: str
     assert read_manifest(str(folder)).totals["num_inputs"] == len(wanted)
 
 
+@pytest.mark.slow
 def test_a_damaged_video_whose_clips_are_packed_is_no_rejected_input(
     tmp_path: Path, run: Any, monkeypatch: Any
 ) -> None:
@@ -108,6 +109,7 @@ def test_every_hostile_file_is_accounted_for_in_bounded_memory(tmp_path: Path, m
     assert peak_bytes < MAX_BYTES
 
 
+@pytest.mark.slow
 def test_files_that_change_after_they_were_probed_are_rejects(tmp_path: Path, run) -> None:
     small, large = photo((48, 72)), photo((72, 48))
     size = max(len(small), len(large)) + 10
@@ -184,6 +186,7 @@ def test_decoders_that_crash_or_hang_cost_their_files_and_not_the_build(workers:
     assert sum(accounted(tmp_path / "set")) == num_files(tmp_path / "media")
 
 
+@pytest.mark.slow
 def test_a_decoder_that_crashes_a_worker_costs_its_file_at_the_second_try(tmp_path: Path, run) -> None:
     jpeg = photo((48, 72))
     bad = {f"{number}.jpg": jpeg[:2] + b"\xff\xfe\0\x08CRASH " + jpeg[2:] for number in range(2)}

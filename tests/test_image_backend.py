@@ -57,6 +57,7 @@ def test_auto_is_pillow_without_torch_or_avx2_and_fast_needs_torch(monkeypatch: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_resumed_build_keeps_the_planned_backend(
     media: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +94,8 @@ def test_a_worker_is_compared_in_what_writes(monkeypatch: pytest.MonkeyPatch) ->
             worker.setup()
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_a_worker_with_another_reader_of_heic_fails_only_where_it_meets_one(
     workers: int, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,7 @@ def check_quality(found: list[float], quality: str) -> None:
 
 
 @pytest.mark.parametrize("backend", backends())
+@pytest.mark.slow_beyond(1)
 def test_drawn_pictures_keep_the_stated_quality(backend: str) -> None:
     found: dict[str, list[float]] = {quality: [] for quality in LEAST_DB}
     for seed, size in enumerate(SIZES):
@@ -155,6 +156,7 @@ def test_every_kind_of_jpeg_is_decoded_at_the_scale_that_was_chosen(mode: str, o
             assert pixels.pixels_HWC.shape[:2] == (-(-height // chosen), -(-width // chosen))
 
 
+@pytest.mark.slow
 def test_a_scaled_picture_is_not_stretched_by_the_row_that_rounding_adds() -> None:
     # 1/8 of 1737 columns is 217.125, and libjpeg gives 218
     data = saved(Image.fromarray(textured(1737, 1737, 3)), "JPEG", quality=95, subsampling=0)

@@ -69,6 +69,7 @@ def test_the_contract_needs_numpy_pyarrow_and_xxhash_alone() -> None:
 
 
 @pytest.mark.parametrize(("library", "allowed"), [("apache_beam", MAY_IMPORT_BEAM), ("ortools", MAY_IMPORT_ORTOOLS)])
+@pytest.mark.slow_beyond(1)
 def test_heavy_libraries_are_imported_where_they_are_needed_only(library: str, allowed: tuple[str, ...]) -> None:
     importers = {
         path.relative_to(ROOT).as_posix()
@@ -99,6 +100,7 @@ def loaded_after(statement: str) -> set[str]:
     return {".".join(parts[: 2 if parts[0] == "patchpack" else 1]) for parts in names}
 
 
+@pytest.mark.slow
 def test_the_trainer_runs_without_the_pipeline() -> None:
     pytest.importorskip("torch")
     names = [".".join(("patchpack", *path.relative_to(ROOT).with_suffix("").parts)) for path in modules("trainer")]

@@ -85,6 +85,7 @@ def test_a_crash_costs_one_call(sandbox: Sandbox, call, args, reason: str, detai
 
 
 @pytest.mark.parametrize(("call", "args"), [(time.sleep, (1000,)), (max, (range(10**12),))])
+@pytest.mark.slow_beyond(1)
 def test_a_call_that_takes_too_long_costs_that_call(call, args) -> None:
     # once asleep, once busy without ever letting go of the interpreter
     sandbox = Sandbox(Limits(0.3, 2**32))
@@ -115,6 +116,7 @@ def test_errors_of_the_storage_come_back_as_themselves(sandbox: Sandbox, tmp_pat
 
 
 @pytest.mark.parametrize("when", ["starting", "idle", "busy"])
+@pytest.mark.slow_beyond(1)
 def test_a_sandbox_ends_with_its_parent(when: str) -> None:
     code = (
         "import os, subprocess, sys, time; from patchpack.pipeline.execution.sandbox import Sandbox, Limits; "

@@ -19,9 +19,9 @@ from patchpack.pipeline.stages import finish
 Run = Callable[..., Result]
 
 NUM_KILLS = 50
-NUM_SHOWN = 4
 
 
+@pytest.mark.slow
 def test_the_set_is_worth_killing(undisturbed: Undisturbed) -> None:
     names = undisturbed.contents
     assert len([name for name in names if name.startswith("sequences/")]) >= 6
@@ -29,18 +29,18 @@ def test_the_set_is_worth_killing(undisturbed: Undisturbed) -> None:
 
 
 def kills() -> list[object]:
-    """Returns who is killed and when, as a fraction of an undisturbed run; the first few also without the slow ones."""
+    """Returns who is killed and when, as a fraction of an undisturbed run."""
     draw, drawn = random.Random(15), []
     for number in range(NUM_KILLS):
         # one of each slice of the run, so that all of it is met, in no order
         moment = ((number * 21) % NUM_KILLS + draw.random()) / NUM_KILLS
         who = ("worker", "launcher", "both")[number % 3]
-        marks = [pytest.mark.slow] if number >= NUM_SHOWN else []
-        drawn.append(pytest.param(who, moment, draw.random(), id=f"{who}-{moment:.2f}", marks=marks))
+        drawn.append(pytest.param(who, moment, draw.random(), id=f"{who}-{moment:.2f}"))
     return drawn
 
 
 @pytest.mark.parametrize(("who", "moment", "chance"), kills())
+@pytest.mark.slow
 def test_a_kill_costs_nothing_but_time(
     who: str,
     moment: float,

@@ -108,6 +108,7 @@ def test_a_file_of_names_fixes_their_order(animals: Path, tmp_path: Path, run: R
     assert labels_of(tmp_path / "out") == {"dog0.png": [1], "yak1.png": [0]}
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_no_class_is_an_error(animals: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "classes.txt").write_text("dog\n")
     options = (*OPTIONS, "--labels", "folder", "--classes", tmp_path / "classes.txt")
@@ -140,6 +141,7 @@ def test_a_list_of_classes_that_is_none_says_why(content: bytes | None, told: st
     assert str(refused.value) == told
 
 
+@pytest.mark.slow
 def test_a_set_without_classes_gives_no_names(packed: Path, tmp_path: Path, animals: Path, run: Run) -> None:
     assert read_class_names(str(packed)) == ("left", "right")
     assert run("build", animals / "val", "--output", tmp_path / "bare", *OPTIONS).code == 0

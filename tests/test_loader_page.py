@@ -31,6 +31,7 @@ def test_the_code_for_a_store_names_arguments_that_there_are() -> None:
 
 
 @pytest.mark.parametrize("name", SAID)
+@pytest.mark.slow_beyond(1)
 def test_the_code_of_the_page_runs(name: str, tmp_path: Path) -> None:
     write_set(str(tmp_path / "demo/shards"), classes=("cat", "dog"))
     line, due = SAID[name]

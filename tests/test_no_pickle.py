@@ -162,6 +162,7 @@ def test_a_pickle_in_a_file_of_a_dataset_is_never_run(
         run(*command)
 
 
+@pytest.mark.slow
 def test_a_pickle_as_an_input_is_never_run(harm: bytes, tmp_path: Path, run: Run) -> None:
     for suffix in ("png", "jpg", "gif", "mp4", "npy", "csv", "jsonl", "parquet", "tar"):
         (tmp_path / f"a.{suffix}").write_bytes(harm)

@@ -58,6 +58,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("broken", 1, "nothing to write, all 1 inputs were rejected (first: broken/a.png: unknown_format"),
     ],
 )
+@pytest.mark.slow_beyond(1)
 def test_a_set_is_not_replaced_by_nothing(name: str, code: int, told: str, old: Path, media: Path, run: Run) -> None:
     before = snapshot(old)
     ended = run("build", media / name, "--output", old, "--overwrite", *OPTIONS)

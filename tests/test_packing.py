@@ -231,6 +231,7 @@ print([pack(*question, seed=3, effort=0.05).bin_index.tolist() for question in h
 """
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_packing_in_any_thread_or_process() -> None:
     questions_ = hard_questions()
     here = [pack(*question, seed=3, effort=0.05).bin_index.tolist() for question in questions_]

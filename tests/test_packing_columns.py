@@ -144,6 +144,7 @@ def cut(num_bins: int, capacity: int, pieces: int, seed: int) -> Histogram:
 
 @pytest.mark.parametrize(("num_bins", "capacity", "pieces"), [(20, 100, 3), (60, 1000, 3)])
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow_beyond(1)
 def test_bins_that_were_cut_to_pieces_are_found_again(num_bins: int, capacity: int, pieces: int, seed: int) -> None:
     histogram = cut(num_bins, capacity, pieces, seed)
     known = best_fit(histogram).num_bins

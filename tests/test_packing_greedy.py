@@ -143,6 +143,7 @@ def test_what_a_bin_still_holds_is_filled_exactly_by_up_to_three(space: int, len
 
 
 @pytest.mark.parametrize("max_segments", [None, 64])
+@pytest.mark.slow_beyond(1)
 def test_largest_first_meets_the_bound_for_lengths_of_videos(max_segments: int | None) -> None:
     lengths = np.exp(np.random.default_rng(0).uniform(np.log(256), np.log(65_536), 16_384)).astype(np.int64)
     histogram = histogram_of(read_instance(lengths, 65_536, max_segments))

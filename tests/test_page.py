@@ -76,6 +76,7 @@ every_report = _cases(*DATASETS)
 
 @every_page
 @pytest.mark.parametrize(("width", "dark"), [(360, False), (1100, True)])
+@pytest.mark.slow_beyond(1)
 def test_axe_finds_nothing(page: Written, width: int, dark: bool, open_page: OpenPage) -> None:
     with open_page(page.path, width=width, dark=dark) as opened:
         found = violations(opened) + faint_chart_text(opened)
@@ -83,12 +84,14 @@ def test_axe_finds_nothing(page: Written, width: int, dark: bool, open_page: Ope
 
 
 @every_page
+@pytest.mark.slow_beyond(1)
 def test_a_narrow_window_scrolls_down_alone(page: Written, open_page: OpenPage) -> None:
     with open_page(page.path, width=360) as opened:
         assert opened.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 @every_page
+@pytest.mark.slow_beyond(1)
 def test_paper_is_dark_for_those_who_prefer_it_and_white_in_print(page: Written, open_page: OpenPage) -> None:
     for dark, low, high in ((False, 0.8, 1), (True, 0, 0.05)):
         with open_page(page.path, dark=dark) as opened:
@@ -98,6 +101,7 @@ def test_paper_is_dark_for_those_who_prefer_it_and_white_in_print(page: Written,
 
 
 @every_page
+@pytest.mark.slow_beyond(1)
 def test_nothing_is_cut_off_on_paper(page: Written, open_page: OpenPage) -> None:
     # A4 less margins of 1 cm, at 96 px an inch
     with open_page(page.path, width=718, print=True) as opened:
@@ -105,6 +109,7 @@ def test_nothing_is_cut_off_on_paper(page: Written, open_page: OpenPage) -> None
 
 
 @every_report
+@pytest.mark.slow_beyond(1)
 def test_the_numbers_of_the_report_are_on_the_page(page: Written, open_page: OpenPage) -> None:
     report = page.about
     stored = report["totals"]["stored"]
@@ -126,6 +131,7 @@ def test_the_numbers_of_the_report_are_on_the_page(page: Written, open_page: Ope
 
 
 @every_report
+@pytest.mark.slow_beyond(1)
 def test_every_reason_of_a_reject_stands_with_its_count_and_first_sources(page: Written, open_page: OpenPage) -> None:
     with open_page(page.path) as opened:
         rows = shown_text(opened, "tr, li")
@@ -139,6 +145,7 @@ def test_every_reason_of_a_reject_stands_with_its_count_and_first_sources(page: 
 
 
 @every_report
+@pytest.mark.slow_beyond(1)
 def test_classes_stand_with_their_counts(page: Written, open_page: OpenPage) -> None:
     with open_page(page.path) as opened:
         rows = shown_text(opened, "tr, li")
@@ -147,6 +154,7 @@ def test_classes_stand_with_their_counts(page: Written, open_page: OpenPage) -> 
 
 
 @_cases("hostile", "diff")
+@pytest.mark.slow_beyond(1)
 def test_hostile_names_are_text(page: Written, open_page: OpenPage) -> None:
     with open_page(page.path) as opened:
         [text] = shown_text(opened)
@@ -161,6 +169,7 @@ def _shows(text: str, name: str) -> bool:
     return one_line(name) in text or escaped in text
 
 
+@pytest.mark.slow
 def test_what_a_page_does_wrong_fails_the_test_that_opens_it(open_page: OpenPage, tmp_path: Path) -> None:
     for wrong, words in {
         "<script>console.error('of ours')</script>": "console error: of ours",

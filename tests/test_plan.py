@@ -65,6 +65,7 @@ def placed(plan: GroupPlan) -> list[tuple[str, int, int, tuple[int, int, int]]]:
 
 @settings(max_examples=60, deadline=None)
 @given(members=arrivals(), data=st.data())
+@pytest.mark.slow
 def test_the_order_of_arrival_changes_nothing(members: list[Reference], data: st.DataObject) -> None:
     other = data.draw(st.permutations(members))
     assert plan_group(7, members, CONFIG, None) == plan_group(7, other, CONFIG, None)
@@ -72,6 +73,7 @@ def test_the_order_of_arrival_changes_nothing(members: list[Reference], data: st
 
 @settings(max_examples=80, deadline=None)
 @given(members=arrivals())
+@pytest.mark.slow
 def test_every_input_is_in_the_plan_once(members: list[Reference]) -> None:
     plan = plan_group(7, members, CONFIG, None)
     wanted = [(ref.example.source.key, ref.example.clip, ref.view, ref.grid) for ref in members]
@@ -83,6 +85,7 @@ def test_every_input_is_in_the_plan_once(members: list[Reference]) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(members=arrivals())
+@pytest.mark.slow
 def test_every_limit_is_kept(members: list[Reference]) -> None:
     plan = plan_group(7, members, CONFIG, None)
     listed = plan.listed
@@ -198,6 +201,7 @@ def test_shards_of_a_large_set_are_as_large_as_their_bytes_allow() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(members=arrivals(), size=st.integers(1, 4))
+@pytest.mark.slow
 def test_balancing_loses_nothing_and_keeps_every_limit(members: list[Reference], size: int) -> None:
     config = dataclasses.replace(CONFIG, balance_step=size)
     plan, plain = plan_group(7, members, config, None), plan_group(7, members, CONFIG, None)
@@ -227,6 +231,7 @@ def planned_groups(
 
 
 @pytest.mark.parametrize("step", [None, 4])
+@pytest.mark.slow_beyond(1)
 def test_the_rests_of_groups_are_planned_together_and_nothing_is_lost(step: int | None) -> None:
     config = PlanConfig(sequence_length=4096, group_size=500, resolution_slack=0, balance_step=step)
     drawn = random.Random(0)
@@ -260,6 +265,7 @@ def test_the_emptiest_sequence_of_a_group_is_left_over_where_segments_bind() -> 
     assert {len(plan.rest) for plan in groups} == {20}
 
 
+@pytest.mark.slow
 def test_what_is_left_over_keeps_the_size_it_asked_for() -> None:
     config = PlanConfig(sequence_length=256, group_size=2000, resolution_slack=0.1, balance_step=16)
     drawn = random.Random(0)

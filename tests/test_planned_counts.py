@@ -28,6 +28,7 @@ def questions(draw: st.DrawFn) -> tuple[list[CandidateLengths], int, int | None]
 
 @settings(deadline=None, max_examples=150)
 @given(questions(), st.integers(0, 3))
+@pytest.mark.slow
 def test_nothing_is_lost_nor_over_a_limit_and_bins_are_never_more(question: Any, seed: int) -> None:
     listed, capacity, limit = question
     candidates = Candidates.of(listed)

@@ -62,6 +62,7 @@ def test_fewer_sequences_are_needed_where_two_to_a_sequence_hardly_fit(reference
     assert 0.99 * sum(rigid) < sum(planned)
 
 
+@pytest.mark.slow
 def test_where_sequences_are_full_anyway_nothing_moves() -> None:
     config = replace(CONFIG, sequence_length=1024)
     references = draw_references(1500, config)
@@ -98,6 +99,7 @@ def test_the_summary_counts_realised_lengths(references: list[Reference]) -> Non
     assert chunk.num_sequences == len(loads(plan)) >= chunk.bound >= -(-sum(loads(plan)) // 256)
 
 
+@pytest.mark.slow
 def test_the_order_of_arrival_changes_nothing(references: list[Reference]) -> None:
     other = list(references)
     random.Random(1).shuffle(other)
@@ -118,6 +120,7 @@ def test_native_and_shrunk_sizes_stay() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 8])
+@pytest.mark.slow_beyond(1)
 def test_candidates_are_all_grids_within_the_limits_each_count_at_its_least_cost(steps: int) -> None:
     slack = Fraction(1, 10)
     for reference in draw_references(60, replace(CONFIG, sequence_length=2048), steps):

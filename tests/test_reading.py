@@ -101,6 +101,7 @@ def test_many_failures_in_a_row_are_the_storages(photos: Path) -> None:
         read_input(str(photos), failing(errno.EIO))
 
 
+@pytest.mark.slow
 def test_a_link_to_what_nobody_can_read_is_a_reject_and_the_rest_goes_on(
     photos: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_link_to_what_nobody_can_read_is_a_reject_and_the_rest_goes_on(
     assert rejects_of(tmp_path / "out") == [("photos/bad.jpg", "probe", "unreadable")]
 
 
+@pytest.mark.slow
 def test_a_file_that_fails_for_good_when_its_shard_is_written_is_a_reject(
     photos: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_file_that_fails_for_good_when_its_shard_is_written_is_a_reject(
 
 
 @pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+@pytest.mark.slow_beyond(1)
 def test_a_folder_that_vanishes_fails_the_build_and_resume_completes_it(
     left: str, photos: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +162,7 @@ def test_a_folder_that_vanishes_fails_the_build_and_resume_completes_it(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_file_that_is_lost_stays_lost_until_it_is_back(photos: Path, tmp_path: Path, run: Run) -> None:
     assert run("plan", photos, "--output", tmp_path / "out", *OPTIONS).code == 0
     (photos / "2.png").rename(tmp_path / "2.png")
@@ -179,6 +183,7 @@ def test_a_file_that_is_lost_stays_lost_until_it_is_back(photos: Path, tmp_path:
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_rejects_of_any_reason_are_tried_again_where_that_is_asked_for(photos: Path, tmp_path: Path, run: Run) -> None:
     assert run("plan", photos, "--output", tmp_path / "out", *OPTIONS).code == 0
     whole = (photos / "2.png").read_bytes()
@@ -196,6 +201,7 @@ def test_rejects_of_any_reason_are_tried_again_where_that_is_asked_for(photos: P
     assert run("build", photos, "--output", tmp_path / "new", "--retry-rejects").err == told
 
 
+@pytest.mark.slow
 def test_a_plan_made_while_storage_failed_is_not_kept(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

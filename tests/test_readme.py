@@ -124,6 +124,7 @@ def test_the_snippet_for_own_tokens_works(tmp_path: Path) -> None:
     assert verify(str(tmp_path / "codes")) == []
 
 
+@pytest.mark.slow
 def test_the_documented_snippets_read_a_shard_without_our_code(media: Path, tmp_path: Path) -> None:
     built = subprocess.run(
         [sys.executable, "-m", "patchpack", "build", media, "--output", tmp_path / "shards", "--workers", "1"],

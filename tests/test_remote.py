@@ -46,6 +46,7 @@ def local(media: Path, tmp_path: Path, run: Run) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("named", ["mem://bucket/raw/media", "mem://bucket/raw/media/", "mem://bucket/raw/media/**"])
+@pytest.mark.slow_beyond(1)
 def test_media_in_a_store_give_the_bytes_of_local_media(
     named: str, store: dict[str, bytes], local: dict[str, bytes], tmp_path: Path, run: Run
 ) -> None:
@@ -55,6 +56,7 @@ def test_media_in_a_store_give_the_bytes_of_local_media(
         assert (tmp_path / "remote" / name).read_bytes() == local[name], name
 
 
+@pytest.mark.slow
 def test_a_set_written_to_a_store_is_whole_and_equal(
     store: dict[str, bytes], local: dict[str, bytes], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +116,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry.Clock, "sleep", lambda self, seconds: None)
 
 
+@pytest.mark.slow
 def test_a_stream_that_ends_early_is_read_again(
     store: dict[str, bytes],
     local: dict[str, bytes],
@@ -141,6 +144,7 @@ def test_a_stream_that_ends_early_is_read_again(
         assert (tmp_path / "remote" / name).read_bytes() == local[name], name
 
 
+@pytest.mark.slow
 def test_one_object_with_endless_errors_is_a_reject(
     store: dict[str, bytes], tmp_path: Path, run: Run, no_waiting: None
 ) -> None:
@@ -158,6 +162,7 @@ def test_one_object_with_endless_errors_is_a_reject(
 
 
 @pytest.mark.parametrize("operation", ["create", "rename", "match", "exists"])
+@pytest.mark.slow_beyond(1)
 def test_operations_that_fail_now_and_then_change_nothing(
     operation: str, store: dict[str, bytes], run: Run, monkeypatch: pytest.MonkeyPatch, no_waiting: None
 ) -> None:

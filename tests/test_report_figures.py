@@ -141,6 +141,7 @@ def hostile_set(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_hostile_names_are_text_in_every_file(tmp_path: Path, run: Run) -> None:
     hostile_set(tmp_path / "set")
     assert run("report", tmp_path / "set", "--figures", tmp_path / "f").code == 0
@@ -209,6 +210,7 @@ def test_what_draws_is_named_where_it_is_missing(
 
 
 @pytest.mark.parametrize("num_examples", [0, 1])
+@pytest.mark.slow_beyond(1)
 def test_a_dataset_of_next_to_nothing_has_figures(tmp_path: Path, run: Run, num_examples: int) -> None:
     layout = patchpack.Layout(16, 8, (1, 1, 1), channels=1)
     with patchpack.ShardWriter(tmp_path / "set", layout) as writer:
@@ -219,6 +221,7 @@ def test_a_dataset_of_next_to_nothing_has_figures(tmp_path: Path, run: Run, num_
     assert sum(counts) == num_examples
 
 
+@pytest.mark.slow
 def test_figures_are_written_again(packed: Path, drawn: Path, run: Run, tmp_path: Path) -> None:
     shutil.copytree(drawn, tmp_path / "f")
     (tmp_path / "f/storage.csv").write_text("old")

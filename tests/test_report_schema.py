@@ -79,6 +79,7 @@ def test_several_layouts_and_views_of_images_are_valid(tmp_path: Path, run: Run)
     assert faults(report, STRICT) == []
 
 
+@pytest.mark.slow
 def test_rejects_only_are_valid(tmp_path: Path, run: Run) -> None:
     draw(tmp_path / "photos", 2)
     for path in (tmp_path / "photos").iterdir():
@@ -138,6 +139,7 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
         yield value
 
 
+@pytest.mark.slow
 def test_every_key_is_needed_but_options_and_names(packed: Path) -> None:
     report = read(packed)
     # counts by name, and what depends on the build

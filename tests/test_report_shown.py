@@ -121,6 +121,7 @@ def test_reading_sets_needs_neither_beam_nor_what_draws_the_page() -> None:
     assert found.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_the_first_rejected_image_of_a_reason_is_shown_where_it_decodes(tmp_path: Path) -> None:
     media = tmp_path / "media"
     media.mkdir()

@@ -76,6 +76,7 @@ def test_a_build_killed_while_planning_goes_on_with_its_own_options(photos: Path
     assert json.loads((output / "_run.json").read_text())["options"]["max_reject_fraction"] == 0.5
 
 
+@pytest.mark.slow
 def test_other_options_are_refused_while_planning_as_after_it(photos: Path, tmp_path: Path, run: Run) -> None:
     output = tmp_path / "shards"
     kill_while_planning(photos, output)
@@ -110,6 +111,7 @@ def test_other_options_are_refused_while_planning_as_after_it(photos: Path, tmp_
     ],
     ids=lambda arguments: " ".join(map(str, arguments)),
 )
+@pytest.mark.slow_beyond(2)
 def test_a_refused_command_changes_nothing(
     arguments: tuple[object, ...], photos: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_refused_command_changes_nothing(
     assert run("verify", output).err.count("\n") == 1  # the leftover of the write, and nothing else
 
 
+@pytest.mark.slow
 def test_a_finished_set_goes_on_without_its_media_and_keeps_its_shards(photos: Path, tmp_path: Path, run: Run) -> None:
     output = tmp_path / "shards"
     assert run("build", photos, "--output", output, *OPTIONS).code == 0
@@ -143,6 +146,7 @@ def test_a_finished_set_goes_on_without_its_media_and_keeps_its_shards(photos: P
 
 
 @pytest.mark.parametrize("limit", [(), ("--limit", 9)])
+@pytest.mark.slow_beyond(1)
 def test_inputs_that_are_new_since_the_plan_are_told(
     limit: tuple[object, ...], photos: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -181,6 +185,7 @@ def test_the_record_of_a_run_gives_back_every_option() -> None:
     assert not {"resume", "overwrite", "workers"} & recorded(BuildConfig(resume=True, workers=3)).keys()
 
 
+@pytest.mark.slow
 def test_a_name_that_is_not_utf_8_is_not_new(tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()

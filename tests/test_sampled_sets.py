@@ -83,6 +83,7 @@ CASES: dict[str, tuple[object, ...]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow_beyond(2)
 def test_what_is_planned_is_what_is_written(name: str, photos: Path, tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "out"
     ended = run("build", photos, "--output", folder, *OPTIONS, *CASES[name])
@@ -116,6 +117,7 @@ def test_what_is_planned_is_what_is_written(name: str, photos: Path, tmp_path: P
     assert sum(entry["num_sequences"] for entry in bound) == len(stored(folder))
 
 
+@pytest.mark.slow
 def test_a_loader_gives_the_order_to_keep_and_skips_other_layouts(photos: Path, tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "out"
     options = ("--patch-sizes", "8,16", "--drop-tokens", "constant:0.3", "--resolution", "side:64-100")
@@ -156,6 +158,7 @@ def test_another_number_of_workers_and_inputs_gives_the_same_bytes(photos: Path,
         assert one == two
 
 
+@pytest.mark.slow
 def test_inspection_tells_crop_padding_and_mirror(photos: Path, tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "out"
     assert run("build", photos, "--output", folder, *OPTIONS, *CASES["everything"]).code == 0

@@ -117,6 +117,7 @@ def found_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("named", [f"{STORE}/media", f"{STORE}/media/t.csv", f"{STORE}/media/*.png"])
+@pytest.mark.slow_beyond(1)
 def test_no_file_of_a_dataset_and_no_line_has_a_password(
     named: str, store: dict[str, bytes], tmp_path: Path, run: Run
 ) -> None:
@@ -142,6 +143,7 @@ def test_no_file_of_a_dataset_and_no_line_has_a_password(
     assert not found_in(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_an_option_with_a_password_is_typed_again_as_an_input_is(
     store: dict[str, bytes], tmp_path: Path, run: Run
 ) -> None:
@@ -154,6 +156,7 @@ def test_an_option_with_a_password_is_typed_again_as_an_input_is(
     assert run("build", "--output", tmp_path / "out", "--resume", "--media-root", f"{STORE}/media").code == 0
 
 
+@pytest.mark.slow
 def test_a_failed_shard_and_a_bug_leave_no_password(
     store: dict[str, bytes], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +188,7 @@ def test_a_failed_shard_and_a_bug_leave_no_password(
         ("report", "{out}", f"s3://me:{SECRET}@b"),
     ],
 )
+@pytest.mark.slow_beyond(1)
 def test_no_error_line_has_a_password(
     arguments: tuple[str, ...], store: dict[str, bytes], tmp_path: Path, run: Run
 ) -> None:
@@ -218,6 +222,7 @@ def test_a_run_of_the_trainer_keeps_no_password(
     assert SECRET not in captured.out + captured.err and "nope://***@host/set" in captured.err
 
 
+@pytest.mark.slow
 def test_labels_of_a_signed_address_are_resumed_when_it_is_typed_again(
     store: dict[str, bytes], tmp_path: Path, run: Run
 ) -> None:

@@ -75,6 +75,7 @@ def test_every_input_lands_in_one_dataset_of_the_shared_classes(media: Path, tmp
     assert again.code == 0, again.err
 
 
+@pytest.mark.slow
 def test_what_belongs_together_by_a_column_stays_together(media: Path, tmp_path: Path) -> None:
     names = sorted(str(path.relative_to(media.parent)) for path in media.rglob("*.*"))
     rows = [json.dumps({"path": name, "who": f"person {at // 3}"}) for at, name in enumerate(names)]

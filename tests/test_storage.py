@@ -73,6 +73,7 @@ def test_a_dataset_reads_the_same_from_any_store(kind: str, memory: Any, store: 
 
 
 @pytest.mark.parametrize("kind", ["memory", "s3"])
+@pytest.mark.slow
 def test_verify_report_and_inspect_read_stores(
     kind: str, reference: Path, memory: Any, store: ObjectStore, run: Run
 ) -> None:

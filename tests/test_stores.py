@@ -287,6 +287,7 @@ class ManyPages:
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
+@pytest.mark.slow_beyond(1)
 def test_a_listing_is_held_page_by_page(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     many = ManyPages(pages=30)
     client: Any = s3.S3(many) if scheme == "s3" else gcs.Gcs(many, "http://nowhere")

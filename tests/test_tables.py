@@ -81,6 +81,7 @@ def of_files(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "tar", "parquet", "parquets"])
 @pytest.mark.parametrize("isolation", ["none", "process"])
+@pytest.mark.slow_beyond(2)
 def test_the_same_pictures_give_the_same_tokens_however_they_are_stored(
     kind: str, isolation: str, folder: Path, of_files: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -94,6 +95,7 @@ def test_the_same_pictures_give_the_same_tokens_however_they_are_stored(
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.slow_beyond(1)
 def test_labels_of_a_column_are_classes(kind: str, folder: Path, tmp_path: Path, run: Run) -> None:
     given = as_inputs(folder, kind)
     assert run("build", given, "--output", tmp_path / "out", *OPTIONS, "--label-column", "label").code == 0
@@ -103,6 +105,7 @@ def test_labels_of_a_column_are_classes(kind: str, folder: Path, tmp_path: Path,
         assert segment["labels"] == [["cat", "dog"].index(key.split("/")[1])]
 
 
+@pytest.mark.slow
 def test_a_build_of_a_table_goes_on_and_names_what_is_new(folder: Path, tmp_path: Path, run: Run) -> None:
     rows = [{"path": str(folder / name)} for name in names(folder)]
     table = write_csv(tmp_path / "t.csv", rows[:8])
@@ -126,6 +129,7 @@ def test_two_rows_of_one_key_are_one_line_that_names_both(folder: Path, tmp_path
     assert "of row 1 and " in ended.err and "of row 2" in ended.err
 
 
+@pytest.mark.slow
 def test_several_rows_of_a_label_file_are_several_labels(folder: Path, tmp_path: Path, run: Run) -> None:
     keys = names(folder)
     rows = [{"key": key, "label": label} for key in keys[:8] for label in ("b", "a")]
@@ -148,6 +152,7 @@ def test_several_rows_of_a_label_file_are_several_labels(folder: Path, tmp_path:
 
 
 @pytest.mark.parametrize("orientation", [1, 6, 2])
+@pytest.mark.slow_beyond(1)
 def test_boxes_move_with_turn_and_crop(orientation: int, tmp_path: Path, run: Run) -> None:
     pixels = np.full((90, 120, 3), 20, np.uint8)
     # x 12..48, y 45..81
@@ -203,6 +208,7 @@ def test_boxes_move_with_turn_and_crop(orientation: int, tmp_path: Path, run: Ru
         ([{"path": "photos/x.png", "b": "{"}], ("--box-column", "b"), "bad_row"),
     ],
 )
+@pytest.mark.slow_beyond(2)
 def test_a_row_that_cannot_be_used_is_a_reject_and_the_others_are_packed(
     rows: list[dict[str, Any]], options: tuple[str, ...], reason: str, folder: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -247,6 +253,7 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(folder: Path, t
     assert ended.code == 2 and "images are bytes, or a struct of bytes and path" in ended.err
 
 
+@pytest.mark.slow
 def test_rows_that_are_no_rows_are_rejects_by_number(folder: Path, tmp_path: Path, run: Run) -> None:
     good = json.dumps({"path": names(folder)[0]})
     lines = ["[1]", "{", good, '{"path": 3.5}', '{"path": null}', "", '{"path": "a\\ud800.png"}', "[" * 100_000]

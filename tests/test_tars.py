@@ -13,6 +13,7 @@ from support.inputs import OPTIONS, picture, rejects, segments, write_tar
 Run = Callable[..., Result]
 
 
+@pytest.mark.slow
 def test_wds_samples_bring_label_caption_weight_and_more(tmp_path: Path, run: Run) -> None:
     members: dict[str, bytes] = {}
     for number in range(6):
@@ -33,6 +34,7 @@ def test_wds_samples_bring_label_caption_weight_and_more(tmp_path: Path, run: Ru
     assert report["totals"]["ignored"] == {".cls": 6, ".json": 6, ".txt": 6}
 
 
+@pytest.mark.slow
 def test_keys_that_repeat_from_tar_to_tar_get_their_name_in_front(tmp_path: Path, run: Run) -> None:
     for name in ("a", "b"):
         write_tar(tmp_path / f"{name}.tar", {"0.png": picture(ord(name)), "1.png": picture(1 + ord(name))})
@@ -86,6 +88,7 @@ def damaged(kind: str, tmp_path: Path) -> Path:
         ("none", 4, []),
     ],
 )
+@pytest.mark.slow_beyond(1)
 def test_what_is_whole_of_a_damaged_tar_is_packed(
     kind: str, packed: int, rejected: list[tuple[str, str]], tmp_path: Path, run: Run
 ) -> None:

@@ -137,6 +137,7 @@ def test_a_loader_gives_the_texts(table: Path, tmp_path: Path, run: Run) -> None
 
 
 @pytest.mark.parametrize("column", ["text_ids", "text_segment_ids"])
+@pytest.mark.slow_beyond(1)
 def test_damaged_text_is_found(column: str, table: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "out"
     assert run("build", table, "--output", out, *OPTIONS, "--captions", "bytes").code == 0

@@ -62,6 +62,7 @@ for number, batch in enumerate(PackedShards(sys.argv[1], batch_size=1, num_threa
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     write_set(str(tmp_path))
     done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(tmp_path)], capture_output=True, text=True, timeout=40)  # fmt: skip
@@ -77,6 +78,7 @@ next(batches)
 """
 
 
+@pytest.mark.slow
 def test_an_iteration_left_open_does_not_keep_the_program(tmp_path: Path) -> None:
     write_set(str(tmp_path))
     done = subprocess.run([sys.executable, "-c", LEFT_OPEN, str(tmp_path)], capture_output=True, text=True, timeout=40)  # fmt: skip
@@ -104,6 +106,7 @@ print(len(first + rest), len(set(first + rest)))
 """
 
 
+@pytest.mark.slow
 def test_a_fork_in_the_middle_harms_neither(tmp_path: Path) -> None:
     write_set(str(tmp_path))
     done = subprocess.run([sys.executable, "-c", FORKED, str(tmp_path)], capture_output=True, text=True, timeout=60)

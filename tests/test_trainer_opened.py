@@ -162,6 +162,7 @@ def test_a_new_iteration_ends_the_one_before(labelled: tuple[str, list[Row]]) ->
     assert len(list(loader)) == len(loader) - 3
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_of_a_footer_is_told_of_its_file(tmp_path: Path) -> None:
     write_set(str(tmp_path), rows_per_shard=(2,))
     path = tmp_path / "sequences/part-000-00000-00000.parquet"

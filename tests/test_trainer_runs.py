@@ -89,6 +89,7 @@ def test_a_run_that_is_done_or_goes_back_says_so(
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow_beyond(1)
 def test_a_signal_saves_the_last_whole_step(
     number: int, status: int, labelled: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_signal_saves_the_last_whole_step(
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow_beyond(1)
 def test_the_command_ends_as_shells_expect_of_a_signal(number: int, status: int, labelled: str, tmp_path: Path) -> None:
     folder, command = str(tmp_path / "run"), [sys.executable, "-m", "patchpack", "train", labelled, *SMALL]
     options = ["--steps", "100000", "--log-every", "1", "--checkpoint", folder]
@@ -129,6 +131,7 @@ def test_the_command_ends_as_shells_expect_of_a_signal(number: int, status: int,
     assert err.splitlines()[-1].endswith(f" is done and saved as {folder}/{name}; --resume it to go on")
 
 
+@pytest.mark.slow
 def test_a_signal_without_a_folder_says_that_nothing_is_saved(labelled: str) -> None:
     command = [sys.executable, "-m", "patchpack", "train", labelled, *SMALL, "--steps", "100000", "--log-every", "1"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

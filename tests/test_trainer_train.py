@@ -239,6 +239,7 @@ def test_help_names_every_option_and_unknown_ones_are_usage_errors(capsys: pytes
     assert caught.value.code == 2
 
 
+@pytest.mark.slow
 def test_the_command_runs_alone_and_imports_neither_beam_nor_the_pipeline(labelled: tuple[str, list[Row]]) -> None:
     code = (
         "import os, runpy, sys\n"

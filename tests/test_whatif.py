@@ -78,9 +78,8 @@ def options_of(text: str) -> dict[str, Any]:
     return with_recipe(typed_options(PlanConfig, parser.read(shlex.split(text))))
 
 
-@pytest.mark.parametrize(
-    "number", [0, 1, *(pytest.param(number, marks=pytest.mark.slow) for number in range(2, len(SETTINGS) + 1))]
-)
+@pytest.mark.parametrize("number", range(len(SETTINGS) + 1))
+@pytest.mark.slow_beyond(1)
 def test_what_is_predicted_is_what_a_build_stores(compared: Any, photos: Path, tmp_path: Path, number: int) -> None:
     options = BASE | (options_of(SETTINGS[number - 1]) if number else {})
     made = patchpack.build(photos, tmp_path / "out", **options, max_reject_fraction=1.0)
@@ -113,6 +112,7 @@ def test_several_settings_probe_each_input_once(photos: Path, tmp_path: Path, mo
     assert len(probed) == len(set(probed)) == 63
 
 
+@pytest.mark.slow
 def test_a_saved_plan_and_a_dataset_give_the_same_rows(compared: Any, photos: Path, tmp_path: Path) -> None:
     patchpack.plan(photos, tmp_path / "plan", **BASE)
     made = patchpack.compare([], SETTINGS, saved=tmp_path / "plan")
@@ -133,6 +133,7 @@ def test_what_a_saved_plan_left_out_is_counted_and_said(
     assert f"{made['num_left_out']} more were over a limit of the saved plan" in said.out
 
 
+@pytest.mark.slow
 def test_several_shapes_of_a_table(photos: Path, run: Callable[..., Result], compared: Any) -> None:
     common = shlex.split("--sequence-length 128 --group-size 16 --resolution side:32-160 --clip-frames 4 --workers 1")
     asked = [word for setting in SETTINGS for word in ("--compare", setting)]

@@ -65,6 +65,7 @@ def started(one: workers.Workers, number: int) -> tuple[list[int], "queue.Queue[
     return pids, died
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_heard_of(one: workers.Workers) -> None:
     pids, died = started(one, 2)
     assert died.empty()
@@ -98,6 +99,7 @@ def test_what_workers_count_is_added_up_graph_by_graph(one: workers.Workers) -> 
     assert one.counts() == {}
 
 
+@pytest.mark.slow
 def test_workers_die_with_their_server_and_that_is_heard_of(one: workers.Workers) -> None:
     pids, died = started(one, 2)
     one._server.kill()
@@ -107,6 +109,7 @@ def test_workers_die_with_their_server_and_that_is_heard_of(one: workers.Workers
     assert died.get(timeout=10) == "the process that starts workers is gone"
 
 
+@pytest.mark.slow
 def test_closing_ends_all_and_is_no_death(one: workers.Workers) -> None:
     pids, died = started(one, 2)
     one.close()
@@ -138,6 +141,7 @@ def test_an_error_is_one_short_line() -> None:
 
 
 @pytest.mark.parametrize("its_thread", [False, True])
+@pytest.mark.slow_beyond(1)
 def test_a_process_ends_with_its_parent_even_when_that_is_gone_before_it_looks(its_thread: bool) -> None:
     code = (
         "import os, sys, time; from patchpack.pipeline.execution.parent import end_with; "

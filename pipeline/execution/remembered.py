@@ -16,6 +16,9 @@ _Specs = tuple[set[userstate.StateSpec], set[userstate.TimerSpec]]
 
 _VIEWS = "_views"
 
+# of all pipelines of this process
+_known: dict[type[DoFn], _Specs] = {}
+
 
 class LocalOptions(PipelineOptions):
     """Options of a pipeline of this machine, each class of which is parsed once: its views share what is set, as Beam's do."""
@@ -35,7 +38,7 @@ class LocalOptions(PipelineOptions):
 
 @contextlib.contextmanager
 def signatures() -> Iterator[None]:
-    """Remembers, until the block ends, which states and timers a class of DoFns has, which Beam reads off the signatures of its methods."""
+    """Remembers, while the block runs, which states and timers a class of DoFns has, which Beam reads off the signatures of its methods."""
     before = userstate.get_dofn_specs
     setattr(userstate, "get_dofn_specs", _by_class(before))  # noqa: B010 (a function, which type checkers guard)
     try:
@@ -45,15 +48,13 @@ def signatures() -> Iterator[None]:
 
 
 def _by_class(ask: Callable[[DoFn], _Specs]) -> Callable[[DoFn], _Specs]:
-    known: dict[type[DoFn], _Specs] = {}
-
     def remembered(dofn: DoFn) -> _Specs:
         if isinstance(vars(dofn).get("process"), types.MethodType):
             # a Map of a method, whose signature is its own
             return ask(dofn)
-        if type(dofn) not in known:
-            known[type(dofn)] = ask(dofn)
-        states, timers = known[type(dofn)]
+        if type(dofn) not in _known:
+            _known[type(dofn)] = ask(dofn)
+        states, timers = _known[type(dofn)]
         return set(states), set(timers)
 
     return remembered

@@ -66,16 +66,23 @@ def local(media: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, by
     return {str(path.relative_to(folder)): path.read_bytes() for path in [*kept, folder / "manifest.json"]}
 
 
-def command(*arguments: object) -> Result:
+def command(*arguments: object, first: str = "") -> Result:
     """Runs a command in a process of its own: pyarrow's client of Google's storage stops all threads of its process now and then."""
     ended = subprocess.run(
-        [sys.executable, "-c", COMMAND, *map(str, arguments), "--workers", "1"],
+        [sys.executable, "-c", first + COMMAND, *map(str, arguments), "--workers", "1"],
         capture_output=True,
         text=True,
         timeout=300,
         env=os.environ | {"PYTHONSAFEPATH": "1"},
     )
     return Result(ended.returncode, ended.stdout, said(ended.stderr))
+
+
+# a folder of five files is a large one, listed in pages of four
+IN_SPANS = """
+from patchpack.pipeline.storage import spans, stores
+spans.SPLIT_FILES, stores.PAGE_OBJECTS = 5, 4
+"""
 
 
 def build(store: Proxy, *more: object) -> Result:
@@ -101,6 +108,22 @@ def test_an_input_is_two_requests_and_the_rest_is_bounded(store: Proxy, local: d
     others = [name for _, name in store.requests if name not in asked]
     shards = sum(name.startswith("sequences/") for name in local)
     assert shards >= 3 and len(others) <= A_BUILD + A_SHARD * shards
+
+
+def test_a_large_folder_that_is_listed_in_spans_gives_the_same_shards(store: Proxy, media: Path) -> None:
+    for path in media.rglob("*"):
+        if path.is_file():
+            files.write(store.uri(f"flat/{'-'.join(path.relative_to(media).parts)}"), path.read_bytes())
+    given = ("build", store.uri("flat"), *OPTIONS, "--labels", "none", "--output")
+    for out, first in (("out", ""), ("other", IN_SPANS)):
+        store.requests.clear()
+        ended = command(*given, store.uri(out), first=first)
+        assert (ended.code, ended.err) == (0, "")
+        # once to see whether it is there
+        assert (store.count("list", below="flat") > 8) == (out == "other")
+    at_once = written(store)
+    assert {name: files.read(store.uri(f"other/{name}")) for name in at_once} == at_once
+    assert sum(name.startswith("sequences/") for name in at_once) >= 3
 
 
 def first_time(fault: Callable[[str, str, int], str | None]) -> Callable[[str, str], str | None]:

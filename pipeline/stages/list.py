@@ -17,6 +17,7 @@ from patchpack.pipeline.inputs import table, tar
 from patchpack.pipeline.inputs.facts import Columns
 from patchpack.pipeline.stages.records import Container, Ignored, Reject, Source, printable, reject
 from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage.spans import Span
 
 IMAGE_SUFFIXES = frozenset(
     [
@@ -210,14 +211,14 @@ def _listed(
 
 
 class Branch(NamedTuple):
-    """Some of the folders directly in an input, which are listed apart from the others."""
+    """Some of the folders directly in an input, or a span of the names there, which are listed apart from the others."""
 
     given: Input
-    folders: tuple[str, ...]
+    parts: tuple[str | Span, ...]
 
 
 def list_top(given: Input, *options: Any) -> Iterator[Source | Container | Ignored | Reject | Branch]:
-    """Yields what lies directly in an input, as `list_input` does, and the folders there, some at a time.
+    """Yields what lies directly in an input, as `list_input` does, and the folders there, some at a time, or spans of names.
 
     The first 64 stand alone, then each branch has a sixty-fourth of those before: so many workers have work, however few folders
     there are, and a million are some hundred branches.
@@ -231,6 +232,9 @@ def list_top(given: Input, *options: Any) -> Iterator[Source | Container | Ignor
         if isinstance(child, files.ListedFile):
             yield from _listed(given, [child], *options)
             continue
+        if isinstance(child, Span):
+            yield Branch(given, (child,))
+            continue
         branch.append(child.relative)
         if len(branch) > num_folders // 64:
             yield Branch(given, tuple(branch))
@@ -240,10 +244,10 @@ def list_top(given: Input, *options: Any) -> Iterator[Source | Container | Ignor
 
 
 def list_branch(branch: Branch, *options: Any) -> Iterator[Source | Container | Ignored | Reject]:
-    """Yields what lies below the folders of a branch, as `list_input` does."""
+    """Yields what lies below the folders of a branch, or in its span, as `list_input` does."""
     given = branch.given
-    for folder in branch.folders:
-        yield from _listed(given, files.match(given.root, given.pattern or "**", folder), *options)
+    for part in branch.parts:
+        yield from _listed(given, files.match(given.root, given.pattern or "**", part), *options)
 
 
 def excluded(key: str, exclude: tuple[str, ...]) -> str | None:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple, TypeVar
 
 from patchpack.pipeline.storage import patterns, remote
+from patchpack.pipeline.storage.spans import Span, in_spans
+from patchpack.pipeline.storage.stores import Page
 from patchpack.schemas.errors import without_secrets
 
 Result = TypeVar("Result")
@@ -81,7 +83,7 @@ def walk(folder: str, below: str = "") -> Iterator[ListedFile | Unlistable]:
         yield from _walk_local(folder, below, _above(folder, below), ("**", "*"), frozenset({0, 1}))
 
 
-def match(root: str, pattern: str, below: str = "") -> Iterator[ListedFile | Unlistable]:
+def match(root: str, pattern: str, below: str | Span = "") -> Iterator[ListedFile | Unlistable]:
     """Yields every file below a root that a glob matches, hidden ones included, as `walk` does.
 
     A component `**` stands for any number of folders, none included, and at the end for all that is below; other
@@ -91,19 +93,24 @@ def match(root: str, pattern: str, below: str = "") -> Iterator[ListedFile | Unl
     Args:
         root: what the names are relative to.
         pattern: the glob.
-        below: only what lies below this folder of it, as `children` names it, so that a listing can be split.
+        below: only what lies below this folder of it, or has a name of this span, as `split` gives them.
 
     Raises:
         OSError: the root itself cannot be read.
     """
     parts = _parts(pattern)
     start = patterns.start(parts)
-    if not is_uri(root):
+    if isinstance(below, Span):
+        # a pattern of one component is of files directly in the root
+        listed = remote.objects_in(below, root, flat=len(parts) > 1)
+    elif is_uri(root):
+        listed = remote.objects(join(root, below) if below else root)
+    else:
         if os.path.isdir(root):
             start = patterns.after_path(parts, start, below)
             yield from _walk_local(root, below, _above(root, below), parts, start)
         return
-    for found in remote.objects(join(root, below) if below else root):
+    for found in listed:
         relative = found.path[len(root.rstrip("/")) + 1 :]
         # names that end in a slash are the folder marks of some tools
         if len(parts) in patterns.after_path(parts, start, relative) and not relative.endswith("/"):
@@ -119,12 +126,8 @@ def children(root: str) -> Iterator[ListedFile | Folder]:
         OSError: the root cannot be read.
     """
     if is_uri(root):
-        length = len(root.rstrip("/")) + 1
         for page in remote.pages(root, flat=False):
-            for found in page.objects:
-                if not found.path.endswith("/"):
-                    yield ListedFile(found.path[length:], found.size_bytes, etag=found.etag)
-            yield from (Folder(folder[length:].rstrip("/")) for folder in page.folders)
+            yield from _children_on(page, root)
         return
     for name in sorted(os.listdir(root)):
         path = os.path.join(root, name)
@@ -134,8 +137,10 @@ def children(root: str) -> Iterator[ListedFile | Folder]:
             yield Folder(name)
 
 
-def split(root: str, pattern: str = "**") -> Iterator[ListedFile | Folder]:
-    """Yields the files directly below a root that a glob matches, and the folders there below which `match` finds the others.
+def split(root: str, pattern: str = "**") -> Iterator[ListedFile | Folder | Span]:
+    """Yields the files directly below a root that a glob matches, and the folders and spans in which `match` finds the others.
+
+    There are spans in a store, if the root itself holds very many files.
 
     Raises:
         OSError: the root cannot be read.
@@ -143,10 +148,29 @@ def split(root: str, pattern: str = "**") -> Iterator[ListedFile | Folder]:
     if not is_uri(root) and not os.path.isdir(root):
         return
     parts = _parts(pattern)
-    for child in children(root):
+    for child in _children_and_spans(root) if is_uri(root) else children(root):
+        if isinstance(child, Span):
+            yield child
+            continue
         after = patterns.after_path(parts, patterns.start(parts), child.relative)
         if (isinstance(child, Folder) and after) or len(parts) in after:
             yield child
+
+
+def _children_and_spans(root: str) -> Iterator[ListedFile | Folder | Span]:
+    for listed in in_spans(remote.pages(root, flat=False), root):
+        if isinstance(listed, Span):
+            yield listed
+        else:
+            yield from _children_on(listed, root)
+
+
+def _children_on(page: Page, root: str) -> Iterator[ListedFile | Folder]:
+    length = len(root.rstrip("/")) + 1
+    for found in page.objects:
+        if not found.path.endswith("/"):
+            yield ListedFile(found.path[length:], found.size_bytes, etag=found.etag)
+    yield from (Folder(folder[length:].rstrip("/")) for folder in page.folders)
 
 
 def find(root: str, name: str) -> ListedFile:

@@ -69,14 +69,18 @@ class Gcs:
     def __init__(self, session: Any, host: str) -> None:
         self._session, self._host = session, host
 
-    def page(self, folder: str, flat: bool, token: str | None, most: int | None = None) -> Page:
+    def page(self, folder: str, flat: bool, token: str | None, most: int | None = None, after: str = "") -> Page:
         bucket, prefix = split(folder)
         asked = {
             "prefix": prefix,
             "fields": "items(name,size,etag),prefixes,nextPageToken",
             "maxResults": most or stores.PAGE_OBJECTS,
         }
-        asked |= {"delimiter": None if flat else "/", "pageToken": token}
+        asked |= {
+            "delimiter": None if flat else "/",
+            "pageToken": token,
+            "startOffset": prefix + after if after else None,
+        }
         found = self._ask("GET", f"storage/v1/b/{bucket}/o", params=asked).json()
         root = f"gs://{bucket}/"
         return Page(

@@ -24,7 +24,7 @@ class Others:
     def __init__(self, beam: "type[FileSystems]") -> None:
         self._beam = beam
 
-    def page(self, folder: str, flat: bool, token: str | None, most: int | None = None) -> Page:
+    def page(self, folder: str, flat: bool, token: str | None, most: int | None = None, after: str = "") -> Page:
         results = self._beam.match([f"{folder}**"], None if most is None else [most])
         found = [StoredObject(each.path, each.size_in_bytes) for result in results for each in result.metadata_list]
         if flat:

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, TypeVar, cast
 from patchpack.extras import install
 from patchpack.pipeline.storage import gcs, s3
 from patchpack.pipeline.storage.others import Others
+from patchpack.pipeline.storage.spans import Span
 from patchpack.pipeline.storage.stores import PART_BYTES, Client, Page, StoredObject, Upload
 
 if TYPE_CHECKING:
@@ -73,20 +74,21 @@ def check_answers(uris: list[str]) -> None:
             )
 
 
-def pages(folder: str, flat: bool, most: int | None = None) -> Iterator[Page]:
+def pages(folder: str, flat: bool, most: int | None = None, after: str = "") -> Iterator[Page]:
     """Yields what lies below a folder, in pages of a thousand or as the store has them.
 
     Args:
         folder: a URI.
         flat: whether all objects below it, or those directly in it and the folders in it.
         most: no more objects than these are needed.
+        after: only names in the folder that are greater than this one are needed.
 
     Raises:
         ValueError: nothing here reads such URIs.
         OSError: the store failed.
     """
     client, token = _client(folder), None
-    call = functools.partial(client.page, f"{folder.rstrip('/')}/", flat, most=most)
+    call = functools.partial(client.page, f"{folder.rstrip('/')}/", flat, most=most, after=after)
     while True:
         page: Page = _tried(folder, functools.partial(call, token))
         yield page
@@ -99,6 +101,19 @@ def objects(folder: str, most: int | None = None) -> Iterator[StoredObject]:
     """Yields the objects below a folder; raises as `pages`."""
     for page in pages(folder, flat=True, most=most):
         yield from page.objects
+
+
+def objects_in(span: Span, folder: str, flat: bool) -> Iterator[StoredObject]:
+    """Yields the objects of a span of the names below a folder, as far as `pages` has them; raises as it does.
+
+    Both ends are looked at here as well: a server may know of none.
+    """
+    length = len(folder.rstrip("/")) + 1
+    for page in pages(folder, flat, after=span.after):
+        yield from (found for found in page.objects if found.path[length:] in span)
+        last = [found.path for found in page.objects[-1:]] + page.folders[-1:]
+        if any(span.is_behind(path[length:]) for path in last):
+            return
 
 
 def size(path: str) -> int | None:

@@ -59,10 +59,11 @@ class S3:
     def __init__(self, boto: Any) -> None:
         self._boto = boto
 
-    def page(self, folder: str, flat: bool, token: str | None, most: int | None = None) -> Page:
+    def page(self, folder: str, flat: bool, token: str | None, most: int | None = None, after: str = "") -> Page:
         bucket, prefix = split(folder)
         more = {"ContinuationToken": token} if token else {}
         more |= {} if flat else {"Delimiter": "/"}
+        more |= {"StartAfter": prefix + after} if after else {}
         found = self._boto.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=most or stores.PAGE_OBJECTS, **more)
         root = f"s3://{bucket}/"
         return Page(

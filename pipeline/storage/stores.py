@@ -51,8 +51,11 @@ class Client(Protocol):
     # whether its calls try again by themselves for long
     patient: bool
 
-    def page(self, folder: str, flat: bool, token: str | None, most: int | None = None) -> Page:
-        """Returns the next objects below a folder, which ends in a slash; not flat: those directly in it, and folders in it."""
+    def page(self, folder: str, flat: bool, token: str | None, most: int | None = None, after: str = "") -> Page:
+        """Returns the next objects below a folder, which ends in a slash; not flat: those directly in it, and folders in it.
+
+        Those behind the name `after` in the folder are asked for; others may come, too.
+        """
 
     def get(self, path: str, start: int, stop: int) -> tuple[bytes, int]:
         """Returns bytes start to stop of an object, fewer where it ends before, and the size of the object."""

@@ -4,8 +4,10 @@ moto answers as S3, gcp-storage-emulator as Google's storage; neither knows of t
 """
 
 import http.client
+import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         headers = [pair for pair in answer.getheaders() if pair[0].lower() not in _OWN]
         if kind == "list" and answer.status == 200:
-            data = _without(proxy, data)
+            data = _without(proxy, _google_page(data, self.path) if proxy.scheme == "gs" else data)
         length = answer.getheader("Content-Length") if self.command == "HEAD" else None
         self._send(answer.status, answer.reason, headers, data, length, cut=fault == "short")
 
@@ -159,11 +161,28 @@ class _Handler(BaseHTTPRequestHandler):
 _OWN = ("content-length", "connection", "transfer-encoding", "date", "server")
 
 
+def _google_page(listing: bytes, url: str) -> bytes:
+    """Returns what Google sends of a whole listing: from an offset or token on, so many objects and folders in order.
+
+    gcp-storage-emulator sends all, whatever it is asked for. https://cloud.google.com/storage/docs/json_api/v1/objects/list
+    """
+    asked = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+    found = json.loads(listing)
+    entries = [(each["name"], each, None) for each in found.get("items", [])]
+    entries += [(prefix, None, prefix) for prefix in found.get("prefixes", [])]
+    start, token, most = asked.get("startOffset", ""), asked.get("pageToken", ""), int(asked.get("maxResults", 1000))
+    # a folder in which something lies that is not before the start
+    left = [entry for entry in entries if entry[0] >= start or (entry[2] and start.startswith(entry[2]))]
+    left = sorted((entry for entry in left if entry[0] > token), key=lambda entry: entry[0])
+    found["items"] = [item for _, item, _ in left[:most] if item]
+    found["prefixes"] = [prefix for _, _, prefix in left[:most] if prefix]
+    if len(left) > most:
+        found["nextPageToken"] = left[most - 1][0]
+    return json.dumps(found).encode()
+
+
 def _without(proxy: Proxy, listing: bytes) -> bytes:
     """Returns a listing without what is hidden."""
-    import json
-    import re
-
     if proxy.scheme == "gs":
         found = json.loads(listing)
         found["items"] = [each for each in found.get("items", []) if not proxy.hidden(each["name"])]

@@ -129,12 +129,13 @@ def children(root: str) -> Iterator[ListedFile | Folder]:
         for page in remote.pages(root, flat=False):
             yield from _children_on(page, root)
         return
-    for name in sorted(os.listdir(root)):
-        path = os.path.join(root, name)
-        if not os.path.isdir(path):
-            yield _stat_file(root, name)
-        elif os.path.realpath(path) != os.path.realpath(root):
-            yield Folder(name)
+    # in no order, which nothing needs, as ten million names are a gigabyte
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if not os.path.isdir(entry.path):
+                yield _stat_file(root, entry.name)
+            elif os.path.realpath(entry.path) != os.path.realpath(root):
+                yield Folder(entry.name)
 
 
 def split(root: str, pattern: str = "**") -> Iterator[ListedFile | Folder | Span]:

@@ -123,8 +123,8 @@ def check_mostly_good(folder: str, totals: Totals, rejected: Rejected, config: B
     if first is not None and _are_too_many(rejected.bad, totals, config):
         raise BuildFailed(
             f"{folder}: {rejected.bad.number} of {totals['num_inputs']} new inputs rejected (first: {first.key}: {first.reason}); "
-            f"--max-reject-fraction is {config.max_reject_fraction}, so nothing was added; see {NEXT_FOLDER}/{PLAN_FOLDER}/rejects-*.parquet; to accept them: build "
-            f"--output {folder} --resume --max-reject-fraction X"
+            f"--max-reject-fraction is {config.max_reject_fraction}, so nothing was added; see {NEXT_FOLDER}/{PLAN_FOLDER}/rejects-*.parquet; "
+            f"to accept them: build --output {folder} --resume --max-reject-fraction X"
         )
 
 

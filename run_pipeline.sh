@@ -24,12 +24,24 @@ find_python() {
     exit 1
 }
 
+# is_set_up EXTRAS CONTENT: whether these extras are installed, alone or with others, as the files of this content ask for
+is_set_up() {
+    local stamp extra
+    for stamp in "$venv"/.installed-*; do
+        [ "$(cat "$stamp" 2>/dev/null)" = "$2" ] || continue
+        for extra in ${1//,/ }; do
+            [[ -${stamp##*/.installed-}- == *-$extra-* ]] || continue 2
+        done
+        return 0
+    done
+    return 1
+}
+
 # setup EXTRAS: makes .venv and installs the project with these extras, unless that is done already
 setup() {
-    local extras=$1 python stamp requested
-    stamp=$venv/.installed-${extras//,/-}
+    local extras=$1 python requested
     requested=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)
-    [ "$(cat "$stamp" 2>/dev/null)" = "$requested" ] && return
+    is_set_up "$extras" "$requested" && return
     if [ ! -x "$venv/bin/pip" ]; then
         python=$(find_python)
         echo "setting up $venv with $("$python" --version)" >&2
@@ -38,7 +50,7 @@ setup() {
     fi
     echo "installing patchpack[$extras] (a minute or two, once)" >&2
     "$venv/bin/pip" install --quiet --disable-pip-version-check -c "$root/constraints.txt" -e "$root[$extras]"
-    echo "$requested" >"$stamp"
+    echo "$requested" >"$venv/.installed-${extras//,/-}"
 }
 
 demo() {

@@ -23,6 +23,7 @@ import patchpack
 from patchpack.pipeline.report.counted import scan_shards
 from patchpack.pipeline.report.gallery import show
 from patchpack.pipeline.report.html import render_html
+from patchpack.pipeline.report.rejects import RejectCounts
 from patchpack.pipeline.report.scan import make_report
 from patchpack.schemas import read_manifest, read_shard_table
 from patchpack.schemas.manifest import (
@@ -64,7 +65,7 @@ def page_of(folder: Path) -> str:
     rejects = read_table(str(folder), REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
     scan = scan_shards(str(folder), read_shard_table(str(folder)).to_pylist(), manifest.balance_step)
     scan.choice.number(scan.number_of)
-    return render_html(make_report(manifest, scan, rejects), show(str(folder), manifest, scan.choice))
+    return render_html(make_report(manifest, scan, RejectCounts.of(rejects)), show(str(folder), manifest, scan.choice))
 
 
 def opened(pages: dict[str, Path]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from patchpack.pipeline.packing.proof import prove
 from patchpack.pipeline.packing.streaming import num_in_whole_bins
 from patchpack.pipeline.report.counted import scan_shards
 from patchpack.pipeline.sampling.draws import shuffled
-from patchpack.pipeline.stages.finish import publish
+from patchpack.pipeline.stages.finish import publish, write_rejects
 from patchpack.pipeline.stages.packed import even_runs
 from patchpack.pipeline.stages.records import example_id
 from patchpack.pipeline.storage import files
@@ -173,7 +173,9 @@ class ShardWriter:
             bound = prove(self._lengths, self._layout, self._chunks)
             files.write(files.join(self._folder, SHARD_TABLE_NAME), table_bytes(self._shards, SHARD_TABLE_SCHEMA))
             scan = scan_shards(self._folder, self._shards, None)
-            self.report = publish(self._folder, self._manifest(bound.entry), [bound], [], scan)
+            self.report = publish(
+                self._folder, self._manifest(bound.entry), [bound], write_rejects(self._folder, []), scan
+            )
         return self.report
 
     def _check_tokens(self, tokens_NP: np.ndarray, grid: Grid, positions_N3: np.ndarray | None, where: str) -> None:

@@ -23,6 +23,7 @@ from support.small_set import CONFIG, accept_file, build_small_set, stored_rows
 import patchpack
 from patchpack.pipeline.report.counted import scan_shards
 from patchpack.pipeline.report.html import render_html
+from patchpack.pipeline.report.rejects import RejectCounts
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.statistics import MAX_BINS, distribution
 from patchpack.pipeline.stages import sample, saved
@@ -279,7 +280,8 @@ def test_a_set_without_sequences_has_a_report(packed: Path) -> None:
         bounds=(),
     )
     none_stored = scan_shards(str(packed), [], None)
-    report = make_report(manifest, none_stored, pa.Table.from_pylist(rejected("a.jpg"), schema=REJECT_TABLE_SCHEMA))
+    table = pa.Table.from_pylist(rejected("a.jpg"), schema=REJECT_TABLE_SCHEMA)
+    report = make_report(manifest, none_stored, RejectCounts.of(table))
     assert report["efficiency"]["efficiency"] is None
     assert re.search("efficiency +none", printed(report))
     assert "Nothing was stored." in render_html(report)

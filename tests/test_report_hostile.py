@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from conftest import Result
 from support.manifests import change_manifest
@@ -17,6 +16,7 @@ from support.media_files import photo, write_files
 import patchpack
 from patchpack.pipeline.report.counted import scan_shards
 from patchpack.pipeline.report.html import render_html
+from patchpack.pipeline.report.rejects import RejectCounts
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.text import to_json
 from patchpack.schemas import read_manifest, read_shard_table
@@ -89,9 +89,8 @@ def test_a_page_shows_them(odd: Path, run: Run, tmp_path: Path) -> None:
 def test_other_reports_show_what_they_are_given(odd: Path) -> None:
     """Of a class or a key that no file could hold: half a character."""
     manifest = dataclasses.replace(read_manifest(str(odd)), classes=tuple("\ud800" for _ in ODD))
-    none = pa.Table.from_pylist([], schema=REJECT_TABLE_SCHEMA)
     scan = scan_shards(str(odd), read_shard_table(str(odd)).to_pylist(), manifest.balance_step)
-    report = make_report(manifest, scan, none)
+    report = make_report(manifest, scan, RejectCounts())
     page = render_html(report)
     assert "\\ud800" in page and page.encode()
     assert json.loads(to_json(report).encode())["classes"]["largest"][0]["name"] == "\ud800"

@@ -1,5 +1,6 @@
 """What a build is refused for, or fails of, once its plan or its shards are there; said the same in the launcher and in a worker."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from patchpack.pipeline.config import BuildConfig
@@ -13,6 +14,7 @@ from patchpack.pipeline.stages.generations import CHANGED_SINCE, KNOWN
 from patchpack.pipeline.stages.labels import check_labels
 from patchpack.pipeline.stages.list import EXCLUDED, NO_SUFFIX, Input
 from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Reject
+from patchpack.pipeline.stages.rejects import RejectedInputs
 from patchpack.pipeline.stages.summary import Listing
 from patchpack.pipeline.storage import files
 from patchpack.schemas.manifest import REJECT_TABLE_NAME
@@ -79,41 +81,56 @@ def check_not_all_known(folder: str, listing: Listing) -> None:
         raise NothingNew(f"{folder}: nothing to add; all {num_known} inputs were packed or rejected before")
 
 
-def check_not_all_rejected(folder: str, totals: Totals, rejects: list[Reject]) -> None:
+class Rejected:
+    """The inputs that were rejected while planning, counted one by one."""
+
+    def __init__(self, rejects: Iterable[Reject]) -> None:
+        """Counts them; those of an input come one after the other."""
+        self.all, self.unreadable, self.bad = RejectedInputs(), RejectedInputs(), RejectedInputs()
+        for row in rejects:
+            self.all.add(row)
+            if row.reason in ("unreadable", "not_found"):
+                self.unreadable.add(row)
+            if row.reason != "duplicate" and (row.stage, row.reason) != PARTIAL_VIDEO:
+                self.bad.add(row)
+
+
+def check_not_all_rejected(folder: str, totals: Totals, rejected: Rejected) -> None:
     """Fails where nothing is left to write."""
-    if totals["planned"]["num_shards"]:
+    first = rejected.all.first
+    if totals["planned"]["num_shards"] or first is None:
         return
-    first, num_inputs = min(rejects), len({row.key for row in rejects})
     raise BuildFailed(
-        f"{folder}: nothing to write, all {num_inputs} inputs were rejected (first: {first.key}: {first.reason}, {first.detail}); "
+        f"{folder}: nothing to write, all {rejected.all.number} inputs were rejected (first: {first.key}: {first.reason}, {first.detail}); "
         f"at least one must be readable; see {PLAN_FOLDER}/rejects-*.parquet"
     )
 
 
-def check_readable(folder: str, totals: Totals, rejects: list[Reject], config: BuildConfig) -> None:
+def check_readable(folder: str, totals: Totals, rejected: Rejected, config: BuildConfig) -> None:
     """Keeps no plan that was made while storage failed: it would leave out for ever what could not be read then."""
-    lost = sorted(row for row in rejects if row.reason in ("unreadable", "not_found"))
-    num_inputs = totals["num_inputs"]
-    num_lost = len({row.key for row in lost})
-    if num_inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and num_lost > config.max_reject_fraction * num_inputs:
+    first = rejected.unreadable.first
+    if first is not None and _are_too_many(rejected.unreadable, totals, config):
         raise BuildFailed(
-            f"{folder}: {num_lost} of {num_inputs} inputs cannot be read (first: {lost[0].key}: {lost[0].detail}); "
+            f"{folder}: {rejected.unreadable.number} of {totals['num_inputs']} inputs cannot be read (first: {first.key}: {first.detail}); "
             f"--max-reject-fraction is {config.max_reject_fraction}, so the plan is not kept; see to the storage and go on with "
             "--resume, or raise it"
         )
 
 
-def check_mostly_good(folder: str, totals: Totals, rejects: list[Reject], config: BuildConfig) -> None:
+def check_mostly_good(folder: str, totals: Totals, rejected: Rejected, config: BuildConfig) -> None:
     """Adds nothing to a dataset where too much of it was rejected: it would have no manifest in the end."""
-    num_inputs = totals["num_inputs"]
-    bad = sorted(row for row in rejects if row.reason != "duplicate" and (row.stage, row.reason) != PARTIAL_VIDEO)
-    num_bad = len({row.key for row in bad})
-    if num_inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and num_bad > config.max_reject_fraction * num_inputs:
+    first = rejected.bad.first
+    if first is not None and _are_too_many(rejected.bad, totals, config):
         raise BuildFailed(
-            f"{folder}: {num_bad} of {num_inputs} new inputs rejected (first: {bad[0].key}: {bad[0].reason}); --max-reject-fraction is "
-            f"{config.max_reject_fraction}, so nothing was added; see {NEXT_FOLDER}/{PLAN_FOLDER}/rejects-*.parquet; to accept them: build "
-            f"--output {folder} --resume --max-reject-fraction X"
+            f"{folder}: {rejected.bad.number} of {totals['num_inputs']} new inputs rejected (first: {first.key}: {first.reason}); "
+            f"--max-reject-fraction is {config.max_reject_fraction}, so nothing was added; see {NEXT_FOLDER}/{PLAN_FOLDER}/rejects-*.parquet; "
+            f"to accept them: build --output {folder} --resume --max-reject-fraction X"
         )
+
+
+def _are_too_many(inputs: RejectedInputs, totals: Totals, config: BuildConfig) -> bool:
+    num_inputs = totals["num_inputs"]
+    return num_inputs >= MIN_INPUTS_FOR_REJECT_FRACTION and inputs.number > config.max_reject_fraction * num_inputs
 
 
 def finish_dataset(folder: str, config: BuildConfig, scan: Scan, num_failed: int, first: Failure | None) -> None:

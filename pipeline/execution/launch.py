@@ -29,10 +29,10 @@ from patchpack.pipeline.execution.stage import Building, Writing, planning, run_
 from patchpack.pipeline.execution.stock import planning_home, take_stock, undone_if_refused
 from patchpack.pipeline.media.resize import resolved
 from patchpack.pipeline.names import REPORT_NAME
+from patchpack.pipeline.report.rejects import RejectCounts
 from patchpack.pipeline.stages import finish, saved
 from patchpack.pipeline.stages.generations import Grown
 from patchpack.pipeline.stages.list import Input, check_containers, parse_input, source_roots
-from patchpack.pipeline.stages.records import PARTIAL_VIDEO
 from patchpack.pipeline.storage import files, remote
 from patchpack.pipeline.versions import library_versions
 from patchpack.pipeline.whatif.cost import DECODED_PX_PER_S
@@ -175,11 +175,12 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
         every = finish.Planned(saved.read_summaries(folder), build_config)
         totals = every.totals(saved.read_listing(folder))
         planned, length = totals["planned"], config.sequence_length
-        rejects = list(saved.read_rejects(folder))
-        reasons = Counter(f"{reject.stage}: {reject.reason}" for reject in rejects)
+        rejected = RejectCounts()
+        rejected.add(row[:3] for row in saved.read_rejects(folder))
+        reasons = {f"{kind['stage']}: {kind['reason']}": kind["num_rejects"] for kind in rejected.by_kind()}
         return {
             **totals,
-            "num_rejected_inputs": len({row.key for row in rejects if (row.stage, row.reason) != PARTIAL_VIDEO}),
+            "num_rejected_inputs": rejected.num_inputs,
             "efficiency": planned["num_tokens"] / (planned["num_sequences"] * length)
             if planned["num_sequences"]
             else 0.0,

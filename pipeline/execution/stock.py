@@ -15,6 +15,7 @@ from patchpack.pipeline.errors import BuildFailed, NothingNew
 from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution import outcome
 from patchpack.pipeline.execution.checks import (
+    Rejected,
     check_mostly_good,
     check_not_all_known,
     check_not_all_rejected,
@@ -75,11 +76,11 @@ def take_stock(folder: str, inputs: list[Input], config: BuildConfig, grown: Gro
     check_not_all_known(folder, listing)
     warnings = check_plan(listing, inputs, config)
     totals = finish.Planned(saved.read_summaries(home, planned), config).totals(listing)
-    rejects = list(saved.read_rejects(home, planned))
-    check_not_all_rejected(home, totals, rejects)
-    check_readable(home, totals, rejects, config)
+    rejected = Rejected(saved.read_rejects(home, planned))
+    check_not_all_rejected(home, totals, rejected)
+    check_readable(home, totals, rejected, config)
     if grown.generation.number:
-        check_mostly_good(folder, totals, rejects, config)
+        check_mostly_good(folder, totals, rejected, config)
     record: saved.PlanRecord = {
         "config": output_affecting(config),
         "inputs": [given.relative for given in inputs],

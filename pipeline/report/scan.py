@@ -3,16 +3,11 @@
 Of the manifest, the reject table and what `counted` found in the shards; equal datasets give equal reports on every machine.
 """
 
-import heapq
-from collections import defaultdict
 from typing import cast
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from patchpack.pipeline.report.counted import Scan, SequenceScan, ratio, scan_shards
+from patchpack.pipeline.report.rejects import RejectCounts
 from patchpack.pipeline.report.sizes import SIZE_NAMES
-from patchpack.pipeline.stages.records import PARTIAL_VIDEO
 from patchpack.schemas import FormatError, Manifest, read_manifest, read_shard_table
 from patchpack.schemas.manifest import MANIFEST_NAME, REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA, read_table
 from patchpack.schemas.report import (
@@ -21,7 +16,6 @@ from patchpack.schemas.report import (
     Efficiency,
     InputTotals,
     PlannedCounts,
-    RejectCount,
     Report,
     ReportedBound,
     ReportedTotals,
@@ -30,7 +24,6 @@ from patchpack.schemas.report import (
 
 # 1: the keys that `make_report` documents; a key that changes its meaning makes it 2
 REPORT_VERSION = 1
-MAX_SAMPLE_KEYS = 3
 
 
 def read_report(folder: str) -> Report:
@@ -42,16 +35,16 @@ def read_report(folder: str) -> Report:
     manifest = read_manifest(folder)
     rejects = read_table(folder, REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
     scan = scan_shards(folder, read_shard_table(folder).to_pylist(), manifest.balance_step)
-    return make_report(manifest, scan, rejects)
+    return make_report(manifest, scan, RejectCounts.of(rejects))
 
 
-def make_report(manifest: Manifest, scan: Scan, rejects: pa.Table) -> Report:
+def make_report(manifest: Manifest, scan: Scan, rejects: RejectCounts) -> Report:
     """Returns the content of report.json, which `schemas.report` describes; equal for equal datasets.
 
     Args:
         manifest: of the dataset.
         scan: of all its shards.
-        rejects: its reject table.
+        rejects: of its reject table.
 
     Raises:
         FormatError: the manifest lacks totals.
@@ -59,7 +52,7 @@ def make_report(manifest: Manifest, scan: Scan, rejects: pa.Table) -> Report:
     sequences, examples = scan.sequences, scan.examples
     stored = sequences.stored(scan.num_shards, scan.num_bytes)
     try:
-        totals = _totals(manifest.totals, stored, _num_rejected_inputs(rejects))
+        totals = _totals(manifest.totals, stored, rejects.num_inputs)
         bounds = [_bound(entry) for entry in manifest.bounds]
         efficiency = _efficiency(sequences, manifest, totals["planned"])
         sizes = manifest.totals["sizes"]
@@ -80,7 +73,7 @@ def make_report(manifest: Manifest, scan: Scan, rejects: pa.Table) -> Report:
         "efficiency": efficiency,
         "bounds": bounds,
         "totals": totals,
-        "rejects": _rejects(rejects),
+        "rejects": rejects.by_kind(),
         **examples.distributions(),
         **sequences.distributions(),
         "segment_limit": sequences.segment_limit(),
@@ -151,30 +144,3 @@ def _bound(entry: Bound) -> ReportedBound:
         "num_chunks": entry["num_chunks"],
         "num_chunks_optimal": entry["num_chunks_optimal"],
     }
-
-
-def _num_rejected_inputs(rejects: pa.Table) -> int:
-    """Returns how many inputs have a reject, not counting videos that are only marked as damaged."""
-    stage, reason = PARTIAL_VIDEO
-    lost = pc.or_(pc.not_equal(rejects["stage"], stage), pc.not_equal(rejects["reason"], reason))
-    return int(pc.count_distinct(rejects["key"].filter(lost)).as_py())
-
-
-def _rejects(rejects: pa.Table) -> list[RejectCount]:
-    """Returns how many rejects each stage and reason has, most first, with the first few keys of each.
-
-    An input with several clips or views can be rejected more than once.
-    """
-    keys: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for batch in rejects.select(["stage", "reason", "key"]).to_batches():
-        for stage, reason, key in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            keys[stage, reason].append(key)
-    return [
-        {
-            "stage": stage,
-            "reason": reason,
-            "num_rejects": len(rejected),
-            "sample_keys": heapq.nsmallest(MAX_SAMPLE_KEYS, set(rejected)),
-        }
-        for (stage, reason), rejected in sorted(keys.items(), key=lambda item: (-len(item[1]), item[0]))
-    ]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from patchpack.extras import MissingExtra
 from patchpack.options import output_affecting
@@ -20,6 +19,7 @@ from patchpack.pipeline.packing.proof import ProvenBound, prove
 from patchpack.pipeline.report.counted import Scan
 from patchpack.pipeline.report.gallery import show
 from patchpack.pipeline.report.page import page_of
+from patchpack.pipeline.report.rejects import RejectCounts
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.sizes import SizeCounts, merge_sizes
 from patchpack.pipeline.report.text import to_json
@@ -27,6 +27,7 @@ from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.generations import new_alone
 from patchpack.pipeline.stages.plan import sequence_bytes
 from patchpack.pipeline.stages.records import Reject
+from patchpack.pipeline.stages.rejects import SortedRejects
 from patchpack.pipeline.stages.results import read_groups
 from patchpack.pipeline.stages.summary import GroupId, Listing, ViewSummary
 from patchpack.pipeline.stages.write import ShardResult
@@ -129,9 +130,9 @@ class Planned:
 class _Stored:
     """What is stored, added up over shards."""
 
-    def __init__(self, num_layouts: int) -> None:
+    def __init__(self, num_layouts: int, rejects: SortedRejects) -> None:
         self.numbers: Counter[str] = Counter()
-        self.rejects: set[Reject] = set()
+        self._rejects = rejects
         self._digests = bytearray()
         self._limits = [largest_limits(()) for _ in range(num_layouts)]
 
@@ -141,7 +142,7 @@ class _Stored:
             self.numbers[name] += getattr(result, name)
         self.numbers["num_shards"] += 1
         # views and clips of one broken input fail alike: one row says it
-        self.rejects.update(result.rejects)
+        self._rejects.add(result.rejects)
         self._digests += bytes.fromhex(result.digest)
         self._limits[result.layout] = largest_limits((self._limits[result.layout], result.limits))
         return result.table_row()
@@ -168,18 +169,21 @@ def finish(
         scan: of all shards.
         accepted: says whether the report is; it is returned in any case.
     """
-    stored, layouts = _Stored(len(config.layouts)), config.layouts
+    layouts = config.layouts
     planned = Planned(saved.read_summaries(folder), config)
     # of a dataset that has grown: its tables are replaced now
     files.remove(files.join(folder, MANIFEST_NAME))
-    with files.writing(files.join(folder, SHARD_TABLE_NAME)) as file:
-        rows = map(stored.add, read_groups(folder, planned.groups))
-        write_rows(pa.PythonFile(file, mode="w"), rows, SHARD_TABLE_SCHEMA)
-    rejects = sorted(stored.rejects.union(saved.read_rejects(folder)))
+    with SortedRejects() as rejects:
+        stored = _Stored(len(layouts), rejects)
+        with files.writing(files.join(folder, SHARD_TABLE_NAME)) as file:
+            rows = map(stored.add, read_groups(folder, planned.groups))
+            write_rows(pa.PythonFile(file, mode="w"), rows, SHARD_TABLE_SCHEMA)
+        rejects.add(saved.read_rejects(folder))
+        rejected = write_rejects(folder, rejects)
     earlier = saved.read_plan_record(folder)["earlier"]
     totals: DatasetTotals = {
         **planned.totals(new_alone(saved.read_listing(folder))),
-        "num_rejects": len(rejects),
+        "num_rejects": rejected.num_rejects,
         "stored": {
             "num_shards": stored.numbers["num_shards"],
             "num_sequences": stored.numbers["num_sequences"],
@@ -202,26 +206,38 @@ def finish(
         limits=stored.limits,
         earlier=tuple(earlier),
     )
-    return publish(folder, manifest, bounds, rejects, scan, accepted)
+    return publish(folder, manifest, bounds, rejected, scan, accepted)
+
+
+def write_rejects(folder: str, rejects: Iterable[Reject]) -> RejectCounts:
+    """Writes the table of rejects, which come sorted, and returns their counts."""
+    counted = RejectCounts()
+
+    def rows() -> Iterator[dict[str, str]]:
+        for row in rejects:
+            counted.add([(row.key, row.stage, row.reason)])
+            yield row._asdict()
+
+    with files.writing(files.join(folder, REJECT_TABLE_NAME)) as file:
+        write_rows(pa.PythonFile(file, mode="w"), rows(), REJECT_TABLE_SCHEMA)
+    return counted
 
 
 def publish(
     folder: str,
     manifest: Manifest,
     bounds: list[ProvenBound],
-    rejects: list[Reject],
+    rejected: RejectCounts,
     scan: Scan,
     accepted: Callable[[Report], bool] = lambda report: True,
 ) -> Report:
-    """Writes what makes shards and their table a dataset: the other tables, the report, and the manifest if the report is accepted.
+    """Writes what makes shards and their tables a dataset: the bounds, the report, and the manifest if the report is accepted.
 
     Returns the report.
     """
-    reject_table = table_bytes((row._asdict() for row in rejects), REJECT_TABLE_SCHEMA)
-    files.write(files.join(folder, REJECT_TABLE_NAME), reject_table)
     proof_table = table_bytes((row for bound in bounds for row in bound.rows.to_pylist()), BOUND_TABLE_SCHEMA)
     files.write(files.join(folder, BOUND_TABLE_NAME), proof_table)
-    made = make_report(manifest, scan, pq.read_table(pa.BufferReader(reject_table)))
+    made = make_report(manifest, scan, rejected)
     report = with_advice(folder, manifest, made)
     files.write(files.join(folder, REPORT_NAME), to_json(report).encode() + b"\n")
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from patchpack.pipeline.report.counted import scan_shards
+from patchpack.pipeline.report.rejects import RejectCounts
 from patchpack.pipeline.report.scan import make_report
 from patchpack.pipeline.report.text import print_report
 from patchpack.schemas import read_manifest, read_shard_table
@@ -18,10 +19,11 @@ def report_of(folder: Path, rejects: list[dict[str, str]] | None = None, **manif
     """Returns the report of a dataset, as another manifest or reject table would make it."""
     table = read_table(str(folder), REJECT_TABLE_NAME, REJECT_TABLE_SCHEMA)
     if rejects is not None:
-        table = pa.Table.from_pylist(rejects, schema=REJECT_TABLE_SCHEMA)
+        # sorted, as files have them
+        table = pa.Table.from_pylist(sorted(rejects, key=lambda row: tuple(row.values())), schema=REJECT_TABLE_SCHEMA)
     changed = dataclasses.replace(read_manifest(str(folder)), **manifest)
     scan = scan_shards(str(folder), read_shard_table(str(folder)).to_pylist(), changed.balance_step)
-    return make_report(changed, scan, table)
+    return make_report(changed, scan, RejectCounts.of(table))
 
 
 def printed(report: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from patchpack.pipeline.storage.spans import Span, in_spans, spans_behind
 from patchpack.pipeline.storage.stores import Page, StoredObject
 
 PAGE, FEW = 4, 10
+ALL = Span("", None)
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
@@ -54,6 +55,23 @@ def listed_apart(root: str, pattern: str = "**") -> tuple[list[files.ListedFile]
     return found, met
 
 
+def listed_in_turns(root: str, pattern: str = "**") -> tuple[list[files.ListedFile], list[Span]]:
+    """Returns what is listed of a root in parts, and these in parts once more, and which of those were spans."""
+    found: list[files.ListedFile] = []
+    met: list[Span] = []
+    for part in files.split(root, pattern):
+        if isinstance(part, files.ListedFile):
+            found.append(part)
+            continue
+        for one in files.match_in_spans(root, pattern, part if isinstance(part, Span) else part.relative):
+            if isinstance(one, Span):
+                met.append(one)
+                found += [last for last in files.match(root, pattern, one) if isinstance(last, files.ListedFile)]
+            elif isinstance(one, files.ListedFile):
+                found.append(one)
+    return found, met
+
+
 NUMBERS = [f"img_{number:05}.jpg" for number in range(0, 100_000, 2_381)]
 FOLDERS = ["img_/x.jpg", "img_00000/a.jpg", "img_1/a.jpg", "img_1/b/c.png", "img_5/a.jpg", "zz/1.jpg", "zz/2.jpg"]
 NAMES = {
@@ -82,6 +100,27 @@ def test_a_listing_in_spans_is_the_whole(store: Proxy, names: list[str]) -> None
     assert names is not NAMES["a folder last"] or met[0].after == "b/"
 
 
+BELOW = {
+    "a folder": [f"images/{name}" for name in NUMBERS]
+    + ["a.jpg", "images.jpg", "images0", "images/z/1.jpg", "z/1.jpg"],
+    "a folder of many levels": [f"images/{name[4:7]}/{name}" for name in NUMBERS] + ["images/\U0010ffff/1.jpg"],
+    "a large span": [f"{number:03}.jpg" for number in range(0, 300, 3)],
+    "folders without a name": ["a.jpg", "/b.jpg", "/c/d.jpg", "//e.jpg", "0", "/\U0010ffff", "f//g.jpg"],
+}
+
+
+@pytest.mark.parametrize("names", BELOW.values(), ids=BELOW)
+@pytest.mark.parametrize("pattern", ["**", "**/*.jpg", "images/*.jpg", "*.jpg"])
+def test_what_is_large_below_is_split_once_more(store: Proxy, names: list[str], pattern: str) -> None:
+    root = fill(store, names)
+    found, met = listed_in_turns(root, pattern)
+    assert sorted(found) == sorted(files.match(root, pattern))
+    if pattern == "**":
+        assert sorted(one.relative for one in found) == sorted(names)
+        assert bool(met) == (names is not BELOW["folders without a name"])
+        assert {span.folder for span in met} <= {"", "images"}
+
+
 @pytest.mark.parametrize("pattern", ["*.jpg", "**/*.jpg", "*/*.jpg", "img_1/**", "*[05].jpg", "img_1/b/*", "**/*.png"])
 def test_a_pattern_matches_in_spans_what_it_matches_in_the_whole(store: Proxy, pattern: str) -> None:
     root = fill(store, NAMES["folders between"])
@@ -101,8 +140,14 @@ def test_files_directly_in_a_folder_are_found_without_listing_the_folders_in_it(
 def test_inputs_of_a_large_folder_are_those_that_are_listed_at_once(store: Proxy) -> None:
     given = parse_input(0, fill(store, [*NAMES["folders between"], "notes.txt", ".hidden.jpg", "x.TIF"]))
     apart: list[object] = []
+    branches: list[Branch] = []
     for one in list_top(given, ("*9.jpg",)):
-        apart += list_branch(one, ("*9.jpg",)) if isinstance(one, Branch) else [one]
+        parts = list_branch(one, ("*9.jpg",), may_split=True) if isinstance(one, Branch) else [one]
+        for part in parts:
+            (branches if isinstance(part, Branch) else apart).append(part)
+    for branch in branches:
+        apart += list_branch(branch, ("*9.jpg",))
+    assert branches
     assert sorted(map(repr, apart)) == sorted(map(repr, list_input(given, ("*9.jpg",))))
 
 
@@ -156,24 +201,28 @@ def pages_of(names: list[str]) -> list[Page]:
 def test_what_is_listed_in_no_order_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spans, "SPLIT_FILES", FEW)
     in_order = ["", *sorted(NUMBERS)]
-    assert any(isinstance(one, Span) for one in in_spans(pages_of(in_order), "s3://b/raw"))
+    assert any(isinstance(one, Span) for one in in_spans(pages_of(in_order), "s3://b/raw", ALL))
     for shuffled in (in_order[::-1], [*in_order[5:12], in_order[1], *in_order[12:]]):
-        assert list(in_spans(pages_of(shuffled), "s3://b/raw")) == pages_of(shuffled)
+        assert list(in_spans(pages_of(shuffled), "s3://b/raw", ALL)) == pages_of(shuffled)
 
 
 def test_a_folder_of_folders_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spans, "SPLIT_FILES", FEW)
     names = [f"{number:05}/" for number in range(400)] + ["a.jpg"]
-    assert list(in_spans(pages_of(names), "s3://b/raw/")) == pages_of(names)
+    assert list(in_spans(pages_of(names), "s3://b/raw/", ALL)) == pages_of(names)
 
 
 TEXT = st.text("01aé中/\U0010ffff\0", min_size=1, max_size=5)
 
 
-@given(st.lists(TEXT, min_size=1).map(sorted), TEXT, st.lists(TEXT))
-def test_spans_hold_every_name_behind_once_and_none_before(names: list[str], other: str, keys: list[str]) -> None:
+@given(st.lists(TEXT, min_size=1).map(sorted), TEXT, st.lists(TEXT), st.none() | TEXT)
+def test_spans_hold_every_name_behind_once_and_none_before(
+    names: list[str], other: str, keys: list[str], up_to: str | None
+) -> None:
     last = max(*names, other)
-    parts = spans_behind(names, last)
+    up_to = None if up_to is None else max(last, up_to)
+    parts = spans_behind(names, last, Span("", up_to, "images"))
+    assert {span.folder for span in parts} == {"images"}
     ends = [span.up_to for span in parts if span.up_to]
     for key in [*keys, *names, last, last + "\0", *ends, *(end + "\0" for end in ends)]:
         as_bytes = key.encode()
@@ -182,7 +231,7 @@ def test_spans_hold_every_name_behind_once_and_none_before(names: list[str], oth
             for span in parts
             if span.after.encode() < as_bytes and (span.up_to is None or as_bytes <= span.up_to.encode())
         ]
-        assert len(holding) == (as_bytes > last.encode())
+        assert len(holding) == (as_bytes > last.encode() and (up_to is None or as_bytes <= up_to.encode()))
         assert [span for span in parts if key in span] == holding
 
 
@@ -201,13 +250,13 @@ def test_names_that_count_up_are_cut_into_fair_parts(
     make: Callable[[int], str], num_read: int, most_of_all: float, most_spans: int
 ) -> None:
     names = sorted(make(number) for number in range(10_000))
-    parts = spans_behind(names[:num_read], names[num_read - 1])
+    parts = spans_behind(names[:num_read], names[num_read - 1], ALL)
     assert len(parts) <= most_spans
     assert max(sum(name in span for name in names) for span in parts) <= most_of_all * len(names)
 
 
 def test_names_of_very_many_characters_are_cut_into_a_thousand() -> None:
     names = [f"中{chr(code)}.jpg" for code in range(0x4E00, 0x8E00)]
-    parts = spans_behind(names, names[100])
+    parts = spans_behind(names, names[100], ALL)
     assert 500 < len(parts) <= spans.MAX_CUTS + 1
     assert all(sum(name in span for span in parts) == (name > names[100]) for name in names[::97])

@@ -242,9 +242,9 @@ def test_a_listing_that_is_split_by_folders_is_the_whole(root: str, pattern: str
 
 
 def test_children_are_files_and_folders_directly_below(root: str) -> None:
-    found = sorted((type(child).__name__, child.relative) for child in files.children(root))
+    found = sorted((type(child).__name__, child.relative) for child in files.split(root))
     assert found == [("Folder", "b"), ("Folder", "b c"), ("Folder", "z"), ("ListedFile", "a.jpg")]
-    below = sorted(child.relative for child in files.children(files.join(root, "b")))
+    below = sorted(child.relative for child in files.split(files.join(root, "b")))
     assert below == [".hidden.jpg", "c.jpg", "d"]
     etags = {entry.etag for entry in files.walk(root)}
     assert etags == {""} if not files.is_uri(root) else len(etags) == len(TREE) and "" not in etags

@@ -75,22 +75,35 @@ class ListInputs(Transform[PCollection[Input], Listed]):
         def list_one(given: Input) -> Iterator[Tagged]:
             return _sorted_out(list_top(given, *options), config, shuffle)
 
-        def list_below(branch: Branch) -> Iterator[Tagged]:
-            return _sorted_out(list_branch(branch, *options), config, shuffle)
+        def list_below(branch: Branch, may_split: bool) -> Iterator[Tagged]:
+            return _sorted_out(list_branch(branch, *options, may_split=may_split), config, shuffle)
 
         def list_held(container: Container) -> Iterator[Tagged]:
             return _sorted_out(_held(container, roots, config), config, shuffle)
 
         found = inputs | "files" >> beam.FlatMap(list_one).with_outputs()
         below = (
-            found.branches | "spread folders" >> beam.Reshuffle() | "folders" >> beam.FlatMap(list_below).with_outputs()
+            found.branches
+            | "spread folders" >> beam.Reshuffle()
+            | "folders" >> beam.FlatMap(list_below, may_split=True).with_outputs()
         )
-        containers = (found.containers, below.containers) | "containers" >> beam.Flatten()
+        spans = (
+            below.branches
+            | "spread spans" >> beam.Reshuffle()
+            | "spans" >> beam.FlatMap(list_below, may_split=False).with_outputs()
+        )
+        containers = (found.containers, below.containers, spans.containers) | "containers" >> beam.Flatten()
         pieces = containers | "pieces" >> beam.FlatMap(_pieces_of, roots).with_outputs("rejects", main="pieces")
         held = pieces.pieces | "one a worker" >> beam.Reshuffle() | "open" >> beam.FlatMap(list_held).with_outputs()
-        sources = (found.sources, below.sources, held.sources) | "sources" >> beam.Flatten()
-        rejects = (found.rejects, below.rejects, pieces.rejects, held.rejects) | "rejects" >> beam.Flatten()
-        ignored = (found.ignored, below.ignored, held.ignored) | "ignored" >> beam.Flatten()
+        sources = (found.sources, below.sources, spans.sources, held.sources) | "sources" >> beam.Flatten()
+        rejects = (
+            found.rejects,
+            below.rejects,
+            spans.rejects,
+            pieces.rejects,
+            held.rejects,
+        ) | "rejects" >> beam.Flatten()
+        ignored = (found.ignored, below.ignored, spans.ignored, held.ignored) | "ignored" >> beam.Flatten()
         if config.limit is not None:
             kept = sources | "limit" >> _Limit(config.limit, config.seed, shuffle)
             sources, ignored = kept.sources, (ignored, kept.ignored) | "and beyond" >> beam.Flatten()

@@ -243,11 +243,23 @@ def list_top(given: Input, *options: Any) -> Iterator[Source | Container | Ignor
         yield Branch(given, tuple(branch))
 
 
-def list_branch(branch: Branch, *options: Any) -> Iterator[Source | Container | Ignored | Reject]:
-    """Yields what lies below the folders of a branch, or in its span, as `list_input` does."""
+def list_branch(
+    branch: Branch, *options: Any, may_split: bool = False
+) -> Iterator[Source | Container | Ignored | Reject | Branch]:
+    """Yields what lies below the folders of a branch, or in its span, as `list_input` does; `may_split`: or of very many some, and branches."""
     given = branch.given
+    spans: list[Span] = []
+
+    def found(part: str | Span) -> Iterator[files.ListedFile | files.Unlistable]:
+        for one in files.match_in_spans(given.root, given.pattern or "**", part, may_split=may_split):
+            if isinstance(one, Span):
+                spans.append(one)
+            else:
+                yield one
+
     for part in branch.parts:
-        yield from _listed(given, files.match(given.root, given.pattern or "**", part), *options)
+        yield from _listed(given, found(part), *options)
+    yield from (Branch(given, (span,)) for span in spans)
 
 
 def excluded(key: str, exclude: tuple[str, ...]) -> str | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple, TypeVar
 
 from patchpack.pipeline.storage import patterns, remote
-from patchpack.pipeline.storage.spans import Span, in_spans
+from patchpack.pipeline.storage.spans import NAMELESS, Span, in_spans
 from patchpack.pipeline.storage.stores import Page
 from patchpack.schemas.errors import without_secrets
 
@@ -98,44 +98,34 @@ def match(root: str, pattern: str, below: str | Span = "") -> Iterator[ListedFil
     Raises:
         OSError: the root itself cannot be read.
     """
+    yield from (found for found in match_in_spans(root, pattern, below, may_split=False) if not isinstance(found, Span))
+
+
+def match_in_spans(
+    root: str, pattern: str, below: str | Span, *, may_split: bool = True
+) -> Iterator[ListedFile | Unlistable | Span]:
+    """Yields what `match` does, or of very many files in a store some, and spans in which it finds the others."""
     parts = _parts(pattern)
     start = patterns.start(parts)
-    if isinstance(below, Span):
-        # a pattern of one component is of files directly in the root
-        listed = remote.objects_in(below, root, flat=len(parts) > 1)
-    elif is_uri(root):
-        listed = remote.objects(join(root, below) if below else root)
-    else:
+    if not is_uri(root) and isinstance(below, str):
         if os.path.isdir(root):
             start = patterns.after_path(parts, start, below)
             yield from _walk_local(root, below, _above(root, below), parts, start)
         return
-    for found in listed:
-        relative = found.path[len(root.rstrip("/")) + 1 :]
-        # names that end in a slash are the folder marks of some tools
-        if len(parts) in patterns.after_path(parts, start, relative) and not relative.endswith("/"):
-            yield ListedFile(relative, found.size_bytes, etag=found.etag)
-
-
-def children(root: str) -> Iterator[ListedFile | Folder]:
-    """Yields what lies directly below a root: its files, and its folders, each of which `walk` and `match` list apart.
-
-    What they list below the folders, and the files here, are what they list below the root.
-
-    Raises:
-        OSError: the root cannot be read.
-    """
-    if is_uri(root):
-        for page in remote.pages(root, flat=False):
-            yield from _children_on(page, root)
-        return
-    # in no order, which nothing needs, as ten million names are a gigabyte
-    with os.scandir(root) as entries:
-        for entry in entries:
-            if not os.path.isdir(entry.path):
-                yield _stat_file(root, entry.name)
-            elif os.path.realpath(entry.path) != os.path.realpath(root):
-                yield Folder(entry.name)
+    span = Span("", None, below) if isinstance(below, str) else below
+    # a pattern of one component is of files directly in the root
+    is_flat = isinstance(below, str) or bool(below.folder) or len(parts) > 1
+    folder = join(root, span.folder)
+    pages = remote.pages_in(span, folder, is_flat)
+    for listed in in_spans(pages, folder, span) if may_split else pages:
+        if isinstance(listed, Span):
+            yield listed
+            continue
+        for found in listed.objects:
+            relative = found.path[len(root.rstrip("/")) + 1 :]
+            # names that end in a slash are the folder marks of some tools
+            if len(parts) in patterns.after_path(parts, start, relative) and not relative.endswith("/"):
+                yield ListedFile(relative, found.size_bytes, etag=found.etag)
 
 
 def split(root: str, pattern: str = "**") -> Iterator[ListedFile | Folder | Span]:
@@ -149,7 +139,7 @@ def split(root: str, pattern: str = "**") -> Iterator[ListedFile | Folder | Span
     if not is_uri(root) and not os.path.isdir(root):
         return
     parts = _parts(pattern)
-    for child in _children_and_spans(root) if is_uri(root) else children(root):
+    for child in _stored_children(root) if is_uri(root) else _local_children(root):
         if isinstance(child, Span):
             yield child
             continue
@@ -158,20 +148,32 @@ def split(root: str, pattern: str = "**") -> Iterator[ListedFile | Folder | Span
             yield child
 
 
-def _children_and_spans(root: str) -> Iterator[ListedFile | Folder | Span]:
-    for listed in in_spans(remote.pages(root, flat=False), root):
+def _local_children(root: str) -> Iterator[ListedFile | Folder]:
+    # in no order, which nothing needs, as ten million names are a gigabyte
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if not os.path.isdir(entry.path):
+                yield _stat_file(root, entry.name)
+            elif os.path.realpath(entry.path) != os.path.realpath(root):
+                yield Folder(entry.name)
+
+
+def _stored_children(root: str) -> Iterator[ListedFile | Folder | Span]:
+    for listed in in_spans(remote.pages(root, flat=False), root, Span("", None)):
         if isinstance(listed, Span):
             yield listed
         else:
             yield from _children_on(listed, root)
 
 
-def _children_on(page: Page, root: str) -> Iterator[ListedFile | Folder]:
+def _children_on(page: Page, root: str) -> Iterator[ListedFile | Folder | Span]:
     length = len(root.rstrip("/")) + 1
     for found in page.objects:
         if not found.path.endswith("/"):
             yield ListedFile(found.path[length:], found.size_bytes, etag=found.etag)
-    yield from (Folder(folder[length:].rstrip("/")) for folder in page.folders)
+    for folder in page.folders:
+        name = folder[length:].rstrip("/")
+        yield Folder(name) if name else NAMELESS
 
 
 def find(root: str, name: str) -> ListedFile:
@@ -294,7 +296,8 @@ def exists(path: str) -> bool:
 def names(folder: str) -> list[str]:
     """Returns the names directly in a folder, sorted."""
     if is_uri(folder):
-        return sorted(child.relative for child in children(folder))
+        found = (child for page in remote.pages(folder, flat=False) for child in _children_on(page, folder))
+        return sorted(child.relative for child in found if not isinstance(child, Span))
     return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 

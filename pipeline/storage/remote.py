@@ -103,16 +103,18 @@ def objects(folder: str, most: int | None = None) -> Iterator[StoredObject]:
         yield from page.objects
 
 
-def objects_in(span: Span, folder: str, flat: bool) -> Iterator[StoredObject]:
-    """Yields the objects of a span of the names below a folder, as far as `pages` has them; raises as it does.
+def pages_in(span: Span, folder: str, flat: bool) -> Iterator[Page]:
+    """Yields the pages of a span of the names below a folder, as `pages` has them; raises as it does.
 
     Both ends are looked at here as well: a server may know of none.
     """
     length = len(folder.rstrip("/")) + 1
     for page in pages(folder, flat, after=span.after):
-        yield from (found for found in page.objects if found.path[length:] in span)
         last = [found.path for found in page.objects[-1:]] + page.folders[-1:]
-        if any(span.is_behind(path[length:]) for path in last):
+        is_last = any(span.is_behind(path[length:]) for path in last)
+        objects = [found for found in page.objects if found.path[length:] in span]
+        yield page._replace(objects=objects, following=None if is_last else page.following)
+        if is_last:
             return
 
 

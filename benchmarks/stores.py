@@ -35,7 +35,7 @@ from support.stores import serving
 
 from patchpack.pipeline.inputs.opened import open_source
 from patchpack.pipeline.stages.records import Source
-from patchpack.pipeline.storage import files, remote, s3
+from patchpack.pipeline.storage import files, listing, remote, s3
 from patchpack.schemas import storage
 
 HEADER = 4096
@@ -125,7 +125,7 @@ def compare(objects: int, kilobytes: int) -> None:
     process.join()
 
 
-def listing(pages: int = 1000) -> None:
+def print_listing(pages: int = 1000) -> None:
     """Prints the memory that listing takes."""
 
     class Boto:
@@ -139,8 +139,8 @@ def listing(pages: int = 1000) -> None:
 
     remote._client = lambda path: s3.S3(Boto())
     for name, count in (
-        ("as a stream", lambda: sum(1 for _ in files.walk("s3://b/raw"))),
-        ("as a list", lambda: len(list(files.walk("s3://b/raw")))),
+        ("as a stream", lambda: sum(1 for _ in listing.walk("s3://b/raw"))),
+        ("as a list", lambda: len(list(listing.walk("s3://b/raw")))),
     ):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began = time.process_time()
@@ -155,7 +155,7 @@ def main() -> None:
     given = read(__doc__, {"only": ""}, objects=50, kilobytes=100)
     say_where("boto3", "pyarrow")
     if given.only == "listing":
-        listing()
+        print_listing()
     else:
         compare(given.objects, given.kilobytes)
 

@@ -22,7 +22,7 @@ from patchpack.pipeline.sampling.draws import shuffled
 from patchpack.pipeline.stages.finish import publish, write_rejects
 from patchpack.pipeline.stages.packed import even_runs
 from patchpack.pipeline.stages.records import example_id
-from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage import files, listing
 from patchpack.schemas.geometry import Grid, Layout, ceil_div, grid_positions
 from patchpack.schemas.manifest import (
     FORMAT_VERSION,
@@ -90,7 +90,7 @@ class ShardWriter:
             if value < 1:
                 raise ValueError(f"{name} {value}: nothing fits; the least is 1; leave it out for the default")
         files.make_folder(self._folder)
-        if names := files.names(self._folder):
+        if names := listing.names(self._folder):
             raise ValueError(
                 f"{self._folder}: not empty ({len(names)} entries); a dataset starts in an empty folder; choose another"
             )

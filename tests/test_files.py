@@ -19,7 +19,7 @@ from support.media_files import photo, video
 from patchpack.pipeline.media.image import decode as image
 from patchpack.pipeline.media.video import timeline as video_media
 from patchpack.pipeline.stages.list import list_input, parse_input
-from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage import files, listing
 
 ROOT = str(Path(__file__).parent.parent)
 
@@ -134,7 +134,7 @@ def test_what_is_written_is_read_back(folder: str) -> None:
     files.write(path, b"two")
     assert files.read(path) == b"two"
     assert files.exists(path)
-    assert files.names(folder) == ["a.bin"]
+    assert listing.names(folder) == ["a.bin"]
 
 
 def test_a_write_that_fails_leaves_neither_file_nor_temporary(folder: str) -> None:
@@ -142,7 +142,7 @@ def test_a_write_that_fails_leaves_neither_file_nor_temporary(folder: str) -> No
         with pytest.raises(type(error)), files.writing(files.join(folder, "a.bin")) as file:
             file.write(b"half")
             raise error
-        assert files.names(folder) == []
+        assert listing.names(folder) == []
 
 
 def test_a_write_that_fails_keeps_what_was_there(folder: str) -> None:
@@ -152,7 +152,7 @@ def test_a_write_that_fails_keeps_what_was_there(folder: str) -> None:
         file.write(b"new")
         raise ValueError("stop")
     assert files.read(path) == b"old"
-    assert files.names(folder) == ["a.bin"]
+    assert listing.names(folder) == ["a.bin"]
 
 
 def test_nothing_is_there_under_the_name_before_the_write_ends(folder: str) -> None:
@@ -174,14 +174,14 @@ def test_a_write_that_is_killed_is_swept_and_nothing_else_is(tmp_path: Path) -> 
     files.write(str(tmp_path / ".hidden"), b"x")
     files.write(str(tmp_path / "notes.tmp"), b"x")
     script = (
-        "import os, sys; from patchpack.pipeline.storage import files\n"
+        "import os, sys; from patchpack.pipeline.storage import files, listing\n"
         f"with files.writing({str(tmp_path / 'part.parquet')!r}) as file:\n"
         "    file.write(b'half'); file.flush(); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 9
     assert len(os.listdir(tmp_path)) == 4
     files.sweep(str(tmp_path))
-    assert files.names(str(tmp_path)) == [".hidden", "kept.parquet", "notes.tmp"]
+    assert listing.names(str(tmp_path)) == [".hidden", "kept.parquet", "notes.tmp"]
     files.sweep(str(tmp_path / "not there"))
 
 
@@ -190,7 +190,7 @@ def test_removing_is_quiet_about_what_is_not_there(folder: str) -> None:
     files.remove(path)
     files.write(path, b"x")
     files.remove(path)
-    assert files.names(folder) == []
+    assert listing.names(folder) == []
 
 
 def test_a_missing_file_is_file_not_found(folder: str) -> None:
@@ -200,7 +200,7 @@ def test_a_missing_file_is_file_not_found(folder: str) -> None:
 
 def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
     script = (
-        "import sys; from patchpack.pipeline.storage import files\n"
+        "import sys; from patchpack.pipeline.storage import files, listing\n"
         f"with files.locked({str(tmp_path)!r}) as mine:\n"
         "    print(mine, flush=True); sys.stdin.readline()"
     )
@@ -297,7 +297,7 @@ def test_opening_a_pipe_or_device_raises_at_once(tmp_path: Path) -> None:
 
 def test_walking_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        list(files.walk(str(tmp_path / "not there")))
+        list(listing.walk(str(tmp_path / "not there")))
 
 
 OBJECTS = ["raw/a.jpg", "raw/sub/b.jpg", "raw/sub/deep/c.png", "raw/notes.txt", "raw/.hidden.jpg", "rawer/d.jpg"]
@@ -333,11 +333,11 @@ def test_uris_are_listed_as_local_folders_are(store: dict[str, bytes]) -> None:
 
 def test_found_objects_have_their_size_and_can_be_opened(store: dict[str, bytes]) -> None:
     fill(store)
-    found = {entry.relative: entry.size_bytes for entry in files.walk("mem://bucket/raw")}
+    found = {entry.relative: entry.size_bytes for entry in listing.walk("mem://bucket/raw")}
     assert found == {"a.jpg": 1, "sub/b.jpg": 2, "sub/deep/c.png": 3, "notes.txt": 4, ".hidden.jpg": 5}
     for relative, size in found.items():
         assert len(files.read(files.join("mem://bucket/raw", relative))) == size
-    assert files.names("mem://bucket") == ["raw", "rawer"]
+    assert listing.names("mem://bucket") == ["raw", "rawer"]
 
 
 def test_objects_are_read_in_ranges(store: dict[str, bytes]) -> None:
@@ -375,7 +375,7 @@ def test_errors_of_a_store_are_os_errors_never_bad_content(store: dict[str, byte
 
 def test_local_tools_start_without_beam(tmp_path: Path) -> None:
     script = (
-        "import sys, json; from patchpack.pipeline.storage import files; from patchpack.pipeline.stages import list as source\n"
+        "import sys, json; from patchpack.pipeline.storage import files, listing; from patchpack.pipeline.stages import list as source\n"
         f"files.write({str(tmp_path / 'a.jpg')!r}, b'x')\n"
         f"list(source.list_input(source.parse_input(0, {str(tmp_path)!r}), ()))\n"
         "print(json.dumps([name for name in sys.modules if name.startswith('apache_beam')]))"

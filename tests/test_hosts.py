@@ -12,7 +12,7 @@ from support.cluster import HOSTS, OWN, Cluster, contents
 from support.hosts import Hosts, hosts
 from support.stores import Proxy, serving
 
-from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage import files, listing
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,7 @@ def here(folder: Path, output: Path) -> dict[str, bytes]:
 
 def there(store: Proxy) -> dict[str, bytes]:
     """Returns what is in the store's dataset and equal datasets share, by name."""
-    names = [file.relative for file in files.walk(store.uri("out"))]
+    names = [file.relative for file in listing.walk(store.uri("out"))]
     return {
         name: files.read(store.uri(f"out/{name}"))
         for name in names

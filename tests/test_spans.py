@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.stores import Proxy, serving
 
 from patchpack.pipeline.stages.list import Branch, list_branch, list_input, list_top, parse_input
-from patchpack.pipeline.storage import files, remote, spans, stores
+from patchpack.pipeline.storage import files, listing, remote, spans, stores
 from patchpack.pipeline.storage.spans import Span, in_spans, spans_behind
 from patchpack.pipeline.storage.stores import Page, StoredObject
 
@@ -41,33 +41,33 @@ def fill(store: Proxy, names: list[str]) -> str:
     return store.uri("raw")
 
 
-def listed_apart(root: str, pattern: str = "**") -> tuple[list[files.ListedFile], list[Span]]:
+def listed_apart(root: str, pattern: str = "**") -> tuple[list[listing.ListedFile], list[Span]]:
     """Returns what is listed of a root in parts, and which parts were spans."""
-    found: list[files.ListedFile] = []
+    found: list[listing.ListedFile] = []
     met: list[Span] = []
-    for part in files.split(root, pattern):
-        if isinstance(part, files.ListedFile):
+    for part in listing.split(root, pattern):
+        if isinstance(part, listing.ListedFile):
             found.append(part)
             continue
         met += [part] if isinstance(part, Span) else []
         below = part if isinstance(part, Span) else part.relative
-        found += [one for one in files.match(root, pattern, below) if isinstance(one, files.ListedFile)]
+        found += [one for one in listing.match(root, pattern, below) if isinstance(one, listing.ListedFile)]
     return found, met
 
 
-def listed_in_turns(root: str, pattern: str = "**") -> tuple[list[files.ListedFile], list[Span]]:
+def listed_in_turns(root: str, pattern: str = "**") -> tuple[list[listing.ListedFile], list[Span]]:
     """Returns what is listed of a root in parts, and these in parts once more, and which of those were spans."""
-    found: list[files.ListedFile] = []
+    found: list[listing.ListedFile] = []
     met: list[Span] = []
-    for part in files.split(root, pattern):
-        if isinstance(part, files.ListedFile):
+    for part in listing.split(root, pattern):
+        if isinstance(part, listing.ListedFile):
             found.append(part)
             continue
-        for one in files.match_in_spans(root, pattern, part if isinstance(part, Span) else part.relative):
+        for one in listing.match_in_spans(root, pattern, part if isinstance(part, Span) else part.relative):
             if isinstance(one, Span):
                 met.append(one)
-                found += [last for last in files.match(root, pattern, one) if isinstance(last, files.ListedFile)]
-            elif isinstance(one, files.ListedFile):
+                found += [last for last in listing.match(root, pattern, one) if isinstance(last, listing.ListedFile)]
+            elif isinstance(one, listing.ListedFile):
                 found.append(one)
     return found, met
 
@@ -94,7 +94,7 @@ def test_a_listing_in_spans_is_the_whole(store: Proxy, names: list[str]) -> None
     root = fill(store, names)
     found, met = listed_apart(root)
     assert sorted(one.relative for one in found) == sorted(names)
-    assert sorted(found) == sorted(files.walk(root))
+    assert sorted(found) == sorted(listing.walk(root))
     assert all(one.etag and one.size_bytes == len(one.relative.encode()) for one in found)
     assert bool(met) == (len(names) > 3 * PAGE)
     assert names is not NAMES["a folder last"] or met[0].after == "b/"
@@ -114,7 +114,7 @@ BELOW = {
 def test_what_is_large_below_is_split_once_more(store: Proxy, names: list[str], pattern: str) -> None:
     root = fill(store, names)
     found, met = listed_in_turns(root, pattern)
-    assert sorted(found) == sorted(files.match(root, pattern))
+    assert sorted(found) == sorted(listing.match(root, pattern))
     if pattern == "**":
         assert sorted(one.relative for one in found) == sorted(names)
         assert bool(met) == (names is not BELOW["folders without a name"])
@@ -125,7 +125,7 @@ def test_what_is_large_below_is_split_once_more(store: Proxy, names: list[str], 
 def test_a_pattern_matches_in_spans_what_it_matches_in_the_whole(store: Proxy, pattern: str) -> None:
     root = fill(store, NAMES["folders between"])
     found, met = listed_apart(root, pattern)
-    assert sorted(found) == sorted(files.match(root, pattern)) != []
+    assert sorted(found) == sorted(listing.match(root, pattern)) != []
     assert met
 
 

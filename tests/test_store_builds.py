@@ -13,7 +13,7 @@ import pytest
 from conftest import Result, said
 from support.stores import Proxy, serving
 
-from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage import files, listing
 
 Run = Callable[..., Result]
 
@@ -92,7 +92,7 @@ def build(store: Proxy, *more: object) -> Result:
 def written(store: Proxy) -> dict[str, bytes]:
     """Returns the objects of the output that equal builds have equal."""
     store.fault = lambda kind, name: None
-    names = [file.relative for file in files.walk(store.uri("out"))]
+    names = [file.relative for file in listing.walk(store.uri("out"))]
     assert not [name for name in names if name.endswith(".tmp")]
     kept = [name for name in names if name.endswith((".parquet", "manifest.json")) and not name.startswith("_")]
     return {name: files.read(store.uri(f"out/{name}")) for name in kept}
@@ -179,7 +179,7 @@ def test_a_shard_that_cannot_be_written_fails_alone_and_resume_completes_it(
 
 @pytest.mark.parametrize("fault", ["503", "404"])
 def test_an_object_that_is_listed_and_cannot_be_read_is_a_reject(store: Proxy, fault: str) -> None:
-    victim = "raw/media/" + sorted(file.relative for file in files.walk(store.uri("raw/media")))[0]
+    victim = "raw/media/" + sorted(file.relative for file in listing.walk(store.uri("raw/media")))[0]
     store.fault = lambda kind, name: fault if name == victim else None
     ended = build(store)
     assert (ended.code, ended.err) == (0, "")

@@ -12,7 +12,7 @@ import pytest
 from apache_beam.utils import retry
 from support.stores import FAULTS, Proxy, serving
 
-from patchpack.pipeline.storage import files, gcs, remote, s3, stores
+from patchpack.pipeline.storage import files, gcs, listing, remote, s3, stores
 
 # sizes that are quick to send; S3 takes no smaller parts
 PART, BLOCK, WHOLE = 5 * 2**20, 2**21, 2**22
@@ -140,11 +140,11 @@ def test_a_fault_that_passes_changes_nothing(store: Proxy, fault: str, kind: str
     files.write(path, data)
     assert files.read(path) == data
     assert files.exists(path)
-    assert [file.relative for file in files.walk(store.uri("below"))] == ["a", "other"]
+    assert [file.relative for file in listing.walk(store.uri("below"))] == ["a", "other"]
     files.remove(path)
     assert asked(store)[kind] >= 3
     assert len(pauses) == 2 and pauses == sorted(pauses)
-    assert files.names(store.uri("below")) == ["other"]
+    assert listing.names(store.uri("below")) == ["other"]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_write_that_fails_in_the_middle_leaves_what_was_there(
         file.write(data)
         if how != "503":
             raise error
-    assert files.names(store.uri("out")) == ([] if before is None else ["a"])
+    assert listing.names(store.uri("out")) == ([] if before is None else ["a"])
     assert before is None or files.read(path) == before
     assert is_clean(store)
 
@@ -227,26 +227,26 @@ def root(request: pytest.FixtureRequest, store: Proxy, tmp_path: Path, monkeypat
 def split_listing(root: str, pattern: str) -> list[Any]:
     """Returns what is listed of a root folder by folder, one after another."""
     found: list[Any] = []
-    for child in files.split(root, pattern):
-        found += files.match(root, pattern, child.relative) if isinstance(child, files.Folder) else [child]
+    for child in listing.split(root, pattern):
+        found += listing.match(root, pattern, child.relative) if isinstance(child, listing.Folder) else [child]
     return found
 
 
 @pytest.mark.parametrize("pattern", ["**", "**/*.jpg", "b/*.jpg", "*/*.jpg", "b/d/*", "*/d/**", "*.jpg", "z/**/*.jpg"])
 def test_a_listing_that_is_split_by_folders_is_the_whole(root: str, pattern: str) -> None:
-    whole = list(files.match(root, pattern))
+    whole = list(listing.match(root, pattern))
     assert sorted(split_listing(root, pattern)) == sorted(whole)
     if pattern == "**":
         assert {entry.relative: entry.size_bytes for entry in whole} == {name: len(name.encode()) for name in TREE}
-        assert sorted(files.walk(root)) == sorted(whole)
+        assert sorted(listing.walk(root)) == sorted(whole)
 
 
 def test_children_are_files_and_folders_directly_below(root: str) -> None:
-    found = sorted((type(child).__name__, child.relative) for child in files.split(root))
+    found = sorted((type(child).__name__, child.relative) for child in listing.split(root))
     assert found == [("Folder", "b"), ("Folder", "b c"), ("Folder", "z"), ("ListedFile", "a.jpg")]
-    below = sorted(child.relative for child in files.split(files.join(root, "b")))
+    below = sorted(child.relative for child in listing.split(files.join(root, "b")))
     assert below == [".hidden.jpg", "c.jpg", "d"]
-    etags = {entry.etag for entry in files.walk(root)}
+    etags = {entry.etag for entry in listing.walk(root)}
     assert etags == {""} if not files.is_uri(root) else len(etags) == len(TREE) and "" not in etags
 
 
@@ -255,7 +255,7 @@ def test_links_that_lead_back_are_no_more_followed_in_a_split_listing(tmp_path: 
     (tmp_path / "a/b/x.jpg").touch()
     for at, to in (("a/b/up", "a"), ("a/top", "."), ("self", "."), ("aside", "a")):
         (tmp_path / at).symlink_to(tmp_path / to)
-    whole = sorted(entry.relative for entry in files.walk(str(tmp_path)))
+    whole = sorted(entry.relative for entry in listing.walk(str(tmp_path)))
     assert sorted(entry.relative for entry in split_listing(str(tmp_path), "**")) == whole
     assert whole == ["a/b/x.jpg", "aside/b/x.jpg"]
 
@@ -294,11 +294,11 @@ def test_a_listing_is_held_page_by_page(scheme: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(remote, "_client", lambda path: client)
     files.is_there(f"{scheme}://b/raw")
     tracemalloc.start()
-    listing = files.match(f"{scheme}://b/raw", "**/*.jpg")
-    first = next(listing)
+    found = listing.match(f"{scheme}://b/raw", "**/*.jpg")
+    first = next(found)
     assert many.asked == 2
     assert first.relative == "000000/0000.jpg"
-    count = 1 + sum(1 for _ in listing)
+    count = 1 + sum(1 for _ in found)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (count, many.asked) == (30_000, 31)

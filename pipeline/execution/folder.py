@@ -40,7 +40,7 @@ from patchpack.pipeline.names import (
 )
 from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.list import Input, source_roots
-from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage import files, listing
 from patchpack.pipeline.versions import library_versions
 from patchpack.schemas import FormatError
 from patchpack.schemas.errors import without_secrets
@@ -74,7 +74,7 @@ def held(folder: str, config: BuildConfig) -> Iterator[None]:
                 f"{folder}: another build is writing here; one output has one build; wait for it, or choose another --output"
             )
         try:
-            names = files.names(folder)
+            names = listing.names(folder)
             if names and not (config.resume or config.overwrite or config.append):
                 raise ValueError(
                     f"{folder}: not empty ({len(names)} entries); a build starts in an empty output; "
@@ -84,7 +84,7 @@ def held(folder: str, config: BuildConfig) -> Iterator[None]:
             yield
         finally:
             # by its holder alone: who found it held may have seen it empty
-            if made and not files.names(folder):
+            if made and not listing.names(folder):
                 os.rmdir(folder)
 
 
@@ -214,7 +214,7 @@ def clear_plan(folder: str, *, keep_probed: bool = False) -> None:
     plan_folder = files.join(folder, PLAN_FOLDER)
     if not files.is_uri(folder):
         shutil.rmtree(files.join(folder, SHUFFLE_FOLDER), ignore_errors=True)
-    for name in files.names(plan_folder):
+    for name in listing.names(plan_folder):
         if not (keep_probed and f"{PLAN_FOLDER}/{name}".startswith(PROBED_PREFIX)):
             files.remove(files.join(plan_folder, name))
     files.remove_empty(plan_folder)
@@ -222,7 +222,7 @@ def clear_plan(folder: str, *, keep_probed: bool = False) -> None:
 
 def clear_probed(folder: str) -> None:
     """Deletes what was probed for a plan that is whole now."""
-    for name in files.names(files.join(folder, PLAN_FOLDER)):
+    for name in listing.names(files.join(folder, PLAN_FOLDER)):
         if f"{PLAN_FOLDER}/{name}".startswith(PROBED_PREFIX):
             files.remove(files.join(folder, f"{PLAN_FOLDER}/{name}"))
 
@@ -247,7 +247,7 @@ def clear_next(folder: str, *, keep_probed: bool = False) -> None:
     # its mark of being complete first
     files.remove(files.join(following, PLAN_NAME))
     clear_plan(following, keep_probed=keep_probed)
-    for name in files.names(following):
+    for name in listing.names(following):
         if name != PLAN_FOLDER:
             files.remove(files.join(following, name))
     files.remove_empty(following)
@@ -295,7 +295,7 @@ def delete_dataset(folder: str) -> None:
         files.remove(files.join(folder, name))
     sweep(folder)
     clear_plan(folder)
-    for name in files.names(files.join(folder, RESULTS_FOLDER)):
+    for name in listing.names(files.join(folder, RESULTS_FOLDER)):
         files.remove(files.join(folder, f"{RESULTS_FOLDER}/{name}"))
     for name in (SEQUENCES_FOLDER, RESULTS_FOLDER):
         files.remove_empty(files.join(folder, name))

@@ -15,7 +15,7 @@ from patchpack.pipeline.execution import runner, workers
 from patchpack.pipeline.execution.progress import Amount, shown, warn
 from patchpack.pipeline.names import NEXT_FOLDER, PLAN_NAME
 from patchpack.pipeline.stages.saved import PlanRecord, read_plan_record
-from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage import files, listing
 from patchpack.schemas.manifest import RUN_NAME, SEQUENCES_FOLDER
 
 # asking workers of this machine costs nothing
@@ -155,7 +155,7 @@ class Writing:
         )
 
     def _listed(self) -> int:
-        there = sum(name.endswith(".parquet") for name in files.names(self._folder)) - self._num_before
+        there = sum(name.endswith(".parquet") for name in listing.names(self._folder)) - self._num_before
         listed: int = self._total * there // max(1, self._num_shards)
         return listed
 

@@ -7,7 +7,7 @@ from patchpack.pipeline.execution import folder as output
 from patchpack.pipeline.execution import outcome
 from patchpack.pipeline.names import PLAN_NAME
 from patchpack.pipeline.stages.saved import PlanRecord, read_plan_record
-from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage import files, listing
 from patchpack.schemas.manifest import MANIFEST_NAME, SEQUENCES_FOLDER, read_manifest
 from patchpack.schemas.run import JobRecord, Status
 
@@ -26,7 +26,7 @@ def read_status(folder: str) -> Status:
     home = output.plan_home(folder)
     is_growing = output.is_growing(folder)
     plan = None if is_growing or not files.exists(files.join(home, PLAN_NAME)) else read_plan_record(home)
-    num_written = sum(name.endswith(".parquet") for name in files.names(files.join(folder, SEQUENCES_FOLDER)))
+    num_written = sum(name.endswith(".parquet") for name in listing.names(files.join(folder, SEQUENCES_FOLDER)))
     num_inputs = num_shards = None
     if plan is not None:
         num_inputs, num_shards = plan["totals"]["num_inputs"], plan["totals"]["planned"]["num_shards"]

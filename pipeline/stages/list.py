@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from patchpack.pipeline.inputs import table, tar
 from patchpack.pipeline.inputs.facts import Columns
 from patchpack.pipeline.stages.records import Container, Ignored, Reject, Source, printable, reject
-from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage import files, listing
 from patchpack.pipeline.storage.spans import Span
 
 IMAGE_SUFFIXES = frozenset(
@@ -186,14 +186,14 @@ def list_input(
 
 def _listed(
     given: Input,
-    found: Iterable[files.ListedFile | files.Unlistable],
+    found: Iterable[listing.ListedFile | listing.Unlistable],
     exclude: tuple[str, ...],
     any_suffix: bool = False,
     prefix_keys: bool = False,
 ) -> Iterator[Source | Container | Ignored | Reject]:
     for file in found:
         key = _key(given, file.relative)
-        if isinstance(file, files.Unlistable):
+        if isinstance(file, listing.Unlistable):
             yield reject(key, "list", "unreadable", file.detail)
             continue
         why = None if given.single else _why_ignored(file.relative, given, any_suffix)
@@ -228,8 +228,8 @@ def list_top(given: Input, *options: Any) -> Iterator[Source | Container | Ignor
         return
     branch: list[str] = []
     num_folders = 0
-    for child in files.split(given.root, given.pattern or "**"):
-        if isinstance(child, files.ListedFile):
+    for child in listing.split(given.root, given.pattern or "**"):
+        if isinstance(child, listing.ListedFile):
             yield from _listed(given, [child], *options)
             continue
         if isinstance(child, Span):
@@ -250,8 +250,8 @@ def list_branch(
     given = branch.given
     spans: list[Span] = []
 
-    def found(part: str | Span) -> Iterator[files.ListedFile | files.Unlistable]:
-        for one in files.match_in_spans(given.root, given.pattern or "**", part, may_split=may_split):
+    def found(part: str | Span) -> Iterator[listing.ListedFile | listing.Unlistable]:
+        for one in listing.match_in_spans(given.root, given.pattern or "**", part, may_split=may_split):
             if isinstance(one, Span):
                 spans.append(one)
             else:
@@ -348,7 +348,7 @@ def check_containers(inputs: list[Input], config: "PlanConfig") -> None:
     for given in inputs:
         if given.kind == "files":
             continue
-        first = next((file for file in _files_of(given) if isinstance(file, files.ListedFile) and file.regular), None)
+        first = next((file for file in _files_of(given) if isinstance(file, listing.ListedFile) and file.regular), None)
         if first is None:
             continue
         path = files.join(given.root, first.relative)
@@ -396,13 +396,13 @@ def _split_glob(path: str) -> tuple[str, str]:
     return "/".join(parts[:taken]) or "/", "/".join(parts[taken:])
 
 
-def _files_of(given: Input) -> Iterator[files.ListedFile | files.Unlistable]:
+def _files_of(given: Input) -> Iterator[listing.ListedFile | listing.Unlistable]:
     if given.single:
-        yield files.find(given.root, given.pattern)
+        yield listing.find(given.root, given.pattern)
     elif given.pattern:
-        yield from files.match(given.root, given.pattern)
+        yield from listing.match(given.root, given.pattern)
     else:
-        yield from files.walk(given.root)
+        yield from listing.walk(given.root)
 
 
 def _key(given: Input, relative: str) -> str:

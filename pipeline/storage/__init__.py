@@ -1,5 +1,5 @@
 """Files here and in object stores.
 
-`files` is the way in, `remote` the side of the stores (through Beam's filesystems), `reading` reads one input and separates
-a bad file from storage that is gone.
+`files` and `listing` are the way in; `remote` is the side of the stores (`s3`, `gcs`, and `others` through Beam's filesystems), where `spans`
+splits what is very large; `reading` reads one input and separates a bad file from storage that is gone.
 """

@@ -21,7 +21,7 @@ from patchpack.pipeline.names import PLAN_FOLDER
 from patchpack.pipeline.stages import saved
 from patchpack.pipeline.stages.records import Example, Source, example_id
 from patchpack.pipeline.stages.tables import values
-from patchpack.pipeline.storage import files
+from patchpack.pipeline.storage import files, listing
 from patchpack.schemas import storage
 
 Read = TypeVar("Read")
@@ -123,7 +123,7 @@ def _counts(of_views: list[int]) -> list[int]:
 def read_probed(folder: str) -> Examples:
     """Returns the examples that `write_examples` wrote below a folder."""
     tables = [SCHEMA.empty_table()]
-    for name in files.names(files.join(folder, PLAN_FOLDER)):
+    for name in listing.names(files.join(folder, PLAN_FOLDER)):
         path = f"{PLAN_FOLDER}/{name}"
         if path.startswith(_PREFIX):
             with files.open_read(files.join(folder, path)) as file:

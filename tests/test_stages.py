@@ -27,6 +27,7 @@ SHARED = {
     "saved",
     "summary",
     "results",
+    "rejects",
 }
 
 

@@ -84,7 +84,7 @@ def test_a_disk_that_is_full_costs_nothing_but_time(
 
 @pytest.mark.parametrize("state", ["no folder", "an empty folder", "a plan", "a finished set"])
 @pytest.mark.usefixtures("no_page")
-@pytest.mark.slow_beyond(1)
+@pytest.mark.slow
 def test_an_output_that_can_only_be_read_is_one_line(
     state: str, undisturbed: Undisturbed, tmp_path: Path, run: Run
 ) -> None:

@@ -44,7 +44,7 @@ def test_guided_fill_packs_every_example_within_the_limits(data: st.DataObject) 
     ("least", "most", "capacity", "max_segments", "over"),
     [(4_096, 32_768, 32_768, None, 4), (6_500, 12_500, 32_768, 16, 2), (256, 32_768, 32_768, 32, 2)],
 )
-@pytest.mark.slow_beyond(1)
+@pytest.mark.slow
 def test_thousands_of_lengths_are_packed_near_their_bound(
     least: int, most: int, capacity: int, max_segments: int | None, over: int
 ) -> None:

@@ -120,7 +120,7 @@ def test_native_and_shrunk_sizes_stay() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 8])
-@pytest.mark.slow_beyond(1)
+@pytest.mark.slow
 def test_candidates_are_all_grids_within_the_limits_each_count_at_its_least_cost(steps: int) -> None:
     slack = Fraction(1, 10)
     for reference in draw_references(60, replace(CONFIG, sequence_length=2048), steps):

@@ -136,7 +136,7 @@ def test_a_file_that_fails_for_good_when_its_shard_is_written_is_a_reject(
 
 
 @pytest.mark.parametrize("left", ["nothing", "an empty folder"])
-@pytest.mark.slow_beyond(1)
+@pytest.mark.slow
 def test_a_folder_that_vanishes_fails_the_build_and_resume_completes_it(
     left: str, photos: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Where the command `patchpack` and `python -m patchpack` begin."""
 
+import contextlib
 import io
 import os
 import sys
@@ -20,8 +21,10 @@ def run() -> NoReturn:
         code = 130
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # the reader has seen enough (`| head`)
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
     # not sys.exit: where a worker process died, Beam's threads would wait for it for ever
     os._exit(code)
 

@@ -167,10 +167,11 @@ def test_a_report_or_picture_that_cannot_be_written_is_told_before_anything_is_r
         assert (ended.code, ended.out, ended.err) == (1, "", told)
 
 
-def test_a_picture_is_written_though_nobody_reads_the_words(packed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_picture_is_written_though_nobody_reads_the_words(unbuffered: str, packed: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "patchpack", "inspect", packed, "0", "--image", tmp_path / "0.png"],
-        env=os.environ | {"PYTHONSAFEPATH": "1"},
+        env=os.environ | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": unbuffered},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

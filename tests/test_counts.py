@@ -168,7 +168,7 @@ def test_distributions_are_those_of_the_dataset(
     of_result = counts.of_result
     monkeypatch.setattr(counts, "of_result", lambda result: (results.append(result), of_result(result))[1])
     monkeypatch.setattr(finish, "page_of", lambda *_: "")
-    built = run("build", media, "--output", tmp_path / "set", "--workers", 1, "--media-backend", "pillow", *SMALL)
+    built = run("build", media, "--output", tmp_path / "set", "--workers", 1, *SMALL)
     assert built.code == 0, built.err
     metrics = results[-1].metrics().query(MetricsFilter().with_namespace("patchpack"))
     found = {one.key.metric.name: one.result for one in metrics["distributions"]}

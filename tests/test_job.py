@@ -33,7 +33,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def here(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset that a build of this machine makes, with the backend of remote workers."""
     folder = tmp_path_factory.mktemp("here") / "set"
-    ended = start("build", media, "--output", folder, "--media-backend", "pillow", "--workers", 1, *SMALL)
+    ended = start("build", media, "--output", folder, "--workers", 1, *SMALL)
     assert ended.wait() == 0, ended.communicate()
     return folder
 

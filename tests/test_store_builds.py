@@ -13,6 +13,7 @@ import pytest
 from conftest import Result, said
 from support.stores import Proxy, serving
 
+from patchpack.pipeline.execution.sandbox import module_search
 from patchpack.pipeline.storage import files, listing
 
 Run = Callable[..., Result]
@@ -23,7 +24,10 @@ pytestmark = pytest.mark.slow
 A_BUILD, A_SHARD = 110, 80
 
 # three shards
-OPTIONS = ("--shard-bytes", 2_000_000, "--sequence-length", 512, "--labels", "folder")
+OPTIONS = (
+    *("--shard-bytes", 2_000_000, "--sequence-length", 512, "--labels", "folder"),
+    *("--media-backend", "pillow"),
+)
 
 # no pauses, and clients wait no longer than a test may take
 COMMAND = """
@@ -73,7 +77,7 @@ def command(*arguments: object, first: str = "") -> Result:
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"PYTHONSAFEPATH": "1"},
+        env=os.environ | module_search(),
     )
     return Result(ended.returncode, ended.stdout, said(ended.stderr))
 

@@ -10,7 +10,8 @@ there already is taken off (imports, starting, the report and its page). All tak
 seconds mean something on two idle cores only.
 
 Starting is what a build of a single image costs until its shard is there; what ends it (tables, report and its page) is
-shown beside it.
+shown beside it. Run it where only the extra `beam` is installed, as `./run_pipeline.sh` does: Beam imports pandas and more where it
+finds them, as beside the tests. PYTHONDONTWRITEBYTECODE makes every process compile everything.
 """
 
 import os

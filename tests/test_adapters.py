@@ -122,6 +122,7 @@ class Case:
 
 @pytest.mark.parametrize("backend", ["dense", "blocks"])
 @pytest.mark.parametrize("name", [*TIMM, "siglip2", "qwen"])
+@pytest.mark.slow_beyond(6)
 def test_packed_equals_the_library_s_own_model_on_each_image_alone(name: str, backend: str) -> None:
     case = Case(name, backend)
     batch = case.batch

@@ -76,6 +76,7 @@ def test_names_that_are_no_utf_8_reach_the_helper(sandbox: Sandbox, tmp_path: Pa
         (bytearray, (2**34,), "crashed", "out of memory"),
     ],
 )
+@pytest.mark.slow_beyond(2)
 def test_a_crash_costs_one_call(sandbox: Sandbox, call, args, reason: str, detail: str) -> None:
     with pytest.raises(DecodeError, match=detail) as caught:
         sandbox.call(call, *args)

@@ -141,6 +141,7 @@ PARTS = ("_plan/listing-000.json", "_plan/part-000-00000-000.parquet", "sequence
 
 
 @pytest.mark.parametrize("name", [*NAMES, *PARTS])
+@pytest.mark.slow_beyond(3)
 def test_a_pickle_in_a_file_of_a_dataset_is_never_run(
     name: str, of_three: Path, harm: bytes, tmp_path: Path, run: Run
 ) -> None:

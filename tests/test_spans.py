@@ -90,7 +90,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
-@pytest.mark.slow_beyond(6)
+@pytest.mark.slow_beyond(3)
 def test_a_listing_in_spans_is_the_whole(store: Proxy, names: list[str]) -> None:
     root = fill(store, names)
     found, met = listed_apart(root)
@@ -112,7 +112,7 @@ BELOW = {
 
 @pytest.mark.parametrize("names", BELOW.values(), ids=BELOW)
 @pytest.mark.parametrize("pattern", ["**", "**/*.jpg", "images/*.jpg", "*.jpg"])
-@pytest.mark.slow_beyond(4)
+@pytest.mark.slow_beyond(2)
 def test_what_is_large_below_is_split_once_more(store: Proxy, names: list[str], pattern: str) -> None:
     root = fill(store, names)
     found, met = listed_in_turns(root, pattern)
@@ -124,7 +124,7 @@ def test_what_is_large_below_is_split_once_more(store: Proxy, names: list[str], 
 
 
 @pytest.mark.parametrize("pattern", ["*.jpg", "**/*.jpg", "*/*.jpg", "img_1/**", "*[05].jpg", "img_1/b/*", "**/*.png"])
-@pytest.mark.slow_beyond(3)
+@pytest.mark.slow_beyond(1)
 def test_a_pattern_matches_in_spans_what_it_matches_in_the_whole(store: Proxy, pattern: str) -> None:
     root = fill(store, NAMES["folders between"])
     found, met = listed_apart(root, pattern)

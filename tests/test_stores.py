@@ -130,6 +130,7 @@ PASSING = [
 
 
 @pytest.mark.parametrize(("fault", "kind"), PASSING)
+@pytest.mark.slow_beyond(8)
 def test_a_fault_that_passes_changes_nothing(store: Proxy, fault: str, kind: str, pauses: list[float]) -> None:
     if (store.scheme, fault, kind) == ("gs", "lost", "finish"):
         pytest.skip("the emulator forgets an upload that is complete, and Google does not")
@@ -176,6 +177,7 @@ def is_clean(store: Proxy) -> bool:
 @pytest.mark.parametrize("before", [None, b"old"])
 @pytest.mark.parametrize("data", [b"new", LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("how", ["stopped", "interrupted", "503"])
+@pytest.mark.slow_beyond(6)
 def test_a_write_that_fails_in_the_middle_leaves_what_was_there(
     store: Proxy, before: bytes | None, data: bytes, how: str
 ) -> None:
@@ -233,6 +235,7 @@ def split_listing(root: str, pattern: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("pattern", ["**", "**/*.jpg", "b/*.jpg", "*/*.jpg", "b/d/*", "*/d/**", "*.jpg", "z/**/*.jpg"])
+@pytest.mark.slow_beyond(6)
 def test_a_listing_that_is_split_by_folders_is_the_whole(root: str, pattern: str) -> None:
     whole = list(listing.match(root, pattern))
     assert sorted(split_listing(root, pattern)) == sorted(whole)

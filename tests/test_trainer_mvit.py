@@ -95,6 +95,7 @@ def make_model(backend: str = "blocks", pool: str = "conv") -> MViT:
 
 @pytest.mark.parametrize("backend", ["dense", "blocks"])
 @pytest.mark.parametrize("pool", ["conv", "max", "average"])
+@pytest.mark.slow_beyond(3)
 def test_packed_equals_alone(backend: str, pool: str) -> None:
     model, batch = make_model(backend, pool), clips()
     output = model(batch)

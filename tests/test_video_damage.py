@@ -51,6 +51,7 @@ def shown(data: bytes, pts: tuple[int, ...], header: VideoHeader) -> list[int]:
 
 
 @pytest.mark.parametrize("name", CUT)
+@pytest.mark.slow_beyond(3)
 def test_a_video_cut_anywhere_shows_its_own_frames_and_is_marked(name: str) -> None:
     data = video((96, 128), num_frames=24, rate=10, **CUT[name])
     header = probed(data)

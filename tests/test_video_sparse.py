@@ -80,6 +80,7 @@ def every_frame(data: bytes) -> dict[int, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", MADE)
+@pytest.mark.slow_beyond(12)
 def test_any_choice_of_frames_equals_decoding_everything(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, header, frames = made(name)
     expected = list(frames.values())

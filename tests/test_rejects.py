@@ -79,7 +79,7 @@ def test_counts_are_those_of_the_whole_list(rows: list[Reject]) -> None:
     # files of buckets: each key in one of them
     bucketwise = sorted(ordered, key=lambda row: (len(row.key), row))
     again, checked = RejectCounts(), Rejected(bucketwise)
-    again.add(row[:3] for row in bucketwise)
+    again.add(bucketwise)
     assert (again.num_inputs, again.by_kind()) == (counted.num_inputs, by_kind)
     lost = [row for row in ordered if row.reason in ("unreadable", "not_found")]
     bad = [row for row in ordered if row.reason != "duplicate" and (row.stage, row.reason) != PARTIAL_VIDEO]

@@ -41,35 +41,24 @@ def fill(store: Proxy, names: list[str]) -> str:
     return store.uri("raw")
 
 
-def listed_apart(root: str, pattern: str = "**") -> tuple[list[listing.ListedFile], list[Span]]:
-    """Returns what is listed of a root in parts, and which parts were spans."""
+def listed_apart(root: str, pattern: str = "**") -> tuple[list[listing.ListedFile], list[Span], list[Span]]:
+    """Returns what is listed of a root in parts, which parts were spans, and the spans in which those that are large are listed."""
     found: list[listing.ListedFile] = []
     met: list[Span] = []
+    again: list[Span] = []
     for part in listing.split(root, pattern):
         if isinstance(part, listing.ListedFile):
             found.append(part)
             continue
         met += [part] if isinstance(part, Span) else []
         below = part if isinstance(part, Span) else part.relative
-        found += [one for one in listing.match(root, pattern, below) if isinstance(one, listing.ListedFile)]
-    return found, met
-
-
-def listed_in_turns(root: str, pattern: str = "**") -> tuple[list[listing.ListedFile], list[Span]]:
-    """Returns what is listed of a root in parts, and these in parts once more, and which of those were spans."""
-    found: list[listing.ListedFile] = []
-    met: list[Span] = []
-    for part in listing.split(root, pattern):
-        if isinstance(part, listing.ListedFile):
-            found.append(part)
-            continue
-        for one in listing.match_in_spans(root, pattern, part if isinstance(part, Span) else part.relative):
+        for one in listing.match_in_spans(root, pattern, below):
             if isinstance(one, Span):
-                met.append(one)
+                again.append(one)
                 found += [last for last in listing.match(root, pattern, one) if isinstance(last, listing.ListedFile)]
             elif isinstance(one, listing.ListedFile):
                 found.append(one)
-    return found, met
+    return found, met, again
 
 
 NUMBERS = [f"img_{number:05}.jpg" for number in range(0, 100_000, 2_381)]
@@ -93,7 +82,7 @@ NAMES = {
 @pytest.mark.slow_beyond(3)
 def test_a_listing_in_spans_is_the_whole(store: Proxy, names: list[str]) -> None:
     root = fill(store, names)
-    found, met = listed_apart(root)
+    found, met, _ = listed_apart(root)
     assert sorted(one.relative for one in found) == sorted(names)
     assert sorted(found) == sorted(listing.walk(root))
     assert all(one.etag and one.size_bytes == len(one.relative.encode()) for one in found)
@@ -115,7 +104,7 @@ BELOW = {
 @pytest.mark.slow_beyond(2)
 def test_what_is_large_below_is_split_once_more(store: Proxy, names: list[str], pattern: str) -> None:
     root = fill(store, names)
-    found, met = listed_in_turns(root, pattern)
+    found, _, met = listed_apart(root, pattern)
     assert sorted(found) == sorted(listing.match(root, pattern))
     if pattern == "**":
         assert sorted(one.relative for one in found) == sorted(names)
@@ -127,14 +116,14 @@ def test_what_is_large_below_is_split_once_more(store: Proxy, names: list[str], 
 @pytest.mark.slow_beyond(1)
 def test_a_pattern_matches_in_spans_what_it_matches_in_the_whole(store: Proxy, pattern: str) -> None:
     root = fill(store, NAMES["folders between"])
-    found, met = listed_apart(root, pattern)
+    found, met, _ = listed_apart(root, pattern)
     assert sorted(found) == sorted(listing.match(root, pattern)) != []
     assert met
 
 
 def test_files_directly_in_a_folder_are_found_without_listing_the_folders_in_it(store: Proxy) -> None:
     root = fill(store, [*NUMBERS[:12], *(f"x{n // 3}/{n % 3}.jpg" for n in range(60)), "z.jpg"])
-    found, met = listed_apart(root, "*.jpg")
+    found, met, _ = listed_apart(root, "*.jpg")
     assert [one.relative for one in found] == [*NUMBERS[:12], "z.jpg"]
     # of the last span six pages of folders, of all others one
     assert store.count("list") == 3 + len(met) + 5
@@ -157,7 +146,7 @@ def test_inputs_of_a_large_folder_are_those_that_are_listed_at_once(store: Proxy
 def test_a_span_is_a_request_a_page(store: Proxy) -> None:
     names = sorted(NAMES["folders between"])
     root = fill(store, names)
-    _, met = listed_apart(root)
+    _, met, _ = listed_apart(root)
     # four pages, and the three folders on them
     asked = 4 + 3
     for span in met:
@@ -183,7 +172,7 @@ def test_a_store_that_begins_at_the_beginning_whatever_it_is_asked_loses_nothing
             return client.page(folder, flat, token, most)
 
     monkeypatch.setattr(remote, "_client", lambda path: Deaf())
-    found, met = listed_apart(root)
+    found, met, _ = listed_apart(root)
     assert sorted(one.relative for one in found) == sorted(NAMES["folders between"])
     assert met
 

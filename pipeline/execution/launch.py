@@ -176,7 +176,7 @@ def predict(inputs: list[str], folder: str | None, config: PlanConfig, options: 
         totals = every.totals(saved.read_listing(folder))
         planned, length = totals["planned"], config.sequence_length
         rejected = RejectCounts()
-        rejected.add(row[:3] for row in saved.read_rejects(folder))
+        rejected.add(saved.read_rejects(folder))
         reasons = {f"{kind['stage']}: {kind['reason']}": kind["num_rejects"] for kind in rejected.by_kind()}
         return {
             **totals,

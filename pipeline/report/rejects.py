@@ -7,7 +7,8 @@ from typing import Self
 
 import pyarrow as pa
 
-from patchpack.pipeline.stages.records import PARTIAL_VIDEO
+from patchpack.pipeline.stages.records import PARTIAL_VIDEO, Reject
+from patchpack.pipeline.stages.rejects import RejectedInputs
 from patchpack.schemas.report import RejectCount
 
 MAX_SAMPLE_KEYS = 3
@@ -18,31 +19,35 @@ class RejectCounts:
 
     Attributes:
         num_rejects: how many there are.
-        num_inputs: of how many inputs, not counting videos that are only marked as damaged.
     """
 
     def __init__(self) -> None:
-        self.num_rejects = self.num_inputs = 0
+        self.num_rejects = 0
+        self._inputs = RejectedInputs()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._samples: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-        self._last_key: str | None = None
 
     @classmethod
     def of(cls, table: pa.Table) -> Self:
         """Returns the counts of a table of rejects."""
         counted = cls()
-        for batch in table.select(["key", "stage", "reason"]).to_batches():
-            counted.add(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        for batch in table.to_batches():
+            counted.add(map(Reject, *(column.to_pylist() for column in batch.columns)))
         return counted
 
-    def add(self, rejects: Iterable[tuple[str, str, str]]) -> None:
-        """Adds some: the key of an input, a stage and a reason each."""
-        for key, stage, reason in rejects:
-            kind = stage, reason
+    @property
+    def num_inputs(self) -> int:
+        """Of how many inputs they are, not counting videos that are only marked as damaged."""
+        return self._inputs.number
+
+    def add(self, rejects: Iterable[Reject]) -> None:
+        """Adds some."""
+        for row in rejects:
+            key, kind = row.key, (row.stage, row.reason)
             self.num_rejects += 1
             self._counts[kind] += 1
-            if kind != PARTIAL_VIDEO and key != self._last_key:
-                self.num_inputs, self._last_key = self.num_inputs + 1, key
+            if kind != PARTIAL_VIDEO:
+                self._inputs.add(row)
             samples = self._samples[kind]
             if len(samples) < MAX_SAMPLE_KEYS or key < samples[-1]:
                 at = bisect.bisect_left(samples, key)

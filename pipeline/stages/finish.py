@@ -215,7 +215,7 @@ def write_rejects(folder: str, rejects: Iterable[Reject]) -> RejectCounts:
 
     def rows() -> Iterator[dict[str, str]]:
         for row in rejects:
-            counted.add([(row.key, row.stage, row.reason)])
+            counted.add([row])
             yield row._asdict()
 
     with files.writing(files.join(folder, REJECT_TABLE_NAME)) as file:
